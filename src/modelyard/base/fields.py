@@ -1,0 +1,58 @@
+"""Reading foreign JSON: each getter names the field and what would be right when it does not fit."""
+
+from typing import Any, TypeVar
+
+from modelyard.base.errors import InvokeBadRequestError
+
+T = TypeVar("T")
+
+_WORDS: dict[Any, str] = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def said(value: Any) -> str:
+    """A value as an error message shows it: never long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def wrong(name: str, value: Any, right: str) -> InvokeBadRequestError:
+    if value is None:
+        return InvokeBadRequestError(f"{name!r} is required: {right}", param=name)
+    return InvokeBadRequestError(f"{name!r} must be {right}, not {said(value)}", param=name)
+
+
+def typed(value: Any, kind: type[T], name: str) -> T:
+    """The value, if it is a `kind`. A whole number passes as a number; true and false pass as neither."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)  # pyright: ignore[reportReturnType]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise wrong(name, value, _WORDS[kind])
+    if isinstance(value, float) and value != value:
+        raise wrong(name, value, "a number")
+    return value
+
+
+def need(body: dict[str, Any], name: str, kind: type[T], where: str = "") -> T:
+    return typed(body.get(name), kind, where + name)
+
+
+def may(body: dict[str, Any], name: str, kind: type[T], where: str = "") -> T | None:
+    value = body.get(name)
+    return None if value is None else typed(value, kind, where + name)
+
+
+def in_range(value: float | None, low: float, high: float, name: str) -> None:
+    if value is not None and not low <= value <= high:
+        raise wrong(name, value, f"between {low:g} and {high:g}")
+
+
+def count(value: Any) -> int | None:
+    """A count that another party states, or None where it is no count at all."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40 else None

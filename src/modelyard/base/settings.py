@@ -1,0 +1,220 @@
+"""`modelyard.yaml` and `MODELYARD_…` variables become one frozen object. Read by `app` and `cli` alone.
+
+Every field has a default that works on a laptop. Every mistake in a file is reported at once, with its line.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import yaml
+
+from modelyard.base.errors import ConfigError, suggestion
+
+_ENV = "MODELYARD_"
+_REFERENCE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class CredentialSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    values: dict[str, str]
+    """The provider's form fields, as `api_key: sk-…`."""
+    name: str = ""
+    """What the ledger calls this credential; its place in the list where empty."""
+
+
+class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One provider to switch on: from the catalogue by name, or from a folder or file by path."""
+
+    name: str = ""
+    path: str = ""
+    """A provider file of ours, or a folder with a provider in Dify's shape."""
+    base_url: str = ""
+    wire: str = ""
+    """The wire format of a provider whose own code we do not run; `openai` where nothing is said."""
+    credentials: list[CredentialSettings] = []
+    models: list[dict[str, Any]] = []
+    """Models beyond the catalogue's, in the same words."""
+
+
+class LocalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The models on this machine."""
+
+    enabled: bool = True
+    weights: str = ""
+    """A folder that already holds weight files; looked at before anything is fetched."""
+    hub: str = "https://huggingface.co"
+    """Where weights may be had when packages cannot; empty for never."""
+    threads: int = 0
+    """Threads a model may use; 0 for half the cores. More than there are free cores makes llama.cpp collapse."""
+    context: int = 4096
+    """Tokens of context for chat, for each request that runs at once."""
+    parallel: int = 2
+    """Chats answered at once by one loaded model; the rest wait."""
+    queue: int = 32
+    """Requests that may wait for a model before the next is refused."""
+    idle_seconds: float = 900.0
+    """A model unused for so long is unloaded."""
+
+
+class TimeoutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seconds."""
+
+    connect: float = 10.0
+    first_byte: float = 120.0
+    between_bytes: float = 60.0
+    total: float = 600.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    home: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8790
+    api_keys: list[str] = []
+    """What callers must show; none are needed while the server listens on loopback alone."""
+    log_level: str = "info"
+    log_format: str = "text"
+    max_body_mb: int = 32
+    providers: list[ProviderSettings] = []
+    defaults: dict[str, str] = {}
+    """Model type → `provider/model` that `default`, `default-tts` and so on stand for."""
+    failover: dict[str, list[str]] = {}
+    """`provider/model` → what to try, in order, when it cannot answer."""
+    retries: int = 2
+    local: LocalSettings = LocalSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+
+    @property
+    def home_path(self) -> Path:
+        return Path(self.home).expanduser()
+
+
+def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> Settings:
+    """The settings from `config` (else `$MODELYARD_CONFIG`, else `modelyard.yaml` in the home folder) and variables.
+
+    Raises ConfigError that lists every mistake.
+    """
+    home = environ.get("MODELYARD_HOME") or "~/.modelyard"
+    named = config or environ.get("MODELYARD_CONFIG")
+    path = Path(named or Path(home) / "modelyard.yaml").expanduser()
+    if named and not path.is_file():
+        raise ConfigError(f"settings file {str(path)!r} does not exist")
+    document, lines = _read(path) if path.is_file() else ({}, {})
+    problems = [f"{path}:{line}: {text}" for line, text in _unresolved(document, lines, environ)]
+    document = _expanded(document, environ)
+    values: dict[str, Any] = {"home": home}
+    problems += [f"{path}:{line}: {text}" for line, text in _check(document, lines, values)]
+    overrides = _from_environ(environ)
+    problems += [f"{_ENV}{key.upper()}: {text}" for key, text in _override(values, overrides)]
+    if problems:
+        raise ConfigError("the settings are wrong:\n  " + "\n  ".join(problems))
+    return Settings(**values)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    try:
+        node = yaml.compose(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
+        value = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"settings file {str(path)!r} is not YAML: {error}") from error
+    if value is None:
+        return {}, {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"settings file {str(path)!r} must be a mapping of names to values")
+    return value, dict(_lines(node, "$"))
+
+
+def _lines(node: Any, path: str) -> Iterator[tuple[str, int]]:
+    yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from ((inner, line) for inner, line in _lines(value, f"{path}.{key.value}"))
+            yield f"{path}.{key.value}", key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, f"{path}[{index}]")
+
+
+def _walk(value: Any, path: str = "$") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _walk(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _walk(inner, f"{path}[{index}]")
+
+
+def _unresolved(document: Any, lines: Mapping[str, int], environ: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    for path, text in _walk(document):
+        for name, fallback in _REFERENCE.findall(text):
+            if name not in environ and not fallback:
+                yield lines.get(path, 1), f"{path[2:]} refers to ${{{name}}}, which is not set"
+
+
+def _expanded(value: Any, environ: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return _REFERENCE.sub(lambda match: environ.get(match[1], match[2] or ""), value)
+    if isinstance(value, dict):
+        return {key: _expanded(inner, environ) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner, environ) for inner in value]
+    return value
+
+
+def _check(document: dict[str, Any], lines: Mapping[str, int], into: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    """Convert field by field, so that one mistake does not hide the next."""
+    hints = get_type_hints(Settings)
+    for key, raw in document.items():
+        at = f"$.{key}"
+        if key not in hints:
+            yield lines.get(at, 1), f"{key!r} is no setting; {suggestion(str(key), hints, label='there are')}"
+            continue
+        items = [(f"{at}[{i}]", one, ProviderSettings) for i, one in enumerate(raw)] if _many(key, raw) else []
+        found: list[Any] = []
+        for path, value, kind in items or [(at, raw, hints[key])]:
+            try:
+                found.append(msgspec.convert(value, kind))
+            except msgspec.ValidationError as error:
+                reason, _, inner = str(error).partition(" - at `$")
+                full = path + inner.rstrip("`")
+                yield lines.get(full, lines.get(path, 1)), f"{full[2:]}: {reason}"
+        into[key] = found if items else found[0] if found else None
+
+
+def _many(key: str, raw: Any) -> bool:
+    return key == "providers" and isinstance(raw, list) and bool(raw)
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    reserved = {"config", "home", "cli_complete"}
+    found = {name[len(_ENV) :].lower(): value for name, value in environ.items() if name.startswith(_ENV)}
+    hints = get_type_hints(Settings)
+    return {key: value for key, value in found.items() if key not in reserved and key.split("__")[0] in hints}
+
+
+def _override(values: dict[str, Any], overrides: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Lay variables over the file: `MODELYARD_PORT`, and `MODELYARD_LOCAL__THREADS` for a field of a part."""
+    hints = get_type_hints(Settings)
+    for key, text in overrides.items():
+        head, _, tail = key.partition("__")
+        kind = hints[head]
+        try:
+            if tail:
+                part = values.get(head) or kind()
+                inner = get_type_hints(kind).get(tail)
+                if inner is None:
+                    yield key, f"{head!r} has no field {tail!r}"
+                    continue
+                values[head] = msgspec.structs.replace(part, **{tail: _scalar(text, inner)})
+            else:
+                values[head] = _scalar(text, kind)
+        except (msgspec.ValidationError, AttributeError, TypeError) as error:
+            yield key, f"{text!r} does not fit: {error}"
+
+
+def _scalar(text: str, kind: Any) -> Any:
+    parsed = text.split(",") if kind == list[str] else text
+    return msgspec.convert(parsed, kind, strict=False)

@@ -1,0 +1,71 @@
+"""The interface that a provider implements: one class a model type, one method that streams."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.llm import LLMRequest, LLMResultChunk
+from modelyard.models.moderation import ModerationRequest, ModerationResult
+from modelyard.models.rerank import RerankRequest, RerankResult
+from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
+from modelyard.models.tokens import estimate_prompt_tokens
+from modelyard.models.tts import TTSRequest, TTSResultChunk
+from modelyard.models.types import Credentials, ModelType
+
+RequestT = TypeVar("RequestT")
+ChunkT = TypeVar("ChunkT")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    tokens: int
+    estimated: bool
+
+
+class AIModel(ABC, Generic[RequestT, ChunkT]):
+    """What a provider implements for one model type.
+
+    `invoke` yields chunks; a model that cannot stream yields once. Closing the generator ends the call upstream.
+    It raises InvokeError and its kinds, and nothing else that comes from outside.
+    """
+
+    model_type: ClassVar[ModelType]
+
+    @abstractmethod
+    def invoke(self, model: str, credentials: Credentials, request: RequestT) -> AsyncGenerator[ChunkT, None]: ...
+
+
+class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
+    model_type = ModelType.LLM
+
+    async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
+        """Prompt tokens of a request before it is sent: an estimate unless the provider can count."""
+        del model, credentials
+        return TokenCount(estimate_prompt_tokens(request.messages, request.tools), estimated=True)
+
+
+class TextEmbeddingModel(AIModel[TextEmbeddingRequest, TextEmbeddingResult]):
+    model_type = ModelType.TEXT_EMBEDDING
+
+
+class RerankModel(AIModel[RerankRequest, RerankResult]):
+    model_type = ModelType.RERANK
+
+
+class Speech2TextModel(AIModel[Speech2TextRequest, Speech2TextResult]):
+    model_type = ModelType.SPEECH2TEXT
+
+
+class ModerationModel(AIModel[ModerationRequest, ModerationResult]):
+    model_type = ModelType.MODERATION
+
+
+class TTSModel(AIModel[TTSRequest, TTSResultChunk]):
+    model_type = ModelType.TTS
+
+
+AnyModel = (
+    LargeLanguageModel | TextEmbeddingModel | RerankModel | Speech2TextModel | ModerationModel | TTSModel
+)

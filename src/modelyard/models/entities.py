@@ -1,0 +1,130 @@
+"""What a provider says of a model: features, properties, parameter rules, prices. The shapes of Dify's model YAML."""
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from modelyard.models.types import ModelType
+
+
+class I18nObject(msgspec.Struct, frozen=True, kw_only=True, rename={"en_us": "en_US", "zh_hans": "zh_Hans"}):
+    """A label in several languages. English is the one that is always there."""
+
+    en_us: str
+    zh_hans: str | None = None
+
+    def in_language(self, language: str) -> str:
+        return self.zh_hans if language.lower().startswith("zh") and self.zh_hans else self.en_us
+
+
+class FetchFrom(StrEnum):
+    PREDEFINED_MODEL = "predefined-model"
+    CUSTOMIZABLE_MODEL = "customizable-model"
+
+
+class ModelFeature(StrEnum):
+    TOOL_CALL = "tool-call"
+    MULTI_TOOL_CALL = "multi-tool-call"
+    AGENT_THOUGHT = "agent-thought"
+    VISION = "vision"
+    STREAM_TOOL_CALL = "stream-tool-call"
+    DOCUMENT = "document"
+    VIDEO = "video"
+    AUDIO = "audio"
+    STRUCTURED_OUTPUT = "structured-output"
+    POLLING = "polling"
+
+
+class ModelPropertyKey(StrEnum):
+    MODE = "mode"
+    CONTEXT_SIZE = "context_size"
+    MAX_CHUNKS = "max_chunks"
+    FILE_UPLOAD_LIMIT = "file_upload_limit"
+    SUPPORTED_FILE_EXTENSIONS = "supported_file_extensions"
+    MAX_CHARACTERS_PER_CHUNK = "max_characters_per_chunk"
+    DEFAULT_VOICE = "default_voice"
+    VOICES = "voices"
+    WORD_LIMIT = "word_limit"
+    AUDIO_TYPE = "audio_type"
+    MAX_WORKERS = "max_workers"
+
+
+class ParameterType(StrEnum):
+    FLOAT = "float"
+    INT = "int"
+    STRING = "string"
+    BOOLEAN = "boolean"
+    TEXT = "text"
+
+
+class DefaultParameterName(StrEnum):
+    """The parameters that many models share; `use_template` names one."""
+
+    TEMPERATURE = "temperature"
+    TOP_P = "top_p"
+    TOP_K = "top_k"
+    PRESENCE_PENALTY = "presence_penalty"
+    FREQUENCY_PENALTY = "frequency_penalty"
+    MAX_TOKENS = "max_tokens"
+    RESPONSE_FORMAT = "response_format"
+    JSON_SCHEMA = "json_schema"
+
+
+class ParameterRule(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    label: I18nObject
+    type: ParameterType
+    use_template: str | None = None
+    help: I18nObject | None = None
+    required: bool = False
+    default: Any = None
+    min: float | None = None
+    max: float | None = None
+    precision: int | None = None
+    options: list[str] = []
+
+
+class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Cost = count × price × unit: `input: 0.40, unit: 0.000001` is 0.40 for a million."""
+
+    input: Decimal
+    output: Decimal | None = None
+    unit: Decimal
+    currency: str
+
+
+class PriceType(StrEnum):
+    INPUT = "input"
+    OUTPUT = "output"
+
+
+class PriceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    unit_price: Decimal
+    unit: Decimal
+    total_amount: Decimal
+    currency: str
+
+
+class ProviderModel(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    label: I18nObject
+    model_type: ModelType
+    features: list[ModelFeature] = []
+    fetch_from: FetchFrom = FetchFrom.PREDEFINED_MODEL
+    model_properties: dict[ModelPropertyKey, Any] = {}
+    deprecated: bool = False
+
+    @property
+    def context_size(self) -> int | None:
+        value = self.model_properties.get(ModelPropertyKey.CONTEXT_SIZE)
+        return int(value) if value is not None else None
+
+
+class AIModelEntity(ProviderModel, frozen=True, kw_only=True):
+    parameter_rules: list[ParameterRule] = []
+    pricing: PriceConfig | None = None
+    description: I18nObject | None = None
+    """What the model is good for, plainly."""
+    licence: str | None = None

@@ -1,0 +1,1 @@
+"""Vendors: what each declares of itself, and how to speak to it."""

@@ -1,0 +1,1 @@
+"""What runs a model inside its process. One engine a file; only here are the heavy packages imported."""

@@ -1,0 +1,1 @@
+"""Models that can be called: tenants, policies, money."""

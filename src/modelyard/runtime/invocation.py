@@ -1,0 +1,36 @@
+"""One model call and everything that is known about it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from modelyard.base.ids import new_id
+from modelyard.models.types import Credentials, ModelType
+
+if TYPE_CHECKING:
+    from modelyard.runtime.callbacks import Callback
+
+DEFAULT_TENANT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """Read by every policy; `dataclasses.replace` makes the next attempt."""
+
+    tenant: str
+    provider: str
+    model: str
+    model_type: ModelType
+    request: Any
+    credentials: Credentials = field(default_factory=dict[str, Any])
+    credential: str = ""
+    """The credential's name, for the ledger and the log."""
+    user: str | None = None
+    deadline: float | None = None
+    """On the clock's monotonic time; the call ends then, whatever it is doing."""
+    id: str = field(default_factory=lambda: new_id("call"))
+    callbacks: "tuple[Callback, ...]" = ()
+    attempts: Iterator[int] = field(default_factory=lambda: count(1))
+    """Numbers the attempts of one call, across failover, load balancing and retry."""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -1,0 +1,133 @@
+"""One model of one tenant, its policies around it: six ways to call, each a stream or its fold."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from modelyard.base.clock import Clock
+from modelyard.base.errors import InvokeServerUnavailableError, NotFoundError
+from modelyard.models.base import AnyModel, LargeLanguageModel, TokenCount
+from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.entities import AIModelEntity, PriceInfo, PriceType
+from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
+from modelyard.models.moderation import ModerationRequest, ModerationResult
+from modelyard.models.parameters import validated
+from modelyard.models.pricing import get_price
+from modelyard.models.rerank import RerankRequest, RerankResult
+from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
+from modelyard.models.tts import TTSRequest, TTSResultChunk
+from modelyard.models.types import Chunks, ModelType
+from modelyard.runtime.callbacks import Callback
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.pipeline import Call
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInstance:
+    """Call it with the method of its type; a method of another type raises NotFoundError."""
+
+    tenant: str
+    provider: str
+    model: str
+    model_type: ModelType
+    schema: AIModelEntity | None
+    callee: AnyModel
+    call: Call
+    clock: Clock
+    credentials: Callable[[], Mapping[str, Any]]
+    total_timeout: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+    def stream_llm(
+        self, request: LLMRequest, *, callbacks: tuple[Callback, ...] = (), timeout: float | None = None
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Chunks as they come. Closing the generator ends the call upstream."""
+        return self._stream(ModelType.LLM, self._checked(request), request.user, callbacks, timeout)
+
+    async def invoke_llm(
+        self, request: LLMRequest, *, callbacks: tuple[Callback, ...] = (), timeout: float | None = None
+    ) -> LLMResult:
+        async with aclosing(self.stream_llm(request, callbacks=callbacks, timeout=timeout)) as chunks:
+            return await LLMResult.collect(chunks)
+
+    async def invoke_text_embedding(self, request: TextEmbeddingRequest, **how: Any) -> TextEmbeddingResult:
+        return await self._only(ModelType.TEXT_EMBEDDING, request, **how)
+
+    async def invoke_rerank(self, request: RerankRequest, **how: Any) -> RerankResult:
+        return await self._only(ModelType.RERANK, request, **how)
+
+    async def invoke_moderation(self, request: ModerationRequest, **how: Any) -> ModerationResult:
+        return await self._only(ModelType.MODERATION, request, **how)
+
+    async def invoke_speech2text(self, request: Speech2TextRequest, **how: Any) -> Speech2TextResult:
+        return await self._only(ModelType.SPEECH2TEXT, request, **how)
+
+    def invoke_tts(
+        self, request: TTSRequest, *, callbacks: tuple[Callback, ...] = (), timeout: float | None = None
+    ) -> AsyncGenerator[TTSResultChunk, None]:
+        return self._stream(ModelType.TTS, request, request.user, callbacks, timeout)
+
+    async def count_tokens(self, request: LLMRequest) -> TokenCount:
+        """Prompt tokens before the call; says whether they were counted or estimated."""
+        if not isinstance(self.callee, LargeLanguageModel):
+            raise self._mismatch(ModelType.LLM)
+        return await self.callee.count_tokens(self.model, self.credentials(), request)
+
+    def get_price(self, price_type: PriceType, count: int) -> PriceInfo:
+        return get_price(self.schema.pricing if self.schema else None, price_type, count)
+
+    def _checked(self, request: LLMRequest) -> LLMRequest:
+        """The request with its parameters held to the model's rules, where it has any."""
+        if self.schema is None or not self.schema.parameter_rules:
+            return request
+        rules = self.schema.parameter_rules
+        accepted = validated(rules, request.model_parameters, model=self.model)
+        templates = {rule.use_template for rule in rules}
+        others = {key: value for key, value in request.model_parameters.items() if key not in templates}
+        return msgspec.structs.replace(request, model_parameters={**others, **accepted})
+
+    def _stream(
+        self, kind: ModelType, request: Any, user: str | None, callbacks: tuple[Callback, ...], timeout: float | None
+    ) -> Chunks:
+        if kind is not self.model_type:
+            raise self._mismatch(kind)
+        seconds = timeout if timeout is not None else self.total_timeout
+        invocation = Invocation(
+            tenant=self.tenant,
+            provider=self.provider,
+            model=self.model,
+            model_type=kind,
+            request=request,
+            user=user,
+            deadline=self.clock.monotonic() + seconds if seconds is not None else None,
+            callbacks=callbacks,
+        )
+        return self.call(invocation)
+
+    async def _only(
+        self,
+        kind: ModelType,
+        request: Any,
+        *,
+        callbacks: tuple[Callback, ...] = (),
+        timeout: float | None = None,
+    ) -> Any:
+        async with aclosing(self._stream(kind, request, request.user, callbacks, timeout)) as chunks:
+            async for chunk in chunks:
+                # Run to the end, so that whatever stands behind the answer is seen and booked.
+                result = chunk
+                async for _ in chunks:
+                    pass
+                return result
+        raise InvokeServerUnavailableError("the model ended without an answer", provider=self.provider)
+
+    def _mismatch(self, kind: ModelType) -> NotFoundError:
+        return NotFoundError(
+            f"model {self.name!r} is of type {self.model_type.value}, not {kind.value}", code="model_type_mismatch"
+        )

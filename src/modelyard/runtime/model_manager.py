@@ -1,0 +1,132 @@
+"""(tenant, provider, type, model) → something to call."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from modelyard.base.clock import Clock
+from modelyard.base.errors import NotFoundError, near
+from modelyard.models.types import Chunks, ModelType
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.model_instance import ModelInstance
+from modelyard.runtime.pipeline import Call, Policy, compose
+from modelyard.runtime.provider_manager import ProviderManager
+
+ALIASES: Mapping[str, ModelType] = {
+    "default": ModelType.LLM,
+    **{f"default-{kind.value}": kind for kind in ModelType if kind is not ModelType.LLM},
+}
+"""Names that stand for a tenant's default model of a type."""
+
+
+class ModelManager:
+    """Finds models by name and hands out instances with the policies around them."""
+
+    def __init__(
+        self,
+        providers: ProviderManager,
+        policies: list[Policy],
+        clock: Clock,
+        *,
+        defaults: Mapping[ModelType, str] | None = None,
+        total_timeout: float | None = None,
+    ) -> None:
+        self._providers = providers
+        self._clock = clock
+        self._defaults = dict(defaults or {})
+        self._total_timeout = total_timeout
+        self._call: Call = compose(policies, self._invoke)
+        self._instances: dict[tuple[str, str, ModelType, str], ModelInstance] = {}
+
+    @property
+    def providers(self) -> ProviderManager:
+        return self._providers
+
+    def _invoke(self, invocation: Invocation) -> Chunks:
+        """The end of the pipeline: the provider's own model."""
+        model = self._providers.factory.get_model(invocation.provider, invocation.model_type)
+        return cast("Chunks", model.invoke(invocation.model, invocation.credentials, invocation.request))
+
+    def get_model_instance(self, tenant: str, provider: str, model_type: ModelType, model: str) -> ModelInstance:
+        """Raises NotFoundError that lists near names where provider, type or model do not exist."""
+        key = (tenant, provider, model_type, model)
+        if (known := self._instances.get(key)) is not None:
+            return known
+        factory = self._providers.factory
+        entity = factory.get_definition(provider).entity
+        callee = factory.get_model(provider, model_type)
+        schema = factory.get_model_schema(provider, model_type, model)
+        if schema is None and not entity.is_customizable:
+            raise self._unknown(tenant, model, model_type, provider)
+        instance = ModelInstance(
+            tenant=tenant,
+            provider=provider,
+            model=model,
+            model_type=model_type,
+            schema=schema,
+            callee=callee,
+            call=self._call,
+            clock=self._clock,
+            credentials=lambda: self._first_credential(tenant, provider),
+            total_timeout=self._total_timeout,
+        )
+        if schema is not None:  # names that anybody may invent must not fill the memory
+            self._instances[key] = instance
+        return instance
+
+    def _first_credential(self, tenant: str, provider: str) -> Mapping[str, object]:
+        balancer = self._providers.balancer(tenant, provider)
+        return balancer.credentials[0].values if balancer and balancer.credentials else {}
+
+    def get_default_model_instance(self, tenant: str, model_type: ModelType) -> ModelInstance:
+        """The tenant's default of a type: the one that was set, else the first that is ready."""
+        if name := self._defaults.get(model_type):
+            return self.find(tenant, name, model_type)
+        provider, model = self._providers.first_model(tenant, model_type)
+        return self.get_model_instance(tenant, provider, model_type, model)
+
+    def find(self, tenant: str, name: str, model_type: ModelType) -> ModelInstance:
+        """By `provider/model`, by a bare model name, or by a default's alias.
+
+        Raises NotFoundError that lists near names, or says that the model is of another type.
+        """
+        if (alias := ALIASES.get(name)) is not None:
+            if alias is not model_type:
+                raise NotFoundError(
+                    f"{name!r} stands for {alias.value}, not for {model_type.value}; use {_alias_of(model_type)!r}",
+                    code="model_type_mismatch",
+                )
+            return self.get_default_model_instance(tenant, model_type)
+        provider, slash, model = name.partition("/")
+        known = {entity.provider for entity in self._providers.factory.get_providers()}
+        if slash and provider in known:
+            return self.get_model_instance(tenant, provider, model_type, model)
+        for owner, entity in self._providers.get_models(tenant, model_type=model_type):
+            if entity.model == name:
+                return self.get_model_instance(tenant, owner, model_type, name)
+        raise self._unknown(tenant, name, model_type)
+
+    def _unknown(
+        self, tenant: str, name: str, model_type: ModelType, provider: str | None = None
+    ) -> NotFoundError:
+        models = list(self._providers.get_models(tenant))
+        for owner, entity in models:
+            if name in (entity.model, f"{owner}/{entity.model}") and provider in (None, owner):
+                return NotFoundError(
+                    f"model {name!r} is of type {entity.model_type.value}, not {model_type.value}",
+                    code="model_type_mismatch",
+                )
+        offered = [
+            f"{owner}/{entity.model}"
+            for owner, entity in models
+            if entity.model_type is model_type and provider in (None, owner)
+        ]
+        close = near(name, offered) or near(name, [one.partition("/")[2] for one in offered]) or offered[:5]
+        where = f" by {provider!r}" if provider else ""
+        hint = f"did you mean {' or '.join(repr(one) for one in close)}?" if close else "nothing of that type is set up"
+        return NotFoundError(
+            f"model {name!r} of type {model_type.value} is not offered{where}; {hint}", code="model_not_found"
+        )
+
+
+def _alias_of(model_type: ModelType) -> str:
+    return next(name for name, kind in ALIASES.items() if kind is model_type)

@@ -1,0 +1,42 @@
+"""Go on with another model when one cannot answer, as long as nothing has reached the caller."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from modelyard.base.errors import InvokeError
+from modelyard.models.types import Chunks
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.pipeline import Call
+
+logger = logging.getLogger("modelyard.failover")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    provider: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    targets: Callable[[Invocation], Sequence[Target]]
+    """What to try after the call's own model, in order."""
+
+    async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+        targets = [Target(invocation.provider, invocation.model), *self.targets(invocation)]
+        for place, target in enumerate(targets, 1):
+            has_begun = False
+            this = replace(invocation, provider=target.provider, model=target.model)
+            try:
+                async with aclosing(call_next(this)) as chunks:
+                    async for chunk in chunks:
+                        has_begun = True
+                        yield chunk
+                return
+            except InvokeError as error:
+                if has_begun or not error.failover or place == len(targets):
+                    raise
+                fields = {"call": invocation.id, "from": this.model, "to": targets[place].model, "error": str(error)}
+                logger.warning("failing over", extra={"fields": fields})

@@ -1,0 +1,150 @@
+"""The embedded database: SQLite in WAL mode, one writer thread that commits in groups.
+
+Why the standard library's driver and no toolkit: docs/design/0002-storage.md.
+"""
+
+import queue
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from modelyard.base.errors import ConfigError
+
+_GATHER_SECONDS = 0.02  # writes of so long share one commit: a commit costs more CPU than fifty rows
+_MAX_WAITING = 100_000
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+def statements(name: str) -> dict[str, str]:
+    """The named statements of `sql/<name>.sql`."""
+    text = (resources.files("modelyard.storage") / "sql" / f"{name}.sql").read_text("utf-8")
+    parts = _NAME.split(text)[1:]
+    return {key: body.strip() for key, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def migrations() -> list[tuple[int, str]]:
+    """Number and text of each migration, in order."""
+    folder = resources.files("modelyard.storage") / "migrations"
+    files = sorted((entry.name, entry.read_text("utf-8")) for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [(int(name[:4]), text) for name, text in files]
+
+
+_Write = tuple[str, Sequence[Any]]
+
+
+class Database:
+    """Writes go through one thread, in order; reads use a connection of their own.
+
+    `path` may be `:memory:`, which lives as long as the object.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = str(path)
+        self._uri = f"file:modelyard-{id(self)}?mode=memory&cache=shared" if self._path == ":memory:" else ""
+        self._waiting: queue.Queue[_Write | Future[None] | None] = queue.Queue(_MAX_WAITING)
+        self._reader = self._connect()
+        self._reading = threading.Lock()
+        self._migrate()
+        self._error: Exception | None = None
+        self._writer = threading.Thread(target=self._write, name="modelyard-database", daemon=True)
+        self._writer.start()
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            if not self._uri:
+                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(
+                self._uri or self._path, uri=bool(self._uri), timeout=10, check_same_thread=False, isolation_level=None
+            )
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(f"database {self._path!r} cannot be opened: {error}") from error
+        return connection
+
+    def _migrate(self) -> None:
+        """Bring the schema up to date. Several processes may start at once: one does it, the others wait."""
+        known = migrations()
+        self._reader.execute("BEGIN IMMEDIATE")
+        try:
+            (version,) = self._reader.execute("PRAGMA user_version").fetchone()
+            if version > known[-1][0]:
+                raise ConfigError(
+                    f"database {self._path!r} was written by a newer Modelyard (schema {version}, "
+                    f"this one knows {known[-1][0]}); upgrade, or name another MODELYARD_HOME"
+                )
+            for number, text in known:
+                if number > version:
+                    for statement in text.split(";\n"):
+                        self._reader.execute(statement)
+                    self._reader.execute(f"PRAGMA user_version={number:d}")
+        except BaseException:
+            self._reader.execute("ROLLBACK")
+            raise
+        self._reader.execute("COMMIT")
+
+    def write(self, statement: str, values: Sequence[Any]) -> None:
+        """Have a statement carried out soon. Never blocks; raises ConfigError once the writer has failed."""
+        if self._error is not None:
+            raise ConfigError(f"database {self._path!r} cannot be written: {self._error}")
+        try:
+            self._waiting.put_nowait((statement, values))
+        except queue.Full:
+            raise ConfigError(f"database {self._path!r} is too slow: {_MAX_WAITING:,} writes are waiting") from None
+
+    def flush(self) -> "Future[None]":
+        """Done when all that was written before is committed."""
+        done: Future[None] = Future()
+        if self._writer.is_alive():
+            self._waiting.put(done)
+        else:
+            done.set_result(None)
+        return done
+
+    def read(self, statement: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
+        with self._reading:
+            return self._reader.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        """Commit what is waiting and let go."""
+        if self._writer.is_alive():
+            self._waiting.put(None)
+            self._writer.join()
+        with self._reading:
+            self._reader.close()
+
+    def _write(self) -> None:
+        connection = self._connect()
+        is_open = True
+        while is_open:
+            batch = [self._waiting.get()]
+            if isinstance(batch[0], tuple):
+                time.sleep(_GATHER_SECONDS)
+            while not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            is_open = None not in batch
+            self._commit(connection, [one for one in batch if isinstance(one, tuple)])
+            for one in batch:
+                if isinstance(one, Future):
+                    one.set_result(None)
+        connection.close()
+
+    def _commit(self, connection: sqlite3.Connection, writes: list[_Write]) -> None:
+        if not writes:
+            return
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement, values in writes:
+                connection.execute(statement, values)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._error = error
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")

@@ -1,0 +1,162 @@
+"""OpenAI speech and transcription <-> our types. Pure: no network, no clock."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.base.fields import in_range, may, need, wrong
+from modelyard.models.speech2text import (
+    Speech2TextRequest,
+    Speech2TextResult,
+    Speech2TextUsage,
+    TranscriptSegment,
+)
+from modelyard.models.tts import AUDIO_TYPES, TTSRequest
+from modelyard.models.types import JSON
+
+_SPEECH_KNOWN = {"model", "input", "voice", "response_format", "speed", "instructions", "user", "stream_format"}
+_MAX_CHARACTERS = 100_000
+TRANSCRIPT_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+
+
+# ------------------------------------------------------------------------------------------------ speech
+
+
+def parse_speech_request(body: JSON) -> TTSRequest:
+    text = need(body, "input", str)
+    if not text.strip():
+        raise InvokeBadRequestError("'input' is empty; there is nothing to say", param="input")
+    if len(text) > _MAX_CHARACTERS:
+        raise InvokeBadRequestError(
+            f"'input' has {len(text):,} characters; at most {_MAX_CHARACTERS:,} at once", param="input"
+        )
+    form = may(body, "response_format", str) or "mp3"
+    if form not in AUDIO_TYPES:
+        raise wrong("response_format", form, "one of " + ", ".join(AUDIO_TYPES))
+    speed = may(body, "speed", float)
+    in_range(speed, 0.25, 4, "speed")
+    voice = body.get("voice") or "default"
+    if isinstance(voice, dict):
+        voice = need(voice, "id", str, "voice.")
+    if not isinstance(voice, str):
+        raise wrong("voice", voice, "a voice's name")
+    return TTSRequest(
+        text=text,
+        voice=voice,
+        format=form,
+        speed=speed if speed is not None else 1.0,
+        instructions=may(body, "instructions", str),
+        user=may(body, "user", str),
+        extra={key: value for key, value in body.items() if key not in _SPEECH_KNOWN},
+    )
+
+
+def dump_speech_request(request: TTSRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+    body: JSON = {
+        "model": model,
+        "input": request.text,
+        "voice": quirks.get("default_voice", "alloy") if request.voice == "default" else request.voice,
+        "response_format": request.format,
+        **request.extra,
+    }
+    if request.speed != 1.0:
+        body["speed"] = request.speed
+    if request.instructions is not None:
+        body["instructions"] = request.instructions
+    return body
+
+
+# ------------------------------------------------------------------------------------------------ transcription
+
+
+def parse_transcription_request(fields: Mapping[str, str], audio: bytes, filename: str) -> Speech2TextRequest:
+    """A form as a client sends it; `fields` are its text fields."""
+    temperature: float | None = None
+    if fields.get("temperature"):
+        try:
+            temperature = float(fields["temperature"])
+        except ValueError as error:
+            raise wrong("temperature", fields["temperature"], "a number") from error
+        in_range(temperature, 0, 1, "temperature")
+    if (form := fields.get("response_format") or "json") not in TRANSCRIPT_FORMATS:
+        raise wrong("response_format", form, "one of " + ", ".join(TRANSCRIPT_FORMATS))
+    if not audio:
+        raise InvokeBadRequestError("'file' is empty; there is nothing to transcribe", param="file")
+    return Speech2TextRequest(
+        audio=audio,
+        filename=filename or "audio.wav",
+        language=fields.get("language") or None,
+        prompt=fields.get("prompt") or None,
+        temperature=temperature,
+    )
+
+
+def dump_transcription_request(request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]) -> dict[str, str]:
+    """The text fields of the form; the file goes beside them."""
+    fields = {"model": model, "response_format": quirks.get("transcript_format", "json")}
+    if request.language:
+        fields["language"] = request.language
+    if request.prompt:
+        fields["prompt"] = request.prompt
+    if request.temperature is not None:
+        fields["temperature"] = str(request.temperature)
+    return fields
+
+
+def parse_transcription_result(body: JSON) -> Speech2TextResult:
+    text = body.get("text")
+    if not isinstance(text, str):
+        raise InvokeServerUnavailableError("the answer holds no text")
+    segments = [
+        TranscriptSegment(start=float(one["start"]), end=float(one["end"]), text=str(one["text"]))
+        for one in body.get("segments") or ()
+        if {"start", "end", "text"} <= one.keys()
+    ]
+    usage = body.get("usage") or {}
+    seconds = body.get("duration") or (usage.get("seconds") if usage.get("type") == "duration" else None)
+    return Speech2TextResult(
+        text=text,
+        language=body.get("language"),
+        segments=segments,
+        usage=Speech2TextUsage(seconds=float(seconds or 0), estimated=seconds is None),
+    )
+
+
+def dump_transcription_result(result: Speech2TextResult, response_format: str = "json") -> JSON | str:
+    """JSON for `json` and `verbose_json`, text for the others."""
+    match response_format:
+        case "text":
+            return result.text + "\n"
+        case "srt":
+            return "".join(_cue(place, one, ",") for place, one in enumerate(_segments(result), 1))
+        case "vtt":
+            return "WEBVTT\n\n" + "".join(_cue(None, one, ".") for one in _segments(result))
+        case "verbose_json":
+            segments = [{"id": place, **msgspec.to_builtins(one)} for place, one in enumerate(_segments(result))]
+            return {
+                "task": "transcribe",
+                "language": result.language,
+                "duration": result.usage.seconds,
+                "text": result.text,
+                "segments": segments,
+                "usage": {"type": "duration", "seconds": round(result.usage.seconds)},
+            }
+        case _:
+            return {"text": result.text, "usage": {"type": "duration", "seconds": round(result.usage.seconds)}}
+
+
+def _segments(result: Speech2TextResult) -> list[TranscriptSegment]:
+    return result.segments or [TranscriptSegment(start=0.0, end=result.usage.seconds, text=result.text)]
+
+
+def _cue(number: int | None, segment: TranscriptSegment, point: str) -> str:
+    head = f"{number}\n" if number is not None else ""
+    return f"{head}{_clock(segment.start, point)} --> {_clock(segment.end, point)}\n{segment.text.strip()}\n\n"
+
+
+def _clock(seconds: float, point: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{point}{rest % 1000:03}"
