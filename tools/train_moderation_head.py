@@ -48,7 +48,9 @@ def main() -> None:
     bad = np.array([name != "safe" for name, _ in held])
     right_class = np.array([classes[row.argmax()] == name for row, (name, _) in zip(chances, held, strict=True)])
     print(f"trained on {len(texts)} phrases; {HEAD.stat().st_size:,} bytes")
-    print(f"held out: {(flagged & bad).sum()}/{bad.sum()} caught, {(flagged & ~bad).sum()}/{(~bad).sum()} false alarms,")
+    print(
+        f"held out: {(flagged & bad).sum()}/{bad.sum()} caught, {(flagged & ~bad).sum()}/{(~bad).sum()} false alarms,"
+    )
     print(f"          {(right_class & bad).sum()}/{bad.sum()} in the right class")
     for row, (name, text), wrong in zip(chances, held, flagged != bad, strict=True):
         if wrong:

@@ -11,7 +11,7 @@ Names below load when first used, so that `import modelyard` costs next to nothi
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from modelyard.base.version import __version__
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard

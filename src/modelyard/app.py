@@ -88,9 +88,7 @@ class Modelyard:
                 **(builders or {}),
             },
         )
-        self.providers = ProviderManager(
-            factory, self.clock, on_secret=redaction.add, is_present=self._is_present
-        )
+        self.providers = ProviderManager(factory, self.clock, on_secret=redaction.add, is_present=self._is_present)
         _configure_credentials(self.providers, configured, environ)
         self.database = Database(self.settings.home_path / "modelyard.db" if self.settings.home else ":memory:")
         self.ledger = Ledger(self.database)
@@ -291,7 +289,9 @@ def _defaults(settings: Settings) -> dict[ModelType, str]:
     for name, model in settings.defaults.items():
         kind = ALIASES.get(name) or next((one for one in ModelType if one.value == name), None)
         if kind is None:
-            raise ConfigError(f"defaults: {name!r} is no model type; there are {', '.join(one.value for one in ModelType)}")
+            raise ConfigError(
+                f"defaults: {name!r} is no model type; there are {', '.join(one.value for one in ModelType)}"
+            )
         defaults[kind] = model
     return defaults
 
@@ -393,7 +393,9 @@ def _configure_credentials(
     for entity in providers.factory.get_providers():
         credentials = [(one.name, one.values) for one in given.get(entity.provider, ())]
         if not credentials:
-            found = {form.variable: environ[form.env] for form in entity.credential_forms if form.env and form.env in environ}
+            found = {
+                form.variable: environ[form.env] for form in entity.credential_forms if form.env and form.env in environ
+            }
             required = {form.variable for form in entity.credential_forms if form.required}
             if found and required <= found.keys():
                 credentials = [("environment", found)]

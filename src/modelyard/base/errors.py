@@ -1,20 +1,20 @@
 """Every error of ours, as one tree. A class answers "what can I do now?".
 
-    ModelyardError
-    ├─ ConfigError                      the deployment is wrong; nothing was called
-    ├─ NotFoundError                    the caller named something that does not exist
-    ├─ InvokeError                      a model call failed
-    │  ├─ InvokeConnectionError         never reached the provider
-    │  │  └─ InvokeTimeoutError         reached it, and waited longer than allowed
-    │  ├─ InvokeServerUnavailableError  the provider is down or overloaded
-    │  │  └─ QueueFullError             too many requests wait for it already
-    │  ├─ InvokeRateLimitError          the provider asks us to slow down
-    │  ├─ InvokeAuthorizationError      our credential was refused
-    │  ├─ InvokeBadRequestError         the request itself is wrong; do not retry
-    │  │  └─ ContextTooLongError        it does not fit the model's context
-    │  ├─ NotReadyError                 weights or packages of a local model are missing
-    │  └─ NoCredentialAvailableError    all credentials are resting
-    └─ CredentialsValidateFailedError   a credential form was filled in wrongly
+ModelyardError
+├─ ConfigError                      the deployment is wrong; nothing was called
+├─ NotFoundError                    the caller named something that does not exist
+├─ InvokeError                      a model call failed
+│  ├─ InvokeConnectionError         never reached the provider
+│  │  └─ InvokeTimeoutError         reached it, and waited longer than allowed
+│  ├─ InvokeServerUnavailableError  the provider is down or overloaded
+│  │  └─ QueueFullError             too many requests wait for it already
+│  ├─ InvokeRateLimitError          the provider asks us to slow down
+│  ├─ InvokeAuthorizationError      our credential was refused
+│  ├─ InvokeBadRequestError         the request itself is wrong; do not retry
+│  │  └─ ContextTooLongError        it does not fit the model's context
+│  ├─ NotReadyError                 weights or packages of a local model are missing
+│  └─ NoCredentialAvailableError    all credentials are resting
+└─ CredentialsValidateFailedError   a credential form was filled in wrongly
 """
 
 import difflib
@@ -137,7 +137,7 @@ class ContextTooLongError(InvokeBadRequestError):
 
 
 class NotReadyError(InvokeError):
-    """The model is known and cannot be called yet: weights or packages are missing. The message says how to get them."""
+    """The model is known and cannot be called yet: weights or packages are missing, and the message says which."""
 
     code = "model_not_ready"
 

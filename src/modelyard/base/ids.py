@@ -14,5 +14,5 @@ def _base32(number: int, length: int) -> str:
 
 
 def new_id(prefix: str) -> str:
-    """`prefix_` and 22 characters: milliseconds, then a count from a random start. Sorts by time; unique, not secret."""
+    """`prefix_` and 22 characters: milliseconds, then a count from a random start. Sorts by time; not secret."""
     return f"{prefix}_{_base32(time.time_ns() // 1_000_000, 9)}{_base32(next(_turn) & (1 << 64) - 1, 13)}"

@@ -66,6 +66,4 @@ class TTSModel(AIModel[TTSRequest, TTSResultChunk]):
     model_type = ModelType.TTS
 
 
-AnyModel = (
-    LargeLanguageModel | TextEmbeddingModel | RerankModel | Speech2TextModel | ModerationModel | TTSModel
-)
+AnyModel = LargeLanguageModel | TextEmbeddingModel | RerankModel | Speech2TextModel | ModerationModel | TTSModel

@@ -248,9 +248,7 @@ class _Gathering:
             refusal="".join(self.refusal) or None,
             extra=self.extra,
         )
-        return LLMChoice(
-            index=index, message=message, finish_reason=self.finish_reason, logprobs=self.logprobs or None
-        )
+        return LLMChoice(index=index, message=message, finish_reason=self.finish_reason, logprobs=self.logprobs or None)
 
 
 def _joined(pieces: list[ToolCall]) -> ToolCall:

@@ -16,7 +16,7 @@ class ConfigurateMethod(StrEnum):
 
 class FormType(StrEnum):
     TEXT_INPUT = "text-input"
-    SECRET_INPUT = "secret-input"
+    SECRET_INPUT = "secret-input"  # noqa: S105  a kind of field
     SELECT = "select"
     RADIO = "radio"
     SWITCH = "switch"

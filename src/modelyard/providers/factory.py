@@ -60,7 +60,7 @@ class ModelProviderFactory:
         definition = self._definitions.get(provider)
         if definition is None:
             raise NotFoundError(
-                f"provider {provider!r} does not exist here; {suggestion(provider, self._definitions, label='there are')}",
+                f"provider {provider!r} is unknown; {suggestion(provider, self._definitions, label='there are')}",
                 code="provider_not_found",
             )
         return definition

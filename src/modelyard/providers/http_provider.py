@@ -83,9 +83,7 @@ class Endpoint:
             raise self.named(error) from error
         if 200 <= response.status < 300:
             return response
-        raise error_of(
-            response.status, response.headers, await self._said(response), provider=self.definition.name
-        )
+        raise error_of(response.status, response.headers, await self._said(response), provider=self.definition.name)
 
     @staticmethod
     async def _said(response: Response) -> bytes:

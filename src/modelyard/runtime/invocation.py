@@ -3,13 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelyard.base.ids import new_id
 from modelyard.models.types import Credentials, ModelType
-
-if TYPE_CHECKING:
-    from modelyard.runtime.callbacks import Callback
 
 DEFAULT_TENANT = "default"
 
@@ -30,7 +27,6 @@ class Invocation:
     deadline: float | None = None
     """On the clock's monotonic time; the call ends then, whatever it is doing."""
     id: str = field(default_factory=lambda: new_id("call"))
-    callbacks: "tuple[Callback, ...]" = ()
     attempts: Iterator[int] = field(default_factory=lambda: count(1))
     """Numbers the attempts of one call, across failover, load balancing and retry."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])

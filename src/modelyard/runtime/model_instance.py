@@ -22,7 +22,8 @@ from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Chunks, ModelType
 from modelyard.runtime.callbacks import Callback
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.pipeline import Call
+from modelyard.runtime.pipeline import Call, compose
+from modelyard.runtime.policies.observe import Observe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +107,9 @@ class ModelInstance:
             request=request,
             user=user,
             deadline=self.clock.monotonic() + seconds if seconds is not None else None,
-            callbacks=callbacks,
         )
-        return self.call(invocation)
+        call = compose([Observe(self.clock, callbacks)], self.call) if callbacks else self.call
+        return call(invocation)
 
     async def _only(
         self,

@@ -105,9 +105,7 @@ class ModelManager:
                 return self.get_model_instance(tenant, owner, model_type, name)
         raise self._unknown(tenant, name, model_type)
 
-    def _unknown(
-        self, tenant: str, name: str, model_type: ModelType, provider: str | None = None
-    ) -> NotFoundError:
+    def _unknown(self, tenant: str, name: str, model_type: ModelType, provider: str | None = None) -> NotFoundError:
         models = list(self._providers.get_models(tenant))
         for owner, entity in models:
             if name in (entity.model, f"{owner}/{entity.model}") and provider in (None, owner):

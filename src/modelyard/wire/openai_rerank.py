@@ -63,9 +63,7 @@ def parse_result(body: JSON, request: RerankRequest) -> RerankResult:
     return RerankResult(
         model=body.get("model") or "",
         docs=sorted(docs, key=lambda doc: -doc.score)[: request.top_n],
-        usage=RerankUsage(
-            tokens=count(usage.get("total_tokens")) or 0, searches=count(usage.get("search_units")) or 1
-        ),
+        usage=RerankUsage(tokens=count(usage.get("total_tokens")) or 0, searches=count(usage.get("search_units")) or 1),
     )
 
 

@@ -19,18 +19,18 @@ def hub_fetch(base_url: str) -> Fetch:
 
     def fetch(hub: Hub, partial: Path, report: Callable[[int], None]) -> None:
         url = f"{base_url.rstrip('/')}/{quote(hub.repo)}/resolve/main/{quote(hub.file)}"
-        asyncio.run(_download(url, partial, report))
+        begin = partial.stat().st_size if partial.exists() else 0
+        asyncio.run(_download(url, partial, begin, report))
 
     return fetch
 
 
-async def _download(url: str, partial: Path, report: Callable[[int], None]) -> None:
+async def _download(url: str, partial: Path, begin: int, report: Callable[[int], None]) -> None:
     client = HttpClient()
     try:
-        begin = partial.stat().st_size if partial.exists() else 0
         response = await _follow(client, url, begin)
         # 206 goes on where we stopped; 200 starts anew, whatever we asked for.
-        with partial.open("ab" if response.status == 206 else "wb") as out:
+        with open(partial, "ab" if response.status == 206 else "wb") as out:  # noqa: ASYNC230, PTH123  has a loop to itself
             async with aclosing(response.pieces(most=_MAX_FILE)) as pieces:
                 async for piece in pieces:
                     out.write(piece)
@@ -43,7 +43,7 @@ async def _download(url: str, partial: Path, report: Callable[[int], None]) -> N
 
 
 async def _follow(client: HttpClient, url: str, begin: int) -> Response:
-    """The file's answer, through redirects: hubs keep their files elsewhere. Nothing secret is sent, so any host may."""
+    """The file's answer, through redirects: hubs keep files elsewhere. Nothing secret is sent, so any host may."""
     headers = {"user-agent": "modelyard"} | ({"range": f"bytes={begin}-"} if begin else {})
     for _ in range(_MAX_REDIRECTS):
         response = await client.send("GET", url, headers=headers, timeouts=Timeouts(between_bytes=60))

@@ -188,7 +188,7 @@ def _environment(options: dict[str, Any]) -> dict[str, str]:
 
 
 def default_threads() -> int:
-    """Half the cores that we may use: llama.cpp's threads wait for each other, and one that has no core stops them all."""
+    """Half the cores we may use: llama.cpp's threads wait for each other, and one without a core stops them all."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
     return max(1, available // 2)
 

@@ -71,7 +71,9 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         reader = tool_calls.ToolCallReader(names) if names and request.tool_choice != "none" else None
         body = await self._body(model, request)
         parser = openai_chat.StreamParser()
-        async with aclosing(self.runtime.ask(model, "chat", {**body, "stream": True, "stream_options": _USAGE})) as events:
+        async with aclosing(
+            self.runtime.ask(model, "chat", {**body, "stream": True, "stream_options": _USAGE})
+        ) as events:
             async for event in events:
                 for chunk in parser.feed({**event, "model": model}):
                     for shown in _read(chunk, reader):
@@ -280,5 +282,3 @@ def local_models(runtime: LocalRuntime) -> Mapping[ModelType, AnyModel]:
         ModelType.MODERATION: LocalModerationModel(runtime),
         ModelType.TTS: LocalTTSModel(runtime),
     }
-
-

@@ -135,8 +135,7 @@ class ToolCallReader:
     def finish(self) -> tuple[str, list[ToolCall]]:
         """What was held: calls where there are any, else text after all."""
         calls = [
-            msgspec.structs.replace(call, index=place)
-            for place, call in enumerate(extract(self._held, self._names))
+            msgspec.structs.replace(call, index=place) for place, call in enumerate(extract(self._held, self._names))
         ]
         return ("", calls) if calls else (self._held, [])
 

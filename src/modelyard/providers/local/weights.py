@@ -152,7 +152,11 @@ class WeightStore:
     def is_present(self, model: str) -> bool:
         """Whether the model can be called: its weights lie here and its engine's packages are installed."""
         known = manifest().models.get(model)
-        return known is not None and not known.missing and all(file.optional or self.locate(file) for file in manifest().files_of(model))
+        return (
+            known is not None
+            and not known.missing
+            and all(file.optional or self.locate(file) for file in manifest().files_of(model))
+        )
 
     def is_whole(self, file: WeightFile) -> bool:
         """Whether the file is here and its hash is right: reads all of it."""

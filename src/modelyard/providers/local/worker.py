@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -59,7 +60,7 @@ class Worker:
         begun = time.monotonic()
         try:
             engine = engine_class(load.engine)(load.files, load.options)
-        except Exception as error:  # foreign code: whatever an engine says while it loads
+        except Exception as error:  # noqa: BLE001  foreign code: whatever an engine says while it loads
             self._send(Failure(id=0, kind=_kind(error), message=f"{type(error).__name__}: {error}"))
             return
         self._send(Ready(seconds=time.monotonic() - begun))
@@ -84,8 +85,9 @@ class Worker:
                         break
                     self._send(Piece(id=ask.id, data=data))
             self._send(End(id=ask.id))
-        except Exception as error:  # foreign code: an engine's own errors are many
-            said = str(error) if isinstance(error, InvokeError) else f"the model failed: {type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001  foreign code: an engine's own errors are many
+            name = type(error).__name__
+            said = str(error) if isinstance(error, InvokeError) else f"the model failed: {name}: {error}"
             self._send(Failure(id=ask.id, kind=_kind(error), message=said))
         finally:
             self._cancelled.discard(ask.id)
@@ -132,10 +134,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the server decides when we end
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.dup2(2, 1)
-    try:
+    with suppress(BrokenPipeError, ConnectionResetError):
         Worker(connection).run()
-    except (BrokenPipeError, ConnectionResetError):
-        pass
     # Engines keep threads of their own that do not end when asked.
     os._exit(0)
 

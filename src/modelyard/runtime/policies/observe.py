@@ -24,7 +24,7 @@ class Observe:
     callbacks: tuple[Callback, ...] = ()
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
-        watch = _Watch(invocation, self.clock, self.callbacks + invocation.callbacks)
+        watch = _Watch(invocation, self.clock, self.callbacks)
         watch.tell("on_before_invoke")
         try:
             async with aclosing(call_next(invocation)) as chunks:

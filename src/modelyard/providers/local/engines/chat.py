@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import xllamacpp
+import xllamacpp as _xllamacpp
 
 from modelyard.base.errors import ContextTooLongError, InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.providers.local.process import socket_folder
+
+xllamacpp: Any = _xllamacpp  # a C extension without a word about its types
 
 
 class Engine:
@@ -20,7 +22,7 @@ class Engine:
         self.parallel = int(options["parallel"]) + 1  # one more, so that tokens can be counted while chats run
         self._folder = socket_folder()
         self._socket = str(self._folder / "llama.sock")
-        parameters: Any = xllamacpp.CommonParams()
+        parameters = xllamacpp.CommonParams()
         parameters.model.path = files["model"]
         parameters.n_parallel = int(options["parallel"])
         parameters.n_ctx = int(options["context"]) * parameters.n_parallel  # the slots share it out evenly
@@ -32,8 +34,7 @@ class Engine:
         for cpu in (parameters.cpuparams, parameters.cpuparams_batch):
             cpu.n_threads = int(options["threads"])
             cpu.poll = 0  # spinning at barriers collapses as soon as another process wants the core
-        self._server: Any = xllamacpp.Server(parameters)
-        # It has its socket open; nobody needs the name on disk but us, and we only while we count.
+        self._server = xllamacpp.Server(parameters)
 
     def __del__(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -55,7 +56,7 @@ class Engine:
         def run() -> None:
             try:
                 events.put(self._server.handle_chat_completions(body, on_event))
-            except Exception as error:  # foreign code
+            except Exception as error:  # noqa: BLE001  foreign code
                 events.put(error)
             events.put(None)
 

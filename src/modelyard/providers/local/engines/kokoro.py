@@ -19,9 +19,16 @@ _MAX_PHONEMES = 500  # the model takes 510
 _STYLE = (510, 1, 256)
 _PAUSE = np.zeros(_RATE // 8, np.float32)
 _CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
-_RUN = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]+|[^\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]+")
+_RUN = re.compile(
+    r"[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]+|[^\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]+"
+)
 _SENTENCE = re.compile(r".+?(?:[.!?。！？；;]+[\"'”’)]*(?=\s|$|[\u3400-\u9fff])|\n+|$)", re.DOTALL)
-_FORMATS = {"wav": ("WAV", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"), "flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
+_FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "flac": ("FLAC", "PCM_16"),
+    "opus": ("OGG", "OPUS"),
+}
 
 
 class Engine:

@@ -137,5 +137,3 @@ def log_mel(samples: np.ndarray, filters: np.ndarray) -> np.ndarray:
     power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2
     logs = np.log10(np.maximum(filters @ power.T.astype(np.float32), 1e-10))
     return ((np.maximum(logs, logs.max() - 8) + 4) / 4).astype(np.float32)
-
-

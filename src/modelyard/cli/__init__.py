@@ -1,0 +1,96 @@
+"""The command line: arguments in, exit code out. A command's module is imported when the command is run."""
+
+import sys
+from importlib import import_module
+from typing import Any, ClassVar
+
+import click
+
+from modelyard.base.errors import ModelyardError, suggestion
+from modelyard.base.version import __version__
+
+# Name → the module that holds it, and its line in `--help`: known without importing anything.
+COMMANDS = {
+    "serve": ("serve", "Start the server: OpenAI's API for every model you have."),
+    "chat": ("chat", "Chat with a model; reads from a pipe too."),
+    "embed": ("calls", "Turn texts into vectors."),
+    "rerank": ("calls", "Order documents by how well they answer a query."),
+    "transcribe": ("calls", "Write down what a recording says."),
+    "speak": ("calls", "Read a text aloud, into a file."),
+    "moderate": ("calls", "Say what is wrong with a text, if anything."),
+    "models": ("models", "Models: list them; pull, verify, remove and measure local ones."),
+    "providers": ("providers", "Providers: list, show, add, check."),
+    "usage": ("usage", "What was used, and what it cost."),
+    "doctor": ("doctor", "What can run here, what is missing, and the command that brings it."),
+}
+
+
+class Commands(click.Group):
+    """A group whose commands live in modules of their own."""
+
+    names: ClassVar[dict[str, tuple[str, str]]] = COMMANDS
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.names)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.names:
+            return None
+        module = import_module(f"modelyard.cli.{self.names[cmd_name][0]}")
+        return getattr(module, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.names.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.names:
+            raise click.UsageError(
+                f"there is no command {args[0]!r}; {suggestion(args[0], self.names, label='there are')}", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="modelyard", message="%(prog)s %(version)s")
+@click.option(
+    "--config", metavar="FILE", help="Settings file; else $MODELYARD_CONFIG, else ~/.modelyard/modelyard.yaml."
+)
+@click.pass_context
+def root(ctx: click.Context, config: str | None) -> None:
+    """Six model types behind one interface, answered on this machine with no key, for anybody's client.
+
+    Start with `modelyard models pull small`, then `modelyard serve` or `modelyard chat`.
+    """
+    ctx.obj = config
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line and exit. No traceback reaches a user."""
+    given = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(given))
+
+
+def run(arguments: list[str]) -> int:
+    try:
+        result: Any = root.main(arguments, prog_name="modelyard", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("", err=True)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except ModelyardError as error:
+        if "--json" in arguments:
+            from json import dumps
+
+            click.echo(dumps({"error": {"code": error.code, "message": str(error)}}, ensure_ascii=False))
+        else:
+            click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+        return 1

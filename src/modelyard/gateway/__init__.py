@@ -1,0 +1,1 @@
+"""HTTP for other people's clients: plain ASGI, one file a route."""

@@ -1,0 +1,52 @@
+"""Our errors as HTTP: the status that a caller can act on, in the shape that OpenAI's clients read."""
+
+import math
+
+from modelyard.base.errors import (
+    ConfigError,
+    InvokeAuthorizationError,
+    InvokeBadRequestError,
+    InvokeConnectionError,
+    InvokeError,
+    InvokeRateLimitError,
+    InvokeTimeoutError,
+    ModelyardError,
+    NoCredentialAvailableError,
+    NotFoundError,
+)
+from modelyard.gateway.auth import UnauthorizedError
+from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
+from modelyard.models.types import JSON
+
+# The first class that fits decides: children before their parents.
+_STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
+    (UnauthorizedError, 401, "authentication_error"),
+    (BodyTooLargeError, 413, "invalid_request_error"),
+    (NotFoundError, 404, "invalid_request_error"),
+    (InvokeBadRequestError, 400, "invalid_request_error"),
+    (InvokeRateLimitError, 429, "rate_limit_error"),
+    (NoCredentialAvailableError, 503, "server_error"),
+    (InvokeTimeoutError, 504, "server_error"),
+    (InvokeConnectionError, 502, "server_error"),
+    # The provider refused our credential, not the caller's: 401 would send the caller looking at the wrong key.
+    (InvokeAuthorizationError, 502, "server_error"),
+    (InvokeError, 503, "server_error"),
+    (ConfigError, 500, "server_error"),
+)
+
+
+def status_of(error: ModelyardError) -> tuple[int, str]:
+    return next(((status, kind) for one, status, kind in _STATUS if isinstance(error, one)), (500, "server_error"))
+
+
+def error_document(error: ModelyardError) -> JSON:
+    _, kind = status_of(error)
+    param = getattr(error, "param", None)
+    return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+
+
+def error_reply(error: ModelyardError) -> Reply:
+    status, _ = status_of(error)
+    retry_after = getattr(error, "retry_after", None)
+    headers = {"retry-after": str(math.ceil(retry_after))} if retry_after is not None else None
+    return json_reply(error_document(error), status=status, headers=headers)

@@ -1,0 +1,1 @@
+"""One file a route: a request in, a model called, an answer out."""

@@ -1,0 +1,33 @@
+"""GET /health, and a word of welcome at /."""
+
+from dataclasses import dataclass
+
+from modelyard.base.version import __version__
+from modelyard.gateway.http import Reply, Request, json_reply
+from modelyard.runtime.model_manager import ModelManager
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    manager: ModelManager
+
+    async def __call__(self, request: Request) -> Reply:
+        return json_reply({"status": "ok", "version": __version__})
+
+
+_WELCOME = f"""Modelyard {__version__}
+
+This is an API. Point an OpenAI client at /v1 and use the model "default":
+
+  curl {{origin}}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{{{"model": "default", "messages": [{{{{"role": "user", "content": "Say hello"}}}}]}}}}'
+
+What there is: GET /v1/models
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    async def __call__(self, request: Request) -> Reply:
+        origin = f"{request.scope.get('scheme', 'http')}://{request.header(b'host') or '127.0.0.1:8790'}"
+        return Reply(_WELCOME.format(origin=origin).encode(), content_type=b"text/plain; charset=utf-8")

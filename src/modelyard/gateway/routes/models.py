@@ -1,0 +1,57 @@
+"""GET /v1/models and /v1/models/NAME."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from modelyard.base.errors import NotFoundError, suggestion
+from modelyard.gateway.http import Reply, Request, json_reply
+from modelyard.models.types import JSON
+from modelyard.runtime.model_manager import ALIASES, ModelManager
+
+
+@dataclass(frozen=True, slots=True)
+class ListRoute:
+    manager: ModelManager
+
+    async def __call__(self, request: Request) -> Reply:
+        return json_reply({"object": "list", "data": list(listed(self.manager, request.tenant))})
+
+
+@dataclass(frozen=True, slots=True)
+class OneRoute:
+    manager: ModelManager
+
+    async def __call__(self, request: Request) -> Reply:
+        name = request.path.removeprefix("/v1/models/")
+        every = list(listed(self.manager, request.tenant))
+        for model in every:
+            if name in (model["id"], model["id"].partition("/")[2]):
+                return json_reply(model)
+        hint = suggestion(name, [model["id"] for model in every], label="there are")
+        raise NotFoundError(f"model {name!r} does not exist; {hint}", code="model_not_found")
+
+
+def listed(manager: ModelManager, tenant: str) -> Iterator[JSON]:
+    """Every model that can be called, then the aliases that stand for something."""
+    for provider, model in manager.providers.get_models(tenant):
+        yield {
+            "id": f"{provider}/{model.model}",
+            "object": "model",
+            "created": 0,
+            "owned_by": provider,
+            "model_type": model.model_type.value,
+            "context_size": model.context_size,
+        }
+    for alias, kind in ALIASES.items():
+        try:
+            instance = manager.get_default_model_instance(tenant, kind)
+        except NotFoundError:
+            continue
+        yield {
+            "id": alias,
+            "object": "model",
+            "created": 0,
+            "owned_by": instance.provider,
+            "model_type": kind.value,
+            "stands_for": instance.name,
+        }
