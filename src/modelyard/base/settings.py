@@ -14,6 +14,7 @@ import yaml
 from modelyard.base.errors import ConfigError, suggestion
 
 _ENV = "MODELYARD_"
+_UNKNOWN = re.compile(r"unknown field `(\w+)`")
 _REFERENCE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -101,10 +102,11 @@ def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> S
     if named and not path.is_file():
         raise ConfigError(f"settings file {str(path)!r} does not exist")
     document, lines = _read(path) if path.is_file() else ({}, {})
-    problems = [f"{path}:{line}: {text}" for line, text in _unresolved(document, lines, environ)]
+    wrong = list(_unresolved(document, lines, environ))
     document = _expanded(document, environ)
     values: dict[str, Any] = {"home": home}
-    problems += [f"{path}:{line}: {text}" for line, text in _check(document, lines, values)]
+    wrong += _check(document, lines, values)
+    problems = [f"{path}:{line}: {text}" for line, text in sorted(wrong)]
     overrides = _from_environ(environ)
     problems += [f"{_ENV}{key.upper()}: {text}" for key, text in _override(values, overrides)]
     if problems:
@@ -180,8 +182,18 @@ def _check(document: dict[str, Any], lines: Mapping[str, int], into: dict[str, A
             except msgspec.ValidationError as error:
                 reason, _, inner = str(error).partition(" - at `$")
                 full = path + inner.rstrip("`")
-                yield lines.get(full, lines.get(path, 1)), f"{full[2:]}: {reason}"
+                yield _line_of(lines, full, reason), f"{full[2:]}: {reason}"
         into[key] = found if items else found[0] if found else None
+
+
+def _line_of(lines: Mapping[str, int], path: str, reason: str) -> int:
+    """The line of a mistake: of the field itself where it is known, else of what holds it."""
+    path = path.replace("[...]", "")
+    if unknown := _UNKNOWN.search(reason):
+        path += f".{unknown[1]}"
+    while path and path not in lines:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return lines.get(path, 1)
 
 
 def _many(key: str, raw: Any) -> bool:

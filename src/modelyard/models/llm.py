@@ -238,9 +238,9 @@ class _Gathering:
         self.calls.setdefault(place, []).append(call)
 
     def choice(self, index: int) -> LLMChoice:
-        content: Any = self.parts or ("".join(self.text) if self.text else None)
-        if self.parts and self.text:
-            content = "".join(self.text)
+        content: Any = "".join(self.text) if self.text else self.parts or None
+        if content == "" and self.calls:
+            content = None  # an empty text beside calls is how servers spell none
         message = AssistantPromptMessage(
             content=content,
             tool_calls=[_joined(self.calls[place]) for place in sorted(self.calls)],

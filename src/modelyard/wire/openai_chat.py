@@ -134,6 +134,8 @@ def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
 
 def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
     if isinstance(value, str):
+        if value == "any":  # what Mistral calls it
+            return "required"
         if value not in ("auto", "none", "required"):
             raise wrong("tool_choice", value, "auto, none, required or an object that names a function")
         return value
@@ -242,6 +244,8 @@ def _parse_part(part: Any, where: str) -> PromptMessageContent:
             return _parse_file_part(need(body, "file", dict, f"{where}."), where)
         case "refusal":
             return TextPromptMessageContent(data=need(body, "refusal", str, f"{where}."), extra={"type": "refusal"})
+        case str():  # a part that this format has elsewhere and we have no name for
+            return TextPromptMessageContent(data="", extra=body)
         case other:
             raise wrong(f"{where}.type", other, "text, image_url, video_url, input_audio or file")
 
@@ -347,6 +351,8 @@ def _dump_part(part: PromptMessageContent) -> JSON:
         case TextPromptMessageContent():
             if part.extra.get("type") == "refusal":
                 return {"type": "refusal", "refusal": part.data}
+            if "type" in part.extra:
+                return part.extra
             return {"type": "text", "text": part.data, **part.extra}
         case ImagePromptMessageContent():
             return {"type": "image_url", "image_url": {"url": part.data, "detail": part.detail}}
@@ -544,7 +550,8 @@ class StreamDumper:
         if delta.usage is not None:
             self._usage = delta.usage
         body = _dump_delta(delta.message)
-        if not body and delta.finish_reason is None and delta.logprobs is None and (delta.usage or self._begun):
+        is_empty = not body and delta.finish_reason is None and delta.logprobs is None
+        if is_empty and (delta.usage is not None or delta.index in self._begun):
             return None
         if delta.index not in self._begun:
             self._begun.add(delta.index)
@@ -621,7 +628,11 @@ _BY_TYPE: dict[str, type[InvokeError]] = {
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """An error object inside an answer or a stream, by its type or code."""
+    """An error object inside an answer or a stream, by its type or code; OpenRouter puts an HTTP status there."""
+    code = error.get("code")
+    if isinstance(code, int) and 400 <= code < 500:
+        kind = {401: InvokeAuthorizationError, 403: InvokeAuthorizationError, 429: InvokeRateLimitError}
+        return kind.get(code, InvokeBadRequestError)(str(error.get("message") or f"status {code}"))
     for key in ("type", "code"):
         if kind := _BY_TYPE.get(str(error.get(key))):
             return kind(str(error.get("message") or error.get(key)))

@@ -28,6 +28,7 @@ from modelyard.models.messages import (
     AssistantPromptMessage,
     ImagePromptMessageContent,
     MultiModalPromptMessageContent,
+    TextPromptMessageContent,
 )
 from modelyard.models.moderation import ModerationRequest, ModerationResult, ModerationUsage, ModerationVerdict
 from modelyard.models.rerank import RerankDocument, RerankRequest, RerankResult, RerankUsage
@@ -101,6 +102,10 @@ class LocalLargeLanguageModel(LargeLanguageModel):
             )
 
     async def _with_text_of_images(self, message: AnyPromptMessage) -> AnyPromptMessage:
+        if isinstance(message.content, list):
+            for part in message.content:
+                if isinstance(part, TextPromptMessageContent) and part.extra.get("type", "refusal") != "refusal":
+                    raise InvokeBadRequestError(f"local chat models cannot read parts of type {part.extra['type']!r}")
         if not message.files:
             return message
         texts = [message.text, *[await self._read_file(file) for file in message.files]]

@@ -1,0 +1,59 @@
+"""Fixtures that several folders share. Nothing here reaches past loopback."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from modelyard.app import Modelyard
+from modelyard.base.settings import Settings
+from modelyard.testing import Handler, Upstream, echo_models, echo_provider
+
+os.environ.setdefault("NO_PROXY", "*")
+
+
+@pytest.fixture(scope="session")
+def weights_folder() -> Path:
+    """Where `make test` put the weights of the set small."""
+    return Path(os.environ.get("MODELYARD_HOME", "~/.modelyard")).expanduser() / "models"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, weights_folder: Path) -> Settings:
+    """Settings that share nothing with this machine's own but the weights."""
+    return make_settings(tmp_path, weights_folder)
+
+
+def make_settings(home: Path, weights: Path, **changes: object) -> Settings:
+    import msgspec
+
+    document = {"home": str(home), "local": {"weights": str(weights), "hub": "", "idle_seconds": 60}, **changes}
+    return msgspec.convert(document, Settings)
+
+
+@pytest.fixture
+def upstream() -> Iterator[Callable[[Handler], Upstream]]:
+    """Starts upstreams that end with the test."""
+    started: list[Upstream] = []
+
+    def start(handler: Handler) -> Upstream:
+        one = Upstream(handler)
+        one.__enter__()
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        one.__exit__()
+
+
+@pytest.fixture
+def echo_yard(settings: Settings) -> Callable[..., Modelyard]:
+    """A Modelyard with the echo provider; to be closed by the test."""
+
+    def make(**options: object) -> Modelyard:
+        return Modelyard(
+            settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={}, **options
+        )
+
+    return make

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+from modelyard.base.errors import ConfigError
+from modelyard.base.settings import load_settings
+
+
+def write(folder: Path, text: str) -> dict[str, str]:
+    (folder / "modelyard.yaml").write_text(text, "utf-8")
+    return {"MODELYARD_HOME": str(folder)}
+
+
+def test_nothing_set_is_fine(tmp_path: Path):
+    settings = load_settings({"MODELYARD_HOME": str(tmp_path)})
+    assert (settings.host, settings.port, settings.api_keys) == ("127.0.0.1", 8790, [])
+
+
+def test_every_mistake_is_reported_at_once_with_its_line(tmp_path: Path):
+    environ = write(
+        tmp_path,
+        "port: many\nhots: 0.0.0.0\nproviders:\n  - name: openai\n    credentials:\n      - values: {api_key: 5}\n"
+        "  - name: b\n    colour: red\nlocal:\n  threads: x\napi_keys: ['${NOT_SET}']\n",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ)
+    message = str(caught.value)
+    for part in (
+        "yaml:1: port: Expected `int`",
+        "yaml:2: 'hots' is no setting; did you mean 'host'",
+        "yaml:6: providers[0].credentials[0].values",
+        "yaml:8: providers[1]",
+        "yaml:10: local.threads",
+        "yaml:11: api_keys[0] refers to ${NOT_SET}, which is not set",
+    ):
+        assert part in message, message
+
+
+def test_variables_win_over_the_file_and_reach_into_parts(tmp_path: Path):
+    environ = write(tmp_path, "port: 1\nlocal: {threads: 1, queue: 7}\n")
+    settings = load_settings(environ | {"MODELYARD_PORT": "2", "MODELYARD_LOCAL__THREADS": "3", "MODELYARD_API_KEYS": "a,b"})
+    assert (settings.port, settings.local.threads, settings.local.queue) == (2, 3, 7)
+    assert settings.api_keys == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "part"),
+    [
+        ("MODELYARD_PORT", "ninety", "MODELYARD_PORT"),
+        ("MODELYARD_LOCAL__COLOUR", "red", "'local' has no field 'colour'"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, part: str):
+    with pytest.raises(ConfigError, match=part):
+        load_settings({"MODELYARD_HOME": str(tmp_path), variable: value})
+
+
+def test_references_are_filled_in_with_fallbacks(tmp_path: Path):
+    environ = write(tmp_path, "providers: [{name: openai, credentials: [{values: {api_key: '${KEY}'}}], base_url: '${URL:-http://x}'}]")
+    settings = load_settings(environ | {"KEY": "secret"})
+    assert settings.providers[0].credentials[0].values == {"api_key": "secret"}
+    assert settings.providers[0].base_url == "http://x"
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "\tx"])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str):
+    with pytest.raises(ConfigError):
+        load_settings(write(tmp_path, text))
+
+
+def test_a_named_file_must_exist(tmp_path: Path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_settings({"MODELYARD_HOME": str(tmp_path)}, config=str(tmp_path / "no.yaml"))

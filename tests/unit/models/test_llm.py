@@ -1,0 +1,77 @@
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from modelyard.models.llm import LLMResultChunk, LLMResultChunkDelta, LLMUsage, fold
+from modelyard.models.messages import AssistantPromptMessage, ToolCall, ToolCallFunction
+from modelyard.testing import chunk, last_chunk
+
+counts = st.integers(0, 10**6)
+prices = st.decimals("0", "100", places=7)
+usages = st.builds(
+    lambda p, c, price, latency: LLMUsage.of(p, c, total_price=price, prompt_price=price, latency=latency),
+    counts, counts, prices, st.floats(0, 100),
+)  # fmt: skip
+
+
+@given(st.lists(st.text()))
+def test_a_text_in_pieces_folds_to_the_text(pieces: list[str]):
+    assert fold([*(chunk(piece) for piece in pieces), last_chunk(2, 3)]).text == "".join(pieces)
+
+
+@given(usages, usages)
+def test_usage_adds_up_either_way(one: LLMUsage, other: LLMUsage):
+    there, back = one.plus(other), other.plus(one)
+    assert there.total_tokens == back.total_tokens == one.total_tokens + other.total_tokens
+    assert there.total_price == back.total_price == one.total_price + other.total_price
+
+
+@given(usages)
+def test_empty_usage_adds_nothing(one: LLMUsage):
+    assert LLMUsage.empty_usage().plus(one) == one
+
+
+def test_different_currencies_do_not_add_up():
+    dollars = LLMUsage.of(1, 1, total_price=Decimal(1))
+    with pytest.raises(ValueError, match="USD and usage in RMB"):
+        dollars.plus(LLMUsage.of(1, 1, total_price=Decimal(1), currency="RMB"))
+
+
+def piece(index: int | None, arguments: str, **more: str) -> LLMResultChunk:
+    call = ToolCall(index=index, id=more.get("id", ""), function=ToolCallFunction(name=more.get("name", ""), arguments=arguments))
+    return LLMResultChunk(delta=LLMResultChunkDelta(message=AssistantPromptMessage(tool_calls=[call])))
+
+
+def test_parallel_tool_calls_are_put_together_by_index():
+    result = fold([
+        piece(0, "", id="a", name="one"), piece(1, "", id="b", name="two"),
+        piece(0, '{"x":'), piece(1, "{}"), piece(0, "1}"),
+    ])  # fmt: skip
+    assert [(call.id, call.function.name, call.function.arguments) for call in result.tool_calls] == [
+        ("a", "one", '{"x":1}'),
+        ("b", "two", "{}"),
+    ]
+
+
+def test_calls_without_an_index_are_told_apart_by_their_ids():
+    result = fold([piece(None, "{", id="a", name="one"), piece(None, "}"), piece(None, "{}", id="b", name="two")])
+    assert [call.function.arguments for call in result.tool_calls] == ["{}", "{}"]
+
+
+def test_several_answers_are_kept_apart():
+    chunks = [
+        LLMResultChunk(delta=LLMResultChunkDelta(index=i, message=AssistantPromptMessage(content=text)))
+        for i, text in ((1, "b"), (0, "a"), (1, "b"))
+    ]
+    assert [choice.message.text for choice in fold(chunks).choices] == ["a", "bb"]
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=3))
+def test_a_whole_answer_streams_and_folds_back(texts: list[str]):
+    chunks = [
+        LLMResultChunk(delta=LLMResultChunkDelta(index=i, message=AssistantPromptMessage(content=text), finish_reason="stop"))
+        for i, text in enumerate(texts)
+    ]
+    whole = fold(chunks)
+    assert fold(whole.as_chunks()) == whole

@@ -1,0 +1,443 @@
+"""Each policy alone and the pipeline whole, on scripts and a clock that takes no time."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from modelyard.base.clock import SystemClock
+from modelyard.base.errors import (
+    ContextTooLongError,
+    InvokeAuthorizationError,
+    InvokeBadRequestError,
+    InvokeConnectionError,
+    InvokeError,
+    InvokeRateLimitError,
+    InvokeServerUnavailableError,
+    InvokeTimeoutError,
+    NoCredentialAvailableError,
+)
+from modelyard.models.entities import PriceConfig
+from modelyard.models.llm import LLMRequest, LLMResultChunk
+from modelyard.models.messages import UserPromptMessage
+from modelyard.models.types import Chunks, ModelType
+from modelyard.runtime.callbacks import Callback, Outcome
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.load_balancing import Cooldowns, Credential, LBModelManager, pick
+from modelyard.runtime.pipeline import Call, Policy, compose
+from modelyard.runtime.policies.deadline import Deadline
+from modelyard.runtime.policies.failover import Failover, Target
+from modelyard.runtime.policies.load_balance import LoadBalance
+from modelyard.runtime.policies.meter import Meter
+from modelyard.runtime.policies.observe import Observe
+from modelyard.runtime.policies.retry import Retry, backoff
+from modelyard.storage.database import Database
+from modelyard.testing import FakeClock, last_chunk, scripted
+
+ASK = Invocation(
+    tenant="t",
+    provider="p",
+    model="big",
+    model_type=ModelType.LLM,
+    request=LLMRequest(messages=[UserPromptMessage(content="hello")]),
+)
+
+
+def texts(policies: Sequence[Policy], call: Call, ask: Invocation = ASK) -> list[str]:
+    async def gather() -> list[str]:
+        async with aclosing(compose(policies, call)(ask)) as chunks:
+            return [chunk.text async for chunk in chunks]
+
+    return asyncio.run(gather())
+
+
+# failover
+
+
+def small(invocation: Invocation) -> list[Target]:
+    return [Target("p", "small")]
+
+
+def test_failover_moves_on_before_the_first_chunk():
+    call, seen = scripted({"big": [InvokeConnectionError("down")], "small": ["he", "llo"]})
+    assert texts([Failover(small)], call) == ["he", "llo"]
+    assert seen == ["big", "small"]
+
+
+def test_failover_never_happens_after_the_first_chunk():
+    call, seen = scripted({"big": ["he", InvokeConnectionError("down")], "small": ["x"]})
+    with pytest.raises(InvokeConnectionError):
+        texts([Failover(small)], call)
+    assert seen == ["big"]
+
+
+@pytest.mark.parametrize(("error", "moves"), [(InvokeBadRequestError("no"), False), (ContextTooLongError("long"), True)])
+def test_the_error_says_whether_another_model_may_help(error: InvokeError, moves: bool):
+    call, seen = scripted({"big": [error], "small": ["x"]})
+    if moves:
+        assert texts([Failover(small)], call) == ["x"]
+    else:
+        with pytest.raises(InvokeBadRequestError):
+            texts([Failover(small)], call)
+    assert seen == (["big", "small"] if moves else ["big"])
+
+
+# retry
+
+
+def test_retry_tries_the_same_again_where_the_error_allows_it():
+    clock = FakeClock()
+    call, seen = scripted({"big": [[InvokeServerUnavailableError("busy", retry_after=3)], ["ok"]]})
+    assert texts([Retry(clock)], call) == ["ok"]
+    assert (seen, clock.slept) == (["big", "big"], [3])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvokeBadRequestError("no"),
+        InvokeAuthorizationError("no"),
+        InvokeRateLimitError("slow"),
+        InvokeTimeoutError("late"),
+        InvokeServerUnavailableError("come back tomorrow", retry_after=86_400),
+    ],
+)
+def test_retry_leaves_other_errors_alone(error: InvokeError):
+    clock = FakeClock()
+    call, seen = scripted({"big": [error]})
+    with pytest.raises(type(error)):
+        texts([Retry(clock)], call)
+    assert (seen, clock.slept) == (["big"], [])
+
+
+def test_retry_gives_up_and_never_repeats_what_has_begun():
+    call, seen = scripted({"big": [InvokeServerUnavailableError("busy")]})
+    with pytest.raises(InvokeServerUnavailableError):
+        texts([Retry(FakeClock(), most=2)], call)
+    assert seen == ["big"] * 3
+    call, seen = scripted({"big": ["x", InvokeServerUnavailableError("busy")]})
+    with pytest.raises(InvokeServerUnavailableError):
+        texts([Retry(FakeClock())], call)
+    assert seen == ["big"]
+
+
+def test_retry_does_not_wait_past_the_deadline():
+    clock = FakeClock()
+    call, seen = scripted({"big": [InvokeServerUnavailableError("busy", retry_after=5)]})
+    with pytest.raises(InvokeServerUnavailableError):
+        texts([Retry(clock)], call, replace(ASK, deadline=clock.now + 4))
+    assert seen == ["big"]
+
+
+@given(st.integers(1, 50), st.floats(0, 1))
+def test_backoff_is_bounded(failures: int, share: float):
+    assert 0 <= backoff(failures, share) <= 8
+
+
+# load balancing
+
+
+def pool(clock: FakeClock, *names: str) -> LBModelManager:
+    return LBModelManager([Credential(name, name, {"api_key": name}) for name in names], Cooldowns(clock))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(0, 1000))
+def test_pick_finds_a_rested_one_if_there_is_one(rested: list[bool], turn: int):
+    credentials = [Credential(str(place), "") for place in range(len(rested))]
+    resting = {str(place) for place, is_rested in enumerate(rested) if not is_rested}
+    chosen = pick(credentials, resting, turn)
+    assert (chosen is None) == (not any(rested))
+    assert chosen is None or chosen.id not in resting
+
+
+@given(st.integers(1, 6), st.integers(1, 5))
+def test_turns_go_round_evenly(size: int, rounds: int):
+    manager = pool(FakeClock(), *map(str, range(size)))
+    served = [one.id for _ in range(size * rounds) if (one := manager.fetch_next())]
+    assert all(served.count(str(name)) == rounds for name in range(size))
+
+
+def test_a_limited_credential_rests_and_the_next_serves():
+    clock = FakeClock()
+    manager = pool(clock, "a", "b")
+    call, seen = scripted({"a": [[InvokeRateLimitError("slow", retry_after=30)], ["a"]], "b": ["b"]}, by="credential")
+    balance = LoadBalance(lambda invocation: manager, clock)
+    assert texts([balance], call) == ["b"]
+    assert texts([balance], call) == ["b"]
+    assert seen == ["a", "b", "b"]
+    clock.advance(31)
+    assert {texts([balance], call)[0] for _ in range(2)} == {"a", "b"}
+
+
+def test_every_refusal_is_tried_once_and_the_last_is_raised():
+    clock = FakeClock()
+    manager = pool(clock, "a", "b")
+    call, seen = scripted({"a": [InvokeAuthorizationError("a no")], "b": [InvokeRateLimitError("b slow")]}, by="credential")
+    balance = LoadBalance(lambda invocation: manager, clock)
+    with pytest.raises(InvokeRateLimitError, match="b slow"):
+        texts([balance], call)
+    assert seen == ["a", "b"]
+    with pytest.raises(NoCredentialAvailableError, match="all 2 credentials are resting; the first is back in 10 s") as caught:
+        texts([balance], call)
+    assert caught.value.retry_after == pytest.approx(10)
+
+
+def test_a_short_rest_is_waited_for_once():
+    clock = FakeClock()
+    manager = pool(clock, "a")
+    call, seen = scripted({"a": [[InvokeRateLimitError("slow", retry_after=1)], ["ok"]]}, by="credential")
+    assert texts([LoadBalance(lambda invocation: manager, clock)], call) == ["ok"]
+    assert (seen, clock.slept) == (["a", "a"], [1])
+    call, seen = scripted({"a": [InvokeRateLimitError("slow", retry_after=1)]}, by="credential")
+    with pytest.raises(InvokeRateLimitError):
+        texts([LoadBalance(lambda invocation: manager, clock)], call)
+    assert seen == ["a", "a"]
+
+
+def test_the_only_credential_does_not_rest_for_nothing():
+    clock = FakeClock()
+    manager = pool(clock, "a")
+    call, seen = scripted({"a": [[InvokeConnectionError("down")], ["up"]]}, by="credential")
+    balance = LoadBalance(lambda invocation: manager, clock)
+    with pytest.raises(InvokeConnectionError):
+        texts([balance], call)
+    assert texts([balance], call) == ["up"]
+
+
+def test_no_credential_at_all_says_how_to_add_one():
+    manager = pool(FakeClock())
+    call, _ = scripted({})
+    with pytest.raises(NoCredentialAvailableError, match="providers add p"):
+        texts([LoadBalance(lambda invocation: manager, FakeClock())], call)
+
+
+def test_the_credentials_values_reach_the_call_and_no_repr():
+    manager = pool(FakeClock(), "canary-value")
+    got: list[Invocation] = []
+
+    async def call(invocation: Invocation) -> Chunks:
+        got.append(invocation)
+        yield last_chunk()
+
+    texts([LoadBalance(lambda invocation: manager, FakeClock())], call)
+    assert got[0].credentials == {"api_key": "canary-value"}
+    assert "api_key" not in repr(manager.credentials[0])
+
+
+# deadline
+
+
+async def slow(invocation: Invocation) -> Chunks:
+    for _ in range(100):
+        yield last_chunk()
+        await asyncio.sleep(0.05)
+
+
+def test_a_deadline_ends_a_call_that_is_waiting():
+    clock = SystemClock()
+    with pytest.raises(InvokeTimeoutError, match="did not finish by the call's deadline"):
+        texts([Deadline(clock)], slow, replace(ASK, deadline=clock.monotonic() + 0.12))
+
+
+def test_a_deadline_does_not_interrupt_the_caller():
+    async def work() -> str:
+        clock = SystemClock()
+        ask = replace(ASK, deadline=clock.monotonic() + 0.05)
+        async with aclosing(compose([Deadline(clock)], slow)(ask)) as chunks:
+            await anext(chunks)
+            await asyncio.sleep(0.15)  # the caller's own time
+            with pytest.raises(InvokeTimeoutError):
+                await anext(chunks)
+        return "unharmed"
+
+    assert asyncio.run(work()) == "unharmed"
+
+
+def test_a_cancelled_caller_stays_cancelled():
+    async def work() -> None:
+        clock = SystemClock()
+        task = asyncio.create_task(_drain(compose([Deadline(clock)], slow)(replace(ASK, deadline=clock.monotonic() + 60))))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(work())
+
+
+async def _drain(chunks: Chunks) -> None:
+    async with aclosing(chunks):
+        async for _ in chunks:
+            pass
+
+
+# observe
+
+
+class Watcher(Callback):
+    wants_result = True
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def on_before_invoke(self, invocation: Invocation) -> None:
+        self.heard.append("before")
+
+    def on_new_chunk(self, invocation: Invocation, chunk: LLMResultChunk) -> None:
+        self.heard.append(chunk.text)
+
+    def on_after_invoke(self, invocation: Invocation, outcome: Outcome) -> None:
+        self.heard.append(("after", outcome.status, outcome.chunks, outcome.result.text, outcome.usage))
+
+    def on_invoke_error(self, invocation: Invocation, error: BaseException, outcome: Outcome) -> None:
+        self.heard.append((type(error).__name__, outcome.status, outcome.chunks))
+
+
+def test_a_callback_hears_everything_in_order():
+    watcher = Watcher()
+    call, _ = scripted({"big": ["he", "llo", last_chunk(3, 2)]})
+    texts([Observe(FakeClock(), (watcher,))], call)
+    assert watcher.heard[:-1] == ["before", "he", "llo", ""]
+    assert watcher.heard[-1][:4] == ("after", "ok", 3, "hello")
+    assert watcher.heard[-1][4].total_tokens == 5
+
+
+def test_a_callback_hears_of_errors_and_of_callers_who_leave():
+    watcher = Watcher()
+    call, _ = scripted({"big": ["x", InvokeServerUnavailableError("busy")]})
+    with pytest.raises(InvokeServerUnavailableError):
+        texts([Observe(FakeClock(), (watcher,))], call)
+    assert watcher.heard[-1] == ("InvokeServerUnavailableError", "upstream_unavailable", 1)
+
+    async def leave() -> None:
+        call, _ = scripted({"big": ["x", "y"]})
+        async with aclosing(Observe(FakeClock(), (watcher,))(ASK, call)) as chunks:
+            await anext(chunks)
+
+    asyncio.run(leave())
+    assert watcher.heard[-1] == ("GeneratorExit", "cancelled", 1)
+
+
+class Broken(Callback):
+    def on_before_invoke(self, invocation: Invocation) -> None:
+        raise RuntimeError("mine")
+
+
+def test_a_broken_callback_fails_the_call_only_if_it_asks_to():
+    call, _ = scripted({"big": ["x"]})
+    assert texts([Observe(FakeClock(), (Broken(),))], call) == ["x"]
+    strict = Broken()
+    strict.raise_error = True
+    with pytest.raises(RuntimeError, match="mine"):
+        texts([Observe(FakeClock(), (strict,))], call)
+
+
+# meter
+
+PRICE = PriceConfig(input=Decimal(2), output=Decimal(3), unit=Decimal("0.001"), currency="USD")
+
+
+def metered(call: Call, *outer: Policy, cut: bool = False) -> list[Any]:
+    """The ledger's rows after a call, oldest first."""
+
+    async def work() -> list[Any]:
+        database = Database(":memory:")
+        ledger = Ledger(database)
+        policies = [*outer, Meter(ledger, lambda invocation: PRICE, FakeClock())]
+        try:
+            async with aclosing(compose(policies, call)(replace(ASK, attempts=count(1)))) as chunks:
+                async for _ in chunks:
+                    if cut:
+                        break
+        except InvokeError:
+            pass
+        await ledger.flush()
+        rows = list(reversed(ledger.recent("t")))
+        assert ledger.recent("somebody else") == []
+        database.close()
+        return rows
+
+    return asyncio.run(work())
+
+
+def test_a_row_has_what_the_provider_counted_and_what_it_costs():
+    call, _ = scripted({"big": ["x", last_chunk(10, 20)]})
+    (row,) = metered(call)
+    assert (row.status, row.prompt_tokens, row.completion_tokens, row.estimated) == ("ok", 10, 20, False)
+    assert row.total_price == Decimal("0.08")
+
+
+def test_every_attempt_has_a_row_with_its_number():
+    call, _ = scripted({"big": [[InvokeServerUnavailableError("busy")], ["x", last_chunk()]]})
+    rows = metered(call, Retry(FakeClock()))
+    assert [(row.attempt, row.status) for row in rows] == [(1, "upstream_unavailable"), (2, "ok")]
+    assert len({row.invocation for row in rows}) == 1
+
+
+def test_a_caller_who_leaves_pays_for_what_came():
+    call, _ = scripted({"big": ["some words here", "more"]})
+    (row,) = metered(call, cut=True)
+    assert (row.status, row.estimated) == ("cancelled", True)
+    assert row.completion_tokens == 4
+    assert row.total_price > 0
+
+
+def test_usage_that_never_came_is_estimated_and_said_so():
+    call, _ = scripted({"big": ["twelve signs"]})
+    (row,) = metered(call)
+    assert (row.status, row.completion_tokens, row.estimated) == ("ok", 3, True)
+
+
+def test_what_failed_before_it_began_cost_nothing():
+    call, _ = scripted({"big": [InvokeAuthorizationError("no")]})
+    (row,) = metered(call)
+    assert (row.status, row.total_price, row.prompt_tokens) == ("upstream_authorization", 0, 0)
+
+
+# the whole pipeline
+
+
+def test_policies_compose_from_the_outside_in():
+    order: list[str] = []
+
+    def noting(name: str) -> Policy:
+        async def policy(invocation: Invocation, call_next: Call) -> Chunks:
+            order.append(name)
+            async with aclosing(call_next(invocation)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+        return policy
+
+    call, _ = scripted({"big": ["x"]})
+    texts([noting("outer"), noting("inner")], call)
+    assert order == ["outer", "inner"]
+
+
+def test_closing_the_outside_closes_the_inside():
+    closed: list[bool] = []
+
+    async def call(invocation: Invocation) -> Chunks:
+        try:
+            while True:
+                yield last_chunk()
+        finally:
+            closed.append(True)
+
+    async def work() -> None:
+        clock = FakeClock()
+        policies: list[Policy] = [
+            Observe(clock), Deadline(clock), Failover(small), LoadBalance(lambda invocation: None, clock), Retry(clock),
+        ]  # fmt: skip
+        async with aclosing(compose(policies, call)(ASK)) as chunks:
+            await anext(chunks)
+
+    asyncio.run(work())
+    assert closed == [True]

@@ -1,0 +1,79 @@
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from modelyard.base.errors import ConfigError
+from modelyard.models.llm import LLMUsage
+from modelyard.models.types import ModelType
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.ledger import Ledger
+from modelyard.storage.database import Database, migrations, statements
+
+
+def add(ledger: Ledger, tenant: str, model: str, price: str, status: str = "ok") -> None:
+    from decimal import Decimal
+
+    invocation = Invocation(tenant=tenant, provider="p", model=model, model_type=ModelType.LLM, request=None)
+    usage = LLMUsage.of(1, 2, total_price=Decimal(price))
+    ledger.add(invocation, attempt=1, created_at=1.0, status=status, usage=usage, latency=0.1, first_chunk=None)
+
+
+def test_rows_survive_closing_and_sum_exactly(tmp_path: Path):
+    database = Database(tmp_path / "a" / "x.db")
+    ledger = Ledger(database)
+    for _ in range(100):
+        add(ledger, "t", "m", "0.1")
+    add(ledger, "t", "n", "5", status="upstream_unavailable")
+    add(ledger, "other", "m", "7")
+    database.close()
+    again = Database(tmp_path / "a" / "x.db")
+    lines = Ledger(again).summary("t", by=["model"])
+    assert [(line.key, line.calls, line.failed, str(line.cost)) for line in lines] == [
+        (("m",), 100, 0, "10.0"),
+        (("n",), 1, 1, "5"),
+    ]
+    again.close()
+
+
+def test_flush_waits_for_the_disk(tmp_path: Path):
+    database = Database(tmp_path / "x.db")
+    ledger = Ledger(database)
+    add(ledger, "t", "m", "1")
+    asyncio.run(ledger.flush())
+    with sqlite3.connect(tmp_path / "x.db") as other:
+        assert other.execute("SELECT count(*) FROM usage").fetchone() == (1,)
+    other.close()
+    database.close()
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path):
+    Database(tmp_path / "x.db").close()
+    with sqlite3.connect(tmp_path / "x.db") as other:
+        other.execute("PRAGMA user_version=999")
+    other.close()
+    with pytest.raises(ConfigError, match="newer Modelyard"):
+        Database(tmp_path / "x.db")
+
+
+def test_what_is_no_database_is_named(tmp_path: Path):
+    (tmp_path / "x.db").write_text("this is a letter, and rather a long one, so that it is no empty file" * 20)
+    with pytest.raises(ConfigError, match=r"x\.db"):
+        Database(tmp_path / "x.db")
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        Database(Path("/proc/nowhere/x.db"))
+
+
+def test_a_write_that_fails_is_heard_of_at_the_next():
+    database = Database(":memory:")
+    database.write("INSERT INTO nonsense VALUES (1)", ())
+    database.flush().result(5)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        database.write("SELECT 1", ())
+    database.close()
+
+
+def test_statements_are_named_and_migrations_are_numbered():
+    assert set(statements("usage")) == {"add", "recent", "since"}
+    numbers = [number for number, _ in migrations()]
+    assert numbers == list(range(1, len(numbers) + 1))

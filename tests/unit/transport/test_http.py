@@ -1,0 +1,190 @@
+"""The HTTP client against a real server that misbehaves."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+
+import pytest
+from modelyard.base.errors import (
+    ConfigError,
+    InvokeConnectionError,
+    InvokeServerUnavailableError,
+    InvokeTimeoutError,
+)
+from modelyard.testing import Answer, Handler, Upstream, json_answer, stream_answer
+from modelyard.transport.egress import check_address, parse_url
+from modelyard.transport.http import HttpClient, Timeouts
+
+Start = Callable[[Handler], Upstream]
+QUICK = Timeouts(connect=0.5, first_byte=0.3, between_bytes=0.3)
+
+
+async def get(client: HttpClient, url: str, timeouts: Timeouts = QUICK) -> bytes:
+    response = await client.send("GET", url, headers={}, timeouts=timeouts)
+    return await response.read()
+
+
+async def with_client(work: Callable[[HttpClient], object]) -> object:
+    client = HttpClient()
+    try:
+        return await work(client)  # type: ignore[misc]
+    finally:
+        await client.aclose()
+
+
+def run(work: Callable[[HttpClient], object]) -> object:
+    return asyncio.run(with_client(work))  # type: ignore[arg-type]
+
+
+def test_a_connection_serves_many_requests(upstream: Start):
+    server = upstream(lambda request: json_answer({"path": request.path}))
+
+    async def work(client: HttpClient):
+        for _ in range(5):
+            await get(client, server.url + "/x")
+        return server.connections
+
+    assert run(work) == 1
+    assert len(server.requests) == 5
+
+
+def test_requests_at_once_use_several_connections(upstream: Start):
+    server = upstream(lambda request: Answer(body=b"x", delay=0.05))
+
+    async def work(client: HttpClient):
+        await asyncio.gather(*(get(client, server.url) for _ in range(5)))
+        return server.connections
+
+    assert run(work) == 5
+
+
+def test_a_body_arrives_whole_however_it_is_sent(upstream: Start):
+    pieces = [bytes([n]) * 70_000 for n in range(20)]
+    server = upstream(lambda request: stream_answer(pieces))
+    assert run(lambda client: get(client, server.url)) == b"".join(pieces)
+
+
+def test_a_slow_reader_holds_the_sender_back(upstream: Start):
+    pieces = [b"x" * 65_536] * 400
+    server = upstream(lambda request: stream_answer(pieces))
+
+    async def work(client: HttpClient):
+        response = await client.send("GET", server.url, headers={})
+        await asyncio.sleep(0.3)
+        held = response._connection._buffered  # the one place where back-pressure can be seen
+        total = 0
+        async with aclosing(response.pieces()) as got:
+            async for piece in got:
+                total += len(piece)
+        response.close()
+        return held, total
+
+    held, total = run(work)  # type: ignore[misc]
+    assert held < 2_000_000
+    assert total == 400 * 65_536
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "part"),
+    [
+        (Answer(fault="hang_up"), InvokeConnectionError, "closed the connection without an answer"),
+        (Answer(body=b"half", fault="cut"), InvokeConnectionError, "before its answer was complete"),
+        (stream_answer([b"a"], fault="cut"), InvokeConnectionError, "before its answer was complete"),
+        (stream_answer([b"a"], fault="stall"), InvokeTimeoutError, "sent nothing more within 0.3 s"),
+        (Answer(delay=2), InvokeTimeoutError, "sent no answer within 0.3 s"),
+        (Answer(body=b"SSH-2.0-OpenSSH_9\r\n", fault="raw"), InvokeServerUnavailableError, "does not speak HTTP"),
+        (Answer(headers={"x": "y" * 100_000}), InvokeServerUnavailableError, "bytes of headers"),
+        (Answer(headers={"content-encoding": "gzip"}, body=b"x"), InvokeServerUnavailableError, "compressed"),
+    ],
+)
+def test_each_fault_is_an_error_that_says_what_happened(upstream: Start, answer: Answer, kind: type, part: str):
+    server = upstream(lambda request: answer)
+    with pytest.raises(kind, match=part):
+        run(lambda client: get(client, server.url))
+
+
+def test_an_answer_that_is_too_large_is_cut_off(upstream: Start):
+    server = upstream(lambda request: stream_answer([b"x" * 10_000] * 100))
+
+    async def work(client: HttpClient):
+        response = await client.send("GET", server.url, headers={})
+        return await response.read(most=50_000)
+
+    with pytest.raises(InvokeServerUnavailableError, match="more than 50,000 bytes"):
+        run(work)
+
+
+def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(upstream: Start):
+    server = upstream(lambda request: Answer(body=b"x"))
+
+    async def work(client: HttpClient):
+        await get(client, server.url)
+        for writer in list(server._writers):
+            server._loop.call_soon_threadsafe(writer.close)
+        await asyncio.sleep(0.05)
+        return await get(client, server.url)
+
+    assert run(work) == b"x"
+
+
+def test_nobody_there_is_a_connection_error():
+    with pytest.raises(InvokeConnectionError, match="cannot be reached"):
+        run(lambda client: get(client, "http://127.0.0.1:1/"))
+    with pytest.raises(InvokeConnectionError, match=r"name\.invalid cannot be reached"):
+        run(lambda client: get(client, "http://name.invalid/"))
+
+
+def test_cancelling_reaches_the_socket(upstream: Start):
+    server = upstream(lambda request: stream_answer([b"x"] * 1000, gap=0.02))
+
+    async def work(client: HttpClient):
+        response = await client.send("GET", server.url, headers={})
+        async with aclosing(response.pieces()) as pieces:
+            await anext(pieces)
+        response.close()
+        return await asyncio.to_thread(server.cut_by_client.wait, 5)
+
+    assert run(work) is True
+
+
+def test_a_slot_comes_free_however_a_request_ends(upstream: Start):
+    server = upstream(lambda request: Answer(fault="hang_up") if b"bad" in request.path.encode() else Answer(body=b"x"))
+
+    async def work():
+        client = HttpClient(max_connections=1)
+        for _ in range(3):
+            with pytest.raises(InvokeConnectionError):
+                await get(client, server.url + "/bad")
+            assert await get(client, server.url + "/good") == b"x"
+        held = await client.send("GET", server.url, headers={})
+        with pytest.raises(InvokeServerUnavailableError, match="all upstream connections are in use"):
+            await get(client, server.url, Timeouts(connect=0.05))
+        held.close()
+        await client.aclose()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x/", "http://", "no address", "http://u:p@x/", "http://x:99999/", "http://x/a b", "http://x/ü"]
+)
+def test_what_is_no_address_is_refused(url: str):
+    with pytest.raises(ConfigError):
+        parse_url(url)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1%eth0", "fd00:ec2::254"])
+def test_metadata_addresses_are_never_called(address: str):
+    with pytest.raises(ConfigError, match="metadata"):
+        check_address("x", address)
+
+
+def test_a_line_break_cannot_be_smuggled_into_a_header(upstream: Start):
+    server = upstream(lambda request: Answer(body=b"x"))
+
+    async def work(client: HttpClient):
+        await client.send("GET", server.url, headers={"authorization": "Bearer a\r\nx: y"})
+
+    with pytest.raises(ConfigError, match="line break"):
+        run(work)
+    assert server.requests == []

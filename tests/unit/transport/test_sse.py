@@ -1,0 +1,38 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.transport.sse import EventStream
+
+line = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
+datas = st.lists(st.lists(line, min_size=1, max_size=3), max_size=6)
+
+
+def written(events: list[list[str]], end: str) -> bytes:
+    return "".join(
+        f": comment{end}event: x{end}" + "".join(f"data: {text}{end}" for text in event) + end for event in events
+    ).encode()
+
+
+@given(datas, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(0, 400)))
+def test_events_are_the_same_however_the_bytes_are_cut(events: list[list[str]], end: str, cuts: list[int]):
+    body = written(events, end)
+    places = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})
+    stream = EventStream()
+    got = [data for a, b in zip(places, places[1:], strict=False) for data in stream.feed(body[a:b])]
+    got += stream.finish()
+    assert got == ["\n".join(event).encode() for event in events]
+
+
+def test_a_last_event_without_its_blank_line_counts():
+    stream = EventStream()
+    assert stream.feed(b"data: a") == []
+    assert stream.finish() == [b"a"]
+    assert stream.finish() == []
+
+
+def test_an_endless_event_is_refused():
+    stream = EventStream(max_event_bytes=1000)
+    with pytest.raises(InvokeServerUnavailableError, match="larger than 1,000 bytes"):
+        for _ in range(100):
+            stream.feed(b"x" * 100)

@@ -1,0 +1,125 @@
+import base64
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.rerank import RerankRequest
+from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult, Speech2TextUsage, TranscriptSegment
+from modelyard.wire import openai_audio, openai_embeddings, openai_moderations, openai_rerank
+
+number = st.floats(-1, 1, width=32)
+
+
+@given(st.lists(st.lists(number, min_size=2, max_size=2), min_size=1), st.sampled_from(["float", "base64"]))
+def test_embeddings_survive_both_encodings(vectors: list[list[float]], encoding: str):
+    result = TextEmbeddingResult(model="m", embeddings=vectors)
+    again = openai_embeddings.parse_result(openai_embeddings.dump_result(result, encoding_format=encoding))
+    assert again.embeddings == vectors
+
+
+def test_embeddings_come_in_the_order_of_their_index():
+    data = [{"index": 1, "embedding": [2.0]}, {"index": 0, "embedding": base64.b64encode(array("f", [1.0]).tobytes()).decode()}]
+    assert openai_embeddings.parse_result({"data": data}).embeddings == [[1.0], [2.0]]
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5), st.none() | st.integers(1, 99))
+def test_an_embedding_request_survives(texts: list[str], dimensions: int | None):
+    request = TextEmbeddingRequest(texts=texts, dimensions=dimensions)
+    assert openai_embeddings.parse_request(openai_embeddings.dump_request(request, "m", {})) == request
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({}, "'input' is required"),
+        ({"input": ""}, "is empty"),
+        ({"input": []}, "not empty"),
+        ({"input": [[1, 2]]}, "token ids"),
+        ({"input": ["a", 5]}, "a string"),
+        ({"input": "x", "dimensions": 0}, "between 1"),
+        ({"input": "x", "encoding_format": "hex"}, "float or base64"),
+        ({"input": ["x"] * 3000}, "at most 2048"),
+    ],
+)
+def test_wrong_embedding_requests_are_named(body: dict[str, object], part: str):
+    with pytest.raises(InvokeBadRequestError, match=part):
+        openai_embeddings.parse_request(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({"documents": ["a"]}, "'query' is required"),
+        ({"query": " ", "documents": ["a"]}, "'query' is empty"),
+        ({"query": "q", "documents": []}, "'documents' is empty"),
+        ({"query": "q", "documents": [5]}, r"documents\[0\]"),
+        ({"query": "q", "documents": ["a"], "top_n": 0}, "top_n"),
+    ],
+)
+def test_wrong_rerank_requests_are_named(body: dict[str, object], part: str):
+    with pytest.raises(InvokeBadRequestError, match=part):
+        openai_rerank.parse_request(body)
+
+
+def test_rerank_results_come_best_first_and_within_bounds():
+    request = RerankRequest(query="q", docs=["a", "b", "c"], top_n=2, score_threshold=0.1)
+    body = {"results": [{"index": 2, "relevance_score": 0.2}, {"index": 0, "score": 0.9}, {"index": 1, "score": 0.0}]}
+    result = openai_rerank.parse_result(body, request)
+    assert [(doc.index, doc.text, doc.score) for doc in result.docs] == [(0, "a", 0.9), (2, "c", 0.2)]
+    with pytest.raises(InvokeServerUnavailableError):
+        openai_rerank.parse_result({"results": [{"index": 9, "score": 1}]}, request)
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({"input": ""}, "is empty"),
+        ({"input": "x", "response_format": "ogg"}, "one of wav, mp3"),
+        ({"input": "x", "speed": 9}, "between 0.25 and 4"),
+        ({"input": "x", "voice": 5}, "a voice's name"),
+        ({"input": "x" * 200_000}, "at most 100,000"),
+    ],
+)
+def test_wrong_speech_requests_are_named(body: dict[str, object], part: str):
+    with pytest.raises(InvokeBadRequestError, match=part):
+        openai_audio.parse_speech_request(body)
+
+
+def test_transcripts_in_every_format():
+    result = Speech2TextResult(
+        text="Hello there.",
+        language="en",
+        segments=[TranscriptSegment(start=0.0, end=3661.5, text="Hello there.")],
+        usage=Speech2TextUsage(seconds=3661.5),
+    )
+    dump = openai_audio.dump_transcription_result
+    assert dump(result, "text") == "Hello there.\n"
+    assert dump(result, "srt") == "1\n00:00:00,000 --> 01:01:01,500\nHello there.\n\n"
+    assert dump(result, "vtt") == "WEBVTT\n\n00:00:00.000 --> 01:01:01.500\nHello there.\n\n"
+    verbose = dump(result, "verbose_json")
+    assert isinstance(verbose, dict)
+    assert openai_audio.parse_transcription_result(verbose).segments == result.segments
+    assert dump(result, "json")["text"] == "Hello there."  # type: ignore[index]
+
+
+def test_a_transcription_form_survives():
+    request = Speech2TextRequest(audio=b"x", filename="a.wav", language="en", prompt="p", temperature=0.5)
+    fields = openai_audio.dump_transcription_request(request, "m", {})
+    assert openai_audio.parse_transcription_request(fields, b"x", "a.wav") == request
+    for wrong in ({"temperature": "hot"}, {"temperature": "2"}, {"response_format": "doc"}):
+        with pytest.raises(InvokeBadRequestError):
+            openai_audio.parse_transcription_request(wrong, b"x", "a.wav")
+
+
+def test_moderation_answers_carry_every_category():
+    request = openai_moderations.parse_request({"input": ["a", {"type": "text", "text": "b"}]})
+    assert request.texts == ["a", "b"]
+    body = {"results": [{"flagged": True, "categories": {"hate": True}, "category_scores": {"hate": 0.9}}]}
+    again = openai_moderations.dump_result(openai_moderations.parse_result(body))["results"][0]
+    assert set(again["categories"]) == set(openai_moderations.CATEGORIES)
+    assert again["categories"]["hate"] is True
+    with pytest.raises(InvokeBadRequestError, match="pictures"):
+        openai_moderations.parse_request({"input": [{"type": "image_url"}]})
