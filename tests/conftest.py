@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
 from modelyard.testing import Handler, Upstream, echo_models, echo_provider
@@ -52,8 +53,6 @@ def echo_yard(settings: Settings) -> Callable[..., Modelyard]:
     """A Modelyard with the echo provider; to be closed by the test."""
 
     def make(**options: object) -> Modelyard:
-        return Modelyard(
-            settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={}, **options
-        )
+        return Modelyard(settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={}, **options)
 
     return make

@@ -353,6 +353,8 @@ class Upstream:
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
             self.cut_by_client.set()
+        except asyncio.CancelledError:  # the upstream is stopping; asyncio's own callback would call that an error
+            pass
         finally:
             self._writers.discard(writer)
             writer.close()

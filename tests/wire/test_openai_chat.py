@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelyard.base.errors import InvokeBadRequestError, InvokeRateLimitError, InvokeServerUnavailableError
 from modelyard.models.llm import LLMResultChunk, LLMResultChunkDelta, LLMUsage, fold
 from modelyard.models.messages import AssistantPromptMessage, ToolCall, ToolCallFunction
@@ -21,7 +22,10 @@ messages = st.builds(
     reasoning_content=st.none() | st.text(min_size=1, max_size=9),
 )
 deltas = st.builds(
-    LLMResultChunkDelta, index=st.integers(0, 2), message=messages, finish_reason=st.sampled_from([None, None, "stop", "length"])
+    LLMResultChunkDelta,
+    index=st.integers(0, 2),
+    message=messages,
+    finish_reason=st.sampled_from([None, None, "stop", "length"]),
 )
 chunks = st.builds(lambda delta: LLMResultChunk(id="c", model="m", created=5, delta=delta), deltas)
 
@@ -29,7 +33,10 @@ chunks = st.builds(lambda delta: LLMResultChunk(id="c", model="m", created=5, de
 @given(st.lists(chunks, min_size=1, max_size=8), st.integers(0, 99), st.integers(0, 99))
 def test_a_stream_written_and_read_folds_to_the_same_answer(stream: list[LLMResultChunk], prompt: int, completion: int):
     usage = LLMResultChunk(
-        id="c", model="m", created=5, delta=LLMResultChunkDelta(finish_reason="stop", usage=LLMUsage.of(prompt, completion))
+        id="c",
+        model="m",
+        created=5,
+        delta=LLMResultChunkDelta(finish_reason="stop", usage=LLMUsage.of(prompt, completion)),
     )
     whole = fold([*stream, usage])
     again = fold(openai_chat.parse_stream(openai_chat.dump_stream([*stream, usage])))
@@ -50,7 +57,10 @@ def test_a_stream_written_and_read_folds_to_the_same_answer(stream: list[LLMResu
         ({"messages": [{"role": "robot", "content": ""}]}, "'messages[0].role' must be system"),
         ({"messages": [{"role": "user"}]}, "'messages[0].content' is required"),
         ({"messages": [{"role": "user", "content": [{"type": 5}]}]}, "messages[0].content[0].type"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]}]}, "base64"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]}]},
+            "base64",
+        ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"temperature": "hot"}, "'temperature' must be a number, not 'hot'"),
         ({"temperature": 9}, "between 0 and 2"),
@@ -99,6 +109,8 @@ def test_an_error_inside_a_stream_is_raised_by_its_type():
         list(openai_chat.StreamParser().feed({"error": {"type": "rate_limit_error", "message": "slow"}}))
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": 1e308}, {"prompt_tokens": "9"}, 5])
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": 1e308}, {"prompt_tokens": "9"}, 5]
+)
 def test_usage_that_cannot_be_believed_is_none(usage: object):
     assert openai_chat.parse_usage(usage) is None

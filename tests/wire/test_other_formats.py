@@ -4,6 +4,7 @@ from array import array
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.rerank import RerankRequest
@@ -21,7 +22,10 @@ def test_embeddings_survive_both_encodings(vectors: list[list[float]], encoding:
 
 
 def test_embeddings_come_in_the_order_of_their_index():
-    data = [{"index": 1, "embedding": [2.0]}, {"index": 0, "embedding": base64.b64encode(array("f", [1.0]).tobytes()).decode()}]
+    data = [
+        {"index": 1, "embedding": [2.0]},
+        {"index": 0, "embedding": base64.b64encode(array("f", [1.0]).tobytes()).decode()},
+    ]
     assert openai_embeddings.parse_result({"data": data}).embeddings == [[1.0], [2.0]]
 
 

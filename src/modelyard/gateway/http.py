@@ -97,7 +97,7 @@ class Request:
         """The body as an object. Raises InvokeBadRequestError where it is none."""
         try:
             document = _decode(await self.body())
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvokeBadRequestError(f"the request is not JSON: {error}") from error
         except RecursionError as error:
             raise InvokeBadRequestError("the request's JSON is nested too deeply") from error

@@ -16,6 +16,7 @@ from modelyard.base.errors import (
     InvokeRateLimitError,
     InvokeServerUnavailableError,
 )
+from modelyard.base.log import redaction
 
 _BY_STATUS: dict[int, type[InvokeError]] = {
     401: InvokeAuthorizationError,
@@ -39,13 +40,14 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, *, provider: 
         kind = InvokeBadRequestError if 400 <= status < 500 else InvokeServerUnavailableError
     if 300 <= status < 400:
         message = f"the server redirects (HTTP status {status}), which is not followed; check the base URL"
-    return kind(message, provider=provider, retry_after=retry_after(headers))
+    # Some providers repeat the key that they refuse.
+    return kind(redaction.strike(message), provider=provider, retry_after=retry_after(headers))
 
 
 def _error_object(body: bytes) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     if not isinstance(document, dict):
         return {}

@@ -104,7 +104,7 @@ class Endpoint:
             body = _decode(await response.read(most=_MAX_ANSWER))
         except InvokeError as error:
             raise self.named(error) from error
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self.broken(f"the answer is not JSON: {error}") from error
         if not isinstance(body, dict):
             raise self.broken("the answer is JSON, but no object")
@@ -170,7 +170,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     def _event(self, data: bytes) -> JSON:
         try:
             event = _decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self.endpoint.broken(f"an event of the stream is not JSON: {error}") from error
         if not isinstance(event, dict):
             raise self.endpoint.broken("an event of the stream is JSON, but no object")

@@ -118,7 +118,8 @@ class ModelManager:
             for owner, entity in models
             if entity.model_type is model_type and provider in (None, owner)
         ]
-        close = near(name, offered) or near(name, [one.partition("/")[2] for one in offered]) or offered[:5]
+        by_bare_name = {one.partition("/")[2]: one for one in reversed(offered)}
+        close = near(name, offered) or [by_bare_name[one] for one in near(name, by_bare_name)] or offered[:5]
         where = f" by {provider!r}" if provider else ""
         hint = f"did you mean {' or '.join(repr(one) for one in close)}?" if close else "nothing of that type is set up"
         return NotFoundError(

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import load_settings
 
@@ -37,7 +38,9 @@ def test_every_mistake_is_reported_at_once_with_its_line(tmp_path: Path):
 
 def test_variables_win_over_the_file_and_reach_into_parts(tmp_path: Path):
     environ = write(tmp_path, "port: 1\nlocal: {threads: 1, queue: 7}\n")
-    settings = load_settings(environ | {"MODELYARD_PORT": "2", "MODELYARD_LOCAL__THREADS": "3", "MODELYARD_API_KEYS": "a,b"})
+    settings = load_settings(
+        environ | {"MODELYARD_PORT": "2", "MODELYARD_LOCAL__THREADS": "3", "MODELYARD_API_KEYS": "a,b"}
+    )
     assert (settings.port, settings.local.threads, settings.local.queue) == (2, 3, 7)
     assert settings.api_keys == ["a", "b"]
 
@@ -55,7 +58,10 @@ def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, pa
 
 
 def test_references_are_filled_in_with_fallbacks(tmp_path: Path):
-    environ = write(tmp_path, "providers: [{name: openai, credentials: [{values: {api_key: '${KEY}'}}], base_url: '${URL:-http://x}'}]")
+    environ = write(
+        tmp_path,
+        "providers: [{name: openai, credentials: [{values: {api_key: '${KEY}'}}], base_url: '${URL:-http://x}'}]",
+    )
     settings = load_settings(environ | {"KEY": "secret"})
     assert settings.providers[0].credentials[0].values == {"api_key": "secret"}
     assert settings.providers[0].base_url == "http://x"

@@ -3,6 +3,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelyard.models.llm import LLMResultChunk, LLMResultChunkDelta, LLMUsage, fold
 from modelyard.models.messages import AssistantPromptMessage, ToolCall, ToolCallFunction
 from modelyard.testing import chunk, last_chunk
@@ -39,7 +40,9 @@ def test_different_currencies_do_not_add_up():
 
 
 def piece(index: int | None, arguments: str, **more: str) -> LLMResultChunk:
-    call = ToolCall(index=index, id=more.get("id", ""), function=ToolCallFunction(name=more.get("name", ""), arguments=arguments))
+    call = ToolCall(
+        index=index, id=more.get("id", ""), function=ToolCallFunction(name=more.get("name", ""), arguments=arguments)
+    )
     return LLMResultChunk(delta=LLMResultChunkDelta(message=AssistantPromptMessage(tool_calls=[call])))
 
 
@@ -70,7 +73,9 @@ def test_several_answers_are_kept_apart():
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=3))
 def test_a_whole_answer_streams_and_folds_back(texts: list[str]):
     chunks = [
-        LLMResultChunk(delta=LLMResultChunkDelta(index=i, message=AssistantPromptMessage(content=text), finish_reason="stop"))
+        LLMResultChunk(
+            delta=LLMResultChunkDelta(index=i, message=AssistantPromptMessage(content=text), finish_reason="stop")
+        )
         for i, text in enumerate(texts)
     ]
     whole = fold(chunks)

@@ -3,6 +3,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelyard.base.errors import CredentialsValidateFailedError, InvokeBadRequestError
 from modelyard.models.credentials import ProviderCredentialSchemaValidator, secrets_of
 from modelyard.models.embedding import EmbeddingUsage
@@ -57,7 +58,9 @@ def test_a_template_fills_a_rule_and_explicit_keys_win():
 )
 def test_a_parameter_out_of_bounds_is_named(value: object, part: str):
     with pytest.raises(InvokeBadRequestError, match=f"'temperature' must be {part}"):
-        validated(rules({"name": "temperature", "use_template": "temperature", "max": 2}), {"temperature": value}, model="m")
+        validated(
+            rules({"name": "temperature", "use_template": "temperature", "max": 2}), {"temperature": value}, model="m"
+        )
 
 
 def test_unknown_parameters_go_and_required_ones_come():
@@ -89,13 +92,19 @@ def test_a_form_names_everything_that_is_wrong_with_it():
         form("short", max_length=3),
     ]
     with pytest.raises(CredentialsValidateFailedError) as caught:
-        ProviderCredentialSchemaValidator(forms, provider="p").validate_and_filter({"mode": "x", "stream": "so", "short": "long"})
+        ProviderCredentialSchemaValidator(forms, provider="p").validate_and_filter(
+            {"mode": "x", "stream": "so", "short": "long"}
+        )
     for part in ("'api_key' (api_key) is required", "one of chat, completion", "true or false", "longer than 3"):
         assert part in str(caught.value)
 
 
 def test_a_form_keeps_its_fields_fills_defaults_and_drops_the_rest():
-    forms = [form("key", FormType.SECRET_INPUT), form("size", default="4096"), form("on", FormType.SWITCH, required=False)]
+    forms = [
+        form("key", FormType.SECRET_INPUT),
+        form("size", default="4096"),
+        form("on", FormType.SWITCH, required=False),
+    ]
     values = ProviderCredentialSchemaValidator(forms).validate_and_filter({"key": "k", "on": "True", "other": 1})
     assert values == {"key": "k", "size": "4096", "on": True}
     assert secrets_of(forms, values) == ["k"]
@@ -111,4 +120,8 @@ def test_fields_that_are_not_shown_are_not_asked_for():
 
 @given(st.text(), st.text())
 def test_token_estimates_grow_with_the_text(one: str, other: str):
-    assert max(estimate_tokens(one), estimate_tokens(other)) <= estimate_tokens(one + other) <= estimate_tokens(one) + estimate_tokens(other) + 1
+    assert (
+        max(estimate_tokens(one), estimate_tokens(other))
+        <= estimate_tokens(one + other)
+        <= estimate_tokens(one) + estimate_tokens(other) + 1
+    )

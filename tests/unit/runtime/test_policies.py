@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelyard.base.clock import SystemClock
 from modelyard.base.errors import (
     ContextTooLongError,
@@ -78,7 +79,9 @@ def test_failover_never_happens_after_the_first_chunk():
     assert seen == ["big"]
 
 
-@pytest.mark.parametrize(("error", "moves"), [(InvokeBadRequestError("no"), False), (ContextTooLongError("long"), True)])
+@pytest.mark.parametrize(
+    ("error", "moves"), [(InvokeBadRequestError("no"), False), (ContextTooLongError("long"), True)]
+)
 def test_the_error_says_whether_another_model_may_help(error: InvokeError, moves: bool):
     call, seen = scripted({"big": [error], "small": ["x"]})
     if moves:
@@ -179,12 +182,16 @@ def test_a_limited_credential_rests_and_the_next_serves():
 def test_every_refusal_is_tried_once_and_the_last_is_raised():
     clock = FakeClock()
     manager = pool(clock, "a", "b")
-    call, seen = scripted({"a": [InvokeAuthorizationError("a no")], "b": [InvokeRateLimitError("b slow")]}, by="credential")
+    call, seen = scripted(
+        {"a": [InvokeAuthorizationError("a no")], "b": [InvokeRateLimitError("b slow")]}, by="credential"
+    )
     balance = LoadBalance(lambda invocation: manager, clock)
     with pytest.raises(InvokeRateLimitError, match="b slow"):
         texts([balance], call)
     assert seen == ["a", "b"]
-    with pytest.raises(NoCredentialAvailableError, match="all 2 credentials are resting; the first is back in 10 s") as caught:
+    with pytest.raises(
+        NoCredentialAvailableError, match="all 2 credentials are resting; the first is back in 10 s"
+    ) as caught:
         texts([balance], call)
     assert caught.value.retry_after == pytest.approx(10)
 
@@ -263,7 +270,9 @@ def test_a_deadline_does_not_interrupt_the_caller():
 def test_a_cancelled_caller_stays_cancelled():
     async def work() -> None:
         clock = SystemClock()
-        task = asyncio.create_task(_drain(compose([Deadline(clock)], slow)(replace(ASK, deadline=clock.monotonic() + 60))))
+        task = asyncio.create_task(
+            _drain(compose([Deadline(clock)], slow)(replace(ASK, deadline=clock.monotonic() + 60)))
+        )
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -3,6 +3,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+
 from modelyard.base.errors import ConfigError
 from modelyard.models.llm import LLMUsage
 from modelyard.models.types import ModelType

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 import pytest
+
 from modelyard.base.errors import (
     ConfigError,
     InvokeConnectionError,

@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.transport.sse import EventStream
 

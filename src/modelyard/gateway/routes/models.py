@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from modelyard.base.errors import NotFoundError, suggestion
+from modelyard.base.errors import NotFoundError, near
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.types import JSON
 from modelyard.runtime.model_manager import ALIASES, ModelManager
@@ -27,7 +27,9 @@ class OneRoute:
         for model in every:
             if name in (model["id"], model["id"].partition("/")[2]):
                 return json_reply(model)
-        hint = suggestion(name, [model["id"] for model in every], label="there are")
+        by_bare_name = {model["id"].partition("/")[2] or model["id"]: model["id"] for model in every}
+        close = near(name, by_bare_name.values()) or [by_bare_name[one] for one in near(name, by_bare_name)]
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "GET /v1/models lists what there is"
         raise NotFoundError(f"model {name!r} does not exist; {hint}", code="model_not_found")
 
 

@@ -1,0 +1,1 @@
+"""What Modelyard costs: run `make bench`. Every figure is measured beside something to compare it with, in one run."""

@@ -1,0 +1,82 @@
+"""A gateway with the echo provider and a played upstream, on a real server in a thread."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import uvicorn
+
+from modelyard.app import Modelyard
+from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
+from modelyard.gateway.auth import Gatekeeper
+from modelyard.gateway.server import Gateway
+from modelyard.testing import Upstream, echo_models, echo_provider
+
+
+class Running:
+    """A gateway that answers at `url` until it is closed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url = f"{self.origin}/v1"
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.yard = Modelyard(self._settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={})
+        keys = self._settings.api_keys
+        most = self._settings.max_body_mb << 20
+        gateway: Any = Gateway(
+            self.yard.models, self.yard.clock, Gatekeeper(keys), max_body=most, on_close=self.yard.aclose
+        )
+        config = uvicorn.Config(
+            gateway, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
+        )
+        self._server = uvicorn.Server(config)
+        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]
+        serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+        self._ready.set()
+        await serving
+
+    def flush(self) -> list[Any]:
+        """The ledger's rows, newest first."""
+        asyncio.run_coroutine_threadsafe(self.yard.ledger.flush(), self.loop).result(5)
+        return self.yard.ledger.recent("default")
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(15)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def start_gateway(settings: Settings) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def start(upstream: Upstream | None = None, **changes: Any) -> Running:
+        providers = changes.pop("providers", [])
+        if upstream is not None:
+            one = CredentialSettings(values={"api_key": "sk-upstream-canary"})
+            providers = [ProviderSettings(name="openai", base_url=upstream.url, credentials=[one]), *providers]
+        changes = {"retries": 0, "defaults": {"llm": "echo/echo"}, **changes}
+        running = Running(msgspec.structs.replace(settings, providers=providers, **changes))
+        started.append(running)
+        return running
+
+    yield start
+    for one in started:
+        one.close()
