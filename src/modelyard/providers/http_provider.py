@@ -1,7 +1,7 @@
 """A provider from its YAML alone: wire format, base URL, authorisation, over the one HTTP client."""
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -138,9 +138,13 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         response = await endpoint.post(credentials, "/chat/completions", body)
         try:
             if request.stream and "json" not in response.headers.get("content-type", ""):
-                async with aclosing(self._stream(response)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
+                reader = _StreamReader(endpoint)
+                async with aclosing(response.pieces()) as pieces:
+                    async for piece in pieces:
+                        for chunk in reader.feed(piece):
+                            yield chunk
+                for chunk in reader.finish():
+                    yield chunk
             else:  # a server that cannot stream answers at once
                 for chunk in openai_chat.parse_result(await endpoint.json(response)).as_chunks():
                     yield chunk
@@ -149,31 +153,38 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         finally:
             response.close()
 
-    async def _stream(self, response: Response) -> AsyncGenerator[LLMResultChunk, None]:
-        events, parser, done = EventStream(), openai_chat.StreamParser(), False
-        async with aclosing(response.pieces()) as pieces:
-            async for piece in pieces:
-                for data in events.feed(piece):
-                    if data == DONE:
-                        done = True
-                    elif not done:
-                        for chunk in parser.feed(self._event(data)):
-                            yield chunk
-        for data in events.finish():
+
+class _StreamReader:
+    """A stream's bytes into chunks."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._events = EventStream()
+        self._parser = openai_chat.StreamParser()
+        self._is_done = False
+
+    def feed(self, piece: bytes) -> Iterator[LLMResultChunk]:
+        return self._read(self._events.feed(piece))
+
+    def finish(self) -> Iterator[LLMResultChunk]:
+        """What is left. Raises InvokeServerUnavailableError where the stream broke off."""
+        yield from self._read(self._events.finish())
+        self._parser.finish(done=self._is_done)
+
+    def _read(self, events: list[bytes]) -> Iterator[LLMResultChunk]:
+        for data in events:
             if data == DONE:
-                done = True
-            elif not done:
-                for chunk in parser.feed(self._event(data)):
-                    yield chunk
-        parser.finish(done=done)
+                self._is_done = True
+            elif not self._is_done:
+                yield from self._parser.feed(self._event(data))
 
     def _event(self, data: bytes) -> JSON:
         try:
             event = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self.endpoint.broken(f"an event of the stream is not JSON: {error}") from error
+            raise self._endpoint.broken(f"an event of the stream is not JSON: {error}") from error
         if not isinstance(event, dict):
-            raise self.endpoint.broken("an event of the stream is JSON, but no object")
+            raise self._endpoint.broken("an event of the stream is JSON, but no object")
         return event
 
 

@@ -1,9 +1,10 @@
 """One model call and everything that is known about it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
+
+import msgspec
 
 from modelyard.base.ids import new_id
 from modelyard.models.types import Credentials, ModelType
@@ -11,22 +12,21 @@ from modelyard.models.types import Credentials, ModelType
 DEFAULT_TENANT = "default"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invocation:
-    """Read by every policy; `dataclasses.replace` makes the next attempt."""
+class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Read by every policy; `msgspec.structs.replace` makes the next attempt."""
 
     tenant: str
     provider: str
     model: str
     model_type: ModelType
     request: Any
-    credentials: Credentials = field(default_factory=dict[str, Any])
+    credentials: Credentials = {}
     credential: str = ""
     """The credential's name, for the ledger and the log."""
     user: str | None = None
     deadline: float | None = None
     """On the clock's monotonic time; the call ends then, whatever it is doing."""
-    id: str = field(default_factory=lambda: new_id("call"))
-    attempts: Iterator[int] = field(default_factory=lambda: count(1))
+    id: str = msgspec.field(default_factory=lambda: new_id("call"))
+    attempts: Iterator[int] = msgspec.field(default_factory=lambda: count(1))
     """Numbers the attempts of one call, across failover, load balancing and retry."""
-    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    metadata: Mapping[str, Any] = {}

@@ -9,14 +9,13 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.ids import new_id
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
 from modelyard.storage.database import Database, statements
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
+    id: int
     invocation: str
     attempt: int
     tenant: str
@@ -71,7 +70,6 @@ class Ledger:
     ) -> None:
         counted: Any = usage
         row = (
-            new_id("use"),
             invocation.id,
             attempt,
             invocation.tenant,

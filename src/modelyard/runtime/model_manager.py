@@ -35,6 +35,7 @@ class ModelManager:
         self._defaults = dict(defaults or {})
         self._total_timeout = total_timeout
         self._call: Call = compose(policies, self._invoke)
+        self._found: dict[tuple[str, str, ModelType], ModelInstance] = {}
         self._instances: dict[tuple[str, str, ModelType, str], ModelInstance] = {}
 
     @property
@@ -96,6 +97,14 @@ class ModelManager:
                     code="model_type_mismatch",
                 )
             return self.get_default_model_instance(tenant, model_type)
+        if (found := self._found.get((tenant, name, model_type))) is not None:
+            return found
+        instance = self._look_up(tenant, name, model_type)
+        if instance.schema is not None:
+            self._found[tenant, name, model_type] = instance
+        return instance
+
+    def _look_up(self, tenant: str, name: str, model_type: ModelType) -> ModelInstance:
         provider, slash, model = name.partition("/")
         known = {entity.provider for entity in self._providers.factory.get_providers()}
         if slash and provider in known:

@@ -3,14 +3,16 @@
 Why the standard library's driver and no toolkit: docs/design/0002-storage.md.
 """
 
-import queue
 import re
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from importlib import resources
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,9 @@ class Database:
     def __init__(self, path: Path | str) -> None:
         self._path = str(path)
         self._uri = f"file:modelyard-{id(self)}?mode=memory&cache=shared" if self._path == ":memory:" else ""
-        self._waiting: queue.Queue[_Write | Future[None] | None] = queue.Queue(_MAX_WAITING)
+        # A deque and one event a batch: a queue.Queue would lock and wake for every row.
+        self._waiting: deque[_Write | Future[None] | None] = deque()
+        self._has_work = threading.Event()
         self._reader = self._connect()
         self._reading = threading.Lock()
         self._migrate()
@@ -94,16 +98,20 @@ class Database:
         """Have a statement carried out soon. Never blocks; raises ConfigError once the writer has failed."""
         if self._error is not None:
             raise ConfigError(f"database {self._path!r} cannot be written: {self._error}")
-        try:
-            self._waiting.put_nowait((statement, values))
-        except queue.Full:
-            raise ConfigError(f"database {self._path!r} is too slow: {_MAX_WAITING:,} writes are waiting") from None
+        if len(self._waiting) >= _MAX_WAITING:
+            raise ConfigError(f"database {self._path!r} is too slow: {_MAX_WAITING:,} writes are waiting")
+        self._put((statement, values))
+
+    def _put(self, item: "_Write | Future[None] | None") -> None:
+        self._waiting.append(item)
+        if not self._has_work.is_set():
+            self._has_work.set()
 
     def flush(self) -> "Future[None]":
         """Done when all that was written before is committed."""
         done: Future[None] = Future()
         if self._writer.is_alive():
-            self._waiting.put(done)
+            self._put(done)
         else:
             done.set_result(None)
         return done
@@ -115,7 +123,7 @@ class Database:
     def close(self) -> None:
         """Commit what is waiting and let go."""
         if self._writer.is_alive():
-            self._waiting.put(None)
+            self._put(None)
             self._writer.join()
         with self._reading:
             self._reader.close()
@@ -124,11 +132,11 @@ class Database:
         connection = self._connect()
         is_open = True
         while is_open:
-            batch = [self._waiting.get()]
-            if isinstance(batch[0], tuple):
+            self._has_work.wait()
+            if isinstance(self._waiting[0], tuple):
                 time.sleep(_GATHER_SECONDS)
-            while not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
+            self._has_work.clear()
+            batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
             is_open = None not in batch
             self._commit(connection, [one for one in batch if isinstance(one, tuple)])
             for one in batch:
@@ -141,8 +149,8 @@ class Database:
             return
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for statement, values in writes:
-                connection.execute(statement, values)
+            for statement, rows in groupby(writes, key=itemgetter(0)):
+                connection.executemany(statement, [values for _, values in rows])
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._error = error

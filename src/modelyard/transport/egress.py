@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from modelyard.base.errors import ConfigError
@@ -30,6 +31,7 @@ class Origin:
         return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
 
 
+@lru_cache(1024)  # a call's address is one of a few, and taking it apart costs as much as parsing the answer
 def parse_url(url: str) -> tuple[Origin, str]:
     """Origin and target of an address. Raises ConfigError where it is none that can be called."""
     try:

@@ -479,31 +479,37 @@ class StreamParser:
     def __init__(self) -> None:
         self._has_finished = False
 
-    def feed(self, event: JSON) -> Iterator[LLMResultChunk]:
-        if isinstance(event.get("error"), dict):
+    def feed(self, event: JSON) -> list[LLMResultChunk]:
+        get = event.get
+        if get("error") and isinstance(event["error"], dict):
             raise error_of(event["error"])
-        base: dict[str, Any] = {
-            "id": event.get("id") or "",
-            "model": event.get("model") or "",
-            "created": event.get("created") or 0,
-            "system_fingerprint": event.get("system_fingerprint"),
-        }
-        usage = parse_usage(event.get("usage")) if "usage" in event else None
-        choices = event.get("choices") or ()
-        for choice in choices:
-            reason = choice.get("finish_reason")
-            if reason is not None:
-                self._has_finished = True
-            delta = LLMResultChunkDelta(
-                index=choice.get("index") or 0,
-                message=_parse_delta(choice.get("delta")),
-                finish_reason=reason,
-                logprobs=choice.get("logprobs"),
-                usage=usage,
-            )
-            yield LLMResultChunk(delta=delta, **base)
+        usage = parse_usage(event["usage"]) if get("usage") else None
+        choices = get("choices") or ()
+        deltas = [self._delta(choice, usage) for choice in choices]
         if usage is not None and not choices:
-            yield LLMResultChunk(delta=LLMResultChunkDelta(usage=usage), **base)
+            deltas.append(LLMResultChunkDelta(usage=usage))
+        return [
+            LLMResultChunk(
+                delta=delta,
+                id=get("id") or "",
+                model=get("model") or "",
+                created=get("created") or 0,
+                system_fingerprint=get("system_fingerprint"),
+            )
+            for delta in deltas
+        ]
+
+    def _delta(self, choice: JSON, usage: LLMUsage | None) -> LLMResultChunkDelta:
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            self._has_finished = True
+        return LLMResultChunkDelta(
+            index=choice.get("index") or 0,
+            message=_parse_delta(choice.get("delta")),
+            finish_reason=reason,
+            logprobs=choice.get("logprobs"),
+            usage=usage,
+        )
 
     def finish(self, *, done: bool) -> None:
         """The body has ended; `done` where `[DONE]` was seen. A stream cut short must not look like a whole one."""

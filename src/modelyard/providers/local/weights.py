@@ -70,7 +70,12 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def missing(self) -> list[str]:
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+        return [name for name in self.needs if not _is_installed(name)]
+
+
+@cache
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from modelyard.base.errors import InvokeError
 from modelyard.models.types import Chunks
@@ -28,7 +30,9 @@ class Failover:
         targets = [Target(invocation.provider, invocation.model), *self.targets(invocation)]
         for place, target in enumerate(targets, 1):
             has_begun = False
-            this = replace(invocation, provider=target.provider, model=target.model)
+            this = invocation
+            if place > 1:
+                this = structs.replace(invocation, provider=target.provider, model=target.model)
             try:
                 async with aclosing(call_next(this)) as chunks:
                     async for chunk in chunks:

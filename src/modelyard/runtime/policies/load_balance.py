@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeError, NoCredentialAvailableError
@@ -96,4 +98,4 @@ class _Turns:
 
 
 def _with(invocation: Invocation, credential: Credential) -> Invocation:
-    return replace(invocation, credentials=credential.values, credential=credential.name)
+    return structs.replace(invocation, credentials=credential.values, credential=credential.name)

@@ -1,6 +1,6 @@
 -- One row for every attempt at serving a call: what it used, what it cost, how it ended.
 CREATE TABLE usage (
-    id                TEXT PRIMARY KEY,
+    id                INTEGER PRIMARY KEY,
     invocation        TEXT NOT NULL,
     attempt           INTEGER NOT NULL,
     tenant            TEXT NOT NULL,

@@ -1,9 +1,9 @@
 -- name: add
 -- One attempt.
-INSERT INTO usage (id, invocation, attempt, tenant, created_at, provider, model, model_type, credential, user, status,
+INSERT INTO usage (invocation, attempt, tenant, created_at, provider, model, model_type, credential, user, status,
                    prompt_tokens, completion_tokens, characters, seconds, estimated, total_price, currency, latency,
                    first_chunk)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: recent
 -- A tenant's latest attempts, newest first.

@@ -1,0 +1,61 @@
+# `make serve` and `make test` are all a new user needs. Both set up what they need, once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help serve test check lint types contracts bench show weights lock clean
+
+help: ## This list.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+serve: .venv/.serve weights ## Set up, pull the local models the first time, start the server.
+	@exec $(BIN)/modelyard serve
+
+test: .venv/.dev weights ## Set up, then the whole test suite.
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: lint types contracts test ## Lint, types, import contracts and tests.
+
+lint: .venv/.dev ## Style and common mistakes.
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: .venv/.dev ## Strict types.
+	@$(BIN)/basedpyright
+
+contracts: .venv/.dev ## Layers and independence.
+	@$(BIN)/lint-imports
+
+bench: .venv/.dev weights ## What the gateway costs, how fast it starts, how fast the local models are.
+	@$(BIN)/python -m bench
+
+show: .venv/.dev weights ## Prove a goal: `make show WHAT=name`; without a name, the list.
+	@$(BIN)/python -m tools.show $(WHAT)
+
+weights: .venv/.serve
+	@$(BIN)/modelyard models pull small
+
+lock: .venv/.dev ## Compile the locks anew.
+	@requirements/lock $(ARGS)
+
+clean: ## Remove what was set up here; the weights stay.
+	rm -rf .venv
+
+.venv/.build: requirements/build.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Modelyard needs Python 3.11 or newer; set PYTHON=…")'
+	@echo "Setting up .venv: a minute or two, once."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements/build.txt
+	@touch $@
+
+.venv/.serve: .venv/.build requirements/serve.txt pyproject.toml
+	@echo "Installing the server and the engines of the local models …"
+	@$(BIN)/pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements/serve.txt
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src
+	@touch $@
+
+.venv/.dev: .venv/.serve requirements/dev.txt
+	@echo "Installing what the tests need …"
+	@$(BIN)/pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements/dev.txt
+	@touch $@

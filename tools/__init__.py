@@ -1,0 +1,1 @@
+"""For developers: measuring weights, training the moderation head, showing what was promised."""

