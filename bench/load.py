@@ -1,6 +1,6 @@
 """Calls a chat endpoint over N kept connections, M times, and says how long it took.
 
-    python -m bench.load HOST PORT CONNECTIONS REQUESTS MODEL STREAM
+python -m bench.load HOST PORT CONNECTIONS REQUESTS MODEL STREAM
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The least a gateway in Python could do: uvicorn and our HTTP client, bytes passed on unread. What ours is held against.
 
-    python -m bench.relay UPSTREAM_URL PORT_FILE
+python -m bench.relay UPSTREAM_URL PORT_FILE
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+
 from modelyard.transport.http import HttpClient
 
 URL = f"{sys.argv[1]}/chat/completions"

@@ -1,6 +1,6 @@
 """`modelyard serve` on a free port, which it writes into a file: for measurements.
 
-    python -m bench.serve PORT_FILE
+python -m bench.serve PORT_FILE
 """
 
 import socket

@@ -45,7 +45,11 @@ def _serve() -> float:
 
 def core_size() -> dict[str, Any]:
     """What `pip install modelyard` brings here, by the installed files of the packages in its lock, without bytecode."""
-    names = [line.partition("==")[0] for line in _CORE.read_text("utf-8").splitlines() if "==" in line and "win32" not in line]
+    names = [
+        line.partition("==")[0]
+        for line in _CORE.read_text("utf-8").splitlines()
+        if "==" in line and "win32" not in line
+    ]
     size = 0
     for name in [*names, "modelyard"]:
         files = metadata.files(name) or []

@@ -1,6 +1,6 @@
 """A provider as fast as Python gets: answers every chat with the same bytes. Its own CPU is not what is measured.
 
-    python -m bench.upstream PORT_FILE
+python -m bench.upstream PORT_FILE
 """
 
 import asyncio
@@ -10,14 +10,13 @@ from typing import Any
 
 import httptools
 import uvloop
+
 from modelyard.testing import chat_answer, chat_events
 
 CHUNKS = 200
 _BODY = chat_answer("Hello there, this is an answer of about the usual length for a short question.").body
 _WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(_BODY) + _BODY
-_EVENTS = b"".join(
-    b"%x\r\n%b\r\n" % (len(event), event) for event in chat_events([f"word{n} " for n in range(CHUNKS)])
-)
+_EVENTS = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in chat_events([f"word{n} " for n in range(CHUNKS)]))
 _STREAM = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n" + _EVENTS + b"0\r\n\r\n"
 )

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from bench.__main__ import run
+
 from tools.show.proof import ROOT, Proof
 
 
@@ -28,9 +29,17 @@ def prove() -> Proof:
         proof.line(f"local {one['type']}", f"{one['speed']} {one['unit']}", one["speed"] > 0)
     proof.line("local types measured", len(figures["models"]), len(figures["models"]) == 6)
     size = figures["core"]
-    proof.line("the core", f"{size['packages']} packages, {size['megabytes']} MB", size["packages"] <= 20 and size["megabytes"] < 30)
+    proof.line(
+        "the core",
+        f"{size['packages']} packages, {size['megabytes']} MB",
+        size["packages"] <= 20 and size["megabytes"] < 30,
+    )
     tour = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/e2e/test_readme.py"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pytest", "-q", "tests/e2e/test_readme.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     proof.line("the README's tour", tour.stdout.strip().splitlines()[-1], tour.returncode == 0)
     proof.figures |= figures

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import openai
-from modelyard.testing import Upstream, chat_answer, embedding_answer
 
+from modelyard.testing import Upstream, chat_answer, embedding_answer
 from tools.show.proof import ROOT, Proof, free_port, own_home, running, serve_command
 
 FOLDER = ROOT / "tests" / "data" / "dify_nimbus"
@@ -28,7 +28,11 @@ def prove() -> Proof:
 
     with Upstream(answer) as upstream, own_home(modelyard=_SETTINGS.format(folder=FOLDER, url=upstream.url)) as environ:
         listed = subprocess.run(
-            [sys.executable, "-m", "modelyard", "models"], env={**os.environ, **environ}, capture_output=True, text=True, check=True
+            [sys.executable, "-m", "modelyard", "models"],
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         lines = [line for line in listed.splitlines() if line.startswith("nimbus/")]
         for line in lines:
@@ -42,7 +46,9 @@ def prove() -> Proof:
             )
             sent = upstream.requests[-1].json
             proof.line("called", f"{said.choices[0].message.content!r}", said.choices[0].message.content == "Rain.")
-            proof.line("with the credential of its form", upstream.requests[-1].key, upstream.requests[-1].key == "sk-nimbus")
+            proof.line(
+                "with the credential of its form", upstream.requests[-1].key, upstream.requests[-1].key == "sk-nimbus"
+            )
             proof.line("temperature rounded by its rule", sent["temperature"], sent["temperature"] == 1.23)
             try:
                 client.chat.completions.create(
@@ -54,7 +60,11 @@ def prove() -> Proof:
             vector = client.embeddings.create(model="nimbus-embed", input="x").data[0].embedding
             proof.line("its embedding model", [round(number, 3) for number in vector], len(vector) == 2)
         usage = subprocess.run(
-            [sys.executable, "-m", "modelyard", "usage"], env={**os.environ, **environ}, capture_output=True, text=True, check=True
+            [sys.executable, "-m", "modelyard", "usage"],
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     print(usage)
     proof.line("priced by its file", "1M × 0.40 + 0.5M × 1.60 RMB = 1.2", "1.2000000 RMB" in usage)

@@ -23,7 +23,9 @@ def prove() -> Proof:
             passed = re.search(r"(\d+) passed", done.stdout)
             is_green = done.returncode == 0 and passed is not None
             last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-300:]
-            proof.line(f"make test, the {turn} time", f"{seconds:.0f} s: {last}", is_green and (not goal or seconds < goal))
+            proof.line(
+                f"make test, the {turn} time", f"{seconds:.0f} s: {last}", is_green and (not goal or seconds < goal)
+            )
             proof.figures |= {f"{turn}_seconds": round(seconds), "passed": int(passed[1]) if passed else 0}
             if not is_green:
                 print(done.stdout[-6000:], done.stderr[-2000:])

@@ -14,7 +14,11 @@ def documented_layers() -> list[str]:
     """The numbered list in the page's section on layers."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     section = text.partition("## Layers")[2].partition("\n## ")[0]
-    return [" | ".join(re.findall(r"`(\w+)`", line.partition(":")[0])) for line in section.splitlines() if re.match(r"\d+\. ", line)]
+    return [
+        " | ".join(re.findall(r"`(\w+)`", line.partition(":")[0]))
+        for line in section.splitlines()
+        if re.match(r"\d+\. ", line)
+    ]
 
 
 def contracted_layers() -> list[str]:
@@ -26,14 +30,18 @@ def prove() -> Proof:
     proof = Proof()
     documented, contracted = documented_layers(), contracted_layers()
     proof.line("layers in docs/architecture.md", " → ".join(documented), documented == contracted)
-    linted = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False)
+    linted = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     kept = re.findall(r"^(.+) (KEPT|BROKEN)$", linted.stdout, re.MULTILINE)
     for name, state in kept:
         proof.line(f"contract: {name}", state.lower(), state == "KEPT")
     proof.line("lint-imports", f"{len(kept)} contracts", linted.returncode == 0 and len(kept) >= 6)
     circles = import_circles()
     proof.line("import circles between files", len(circles), not circles)
-    types = subprocess.run([Path(sys.executable).with_name("basedpyright")], cwd=ROOT, capture_output=True, text=True, check=False)
+    types = subprocess.run(
+        [Path(sys.executable).with_name("basedpyright")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     proof.line("strict types", types.stdout.strip().splitlines()[-1], types.returncode == 0)
     lines = sum(len(path.read_text("utf-8").splitlines()) for path in (ROOT / "src").rglob("*.py"))
     proof.line("the package", f"{lines:,} lines")

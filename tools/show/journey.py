@@ -137,11 +137,15 @@ def speech(client: openai.OpenAI) -> Step:
 
 
 def chinese_speech(client: openai.OpenAI) -> Step:
-    audio = client.audio.speech.create(model="default-tts", voice="default", input=SPOKEN_ZH, response_format="wav").content
+    audio = client.audio.speech.create(
+        model="default-tts", voice="default", input=SPOKEN_ZH, response_format="wav"
+    ).content
     heard = client.audio.transcriptions.create(model="default-speech2text", file=("said.wav", audio)).text
     said, got = (re.findall(r"[\u4e00-\u9fff]", text) for text in (SPOKEN_ZH, heard))
     match = difflib.SequenceMatcher(None, said, got).ratio()
-    return Step("Chinese speech and back", f"{match:.0%}: {heard!r}", match >= 0.8, {"speech_match_zh": round(match, 3)})
+    return Step(
+        "Chinese speech and back", f"{match:.0%}: {heard!r}", match >= 0.8, {"speech_match_zh": round(match, 3)}
+    )
 
 
 def moderation(client: openai.OpenAI) -> Step:

@@ -18,7 +18,10 @@ def prove() -> Proof:
     with own_home() as environ, running(serve_command(), port, environ=environ) as (server, _):
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=60)
         stream = client.chat.completions.create(
-            model=_SMALL, messages=[{"role": "user", "content": "Write a very long story."}], stream=True, max_tokens=900
+            model=_SMALL,
+            messages=[{"role": "user", "content": "Write a very long story."}],
+            stream=True,
+            max_tokens=900,
         )
         got = [chunk.choices[0].delta.content or "" for _, chunk in zip(range(6), stream, strict=False)]
         (model,) = workers(server.pid)
@@ -29,7 +32,9 @@ def prove() -> Proof:
             proof.line("the stream that was running", "it ended as if nothing had happened", ok=False)
         except openai.APIError as error:
             seconds = time.monotonic() - begun
-            proof.line("the stream that was running", f"after {len(got)} chunks: {error.message}", "signal 9" in error.message)
+            proof.line(
+                "the stream that was running", f"after {len(got)} chunks: {error.message}", "signal 9" in error.message
+            )
             proof.line("the error came", f"after {seconds:.2f} s", seconds < 5)
             proof.figures["seconds_to_error"] = round(seconds, 3)
         begun = time.monotonic()
@@ -46,11 +51,15 @@ def prove() -> Proof:
         answer = client.chat.completions.create(
             model=_SMALL, messages=[{"role": "user", "content": "Say hello."}], max_tokens=20
         )
-        proof.line("killed between calls", f"{answer.choices[0].message.content!r}", bool(answer.choices[0].message.content))
+        proof.line(
+            "killed between calls", f"{answer.choices[0].message.content!r}", bool(answer.choices[0].message.content)
+        )
         rows = client.get("/models", cast_to=object)
         proof.line("everything else", "answers", rows is not None)
     time.sleep(0.2)
-    proof.line("after the server's end", f"{len(alive([model, again]))} model processes are left", not alive([model, again]))
+    proof.line(
+        "after the server's end", f"{len(alive([model, again]))} model processes are left", not alive([model, again])
+    )
     return proof
 
 

@@ -6,8 +6,8 @@ import sys
 import time
 
 import openai
-from modelyard.testing import Upstream, chat_answer, error_answer
 
+from modelyard.testing import Upstream, chat_answer, error_answer
 from tools.show.proof import Proof, free_port, own_home, running, serve_command
 
 _SETTINGS = """
@@ -52,7 +52,9 @@ def prove() -> Proof:
             answers["sk-limited"] = chat_answer("The limit is over.", prompt=1000, completion=500)
             time.sleep(3.1)
             later = {ask() for _ in range(4)}
-            proof.line("after Retry-After, 3 s", f"both serve: {sorted(later)}", later == {"It works.", "The limit is over."})
+            proof.line(
+                "after Retry-After, 3 s", f"both serve: {sorted(later)}", later == {"It works.", "The limit is over."}
+            )
             for key in answers:
                 answers[key] = error_answer(503, "down for maintenance")
             rescued = ask()
@@ -60,7 +62,11 @@ def prove() -> Proof:
             time.sleep(0.2)
             command = [sys.executable, "-m", "modelyard", "usage"]
             shown = subprocess.run(
-                [*command, "--by", "provider,credential,status"], env={**os.environ, **environ}, capture_output=True, text=True, check=True
+                [*command, "--by", "provider,credential,status"],
+                env={**os.environ, **environ},
+                capture_output=True,
+                text=True,
+                check=True,
             ).stdout
             rows = subprocess.run(
                 [*command, "--rows", "20"], env={**os.environ, **environ}, capture_output=True, text=True, check=True
@@ -71,6 +77,7 @@ def prove() -> Proof:
         word in shown for word in ("upstream_authorization", "rate_limit_exceeded", "upstream_unavailable", "local")
     ))  # fmt: skip
     # 8 answered calls of 1,000 tokens in at 0.25 dollars a million and 500 out at 2.
-    proof.line("the cost", "8 × 0.00125 = 0.01 USD", "0.0037500" in shown or "0.00" in shown)
+    exact = "0.0075000 USD" in shown and "0.0025000 USD" in shown
+    proof.line("the cost", "6 × 0.00125 = 0.0075 and 2 × 0.00125 = 0.0025 USD", exact)
     proof.figures |= {"asked": order, "answered": len(texts) + 5}
     return proof

@@ -34,6 +34,9 @@ class Redaction(logging.Filter):
 
 redaction = Redaction()
 
+# As a library we say nothing until somebody asks.
+logging.getLogger("modelyard").addHandler(logging.NullHandler())
+
 
 def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
     return getattr(record, "fields", {})

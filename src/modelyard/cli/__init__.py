@@ -1,5 +1,7 @@
 """The command line: arguments in, exit code out. A command's module is imported when the command is run."""
 
+import json
+import os
 import sys
 from importlib import import_module
 from typing import Any, ClassVar
@@ -88,9 +90,13 @@ def run(arguments: list[str]) -> int:
         return 0
     except ModelyardError as error:
         if "--json" in arguments:
-            from json import dumps
-
-            click.echo(dumps({"error": {"code": error.code, "message": str(error)}}, ensure_ascii=False))
+            click.echo(json.dumps({"error": {"code": error.code, "message": str(error)}}, ensure_ascii=False))
         else:
             click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
         return 1
+    except Exception as error:
+        if os.environ.get("MODELYARD_DEBUG"):
+            raise
+        said = f"something is wrong with Modelyard itself: {type(error).__name__}: {error}"
+        click.echo(f"{said}\nMODELYARD_DEBUG=1 shows where.", err=True)
+        return 70

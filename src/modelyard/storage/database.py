@@ -3,6 +3,7 @@
 Why the standard library's driver and no toolkit: docs/design/0002-storage.md.
 """
 
+import logging
 import re
 import sqlite3
 import threading
@@ -18,8 +19,15 @@ from typing import Any
 
 from modelyard.base.errors import ConfigError
 
+logger = logging.getLogger("modelyard.storage")
+
 _GATHER_SECONDS = 0.02  # writes of so long share one commit: a commit costs more CPU than fifty rows
+_RETRY_SECONDS = 0.5
 _MAX_WAITING = 100_000
+# A full disk, a lock, an unreadable moment: what could not be written is kept and tried again.
+_PASSING = frozenset({
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
+})  # fmt: skip
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -46,8 +54,9 @@ class Database:
     `path` may be `:memory:`, which lives as long as the object.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, busy_seconds: float = 10.0) -> None:
         self._path = str(path)
+        self._busy_seconds = busy_seconds
         self._uri = f"file:modelyard-{id(self)}?mode=memory&cache=shared" if self._path == ":memory:" else ""
         # A deque and one event a batch: a queue.Queue would lock and wake for every row.
         self._waiting: deque[_Write | Future[None] | None] = deque()
@@ -64,7 +73,11 @@ class Database:
             if not self._uri:
                 Path(self._path).parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(
-                self._uri or self._path, uri=bool(self._uri), timeout=10, check_same_thread=False, isolation_level=None
+                self._uri or self._path,
+                uri=bool(self._uri),
+                timeout=self._busy_seconds,
+                check_same_thread=False,
+                isolation_level=None,
             )
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode=WAL")
@@ -95,7 +108,10 @@ class Database:
         self._reader.execute("COMMIT")
 
     def write(self, statement: str, values: Sequence[Any]) -> None:
-        """Have a statement carried out soon. Never blocks; raises ConfigError once the writer has failed."""
+        """Have a statement carried out soon. Never blocks.
+
+        Raises ConfigError where the statement before was wrong, or where the disk has been full for very long.
+        """
         if self._error is not None:
             raise ConfigError(f"database {self._path!r} cannot be written: {self._error}")
         if len(self._waiting) >= _MAX_WAITING:
@@ -133,18 +149,18 @@ class Database:
         is_open = True
         while is_open:
             self._has_work.wait()
-            if isinstance(self._waiting[0], tuple):
+            if self._waiting and isinstance(self._waiting[0], tuple):
                 time.sleep(_GATHER_SECONDS)
             self._has_work.clear()
             batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
             is_open = None not in batch
-            self._commit(connection, [one for one in batch if isinstance(one, tuple)])
+            self._commit(connection, [one for one in batch if isinstance(one, tuple)], may_wait=is_open)
             for one in batch:
                 if isinstance(one, Future):
                     one.set_result(None)
         connection.close()
 
-    def _commit(self, connection: sqlite3.Connection, writes: list[_Write]) -> None:
+    def _commit(self, connection: sqlite3.Connection, writes: list[_Write], *, may_wait: bool) -> None:
         if not writes:
             return
         try:
@@ -153,6 +169,14 @@ class Database:
                 connection.executemany(statement, [values for _, values in rows])
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            self._error = error
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            passes = error.sqlite_errorcode & 0xFF in _PASSING
+            fields = {"rows": len(writes), "error": str(error), "kept": passes and may_wait}
+            logger.error("the database cannot be written", extra={"fields": fields})
+            if not passes:
+                self._error = error
+            elif may_wait:
+                self._waiting.extendleft(reversed(writes))
+                time.sleep(_RETRY_SECONDS)
+                self._has_work.set()

@@ -74,6 +74,22 @@ def test_a_write_that_fails_is_heard_of_at_the_next():
     database.close()
 
 
+def test_rows_outlast_a_lock(tmp_path: Path):
+    database = Database(tmp_path / "x.db", busy_seconds=0.01)
+    ledger = Ledger(database)
+    with sqlite3.connect(tmp_path / "x.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        add(ledger, "t", "m", "1")
+        database.flush().result(30)
+        assert ledger.recent("t") == []
+        other.execute("COMMIT")
+    other.close()
+    database.close()
+    again = Database(tmp_path / "x.db")
+    assert len(Ledger(again).recent("t")) == 1
+    again.close()
+
+
 def test_statements_are_named_and_migrations_are_numbered():
     assert set(statements("usage")) == {"add", "recent", "since"}
     numbers = [number for number, _ in migrations()]

@@ -1,0 +1,27 @@
+"""What the README promises a newcomer, with the official client and nothing but `base_url`."""
+
+import openai
+import pytest
+from tools.show import journey
+
+from tests.e2e.conftest import Served
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        journey.chat,
+        journey.tool_call,
+        journey.structured,
+        journey.embeddings,
+        journey.rerank,
+        journey.speech,
+        journey.chinese_speech,
+        journey.moderation,
+    ],
+)
+def test_every_step_of_the_journey_works(served: Served, step: "object"):
+    client = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0, timeout=120)
+    name, seen, ok, _ = step(client)  # type: ignore[operator]
+    client.close()
+    assert ok, f"{name}: {seen}"
