@@ -20,7 +20,7 @@ BLOCK = 1 << 20
 
 def member(archive: Path, name: str) -> IO[bytes]:
     if archive.suffix == ".tgz":
-        found = tarfile.open(archive).extractfile(name)  # noqa: SIM115  closed with the process
+        found = tarfile.open(archive).extractfile(name)
         assert found
         return found
     return zipfile.ZipFile(archive).open(name)

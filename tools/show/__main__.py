@@ -9,7 +9,7 @@ from tools.show.proof import Proof
 PROOFS = {
     "first-five-minutes": "A clean checkout, `make serve`, the official client: all six types, with no key.",
     "fresh": "`make test` from nothing, twice; the second time in under five minutes.",
-    "model-crash": "Kill -9 the model process during a stream: an error or the failover's answer, and the next call works.",
+    "model-crash": "Kill -9 the model process during a stream: an error comes, and the next call works.",
     "three-credentials": "Load balancing, cooldown and failover on three credentials, with the ledger's rows.",
     "foreign-yaml": "A provider in Dify's shape, unchanged from a folder: listed, and called.",
     "bench-basics": "The bench figures, and the README's tour run as a test.",

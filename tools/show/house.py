@@ -1,4 +1,4 @@
-"""`docs/architecture.md` names the layers that the contracts hold; the contracts are kept; there is no import circle."""
+"""`docs/architecture.md` names the layers that the contracts hold; the contracts are kept; no import circle."""
 
 import re
 import subprocess

