@@ -1,4 +1,4 @@
-"""The least a gateway in Python could do: uvicorn and our HTTP client, bytes passed on unread. What ours is held against.
+"""The least a gateway in Python could do: uvicorn and our HTTP client, bytes passed on unread.
 
 python -m bench.relay UPSTREAM_URL PORT_FILE
 """

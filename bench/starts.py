@@ -44,7 +44,7 @@ def _serve() -> float:
 
 
 def core_size() -> dict[str, Any]:
-    """What `pip install modelyard` brings here, by the installed files of the packages in its lock, without bytecode."""
+    """What `pip install modelyard` brings, by the installed files of the packages in its lock, without bytecode."""
     names = [
         line.partition("==")[0]
         for line in _CORE.read_text("utf-8").splitlines()

@@ -15,21 +15,27 @@ import msgspec
 from modelyard.base import settings
 from modelyard.cli import root
 
+_SETTINGS_HEAD = """\
+# Settings
+
+`modelyard.yaml` in the home folder (`~/.modelyard`, or `MODELYARD_HOME`), or the file that `--config` or
+`MODELYARD_CONFIG` names. Every field has a default. A variable wins over the file: `MODELYARD_PORT`, and
+`MODELYARD_LOCAL__THREADS` for a field of a part. `${NAME}` and `${NAME:-fallback}` in the file stand for variables.
+Every mistake is reported at once, with its line.
+"""
+_CLI_HEAD = """\
+# Command line
+
+Every command takes `--json`, and then prints errors as JSON too. Exit codes: 0 done, 1 it could not be done, 2 the
+command line was wrong, 130 interrupted.
+
+Shell completion: `eval "$(_MODELYARD_COMPLETE=bash_source modelyard)"` (or `zsh_source`, `fish_source`).
+"""
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 
 
 def settings_page() -> str:
-    parts = [
-        "# Settings",
-        "",
-        "`modelyard.yaml` in the home folder (`~/.modelyard`, or `MODELYARD_HOME`), or the file that `--config` or"
-        " `MODELYARD_CONFIG`",
-        "names. Every field has a default. A variable wins over the file: `MODELYARD_PORT`, and `MODELYARD_LOCAL__THREADS` for a"
-        " field",
-        "of a part. `${NAME}` and `${NAME:-fallback}` in the file stand for variables. Every mistake is reported at once, with its"
-        " line.",
-        "",
-    ]
+    parts = [_SETTINGS_HEAD]
     for kind, title in (
         (settings.Settings, "The file"),
         (settings.LocalSettings, "`local`"),
@@ -70,15 +76,7 @@ def _field_docs(kind: type) -> dict[str, str]:
 
 def cli_page() -> str:
     context = click.Context(root, info_name="modelyard")
-    parts = [
-        "# Command line",
-        "",
-        "Every command takes `--json`, and then prints errors as JSON too. Exit codes: 0 done, 1 it could not be done, 2 the command",
-        "line was wrong, 130 interrupted.",
-        "",
-        'Shell completion: `eval "$(_MODELYARD_COMPLETE=bash_source modelyard)"` (or `zsh_source`, `fish_source`).',
-        "",
-    ]
+    parts = [_CLI_HEAD]
     for name in root.list_commands(context):
         command = root.get_command(context, name)
         assert command

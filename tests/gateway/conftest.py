@@ -47,7 +47,7 @@ class Running:
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]
         serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        while not self._server.started:
+        while not self._server.started:  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0.01)
         self._ready.set()
         await serving

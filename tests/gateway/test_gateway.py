@@ -68,7 +68,7 @@ def test_the_official_client_and_the_echo_provider(start_gateway: Start):
     assert api.audio.speech.create(model="echo/echo", voice="alloy", input="say this").content == b"saythis"
     said = api.audio.transcriptions.create(model="echo/echo", file=("a.wav", b"12345"))
     assert said.text == "5 bytes of a.wav"
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         assert api.audio.translations.create(model="echo/echo", file=("a.wav", b"1")).text == "1 bytes of a.wav"
     _, _, ranked = send(
         running, "POST", "/v1/rerank", json.dumps({"model": "echo/echo", "query": "a b", "documents": ["x", "a b"]})

@@ -111,9 +111,17 @@ def embeddings(client: openai.OpenAI) -> Step:
 
 def rerank(client: openai.OpenAI) -> Step:
     asked = [
-        ("What is the capital of Australia?", ["Sydney is Australia's largest city.", "Canberra is the capital city of Australia.", "Vienna is the capital of Austria."], 1),
+        (
+            "What is the capital of Australia?",
+            [
+                "Sydney is Australia's largest city.",
+                "Canberra is the capital city of Australia.",
+                "Vienna is the capital of Austria.",
+            ],
+            1,
+        ),
         ("如何重置密码？", ["巴黎的春天很温暖。", "我们周一休息。", "在设置里点击“忘记密码”即可重置登录密码。"], 2),
-    ]  # fmt: skip
+    ]
     best = [
         client.post(
             "/rerank", body={"model": "default-rerank", "query": query, "documents": documents}, cast_to=dict[str, Any]
