@@ -9,7 +9,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## This list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-serve: .venv/.serve weights ## Set up, pull the local models the first time, start the server.
+serve: .venv/.serve ## Set up, pull the local models the first time, start the server.
+	@$(BIN)/modelyard models pull small || echo "Going on without the local models."
 	@exec $(BIN)/modelyard serve
 
 test: .venv/.dev weights ## Set up, then the whole test suite.

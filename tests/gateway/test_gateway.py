@@ -187,6 +187,27 @@ def test_a_key_is_needed_where_one_is_set(start_gateway: Start):
     assert (status, body["error"]["code"]) == (401, "invalid_api_key")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://localhost:3000"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"host": "evil.example:8790"}, 403),
+        ({"host": "localhost:8790"}, 200),
+        ({"host": "[::1]:8790"}, 200),
+    ],
+)
+def test_pages_of_other_sites_may_not_call_where_no_key_is_needed(
+    start_gateway: Start, headers: dict[str, str], status: int
+):
+    got, _, body = send(start_gateway(), "GET", "/v1/models", **headers)
+    assert got == status
+    if status == 403:
+        assert body["error"]["code"] == "origin_not_allowed"
+
+
 # upstream trouble
 
 
@@ -246,11 +267,12 @@ def test_a_caller_who_leaves_ends_the_call_upstream(start_gateway: Start, upstre
     host, port = urlsplit(running.origin).netloc.split(":")
     body = json.dumps({"model": "openai/gpt-5", "messages": HI, "stream": stream})
     with socket.create_connection((host, int(port))) as caller:
-        caller.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        caller.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
         if stream:
             seen = b""
             while b"word" not in seen:
-                seen += caller.recv(65_536)
+                seen += (piece := caller.recv(65_536))
+                assert piece, seen
         else:
             time.sleep(0.3)
     deadline = time.monotonic() + 5

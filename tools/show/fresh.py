@@ -22,7 +22,7 @@ def prove() -> Proof:
             seconds = time.monotonic() - begun
             passed = re.search(r"(\d+) passed", done.stdout)
             is_green = done.returncode == 0 and passed is not None
-            last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-300:]
+            last = next((line for line in done.stdout.splitlines() if " passed" in line), done.stderr[-300:])
             proof.line(
                 f"make test, the {turn} time", f"{seconds:.0f} s: {last}", is_green and (not goal or seconds < goal)
             )

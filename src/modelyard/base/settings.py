@@ -69,7 +69,8 @@ class TimeoutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    home: str = ""
+    home: str = "~/.modelyard"
+    """Where weights, the ledger and what `providers add` wrote lie."""
     host: str = "127.0.0.1"
     port: int = 8790
     api_keys: list[str] = []

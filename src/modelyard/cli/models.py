@@ -9,6 +9,7 @@ import click
 from modelyard.app import weight_store
 from modelyard.base.errors import ConfigError
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
+from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.types import ModelType
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.weights import Progress, WeightStore, manifest
@@ -193,6 +194,8 @@ def card(ctx: click.Context, name: str, as_json: bool) -> None:
         return
     click.echo(f"{model.label.en_us}  ({model.model_type.value}, {model.licence})\n")
     click.echo(f"{model.description.en_us if model.description else ''}\n")
+    for voice in model.model_properties.get(ModelPropertyKey.VOICES, ()):
+        click.echo(f"{voice['mode']:<14} {voice['name']}")
     for file in files:
         click.echo(f"{file.name}  {file.size / _MB:,.1f} MB  {file.licence}\n  {file.notice}\n  sha256 {file.sha256}")
 

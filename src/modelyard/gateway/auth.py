@@ -4,6 +4,8 @@ import hmac
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
 
 from modelyard.base.errors import ConfigError, ModelyardError
 from modelyard.runtime.invocation import DEFAULT_TENANT
@@ -13,6 +15,10 @@ class UnauthorizedError(ModelyardError):
     code = "invalid_api_key"
 
 
+class ForbiddenError(ModelyardError):
+    code = "origin_not_allowed"
+
+
 @dataclass(frozen=True, slots=True)
 class Gatekeeper:
     keys: Sequence[str]
@@ -20,6 +26,7 @@ class Gatekeeper:
     def tenant_of(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """The caller's tenant. Raises UnauthorizedError where a key is needed and none that fits is shown."""
         if not self.keys:
+            check_origin(headers)
             return DEFAULT_TENANT
         shown = _shown(headers)
         if shown is None:
@@ -29,6 +36,30 @@ class Gatekeeper:
         if not any(fits):
             raise UnauthorizedError("the API key is not known here")
         return DEFAULT_TENANT
+
+
+def check_origin(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raises ForbiddenError where a page of another site is calling.
+
+    Without keys, whoever reaches the server may use it, and a browser on this machine reaches it for any page it shows:
+    such a request names the page's origin, or, when the page's host name was bent to point here, that host.
+    """
+    for name, value in headers:
+        if name in (b"origin", b"host") and not _names_loopback(value):
+            caller = value.decode("latin-1")
+            raise ForbiddenError(
+                f"calls from {caller!r} are refused while no API key is set; set api_keys, and show one"
+            )
+
+
+@lru_cache(256)
+def _names_loopback(value: bytes) -> bool:
+    text = value.decode("latin-1")
+    try:
+        host = urlsplit(text if "//" in text else f"//{text}").hostname
+    except ValueError:
+        return False
+    return bool(host) and is_loopback(host)
 
 
 def _shown(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:

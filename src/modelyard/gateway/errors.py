@@ -14,13 +14,14 @@ from modelyard.base.errors import (
     NoCredentialAvailableError,
     NotFoundError,
 )
-from modelyard.gateway.auth import UnauthorizedError
+from modelyard.gateway.auth import ForbiddenError, UnauthorizedError
 from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
 from modelyard.models.types import JSON
 
 # The first class that fits decides: children before their parents.
 _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (UnauthorizedError, 401, "authentication_error"),
+    (ForbiddenError, 403, "permission_error"),
     (BodyTooLargeError, 413, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
     (InvokeBadRequestError, 400, "invalid_request_error"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from modelyard.base.errors import NotFoundError, near
 from modelyard.gateway.http import Reply, Request, json_reply
+from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.types import JSON
 from modelyard.runtime.model_manager import ALIASES, ModelManager
 
@@ -36,6 +37,7 @@ class OneRoute:
 def listed(manager: ModelManager, tenant: str) -> Iterator[JSON]:
     """Every model that can be called, then the aliases that stand for something."""
     for provider, model in manager.providers.get_models(tenant):
+        voices = model.model_properties.get(ModelPropertyKey.VOICES)
         yield {
             "id": f"{provider}/{model.model}",
             "object": "model",
@@ -43,6 +45,7 @@ def listed(manager: ModelManager, tenant: str) -> Iterator[JSON]:
             "owned_by": provider,
             "model_type": model.model_type.value,
             "context_size": model.context_size,
+            **({"voices": [voice["mode"] for voice in voices]} if voices else {}),
         }
     for alias, kind in ALIASES.items():
         try:

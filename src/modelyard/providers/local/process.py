@@ -12,7 +12,7 @@ from typing import IO, Any
 import msgspec
 
 from modelyard.base import errors
-from modelyard.base.errors import InvokeError, InvokeServerUnavailableError
+from modelyard.base.errors import InvokeError, InvokeServerUnavailableError, InvokeTimeoutError
 from modelyard.providers.local.messages import (
     HEADER,
     MAX_MESSAGE,
@@ -76,6 +76,10 @@ class ModelProcess:
             self._writer.write(pack(load))
             async with asyncio.timeout(_LOAD_SECONDS):
                 message = await self._receive(reader)
+        except TimeoutError:
+            await self.stop()
+            message = f"model {self.name!r} did not load within {_LOAD_SECONDS:.0f} s"
+            raise InvokeTimeoutError(message, provider="local") from None
         except BaseException:
             await self.stop()
             raise

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.base.errors import InvokeBadRequestError
+from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import (
     AssistantPromptMessage,
@@ -16,6 +17,7 @@ from modelyard.models.messages import (
     ToolPromptMessage,
     UserPromptMessage,
 )
+from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local import hybrid, tool_calls
 from modelyard.providers.local.provider import joined, shortened, verdict_of
 from modelyard.providers.local.voices import JAPANESE_VOICES, OPENAI_VOICES, PACKED_VOICES, choose_voice
@@ -42,6 +44,11 @@ def test_a_name_finds_the_nearest_voice(name: str, is_chinese: bool, present: tu
 
 def test_every_usual_name_stands_for_a_voice_there_is():
     assert set(OPENAI_VOICES.values()) <= set(PACKED_VOICES)
+
+
+def test_the_catalogue_lists_every_voice():
+    (speaker,) = (model for model in catalog_definition("local").entity.models if model.model == "kokoro-82m")
+    assert [voice["mode"] for voice in speaker.model_properties[ModelPropertyKey.VOICES]] == list(PACKED_VOICES)
 
 
 def test_a_voice_that_does_not_exist_gets_near_names():
