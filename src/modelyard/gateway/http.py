@@ -22,6 +22,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_PATIENCE = 0.05  # seconds
 _SSE = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -170,9 +171,14 @@ class Presence:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._has_left = False
+        self._watch: asyncio.Future[None] | None = None
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
+        # Most whole answers are there before it is worth a task to watch for a caller who leaves.
+        self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._begin)
+
+    def _begin(self) -> None:
         self._watch = asyncio.ensure_future(_left(self._receive))
         self._watch.add_done_callback(self._on_left)
 
@@ -182,8 +188,10 @@ class Presence:
             self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        self._watch.remove_done_callback(self._on_left)
-        self._watch.cancel()
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.remove_done_callback(self._on_left)
+            self._watch.cancel()
         if self._has_left and self._task is not None and self._task.uncancel() == 0:
             raise ClientGoneError("the caller left before the answer was complete") from None
 

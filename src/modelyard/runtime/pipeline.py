@@ -13,8 +13,8 @@ Call = Callable[[Invocation], Chunks]
 class Policy(Protocol):
     """Does something before, after or instead of the call it wraps.
 
-    An implementation iterates `call_next(invocation)` inside `contextlib.aclosing`, so that a caller who walks away
-    ends everything below at once.
+    It may hand on `call_next(invocation)` as it is where it has nothing to do. Otherwise it iterates it inside
+    `contextlib.aclosing`, so that a caller who walks away ends everything below at once.
     """
 
     def __call__(self, invocation: Invocation, call_next: Call) -> Chunks: ...

@@ -11,8 +11,9 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import lru_cache
 from importlib import resources
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ logger = logging.getLogger("modelyard.storage")
 _GATHER_SECONDS = 0.02  # writes of so long share one commit: a commit costs more CPU than fifty rows
 _RETRY_SECONDS = 0.5
 _MAX_WAITING = 100_000
+_ROWS_AT_ONCE = 50
 # A full disk, a lock, an unreadable moment: what could not be written is kept and tried again.
 _PASSING = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
@@ -46,6 +48,17 @@ def migrations() -> list[tuple[int, str]]:
 
 
 _Write = tuple[str, Sequence[Any]]
+
+
+@lru_cache(64)
+def _for_many(statement: str) -> str:
+    """The statement for `_ROWS_AT_ONCE` rows.
+
+    The driver lets go of the interpreter's lock at every statement: row by row, the two threads would spend more on
+    passing it to and fro than on the rows.
+    """
+    head, word, row = statement.rstrip("; \n").rpartition("VALUES")
+    return f"{head}{word}{','.join([row] * _ROWS_AT_ONCE)}"
 
 
 class Database:
@@ -108,7 +121,7 @@ class Database:
         self._reader.execute("COMMIT")
 
     def write(self, statement: str, values: Sequence[Any]) -> None:
-        """Have a statement carried out soon. Never blocks.
+        """Have a row written soon by a statement that ends in `VALUES (?, …)`. Never blocks.
 
         Raises ConfigError where the statement before was wrong, or where the disk has been full for very long.
         """
@@ -165,8 +178,12 @@ class Database:
             return
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for statement, rows in groupby(writes, key=itemgetter(0)):
-                connection.executemany(statement, [values for _, values in rows])
+            for statement, same in groupby(writes, key=itemgetter(0)):
+                rows = [values for _, values in same]
+                while len(rows) >= _ROWS_AT_ONCE:
+                    some, rows = rows[:_ROWS_AT_ONCE], rows[_ROWS_AT_ONCE:]
+                    connection.execute(_for_many(statement), list(chain.from_iterable(some)))
+                connection.executemany(statement, rows)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             if connection.in_transaction:

@@ -67,7 +67,7 @@ def test_what_is_no_database_is_named(tmp_path: Path):
 
 def test_a_write_that_fails_is_heard_of_at_the_next():
     database = Database(":memory:")
-    database.write("INSERT INTO nonsense VALUES (1)", ())
+    database.write("INSERT INTO nonsense (a) VALUES (?)", (1,))
     database.flush().result(5)
     with pytest.raises(ConfigError, match="cannot be written"):
         database.write("SELECT 1", ())

@@ -17,13 +17,13 @@ class Deadline:
 
     clock: Clock
 
-    async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+    def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         if invocation.deadline is None:
-            async with aclosing(call_next(invocation)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-            return
-        timer = _Timer(invocation.deadline - self.clock.monotonic())
+            return call_next(invocation)
+        return self._until(invocation.deadline, invocation, call_next)
+
+    async def _until(self, deadline: float, invocation: Invocation, call_next: Call) -> Chunks:
+        timer = _Timer(deadline - self.clock.monotonic())
         try:
             async with aclosing(call_next(invocation)) as chunks:
                 while True:

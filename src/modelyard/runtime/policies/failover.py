@@ -26,8 +26,13 @@ class Failover:
     targets: Callable[[Invocation], Sequence[Target]]
     """What to try after the call's own model, in order."""
 
-    async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
-        targets = [Target(invocation.provider, invocation.model), *self.targets(invocation)]
+    def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+        others = self.targets(invocation)
+        # With nothing to fail over to, the call goes on as it is: a layer less for each of its chunks.
+        return self._one_by_one(invocation, others, call_next) if others else call_next(invocation)
+
+    async def _one_by_one(self, invocation: Invocation, others: Sequence[Target], call_next: Call) -> Chunks:
+        targets = [Target(invocation.provider, invocation.model), *others]
         for place, target in enumerate(targets, 1):
             has_begun = False
             this = invocation

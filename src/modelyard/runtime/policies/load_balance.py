@@ -25,13 +25,11 @@ class LoadBalance:
     patience: float = 2.0
     """Seconds to wait for a credential to be rested rather than to refuse the call."""
 
-    async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+    def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         balancer = self.balancer(invocation)
-        if balancer is None:
-            async with aclosing(call_next(invocation)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-            return
+        return call_next(invocation) if balancer is None else self._in_turn(balancer, invocation, call_next)
+
+    async def _in_turn(self, balancer: LBModelManager, invocation: Invocation, call_next: Call) -> Chunks:
         turns = _Turns(balancer, self.clock, self.patience, invocation)
         while True:
             credential = await turns.next()
