@@ -262,15 +262,35 @@ def _joined(pieces: list[ToolCall]) -> ToolCall:
     )
 
 
+def _whole(chunk: LLMResultChunk) -> LLMResult:
+    """An answer that came in one piece, as those do that were not streamed: there is nothing to put together."""
+    delta = chunk.delta
+    choice = LLMChoice(
+        index=0, message=delta.message, finish_reason=delta.finish_reason, logprobs=delta.logprobs or None
+    )
+    return LLMResult(
+        model=chunk.model,
+        choices=[choice],
+        usage=delta.usage or LLMUsage(),
+        id=chunk.id,
+        system_fingerprint=chunk.system_fingerprint,
+        created=chunk.created,
+        extra=chunk.extra,
+    )
+
+
 def fold(chunks: Iterable[LLMResultChunk]) -> LLMResult:
     """The whole answer that these pieces make."""
+    pieces = list(chunks)
+    if len(pieces) == 1 and pieces[0].delta.index == 0 and not pieces[0].delta.message.tool_calls:
+        return _whole(pieces[0])
     choices: dict[int, _Gathering] = {0: _Gathering()}
     usage = LLMUsage()
     model = response_id = ""
     fingerprint: str | None = None
     created = 0
     extra: dict[str, Any] = {}
-    for chunk in chunks:
+    for chunk in pieces:
         model = model or chunk.model
         response_id = response_id or chunk.id
         fingerprint = fingerprint or chunk.system_fingerprint

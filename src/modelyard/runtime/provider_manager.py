@@ -100,7 +100,7 @@ class ProviderManager:
         if found is None:
             raise NotFoundError(
                 f"no {model_type.value} model is set up; pull the local ones with `modelyard models pull small` "
-                "or add a provider with `modelyard providers add NAME`",
+                "or add a provider with `modelyard providers add NAME`; `modelyard doctor` says what is missing",
                 code="model_not_found",
             )
         provider, model = found

@@ -87,14 +87,15 @@ def parse_request(body: JSON) -> LLMRequest:
 
 def _parse_parameters(body: JSON) -> dict[str, Any]:
     parameters: dict[str, Any] = {}
-    for name, (kind, low, high) in _NUMBERS.items():
-        if (value := body.get(name)) is not None:
-            typed(value, kind, name)
-            in_range(value, low, high, name)
+    for name, value in body.items():
+        if value is None:
+            continue
+        if name in _NUMBERS:
+            kind, low, high = _NUMBERS[name]
+            in_range(typed(value, kind, name), low, high, name)
             parameters[name] = value
-    for name, kind in _OTHERS.items():
-        if (value := body.get(name)) is not None:
-            parameters[name] = typed(value, kind, name)
+        elif name in _OTHERS:
+            parameters[name] = typed(value, _OTHERS[name], name)
     if (most := may(body, "max_completion_tokens", int)) is not None:
         in_range(most, 1, 1 << 31, "max_completion_tokens")
         parameters["max_tokens"] = most
