@@ -1,8 +1,12 @@
 # `make serve` and `make test` are all a new user needs. Both set up what they need, once.
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Names each package as it is fetched, and shows what goes wrong; pip's own account is pages long.
+NAMES := 2>&1 | sed -un -e 's/^Collecting \([^ ;]*\).*/  \1/p' -e '/ERROR\|error:/p'
 
 .PHONY: help serve test check lint types contracts bench show weights lock clean
 
@@ -51,12 +55,12 @@ clean: ## Remove what was set up here; the weights stay.
 
 .venv/.serve: .venv/.build requirements/serve.txt pyproject.toml
 	@echo "Installing the server and the engines of the local models …"
-	@$(BIN)/pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements/serve.txt
+	@$(BIN)/pip install --require-hashes --no-deps --no-build-isolation -r requirements/serve.txt $(NAMES)
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 .venv/.dev: .venv/.serve requirements/dev.txt
 	@echo "Installing what the tests need …"
-	@$(BIN)/pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements/dev.txt
+	@$(BIN)/pip install --require-hashes --no-deps --no-build-isolation -r requirements/dev.txt $(NAMES)
 	@touch $@

@@ -126,7 +126,10 @@ class Modelyard:
         named = self.settings.failover.get(f"{invocation.provider}/{invocation.model}")
         if not named:
             return ()
-        instances = [self.models.find(invocation.tenant, name, invocation.model_type) for name in named]
+        try:
+            instances = [self.models.find(invocation.tenant, name, invocation.model_type) for name in named]
+        except NotFoundError as error:  # the settings name it, not the caller
+            raise ConfigError(f"failover of '{invocation.provider}/{invocation.model}': {error}") from error
         return [Target(one.provider, one.model) for one in instances]
 
     # the six kinds of calls

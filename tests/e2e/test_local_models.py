@@ -234,6 +234,20 @@ def test_an_idle_model_is_unloaded_and_loads_again(settings: Settings):
     assert (is_gone, count) == (True, 1)
 
 
+def test_nothing_is_left_behind(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    async def work(yard: Modelyard) -> int | None:
+        await yard.chat("hi", model=CHAT, max_tokens=1)
+        process = yard.local.process_of("qwen2.5-coder-0.5b")
+        return process.pid if process else None
+
+    pid = in_process(settings, work)
+    assert pid
+    assert not Path(f"/proc/{pid}").exists()
+    assert not list(tmp_path.glob("modelyard-*"))
+
+
 def test_models_that_share_their_weights_share_a_process(settings: Settings):
     async def work(yard: Modelyard) -> bool:
         await yard.embed("a")

@@ -1,13 +1,9 @@
 """A provider in Dify's shape, loaded unchanged from a folder, listed, and called against a local upstream."""
 
-import os
-import subprocess
-import sys
-
 import openai
 
 from modelyard.testing import Upstream, chat_answer, embedding_answer
-from tools.show.proof import ROOT, Proof, free_port, own_home, running, serve_command
+from tools.show.proof import ROOT, Proof, free_port, modelyard, own_home, running, serve_command
 
 FOLDER = ROOT / "tests" / "data" / "dify_nimbus"
 _SETTINGS = """
@@ -27,13 +23,7 @@ def prove() -> Proof:
         return chat_answer("Rain.", prompt=1_000_000, completion=500_000)
 
     with Upstream(answer) as upstream, own_home(modelyard=_SETTINGS.format(folder=FOLDER, url=upstream.url)) as environ:
-        listed = subprocess.run(
-            [sys.executable, "-m", "modelyard", "models"],
-            env={**os.environ, **environ},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        listed = modelyard("models", environ=environ)
         lines = [line for line in listed.splitlines() if line.startswith("nimbus/")]
         for line in lines:
             proof.line("modelyard models", line)
@@ -59,13 +49,7 @@ def prove() -> Proof:
                 proof.line("a parameter beyond its rule", error.message, "at most 1.5" in error.message)
             vector = client.embeddings.create(model="nimbus-embed", input="x").data[0].embedding
             proof.line("its embedding model", [round(number, 3) for number in vector], len(vector) == 2)
-        usage = subprocess.run(
-            [sys.executable, "-m", "modelyard", "usage"],
-            env={**os.environ, **environ},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        usage = modelyard("usage", environ=environ)
     print(usage)
     proof.line("priced by its file", "1M × 0.40 + 0.5M × 1.60 RMB = 1.2", "1.2000000 RMB" in usage)
     proof.figures |= {"models": len(lines)}

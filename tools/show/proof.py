@@ -89,6 +89,12 @@ def answers(port: int) -> bool:
         return False
 
 
+def modelyard(*arguments: str, environ: Mapping[str, str]) -> str:
+    """What a command prints. Raises where it fails."""
+    command = [sys.executable, "-m", "modelyard", *arguments]
+    return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=True).stdout
+
+
 def serve_command() -> list[str]:
     return [sys.executable, "-m", "modelyard", "serve"]
 

@@ -1,14 +1,11 @@
 """Three credentials of one provider: one is refused, one is limited, one works. Then the provider goes down."""
 
-import os
-import subprocess
-import sys
 import time
 
 import openai
 
 from modelyard.testing import Upstream, chat_answer, error_answer
-from tools.show.proof import Proof, free_port, own_home, running, serve_command
+from tools.show.proof import Proof, free_port, modelyard, own_home, running, serve_command
 
 _SETTINGS = """
 failover: {{openai/gpt-5-mini: [local/qwen2.5-coder-0.5b]}}
@@ -60,17 +57,8 @@ def prove() -> Proof:
             rescued = ask()
             proof.line("the provider down, failover to a local model", repr(rescued), bool(rescued))
             time.sleep(0.2)
-            command = [sys.executable, "-m", "modelyard", "usage"]
-            shown = subprocess.run(
-                [*command, "--by", "provider,credential,status"],
-                env={**os.environ, **environ},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            rows = subprocess.run(
-                [*command, "--rows", "20"], env={**os.environ, **environ}, capture_output=True, text=True, check=True
-            ).stdout
+            shown = modelyard("usage", "--by", "provider,credential,status", environ=environ)
+            rows = modelyard("usage", "--rows", "20", environ=environ)
     print(rows)
     print(shown)
     proof.line("the ledger", "has the refusal, the limit, the outage and the failover", all(

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
@@ -24,6 +24,14 @@ from modelyard.runtime.callbacks import Callback
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.pipeline import Call, compose
 from modelyard.runtime.policies.observe import Observe
+
+
+class How(TypedDict, total=False):
+    """What may be said of any call."""
+
+    callbacks: tuple[Callback, ...]
+    timeout: float | None
+    """Seconds for the whole call; the settings' total where nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +65,16 @@ class ModelInstance:
         async with aclosing(self.stream_llm(request, callbacks=callbacks, timeout=timeout)) as chunks:
             return await LLMResult.collect(chunks)
 
-    async def invoke_text_embedding(self, request: TextEmbeddingRequest, **how: Any) -> TextEmbeddingResult:
+    async def invoke_text_embedding(self, request: TextEmbeddingRequest, **how: Unpack[How]) -> TextEmbeddingResult:
         return await self._only(ModelType.TEXT_EMBEDDING, request, **how)
 
-    async def invoke_rerank(self, request: RerankRequest, **how: Any) -> RerankResult:
+    async def invoke_rerank(self, request: RerankRequest, **how: Unpack[How]) -> RerankResult:
         return await self._only(ModelType.RERANK, request, **how)
 
-    async def invoke_moderation(self, request: ModerationRequest, **how: Any) -> ModerationResult:
+    async def invoke_moderation(self, request: ModerationRequest, **how: Unpack[How]) -> ModerationResult:
         return await self._only(ModelType.MODERATION, request, **how)
 
-    async def invoke_speech2text(self, request: Speech2TextRequest, **how: Any) -> Speech2TextResult:
+    async def invoke_speech2text(self, request: Speech2TextRequest, **how: Unpack[How]) -> Speech2TextResult:
         return await self._only(ModelType.SPEECH2TEXT, request, **how)
 
     def invoke_tts(
@@ -111,15 +119,9 @@ class ModelInstance:
         call = compose([Observe(self.clock, callbacks)], self.call) if callbacks else self.call
         return call(invocation)
 
-    async def _only(
-        self,
-        kind: ModelType,
-        request: Any,
-        *,
-        callbacks: tuple[Callback, ...] = (),
-        timeout: float | None = None,
-    ) -> Any:
-        async with aclosing(self._stream(kind, request, request.user, callbacks, timeout)) as chunks:
+    async def _only(self, kind: ModelType, request: Any, **how: Unpack[How]) -> Any:
+        stream = self._stream(kind, request, request.user, how.get("callbacks", ()), how.get("timeout"))
+        async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 # Run to the end, so that whatever stands behind the answer is seen and booked.
                 result = chunk

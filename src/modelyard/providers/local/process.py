@@ -6,7 +6,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import IO, Any
 
 import msgspec
@@ -46,6 +45,7 @@ class ModelProcess:
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._log: IO[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -58,6 +58,9 @@ class ModelProcess:
     async def start(self, load: Load) -> None:
         """Raises InvokeServerUnavailableError where the engine does not load; nothing is left running then."""
         ours, theirs = socket.socketpair()
+        # Ours to clean up: the process may be killed at any time.
+        self._folder = tempfile.TemporaryDirectory(prefix="modelyard-")
+        load = msgspec.structs.replace(load, options={**load.options, "folder": self._folder.name})
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -134,6 +137,8 @@ class ModelProcess:
             await self._listening
         if self._log is not None:
             self._log.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -195,8 +200,3 @@ def default_threads() -> int:
     """Half the cores we may use: llama.cpp's threads wait for each other, and one without a core stops them all."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
     return max(1, available // 2)
-
-
-def socket_folder() -> Path:
-    """A private folder for an engine's own socket."""
-    return Path(tempfile.mkdtemp(prefix="modelyard-"))

@@ -3,16 +3,15 @@
 import http.client
 import json
 import queue
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import xllamacpp as _xllamacpp
 
 from modelyard.base.errors import ContextTooLongError, InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.providers.local.process import socket_folder
 
 xllamacpp: Any = _xllamacpp  # a C extension without a word about its types
 
@@ -20,8 +19,7 @@ xllamacpp: Any = _xllamacpp  # a C extension without a word about its types
 class Engine:
     def __init__(self, files: dict[str, str], options: dict[str, Any]) -> None:
         self.parallel = int(options["parallel"]) + 1  # one more, so that tokens can be counted while chats run
-        self._folder = socket_folder()
-        self._socket = str(self._folder / "llama.sock")
+        self._socket = str(Path(options["folder"]) / "llama.sock")
         parameters = xllamacpp.CommonParams()
         parameters.model.path = files["model"]
         parameters.n_parallel = int(options["parallel"])
@@ -35,9 +33,6 @@ class Engine:
             cpu.n_threads = int(options["threads"])
             cpu.poll = 0  # spinning at barriers collapses as soon as another process wants the core
         self._server = xllamacpp.Server(parameters)
-
-    def __del__(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def answer(self, method: str, payload: Any, is_cancelled: Callable[[], bool]) -> Iterator[Any]:
         if method == "count":
