@@ -139,6 +139,9 @@ def test_a_transcript_has_times(api: Any):
         (lambda api: transcribe(api, b""), 400, "is empty"),
         (lambda api: transcribe(api, silence(0)), 400, "no sound"),
         (lambda api: transcribe(api, silence(16_000), language="klingon"), 400, "'klingon' is not known"),
+        (lambda api: api.embeddings.create(model="default-text-embedding", input="x" * 20_000_000), 400, "cut it into segments"),
+        (lambda api: api.moderations.create(input="x" * 60_000), 400, "cut it into segments"),
+        (lambda api: ask_parts(api, {"type": "image_url", "image_url": {"url": "data:image/png;base64," + huge_picture()}}), 400, "more than 40,000,000 pixels"),
         (lambda api: api.embeddings.create(model="default-text-embedding", input="x", dimensions=9999), 400, "at most 512"),
         (lambda api: api.chat.completions.create(model="local/qwen2.5-coder-1.5b-x", messages=[{"role": "user", "content": "x"}]), 404, "qwen2.5-coder"),
     ],
@@ -157,6 +160,19 @@ def ask_parts(api: Any, part: dict[str, Any]) -> Any:
 
 def transcribe(api: Any, audio: bytes, **how: Any) -> Any:
     return api.audio.transcriptions.create(model="default-speech2text", file=("a.wav", audio), **how)
+
+
+def huge_picture() -> str:
+    """A PNG of a few hundred bytes that says it is 20,000 by 20,000."""
+    import struct
+    import zlib
+
+    def piece(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    body = piece(b"IHDR", head) + piece(b"IDAT", zlib.compress(b"\0" * 60_001)) + piece(b"IEND", b"")
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode()
 
 
 def silence(samples: int) -> bytes:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from array import array
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +46,7 @@ from modelyard.providers.local.runtime import LocalRuntime
 from modelyard.wire import openai_chat
 
 _LONGEST_TOKEN = 128  # characters; longer tokens hardly exist, so this refuses nothing that would have fit
+_LONGEST_TEXT = 50_000  # characters
 _OCR = "pp-ocrv4"
 _ENCODER = "use-multilingual-v3"
 _CATEGORIES = {
@@ -152,6 +153,7 @@ class LocalTextEmbeddingModel(TextEmbeddingModel):
     async def invoke(
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
     ) -> AsyncGenerator[TextEmbeddingResult, None]:
+        check_lengths(request.texts, "input")
         answer = await self.runtime.only(model, "embed", {"texts": request.texts})
         width = answer["dimensions"]
         if request.dimensions is not None and request.dimensions > width:
@@ -165,6 +167,17 @@ class LocalTextEmbeddingModel(TextEmbeddingModel):
             model=model,
             embeddings=[shortened(row, request.dimensions) for row in rows],
             usage=EmbeddingUsage(tokens=tokens, total_tokens=tokens, estimated=True),
+        )
+
+
+def check_lengths(texts: Sequence[str], param: str) -> None:
+    """Refuse what would keep the encoder from everybody else for many seconds, and says little as one vector."""
+    longest = max(map(len, texts), default=0)
+    if longest > _LONGEST_TEXT:
+        raise InvokeBadRequestError(
+            f"a text has {longest:,} characters; local models take {_LONGEST_TEXT:,} at once, so cut it into segments",
+            provider="local",
+            param=param,
         )
 
 
@@ -184,6 +197,7 @@ class LocalRerankModel(RerankModel):
     async def invoke(
         self, model: str, credentials: Credentials, request: RerankRequest
     ) -> AsyncGenerator[RerankResult, None]:
+        check_lengths([request.query, *request.docs], "documents")
         asked = {"query": request.query, "docs": request.docs}
         if hybrid.needs_hybrid(request.query):
             similarity = await self.runtime.only(_ENCODER, "similarity", asked)
@@ -209,6 +223,7 @@ class LocalModerationModel(ModerationModel):
     async def invoke(
         self, model: str, credentials: Credentials, request: ModerationRequest
     ) -> AsyncGenerator[ModerationResult, None]:
+        check_lengths(request.texts, "input")
         scores = await self.runtime.only(model, "moderate", {"texts": request.texts})
         usage = ModerationUsage(texts=len(request.texts))
         yield ModerationResult(model=model, verdicts=[verdict_of(one) for one in scores], usage=usage)

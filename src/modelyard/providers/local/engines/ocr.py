@@ -1,15 +1,18 @@
 """PP-OCRv4, English and Chinese: the text in a picture, line by line."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import cv2
-import numpy as np
-from rapidocr_onnxruntime import RapidOCR
-
-from modelyard.base.errors import InvokeBadRequestError
-
 _MAX_PIXELS = 40_000_000
+# Read when the library loads: a small file may claim to be a picture of gigabytes.
+os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(_MAX_PIXELS)
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from rapidocr_onnxruntime import RapidOCR  # noqa: E402
+
+from modelyard.base.errors import InvokeBadRequestError  # noqa: E402
 
 
 class Engine:
@@ -22,10 +25,11 @@ class Engine:
 
     def answer(self, method: str, payload: Any, is_cancelled: Callable[[], bool]) -> Iterator[Any]:
         del method, is_cancelled
-        picture = cv2.imdecode(np.frombuffer(payload["image"], np.uint8), cv2.IMREAD_COLOR)
+        try:
+            picture = cv2.imdecode(np.frombuffer(payload["image"], np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error as error:
+            raise InvokeBadRequestError(f"the picture has more than {_MAX_PIXELS:,} pixels, or none") from error
         if picture is None:
             raise InvokeBadRequestError("the picture cannot be read; send png, jpeg or webp")
-        if picture.shape[0] * picture.shape[1] > _MAX_PIXELS:
-            raise InvokeBadRequestError(f"the picture has more than {_MAX_PIXELS:,} pixels; make it smaller")
         lines, _ = self._reader(picture)
         yield [str(line[1]) for line in lines or ()]
