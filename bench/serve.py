@@ -3,14 +3,14 @@
 python -m bench.serve PORT_FILE
 """
 
-import socket
 import sys
 from pathlib import Path
+
+from tools.show.proof import free_port
 
 from modelyard.cli import main
 
 if __name__ == "__main__":
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     Path(sys.argv[1]).write_text(str(port))
     main(["serve", "--port", str(port)])

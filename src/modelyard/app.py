@@ -90,7 +90,7 @@ class Modelyard:
         )
         self.providers = ProviderManager(factory, self.clock, on_secret=redaction.add, is_present=self._is_present)
         _configure_credentials(self.providers, configured, environ)
-        self.database = Database(self.settings.home_path / "modelyard.db")
+        self.database = Database(self.settings.database_path)
         self.ledger = Ledger(self.database)
         self.models = ModelManager(
             self.providers,

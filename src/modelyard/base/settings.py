@@ -91,6 +91,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def home_path(self) -> Path:
         return Path(self.home).expanduser()
 
+    @property
+    def database_path(self) -> Path:
+        return self.home_path / "modelyard.db"
+
 
 def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> Settings:
     """The settings from `config` (else `$MODELYARD_CONFIG`, else `modelyard.yaml` in the home folder) and variables.

@@ -20,6 +20,7 @@ from modelyard.models.types import ModelType
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.process import default_threads
 from modelyard.providers.local.weights import manifest
+from modelyard.runtime.invocation import DEFAULT_TENANT
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -114,7 +115,7 @@ def _local(settings: Settings) -> Iterator[Finding]:
 
 async def _providers(yard: Any) -> list[Finding]:
     found: list[Finding] = []
-    for status in yard.providers.get_providers("default"):
+    for status in yard.providers.get_providers(DEFAULT_TENANT):
         if status.entity.provider == "local":
             continue
         detail = f"{len(status.credentials)} credentials" if status.credentials else "needs no credential"

@@ -7,6 +7,7 @@ from typing import Any
 from modelyard.app import Modelyard
 from modelyard.base.errors import NotFoundError
 from modelyard.models.types import ModelType
+from modelyard.runtime.invocation import DEFAULT_TENANT
 
 _TEXT = "The quick brown fox jumps over the lazy dog, and the dog sleeps on in the afternoon sun."
 _PASSAGE = " ".join([_TEXT] * 5)
@@ -17,7 +18,7 @@ async def measure(yard: Modelyard, seconds: float) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for kind, (unit, work) in _WORK.items():
         try:
-            instance = yard.models.get_default_model_instance("default", kind)
+            instance = yard.models.get_default_model_instance(DEFAULT_TENANT, kind)
         except NotFoundError:
             continue
         if instance.provider != "local":

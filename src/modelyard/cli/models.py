@@ -13,6 +13,7 @@ from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.types import ModelType
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.weights import Progress, WeightStore, manifest
+from modelyard.runtime.invocation import DEFAULT_TENANT
 
 _MB = 1 << 20
 
@@ -35,7 +36,9 @@ def list_models(ctx: click.Context, kind: str | None = None, every: bool = False
 
     async def rows(yard: Any) -> list[dict[str, Any]]:
         wanted = ModelType(kind) if kind else None
-        ready = {(provider, model.model) for provider, model in yard.providers.get_models("default", model_type=wanted)}
+        ready = {
+            (provider, model.model) for provider, model in yard.providers.get_models(DEFAULT_TENANT, model_type=wanted)
+        }
         return [
             {
                 "model": f"{provider}/{model.model}",
@@ -48,7 +51,7 @@ def list_models(ctx: click.Context, kind: str | None = None, every: bool = False
                 "ready": (provider, model.model) in ready,
                 "description": model.description.en_us if model.description else None,
             }
-            for provider, model in yard.providers.get_models("default", model_type=wanted, ready=not every)
+            for provider, model in yard.providers.get_models(DEFAULT_TENANT, model_type=wanted, ready=not every)
         ]
 
     found = run_with_yard(ctx, rows)

@@ -12,6 +12,7 @@ from modelyard.cli.show import bad, good, json_option, note, print_json, print_t
 from modelyard.models.credentials import ProviderCredentialSchemaValidator
 from modelyard.models.provider import CredentialFormSchema, FormType, ProviderEntity
 from modelyard.providers.factory import catalog_definition, catalog_names
+from modelyard.runtime.invocation import DEFAULT_TENANT
 
 
 @click.group()
@@ -34,7 +35,7 @@ def list_providers(ctx: click.Context, as_json: bool) -> None:
                 "credentials": [one.name for one in status.credentials],
                 "ready": status.is_ready,
             }
-            for status in yard.providers.get_providers("default")
+            for status in yard.providers.get_providers(DEFAULT_TENANT)
         ]
 
     found = run_with_yard(ctx, rows)

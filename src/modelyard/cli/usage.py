@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, settings_of
+from modelyard.runtime.invocation import DEFAULT_TENANT
 from modelyard.runtime.ledger import GROUPINGS, Ledger, Spending, UsageRow
 from modelyard.storage.database import Database
 
@@ -27,14 +28,14 @@ def usage(ctx: click.Context, by: str, since: str, most: int | None, as_json: bo
     settings = settings_of(ctx)
     begin = time.time() - _seconds(since)
     names = _fields(by)
-    database = Database(settings.home_path / "modelyard.db")
+    database = Database(settings.database_path)
     try:
         ledger = Ledger(database)
         if most is not None:
-            rows = ledger.recent("default", most=most, since=begin)
+            rows = ledger.recent(DEFAULT_TENANT, most=most, since=begin)
             print_json(rows) if as_json else _print_rows(rows)
         else:
-            sums = ledger.summary("default", by=names, since=begin)
+            sums = ledger.summary(DEFAULT_TENANT, by=names, since=begin)
             if as_json:
                 print_json([{**dict(zip(names, one.key, strict=True)), **_sum(one)} for one in sums])
             else:

@@ -5,33 +5,37 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.models.entities import ParameterRule, ParameterType
+from modelyard.models.entities import DefaultParameterName, ParameterRule, ParameterType
 
 # name: (type, default, min, max, precision, options, English label, Chinese label, help)
 _TABLE: dict[str, tuple[str, Any, float | None, float | None, int | None, list[str], str, str, str]] = {
-    "temperature": (
+    DefaultParameterName.TEMPERATURE: (
         "float", 0.0, 0.0, 1.0, 2, [], "Temperature", "温度",
         "How freely words are chosen: 0 takes the likeliest every time, higher is more varied.",
     ),
-    "top_p": (
+    DefaultParameterName.TOP_P: (
         "float", 1.0, 0.0, 1.0, 2, [], "Top P", "Top P",
         "Choose among the likeliest words whose chances add up to this much.",
     ),
-    "top_k": ("int", 50, 1, 100, 0, [], "Top K", "Top K", "Choose among this many of the likeliest words."),
-    "presence_penalty": (
+    DefaultParameterName.TOP_K: (
+        "int", 50, 1, 100, 0, [], "Top K", "Top K", "Choose among this many of the likeliest words.",
+    ),
+    DefaultParameterName.PRESENCE_PENALTY: (
         "float", 0.0, 0.0, 1.0, 2, [], "Presence Penalty", "存在惩罚",
         "Make words that have already come up less likely, once for each word.",
     ),
-    "frequency_penalty": (
+    DefaultParameterName.FREQUENCY_PENALTY: (
         "float", 0.0, 0.0, 1.0, 2, [], "Frequency Penalty", "频率惩罚",
         "Make words less likely the more often they have come up.",
     ),
-    "max_tokens": ("int", 64, 1, 2048, 0, [], "Max Tokens", "最大标记", "The answer ends after this many tokens."),
-    "response_format": (
+    DefaultParameterName.MAX_TOKENS: (
+        "int", 64, 1, 2048, 0, [], "Max Tokens", "最大标记", "The answer ends after this many tokens.",
+    ),
+    DefaultParameterName.RESPONSE_FORMAT: (
         "string", None, None, None, None, ["JSON", "XML"], "Response Format", "回复格式",
         "The form that the answer must have.",
     ),
-    "json_schema": (
+    DefaultParameterName.JSON_SCHEMA: (
         "text", None, None, None, None, [], "JSON Schema", "JSON Schema",
         "The JSON schema that the answer must satisfy.",
     ),

@@ -20,7 +20,6 @@ from modelyard.models.llm import (
     LLMResultChunk,
     LLMResultChunkDelta,
     LLMUsage,
-    fold,
 )
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -614,10 +613,6 @@ def dump_stream(chunks: Iterable[LLMResultChunk], *, include_usage: bool = True)
             yield event
     if dumper is not None and (last := dumper.finish()) is not None:
         yield last
-
-
-def collect(chunks: Iterable[LLMResultChunk]) -> LLMResult:
-    return fold(chunks)
 
 
 # ------------------------------------------------------------------------------------------------ errors

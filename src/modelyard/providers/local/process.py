@@ -57,12 +57,24 @@ class ModelProcess:
 
     async def start(self, load: Load) -> None:
         """Raises InvokeServerUnavailableError where the engine does not load; nothing is left running then."""
-        ours, theirs = socket.socketpair()
+        try:
+            reader = await self._spawn(load)
+            self.load_seconds = await self._loaded(reader)
+        except BaseException:
+            await self.stop()
+            raise
+        self._listening = asyncio.create_task(self._listen(reader), name=f"listen to {self.name}")
+
+    async def _spawn(self, load: Load) -> asyncio.StreamReader:
+        """Start the process and tell it what to load."""
         # Ours to clean up: the process may be killed at any time.
         self._folder = tempfile.TemporaryDirectory(prefix="modelyard-")
-        load = msgspec.structs.replace(load, options={**load.options, "folder": self._folder.name})
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
-        try:
+        load = msgspec.structs.replace(load, options={**load.options, "folder": self._folder.name})
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "modelyard.providers.local.worker", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
@@ -71,27 +83,21 @@ class ModelProcess:
                 stderr=self._log,
                 env=_environment(load.options),
             )
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+        self._writer.write(pack(load))
+        return reader
+
+    async def _loaded(self, reader: asyncio.StreamReader) -> float:
+        """Seconds that the engine took to load. Raises InvokeServerUnavailableError where it did not."""
         try:
-            self._writer.write(pack(load))
             async with asyncio.timeout(_LOAD_SECONDS):
                 message = await self._receive(reader)
         except TimeoutError:
-            await self.stop()
-            message = f"model {self.name!r} did not load within {_LOAD_SECONDS:.0f} s"
-            raise InvokeTimeoutError(message, provider="local") from None
-        except BaseException:
-            await self.stop()
-            raise
-        if not isinstance(message, Ready):
-            said = message.message if isinstance(message, Failure) else await self._end()
-            await self.stop()
-            raise InvokeServerUnavailableError(f"model {self.name!r} does not load: {said}", provider="local")
-        self.load_seconds = message.seconds
-        self._listening = asyncio.create_task(self._listen(reader), name=f"listen to {self.name}")
+            said = f"model {self.name!r} did not load within {_LOAD_SECONDS:.0f} s"
+            raise InvokeTimeoutError(said, provider="local") from None
+        if isinstance(message, Ready):
+            return message.seconds
+        said = message.message if isinstance(message, Failure) else await self._end()
+        raise InvokeServerUnavailableError(f"model {self.name!r} does not load: {said}", provider="local")
 
     async def ask(self, method: str, payload: Any) -> AsyncGenerator[Any, None]:
         """The pieces of an answer. Closing the generator cancels the call in the process.
