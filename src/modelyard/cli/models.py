@@ -109,6 +109,10 @@ def pull(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool)
         note(f'ready: {", ".join(chosen)}. Try `modelyard chat "Say hello"`.')
 
 
+def _size(count: int) -> str:
+    return f"{count / _MB:,.0f} MB" if count >= _MB else f"{max(1, count // 1024)} kB"
+
+
 @contextmanager
 def progress_bars() -> Generator[Progress]:
     """A bar a file at a terminal; a line a file elsewhere, as in the log of a build."""
@@ -121,7 +125,7 @@ def progress_bars() -> Generator[Progress]:
     def tell(file: str, done: int, total: int, note: str = "") -> None:
         if done >= total and file not in told:
             told.add(file)
-            console.print(f"{file}  {total / _MB:,.0f} MB", highlight=False)
+            console.print(f"{file}  {_size(total)}", highlight=False)
 
     if not console.is_terminal:
         yield tell
