@@ -23,8 +23,9 @@ from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tts import TTSRequest, joined
 from modelyard.models.types import ModelType
 from modelyard.providers.definition import ProviderDefinition, convert, load_definition, short_model
+from modelyard.providers.endpoint import Endpoint
 from modelyard.providers.factory import Builder, ModelProviderFactory, catalog_definition, catalog_names
-from modelyard.providers.http_provider import Endpoint, http_models
+from modelyard.providers.http_provider import WIRES, http_models
 from modelyard.providers.local.hub import hub_fetch
 from modelyard.providers.local.provider import local_models
 from modelyard.providers.local.runtime import LocalOptions, LocalRuntime
@@ -83,7 +84,7 @@ class Modelyard:
         factory = ModelProviderFactory(
             [*_definitions(self.settings, configured), *definitions],
             {
-                "openai": partial(http_models, client=self.http, timeouts=self._timeouts),
+                **dict.fromkeys(WIRES, partial(http_models, client=self.http, timeouts=self._timeouts)),
                 "local": lambda definition: local_models(self.local),
                 **(builders or {}),
             },
@@ -346,13 +347,19 @@ def _definition(one: ProviderSettings, known: Mapping[str, ProviderDefinition]) 
     if one.name in known:
         definition = known[one.name]
         changed = replace(definition, base_url=one.base_url or definition.base_url, wire=one.wire or definition.wire)
-        return _relaxed(changed) if one.base_url else changed
+        return _relaxed(_moved(changed)) if one.base_url else changed
     if not one.base_url:
         catalog_definition(one.name)  # says which names there are
         raise NotFoundError(f"provider {one.name!r} is switched off; set local.enabled", code="provider_not_found")
     # A new name with an address: one more server that speaks OpenAI's API.
     template = catalog_definition("openai_api_compatible")
     return _relaxed(replace(_renamed(template, one.name), base_url=one.base_url, wire=one.wire or template.wire))
+
+
+def _moved(definition: ProviderDefinition) -> ProviderDefinition:
+    """With another address for the provider, formats that are spoken elsewhere would reach the old one: left out."""
+    wires = {kind: [wire for wire in many if not wire.base_url] or many for kind, many in definition.wires.items()}
+    return replace(definition, wires=wires)
 
 
 def _renamed(definition: ProviderDefinition, name: str) -> ProviderDefinition:

@@ -1,51 +1,9 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeRateLimitError, InvokeServerUnavailableError
-from modelyard.models.llm import LLMResultChunk, LLMResultChunkDelta, LLMUsage, fold
-from modelyard.models.messages import AssistantPromptMessage, ToolCall, ToolCallFunction
 from modelyard.wire import openai_chat
 
 USER = {"role": "user", "content": "hi"}
-text = st.text(max_size=20)
-calls = st.builds(
-    lambda index, id_, name, arguments: ToolCall(
-        index=index, id=id_, function=ToolCallFunction(name=name, arguments=arguments)
-    ),
-    st.integers(0, 3), st.sampled_from(["", "call_1"]), text, text,
-)  # fmt: skip
-messages = st.builds(
-    AssistantPromptMessage,
-    content=st.none() | text,
-    tool_calls=st.lists(calls, max_size=2),
-    reasoning_content=st.none() | st.text(min_size=1, max_size=9),
-)
-deltas = st.builds(
-    LLMResultChunkDelta,
-    index=st.integers(0, 2),
-    message=messages,
-    finish_reason=st.sampled_from([None, None, "stop", "length"]),
-)
-chunks = st.builds(lambda delta: LLMResultChunk(id="c", model="m", created=5, delta=delta), deltas)
-
-
-@given(st.lists(chunks, min_size=1, max_size=8), st.integers(0, 99), st.integers(0, 99))
-def test_a_stream_written_and_read_folds_to_the_same_answer(stream: list[LLMResultChunk], prompt: int, completion: int):
-    usage = LLMResultChunk(
-        id="c",
-        model="m",
-        created=5,
-        delta=LLMResultChunkDelta(finish_reason="stop", usage=LLMUsage.of(prompt, completion)),
-    )
-    whole = fold([*stream, usage])
-    again = fold(openai_chat.parse_stream(openai_chat.dump_stream([*stream, usage])))
-    for one, other in zip(again.choices, whole.choices, strict=True):
-        assert one.message.text == other.message.text
-        assert one.message.tool_calls == other.message.tool_calls
-        assert one.message.reasoning_content == other.message.reasoning_content
-        assert one.finish_reason == other.finish_reason
-    assert again.usage == whole.usage
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.gateway.routes.audio import parse_form
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.rerank import RerankRequest
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult, Speech2TextUsage, TranscriptSegment
@@ -105,14 +106,17 @@ def test_transcripts_in_every_format():
     assert dump(result, "vtt") == "WEBVTT\n\n00:00:00.000 --> 01:01:01.500\nHello there.\n\n"
     verbose = dump(result, "verbose_json")
     assert isinstance(verbose, dict)
-    assert openai_audio.parse_transcription_result(verbose).segments == result.segments
+    assert openai_audio.parse_transcription(verbose).segments == result.segments
     assert dump(result, "json")["text"] == "Hello there."  # type: ignore[index]
 
 
 def test_a_transcription_form_survives():
     request = Speech2TextRequest(audio=b"x", filename="a.wav", language="en", prompt="p", temperature=0.5)
-    fields = openai_audio.dump_transcription_request(request, "m", {})
-    assert openai_audio.parse_transcription_request(fields, b"x", "a.wav") == request
+    sending = openai_audio.dump_transcription(request, "m", {})
+    form = parse_form(sending.content_type, b"".join(sending.body))
+    assert form.fields["model"] == "m"
+    assert form.file is not None
+    assert openai_audio.parse_transcription_request(form.fields, form.file, form.filename) == request
     for wrong in ({"temperature": "hot"}, {"temperature": "2"}, {"response_format": "doc"}):
         with pytest.raises(InvokeBadRequestError):
             openai_audio.parse_transcription_request(wrong, b"x", "a.wav")

@@ -11,7 +11,8 @@ ModelyardError
 │  ├─ InvokeRateLimitError          the provider asks us to slow down
 │  ├─ InvokeAuthorizationError      our credential was refused
 │  ├─ InvokeBadRequestError         the request itself is wrong; do not retry
-│  │  └─ ContextTooLongError        it does not fit the model's context
+│  │  ├─ ContextTooLongError        it does not fit the model's context
+│  │  └─ ContentFilterError         the provider will not answer this
 │  ├─ NotReadyError                 weights or packages of a local model are missing
 │  └─ NoCredentialAvailableError    all credentials are resting
 └─ CredentialsValidateFailedError   a credential form was filled in wrongly
@@ -136,6 +137,13 @@ class ContextTooLongError(InvokeBadRequestError):
     code = "context_length_exceeded"
 
 
+class ContentFilterError(InvokeBadRequestError):
+    """The provider's filter refuses to read this, or to answer it. Another provider may not."""
+
+    failover = True
+    code = "content_filter"
+
+
 class NotReadyError(InvokeError):
     """The model is known and cannot be called yet: weights or packages are missing, and the message says which."""
 
@@ -153,6 +161,53 @@ class NoCredentialAvailableError(InvokeError):
     """All credentials are resting, or there is none."""
 
     code = "no_credential_available"
+
+
+_BY_STATUS: dict[int, type[InvokeError]] = {
+    401: InvokeAuthorizationError,
+    402: InvokeAuthorizationError,  # this credential's money is spent
+    403: InvokeAuthorizationError,
+    407: InvokeAuthorizationError,
+    408: InvokeServerUnavailableError,
+    425: InvokeServerUnavailableError,
+    429: InvokeRateLimitError,
+}
+
+# What vendors call it, in error objects, in the middle of streams too. One table: the words do not clash.
+_BY_WORD: dict[str, type[InvokeError]] = {
+    word: kind
+    for kind, words in {
+        InvokeBadRequestError: "invalid_request_error invalid_request INVALID_ARGUMENT FAILED_PRECONDITION "
+        "ValidationException InvalidParameter not_found_error NOT_FOUND ResourceNotFoundException ModelNotFound "
+        "model_not_found request_too_large OUT_OF_RANGE",
+        ContextTooLongError: "context_length_exceeded string_above_max_length",
+        ContentFilterError: "content_filter content_policy_violation DataInspectionFailed data_inspection_failed",
+        InvokeAuthorizationError: "authentication_error permission_error billing_error UNAUTHENTICATED "
+        "PERMISSION_DENIED AccessDeniedException UnrecognizedClientException ExpiredTokenException InvalidApiKey "
+        "invalid_api_key AccessDenied Arrearage insufficient_credits",
+        InvokeRateLimitError: "rate_limit_error rate_limit_exceeded tokens requests insufficient_quota "
+        "RESOURCE_EXHAUSTED ThrottlingException ServiceQuotaExceededException Throttling Throttling.RateQuota "
+        "Throttling.AllocationQuota too_many_requests",
+        InvokeServerUnavailableError: "overloaded_error api_error server_error internal_error timeout_error INTERNAL "
+        "UNAVAILABLE DEADLINE_EXCEEDED InternalServerException ServiceUnavailableException ModelTimeoutException "
+        "ModelStreamErrorException ModelErrorException ModelNotReadyException InternalError",
+    }.items()
+    for word in words.split()
+}
+
+
+def kind_of_error(status: int | None, *words: object) -> type[InvokeError]:
+    """Which of ours a provider's refusal is: by its own words for it (types and codes), then by its HTTP status."""
+    found = next((kind for word in words if (kind := _BY_WORD.get(str(word)))), None)
+    if found is not None and (status is None or status < 500 or not issubclass(found, InvokeBadRequestError)):
+        # A status is the surer word where the two disagree on whose credential it is.
+        by_status = _BY_STATUS.get(status) if status else None
+        return by_status if by_status and found is InvokeBadRequestError else found
+    if status is None:
+        return InvokeServerUnavailableError
+    if (by_status := _BY_STATUS.get(status)) is not None:
+        return by_status
+    return InvokeBadRequestError if 400 <= status < 500 else InvokeServerUnavailableError
 
 
 def near(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:

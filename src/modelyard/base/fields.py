@@ -54,5 +54,31 @@ def in_range(value: float | None, low: float, high: float, name: str) -> None:
 
 
 def count(value: Any) -> int | None:
-    """A count that another party states, or None where it is no count at all."""
+    """A count that another party states, or None where it is no count at all. Some write whole numbers as `12.0`."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40 else None
+
+
+def counted(body: Any, *path: str) -> int:
+    """The count at the end of the path; 0 where there is none that can be believed."""
+    for name in path:
+        if not isinstance(body, dict):
+            return 0
+        body = body.get(name)
+    return count(body) or 0
+
+
+def beyond(body: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """What stands in the object beside the known names."""
+    return {key: value for key, value in body.items() if key not in known} if body.keys() - known else {}
+
+
+def kept(format_name: str, rest: dict[str, Any]) -> dict[str, Any]:
+    """What is left over, under the name of the format that it came in; nothing where nothing is."""
+    return {format_name: rest} if rest else {}
+
+
+def compact(**fields: Any) -> dict[str, Any]:
+    """The fields that say something."""
+    return {name: value for name, value in fields.items() if value is not None and value != "" and value != []}

@@ -74,9 +74,9 @@ async def _converse(yard: Modelyard, how: dict[str, Any]) -> None:
         except EOFError:
             text = ""
         if not text:
-            note(
-                f"{spent.prompt_tokens} tokens in, {spent.completion_tokens} out, {spent.total_price} {spent.currency}"
-            )
+            price = spent.total_price
+            cost = "cost unknown" if price is None and spent.total_tokens else f"{price or 0} {spent.currency}"
+            note(f"{spent.prompt_tokens} tokens in, {spent.completion_tokens} out, {cost}")
             return
         if text == "/clear":
             messages = _system(how["system"])

@@ -75,7 +75,7 @@ def _print_sums(names: list[str], sums: list[Spending]) -> None:
             f"{one.failed:,}",
             f"{one.prompt_tokens:,}",
             f"{one.completion_tokens:,}",
-            f"{one.cost:f} {one.currency}",
+            f"{one.cost:f} {one.currency}" + (f" + {one.unpriced:,} unpriced" if one.unpriced else ""),
         )
         for one in sums
     ]
@@ -96,7 +96,7 @@ def _print_rows(rows: list[UsageRow]) -> None:
                 good(one.status) if one.status == "ok" else bad(one.status),
                 one.prompt_tokens,
                 f"{one.completion_tokens}{'~' if one.estimated else ''}",
-                f"{one.total_price:f}",
+                "?" if one.total_price is None else f"{one.total_price:f}",
                 round(one.latency * 1000),
             )
             for one in rows

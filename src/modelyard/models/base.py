@@ -40,6 +40,11 @@ class AIModel(ABC, Generic[RequestT, ChunkT]):
 class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
     model_type = ModelType.LLM
 
+    def unsupported(self, model: str, credentials: Credentials, request: LLMRequest) -> list[str]:
+        """The parameters of the request that the model's server has no word for, or refuses."""
+        del model, credentials, request
+        return []
+
     async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
         """Prompt tokens of a request before it is sent: an estimate unless the provider can count."""
         del model, credentials

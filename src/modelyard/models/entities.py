@@ -1,5 +1,6 @@
 """What a provider says of a model: features, properties, parameter rules, prices. The shapes of Dify's model YAML."""
 
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -86,6 +87,37 @@ class ParameterRule(msgspec.Struct, frozen=True, kw_only=True):
     options: list[str] = []
 
 
+class PricePer(StrEnum):
+    """What a price is for: what `input` and `output` count."""
+
+    TOKEN = "token"  # noqa: S105  a unit
+    CHARACTER = "character"
+    SECOND = "second"
+    REQUEST = "request"
+    SEARCH = "search"
+    PAGE = "page"
+    IMAGE = "image"
+
+
+class PriceTier(msgspec.Struct, frozen=True, kw_only=True):
+    """Prices of a request whose prompt has more than `above` tokens: of all of it, not of what is beyond."""
+
+    above: int
+    input: Decimal
+    output: Decimal | None = None
+    rates: dict[str, Decimal] = {}
+
+
+class PricePeriod(msgspec.Struct, frozen=True, kw_only=True):
+    """What held before: up to, and without, the day `until`."""
+
+    until: date
+    input: Decimal
+    output: Decimal | None = None
+    rates: dict[str, Decimal] = {}
+    tiers: list[PriceTier] = []
+
+
 class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Cost = count × price × unit: `input: 0.40, unit: 0.000001` is 0.40 for a million."""
 
@@ -93,6 +125,18 @@ class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
     output: Decimal | None = None
     unit: Decimal
     currency: str
+    per: PricePer = PricePer.TOKEN
+    rates: dict[str, Decimal] = {}
+    """Other prices for the same unit: `cached`, `cache_write`, `cache_write_1h`, `audio_input`, `audio_output`,
+    `image_input`, `image_output`, `reasoning`. Tokens of a kind without a rate cost what the others do.
+    Prices for one, not for a unit: `request`, `search`."""
+    tiers: list[PriceTier] = []
+    history: list[PricePeriod] = []
+    """Earlier prices, in the order of their ends."""
+    source: str = ""
+    """Whose figures these are."""
+    as_of: date | None = None
+    """When they were looked up."""
 
 
 class PriceType(StrEnum):

@@ -11,10 +11,18 @@ from modelyard.models.types import Chunk, ModelUsage
 class Speech2TextUsage(ModelUsage, frozen=True, kw_only=True):
     seconds: float = 0.0
     """Length of the recording."""
+    prompt_tokens: int = 0
+    """What models that count tokens heard; their price is for tokens."""
+    audio_prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     @property
     def input_count(self) -> Decimal:
-        return Decimal(str(self.seconds))
+        return Decimal(self.prompt_tokens) if self.prompt_tokens else Decimal(str(self.seconds))
+
+    @property
+    def output_count(self) -> Decimal:
+        return Decimal(self.completion_tokens)
 
 
 class Speech2TextRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +36,10 @@ class Speech2TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     task: str = "transcribe"
     """`transcribe`, or `translate` into English."""
+    segments: bool = False
+    """Whether the caller wants to know when each sentence was said."""
+    words: bool = False
+    """Whether the caller wants to know when each word was said."""
     user: str | None = None
     extra: dict[str, Any] = {}
 
@@ -38,10 +50,17 @@ class TranscriptSegment(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class TranscriptWord(msgspec.Struct, frozen=True, kw_only=True):
+    start: float
+    end: float
+    word: str
+
+
 class Speech2TextResult(Chunk, frozen=True, kw_only=True):
     text: str
     language: str | None = None
     segments: list[TranscriptSegment] = []
+    words: list[TranscriptWord] = []
     usage: Speech2TextUsage = Speech2TextUsage()
 
     @property

@@ -32,8 +32,11 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
     Prices are in `currency`; a unit price holds for `price_unit` of the unit, so cost = count × price × unit.
     """
 
-    total_price: Decimal = ZERO
+    total_price: Decimal | None = None
+    """What the call came to; None where nobody knows the price, which is not the same as free."""
     currency: str = "USD"
+    price_source: str = ""
+    """Who said what it costs: a price list, or `provider` where the answer itself did."""
     latency: float = 0.0
     """Seconds from the call to its last chunk."""
     estimated: bool = False

@@ -1,6 +1,6 @@
 """A provider as data: our short YAML, or a folder in Dify's shape, unchanged. Both become one ProviderDefinition."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,24 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError
-from modelyard.models.entities import AIModelEntity, ModelFeature, ModelPropertyKey
+from modelyard.models.entities import AIModelEntity, ModelFeature, ModelPropertyKey, PriceConfig
 from modelyard.models.parameters import filled
 from modelyard.models.provider import CredentialFormSchema, ProviderEntity
 from modelyard.models.types import ModelType
 
 _MILLION = "0.000001"
+_SHARED = ("currency", "price_source", "price_date")
+"""What a provider file may say once for all its models."""
 _KEY_FIELDS = ("api_key", "openai_api_key", "dashscope_api_key", "token", "access_token")
 _URL_FIELDS = ("base_url", "endpoint_url", "openai_api_base", "api_base", "server_url", "custom_endpoint_url")
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """A wire format that a provider speaks, and where, if elsewhere than the rest."""
+
+    name: str
+    base_url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +37,16 @@ class ProviderDefinition:
     base_url: str = ""
     quirks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Named oddities of a server that speaks a known format almost."""
+    wires: Mapping[ModelType, Sequence[Wire]] = field(default_factory=dict[ModelType, Sequence[Wire]])
+    """Model types that are spoken to otherwise than in `wire`; the first is used unless a request came in another."""
+    paths: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Where calls of a type go, where that is not the format's own path; `list` is where models are listed."""
+    auth: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """How it is shown who calls; a bearer token where nothing is said."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What every call carries; `{field}` is filled in from the credential."""
+    model_quirks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    model_wires: Mapping[str, str] = field(default_factory=dict[str, str])
     source: str = ""
     """The file it was read from, for messages."""
 
@@ -47,6 +67,9 @@ class ProviderDefinition:
         """The credential field that says where the server is, where there is one."""
         names = {form.variable for form in self.entity.credential_forms}
         return next((name for name in _URL_FIELDS if name in names), None)
+
+    def wires_of(self, model_type: ModelType) -> Sequence[Wire]:
+        return self.wires.get(model_type) or (Wire(self.wire),)
 
     @property
     def needs_credential(self) -> bool:
@@ -82,7 +105,12 @@ def _from_short(document: dict[str, Any], path: Path, *, wire: str, base_url: st
     name = document.get("name")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{path}: 'name' is missing: what the provider is called")
-    models = [short_model(one, str(path)) for one in document.get("models") or ()]
+    listed: list[dict[str, Any]] = [
+        one if isinstance(one, dict) else {"name": str(one)} for one in document.get("models") or ()
+    ]
+    shared = {"input_price": 0, "output_price": 0} if document.get("free") else {}
+    shared |= {name: document[name] for name in _SHARED if name in document}
+    models = [short_model({**shared, **one}, str(path)) for one in listed]
     types = document.get("model_types") or list(dict.fromkeys(model["model_type"] for model in models))
     forms = [_short_form(one) for one in document.get("credentials") or ()]
     methods = ["predefined-model"] if models else []
@@ -103,8 +131,24 @@ def _from_short(document: dict[str, Any], path: Path, *, wire: str, base_url: st
         wire=wire or document.get("wire") or "openai",
         base_url=base_url or document.get("base_url") or "",
         quirks=document.get("quirks") or {},
+        wires=_short_wires(document.get("wires") or {}, str(path)),
+        paths=document.get("paths") or {},
+        auth=document.get("auth") or {},
+        headers=document.get("headers") or {},
+        model_quirks={one["name"]: one["quirks"] for one in listed if one.get("quirks")},
+        model_wires={one["name"]: one["wire"] for one in listed if one.get("wire")},
         source=str(path),
     )
+
+
+def _short_wires(given: Any, source: str) -> dict[ModelType, Sequence[Wire]]:
+    """`{llm: [openai, {anthropic: https://…}]}`."""
+    found: dict[ModelType, Sequence[Wire]] = {}
+    for kind, names in given.items():
+        many = names if isinstance(names, list) else [names]
+        wires = [Wire(one) if isinstance(one, str) else Wire(*next(iter(one.items()))) for one in many]
+        found[convert(kind, ModelType, f"{source}: wires")] = tuple(wires)
+    return found
 
 
 def _short_help(value: Any) -> dict[str, Any] | None:
@@ -135,15 +179,56 @@ def short_model(one: Mapping[str, Any], source: str) -> dict[str, Any]:
         properties.setdefault("mode", "chat")
     pricing = one.get("pricing")
     if one.get("input_price") is not None:
-        pricing = {
-            "input": str(one["input_price"]),
-            "output": str(one["output_price"]) if one.get("output_price") is not None else None,
-            "unit": str(one.get("price_unit", _MILLION)),
-            "currency": one.get("currency", "USD"),
-        }
+        pricing = _short_prices(one, kind, source)
     return _model(
         {**one, "model": name, "model_type": kind, "model_properties": properties, "pricing": pricing}, source
     )
+
+
+_PER = {
+    "llm": "token", "text-embedding": "token", "rerank": "token", "speech2text": "second", "tts": "character",
+    "moderation": "request",
+}  # fmt: skip
+
+
+def _short_prices(one: Mapping[str, Any], kind: str, source: str) -> dict[str, Any]:
+    """Prices as a list prints them: for a million tokens or characters, for one second, search or request."""
+    per = str(one.get("price_per") or _PER.get(kind, "token"))
+    unit = str(one.get("price_unit", _MILLION if per in ("token", "character") else "1"))
+    prices = {
+        **_amounts(one),
+        "unit": unit,
+        "currency": one.get("currency", "USD"),
+        "per": per,
+        "tiers": [{"above": tier["above"], **_amounts(tier)} for tier in one.get("tiers") or ()],
+        "history": [
+            {
+                "until": period["until"],
+                **_amounts(period),
+                "tiers": [{"above": tier["above"], **_amounts(tier)} for tier in period.get("tiers") or ()],
+            }
+            for period in one.get("price_history") or ()
+        ],
+        "source": one.get("price_source") or "catalogue",
+    }
+    if one.get("price_date"):
+        prices["as_of"] = one["price_date"]
+    convert(prices, PriceConfig, f"{source}: price of {one.get('name')!r}")
+    return prices
+
+
+_RATES = {
+    "cached_price": "cached", "cache_write_price": "cache_write", "cache_write_1h_price": "cache_write_1h",
+    "audio_input_price": "audio_input", "audio_output_price": "audio_output", "image_input_price": "image_input",
+    "image_output_price": "image_output", "reasoning_price": "reasoning", "request_price": "request",
+    "search_price": "search",
+}  # fmt: skip
+
+
+def _amounts(one: Mapping[str, Any]) -> dict[str, Any]:
+    output = one.get("output_price")
+    rates = {name: str(one[field]) for field, name in _RATES.items() if one.get(field) is not None}
+    return {"input": str(one["input_price"]), "output": None if output is None else str(output), "rates": rates}
 
 
 # ------------------------------------------------------------------------------------------------ Dify's shape

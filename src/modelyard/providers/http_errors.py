@@ -8,26 +8,9 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import (
-    ContextTooLongError,
-    InvokeAuthorizationError,
-    InvokeBadRequestError,
-    InvokeError,
-    InvokeRateLimitError,
-    InvokeServerUnavailableError,
-)
+from modelyard.base.errors import InvokeError, kind_of_error
 from modelyard.base.log import redaction
 
-_BY_STATUS: dict[int, type[InvokeError]] = {
-    401: InvokeAuthorizationError,
-    402: InvokeAuthorizationError,  # this credential's money is spent
-    403: InvokeAuthorizationError,
-    407: InvokeAuthorizationError,
-    408: InvokeServerUnavailableError,
-    425: InvokeServerUnavailableError,
-    429: InvokeRateLimitError,
-}
-_BY_CODE: dict[str, type[InvokeError]] = {"context_length_exceeded": ContextTooLongError}
 _LONGEST_WAIT = 24 * 3600.0
 
 
@@ -35,9 +18,9 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, *, provider: 
     """The error that an answer with this status stands for."""
     said = _error_object(body)
     message = _message(said, body) or f"HTTP status {status} without a message"
-    kind = _BY_CODE.get(str(said.get("code"))) or _BY_STATUS.get(status)
-    if kind is None:
-        kind = InvokeBadRequestError if 400 <= status < 500 else InvokeServerUnavailableError
+    # AWS puts its word for it in a header.
+    word = headers.get("x-amzn-errortype", "").partition(":")[0]
+    kind = kind_of_error(status, said.get("code"), said.get("type"), said.get("status"), word)
     if 300 <= status < 400:
         message = f"the server redirects (HTTP status {status}), which is not followed; check the base URL"
     # Some providers repeat the key that they refuse.
@@ -52,11 +35,13 @@ def _error_object(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         return {}
     error = document.get("error", document)
-    return error if isinstance(error, dict) else {"message": error}
+    if isinstance(error, dict):
+        return error
+    return {**document, "message": error}
 
 
 def _message(said: Mapping[str, Any], body: bytes) -> str:
-    for key in ("message", "detail", "msg"):
+    for key in ("message", "detail", "msg", "err_msg", "Message"):
         if isinstance(text := said.get(key), str) and text:
             return text[:1000]
     text = body[:300].decode("utf-8", "replace").strip()

@@ -1,14 +1,14 @@
-"""A provider from its YAML alone: wire format, base URL, authorisation, over the one HTTP client."""
+"""A provider from its YAML alone: what it speaks, where it is, how it is shown who calls, over the one HTTP client."""
 
-import secrets
-from collections.abc import AsyncGenerator, Iterator, Mapping
+import struct
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
+from modelyard.base.errors import ConfigError, InvokeError, suggestion
 from modelyard.models.base import (
     AnyModel,
     LargeLanguageModel,
@@ -16,201 +16,172 @@ from modelyard.models.base import (
     RerankModel,
     Speech2TextModel,
     TextEmbeddingModel,
+    TokenCount,
     TTSModel,
 )
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
+from modelyard.models.thinking import ThinkStream
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
-from modelyard.models.types import JSON, Credentials, ModelType
-from modelyard.providers.definition import ProviderDefinition
-from modelyard.providers.http_errors import error_of
+from modelyard.models.types import Credentials, ModelType
+from modelyard.providers.definition import ProviderDefinition, Wire
+from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
+from modelyard.providers.formats import CHAT, EMBEDDING, MODERATION, RERANK, SPEECH2TEXT, TTS, ChatFormat
 from modelyard.transport.http import HttpClient, Response, Timeouts
-from modelyard.transport.sse import DONE, EventStream
-from modelyard.wire import openai_audio, openai_chat, openai_embeddings, openai_moderations, openai_rerank
+from modelyard.wire import dashscope, openai_moderations
 
-_MAX_ANSWER = 64 * 1024 * 1024
-_MAX_ERROR = 256 * 1024
-_AGENT = "modelyard"
-_decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a provider is and how to knock."""
-
-    definition: ProviderDefinition
-    client: HttpClient
-    timeouts: Timeouts
-
-    @property
-    def quirks(self) -> Mapping[str, Any]:
-        return self.definition.quirks
-
-    def url(self, credentials: Credentials, path: str) -> str:
-        """Raises ConfigError where nobody said where the server is."""
-        field = self.definition.url_field
-        base = (credentials.get(field) if field else None) or self.definition.base_url
-        if not base:
-            raise ConfigError(
-                f"provider {self.definition.name!r} has no address: set {field or 'base_url'!r} in its credential"
-            )
-        return str(base).rstrip("/") + path
-
-    def headers(self, credentials: Credentials) -> dict[str, str]:
-        headers = {"user-agent": _AGENT, "content-type": "application/json"}
-        field = self.definition.key_field
-        if field and credentials.get(field):
-            headers["authorization"] = f"Bearer {credentials[field]}"
-        if credentials.get("organization"):
-            headers["openai-organization"] = str(credentials["organization"])
-        return headers
-
-    async def post(self, credentials: Credentials, path: str, body: JSON) -> Response:
-        return await self.send("POST", credentials, path, [_encode(body)], self.headers(credentials))
-
-    async def send(
-        self, method: str, credentials: Credentials, path: str, body: list[bytes], headers: Mapping[str, str]
-    ) -> Response:
-        """A successful answer's head. Raises InvokeError of the kind that the status stands for."""
-        url = self.url(credentials, path)
-        try:
-            response = await self.client.send(method, url, headers=headers, body=body, timeouts=self.timeouts)
-        except InvokeError as error:
-            raise self.named(error) from error
-        if 200 <= response.status < 300:
-            return response
-        raise error_of(response.status, response.headers, await self._said(response), provider=self.definition.name)
-
-    @staticmethod
-    async def _said(response: Response) -> bytes:
-        try:
-            return await response.read(most=_MAX_ERROR)
-        except InvokeError:
-            return b""
-
-    def named(self, error: InvokeError) -> InvokeError:
-        """The error with the provider's name in front."""
-        if error.provider:
-            return error
-        return type(error)(str(error), provider=self.definition.name, retry_after=error.retry_after)
-
-    async def json(self, response: Response) -> JSON:
-        """The whole answer as an object. Raises InvokeServerUnavailableError where it is none."""
-        try:
-            body = _decode(await response.read(most=_MAX_ANSWER))
-        except InvokeError as error:
-            raise self.named(error) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self.broken(f"the answer is not JSON: {error}") from error
-        if not isinstance(body, dict):
-            raise self.broken("the answer is JSON, but no object")
-        return body
-
-    def broken(self, message: str) -> InvokeServerUnavailableError:
-        return InvokeServerUnavailableError(message, provider=self.definition.name)
-
-    async def call(self, credentials: Credentials, path: str, body: JSON) -> JSON:
-        return await self.json(await self.post(credentials, path, body))
-
-    async def list_models(self, credentials: Credentials) -> list[str]:
-        """What the server itself says it offers: the cheapest proof that a credential works."""
-        headers = self.headers(credentials)
-        body = await self.json(await self.send("GET", credentials, "/models", [], headers))
-        data = body.get("data")
-        if not isinstance(data, list):
-            raise self.broken("the list of models holds no data")
-        return [str(one.get("id")) for one in data if isinstance(one, dict) and one.get("id")]
+FormatT = TypeVar("FormatT")
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLargeLanguageModel(LargeLanguageModel):
+    """Speaks the first of the provider's formats, or the one that the request came in where it is among them: what
+    only that format can say then arrives as it was said."""
+
     endpoint: Endpoint
+    wires: tuple[tuple[Wire, ChatFormat], ...]
+
+    def _wire(self, model: str, credentials: Credentials, request: LLMRequest) -> tuple[Wire, ChatFormat]:
+        definition = self.endpoint.definition
+        schema = definition.entity.find(model, ModelType.LLM)
+        named = definition.model_wires.get(model)
+        if named is None and schema and schema.model_properties.get(ModelPropertyKey.MODE) == "completion":
+            named = "openai_completions"
+        if named is not None:
+            return Wire(named), CHAT[named]
+        moved = definition.url_field and credentials.get(definition.url_field)
+        for wire, form in self.wires[1:] if request.format else ():
+            # An address in the credential stands for the first format's; the others' would reach another server.
+            if form.name == request.format and not (moved and wire.base_url):
+                return wire, form
+        return self.wires[0]
+
+    def unsupported(self, model: str, credentials: Credentials, request: LLMRequest) -> list[str]:
+        _, form = self._wire(model, credentials, request)
+        refused = set(self.endpoint.quirks(model).get("drop", ()))
+        said = [*request.model_parameters, *(["stop"] if request.stop else [])]
+        return [name for name in said if name not in form.parameters or name in refused]
 
     async def invoke(
         self, model: str, credentials: Credentials, request: LLMRequest
     ) -> AsyncGenerator[LLMResultChunk, None]:
         endpoint = self.endpoint
-        body = openai_chat.dump_request(request, model, endpoint.quirks)
-        response = await endpoint.post(credentials, "/chat/completions", body)
+        wire, form = self._wire(model, credentials, request)
+        quirks = endpoint.quirks(model)
+        response = await self._post(model, credentials, request, wire, form)
+        thoughts = ThinkStream() if quirks.get("think_tags") else None
         try:
-            if request.stream and "json" not in response.headers.get("content-type", ""):
-                reader = _StreamReader(endpoint)
-                async with aclosing(response.pieces()) as pieces:
-                    async for piece in pieces:
-                        for chunk in reader.feed(piece):
-                            yield chunk
-                for chunk in reader.finish():
-                    yield chunk
-            else:  # a server that cannot stream answers at once
-                for chunk in openai_chat.parse_result(await endpoint.json(response)).as_chunks():
-                    yield chunk
+            async with aclosing(self._chunks(request, response, form, quirks)) as chunks:
+                async for chunk in chunks:
+                    yield thoughts.feed(chunk) if thoughts else chunk
+            for chunk in thoughts.finish() if thoughts else ():
+                yield chunk
         except InvokeError as error:
             raise endpoint.named(error) from error
         finally:
             response.close()
 
-
-class _StreamReader:
-    """A stream's bytes into chunks."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._events = EventStream()
-        self._parser = openai_chat.StreamParser()
-        self._is_done = False
-
-    def feed(self, piece: bytes) -> Iterator[LLMResultChunk]:
-        return self._read(self._events.feed(piece))
-
-    def finish(self) -> Iterator[LLMResultChunk]:
-        """What is left. Raises InvokeServerUnavailableError where the stream broke off."""
-        yield from self._read(self._events.finish())
-        self._parser.finish(done=self._is_done)
-
-    def _read(self, events: list[bytes]) -> Iterator[LLMResultChunk]:
-        for data in events:
-            if data == DONE:
-                self._is_done = True
-            elif not self._is_done:
-                yield from self._parser.feed(self._event(data))
-
-    def _event(self, data: bytes) -> JSON:
+    async def _post(
+        self, model: str, credentials: Credentials, request: LLMRequest, wire: Wire, form: ChatFormat
+    ) -> Response:
+        endpoint = self.endpoint
+        path = self._path(request, form)
+        url = endpoint.url(credentials, path, model=model, base=wire.base_url)
+        headers = {name: value for name, value in form.headers.items() if value != "{stream}"}
+        if request.stream and "x-dashscope-sse" in form.headers:
+            headers["x-dashscope-sse"] = "enable"
         try:
-            event = _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._endpoint.broken(f"an event of the stream is not JSON: {error}") from error
-        if not isinstance(event, dict):
-            raise self._endpoint.broken("an event of the stream is JSON, but no object")
-        return event
+            body = form.dump_request(request, model, endpoint.quirks(model))
+        except InvokeError as error:
+            raise endpoint.named(error) from error
+        return await endpoint.post(url, credentials, body, headers=headers)
+
+    def _path(self, request: LLMRequest, form: ChatFormat) -> str:
+        paths = self.endpoint.definition.paths
+        if form.name == dashscope.FORMAT and dashscope.has_files(request):
+            return "/services/aigc/multimodal-generation/generation"
+        if request.stream and form.stream_path != form.path:
+            return paths.get("llm_stream", form.stream_path)
+        return paths.get("llm", form.path) if form is self.wires[0][1] else form.path
+
+    async def _chunks(
+        self, request: LLMRequest, response: Response, form: ChatFormat, quirks: Mapping[str, Any]
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        if not request.stream or response.headers.get("content-type", "").startswith("application/json"):
+            # A server that cannot stream answers at once.
+            for chunk in form.parse_result(await self.endpoint.object(response), quirks).as_chunks():
+                yield chunk
+            return
+        parser = form.parser(quirks)
+        is_done = False
+        async with aclosing(self.endpoint.events(response, form.framing)) as events:
+            async for event in events:
+                if event is None:
+                    is_done = True
+                elif not is_done:
+                    for chunk in parser.feed(event):
+                        yield chunk
+        for chunk in parser.finish(done=is_done):
+            yield chunk
+
+    async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
+        """By the provider's own counter where its format has one; else as our own tokenizers count."""
+        wire, form = self.wires[0]
+        if not form.count_path:
+            return await LargeLanguageModel.count_tokens(self, model, credentials, request)
+        body = form.dump_request(msgspec.structs.replace(request, stream=False), model, self.endpoint.quirks(model))
+        if form.name == "anthropic":
+            body = {name: body[name] for name in _COUNTED if name in body}
+        else:
+            body = {"contents": body["contents"]}
+        url = self.endpoint.url(credentials, form.count_path, model=model, base=wire.base_url)
+        response = await self.endpoint.post(url, credentials, body, headers=form.headers)
+        said = await self.endpoint.object(response)
+        tokens = said.get("input_tokens", said.get("totalTokens"))
+        if not isinstance(tokens, int):
+            raise self.endpoint.broken("the answer holds no count of tokens")
+        return TokenCount(tokens, estimated=False)
+
+
+_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking")
 
 
 @dataclass(frozen=True, slots=True)
 class HttpTextEmbeddingModel(TextEmbeddingModel):
     endpoint: Endpoint
+    form: Any
 
     async def invoke(
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
     ) -> AsyncGenerator[TextEmbeddingResult, None]:
-        body = openai_embeddings.dump_request(request, model, self.endpoint.quirks)
-        result = openai_embeddings.parse_result(await self.endpoint.call(credentials, "/embeddings", body))
+        endpoint = self.endpoint
+        body = self.form.dump_request(request, model, endpoint.quirks(model))
+        path = endpoint.definition.paths.get("text-embedding", self.form.path)
+        said = await endpoint.call(path, credentials, body, model=model)
+        result = _read(endpoint, lambda: self.form.parse_result(said, request))
         if len(result.embeddings) != len(request.texts):
-            raise self.endpoint.broken(f"{len(request.texts)} texts brought {len(result.embeddings)} embeddings")
-        yield result
+            raise endpoint.broken(f"{len(request.texts)} texts brought {len(result.embeddings)} embeddings")
+        yield result if result.model else msgspec.structs.replace(result, model=model)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRerankModel(RerankModel):
     endpoint: Endpoint
+    form: Any
 
     async def invoke(
         self, model: str, credentials: Credentials, request: RerankRequest
     ) -> AsyncGenerator[RerankResult, None]:
-        body = openai_rerank.dump_request(request, model, self.endpoint.quirks)
-        yield openai_rerank.parse_result(await self.endpoint.call(credentials, "/rerank", body), request)
+        endpoint = self.endpoint
+        body = self.form.dump_request(request, model, endpoint.quirks(model))
+        path = endpoint.definition.paths.get("rerank", self.form.path)
+        said = await endpoint.call(path, credentials, body, model=model)
+        result = _read(endpoint, lambda: self.form.parse_result(said, request))
+        yield result if result.model else msgspec.structs.replace(result, model=model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,73 +191,130 @@ class HttpModerationModel(ModerationModel):
     async def invoke(
         self, model: str, credentials: Credentials, request: ModerationRequest
     ) -> AsyncGenerator[ModerationResult, None]:
-        body = openai_moderations.dump_request(request, model, self.endpoint.quirks)
-        yield openai_moderations.parse_result(await self.endpoint.call(credentials, "/moderations", body))
+        body = openai_moderations.dump_request(request, model, self.endpoint.quirks(model))
+        path = self.endpoint.definition.paths.get("moderation", "/moderations")
+        said = await self.endpoint.call(path, credentials, body, model=model)
+        yield _read(self.endpoint, lambda: openai_moderations.parse_result(said))
 
 
 @dataclass(frozen=True, slots=True)
 class HttpTTSModel(TTSModel):
     endpoint: Endpoint
+    form: Any
 
     async def invoke(
         self, model: str, credentials: Credentials, request: TTSRequest
     ) -> AsyncGenerator[TTSResultChunk, None]:
-        body = openai_audio.dump_speech_request(request, model, self.endpoint.quirks)
-        response = await self.endpoint.post(credentials, "/audio/speech", body)
+        endpoint = self.endpoint
+        sending = self.form.dump(request, model, endpoint.quirks(model))
+        response = await endpoint.deliver(sending, credentials, headers=self.form.headers)
         try:
-            async with aclosing(response.pieces(most=_MAX_ANSWER)) as pieces:
+            async with aclosing(self._sound(request, response)) as pieces:
                 async for piece in pieces:
                     yield TTSResultChunk(model=model, audio=piece)
             yield TTSResultChunk(model=model, usage=TTSUsage(characters=len(request.text)))
         except InvokeError as error:
-            raise self.endpoint.named(error) from error
+            raise endpoint.named(error) from error
         finally:
             response.close()
+
+    async def _sound(self, request: TTSRequest, response: Response) -> AsyncGenerator[bytes, None]:
+        if self.form.parse_event is None:
+            async with aclosing(response.pieces(most=MAX_ANSWER)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        if request.format == "wav":
+            yield _wav_head()
+        async with aclosing(self.endpoint.events(response, "sse")) as events:
+            async for event in events:
+                if event is not None and (piece := self.form.parse_event(event)):
+                    yield piece
+
+
+def _wav_head() -> bytes:
+    """Of a stream whose length nobody knows yet: 24 kHz, 16 bit, one channel."""
+    open_end = 0xFFFFFFFF
+    form = struct.pack("<HHIIHH", 1, 1, 24_000, 48_000, 2, 16)
+    return (
+        b"RIFF"
+        + struct.pack("<I", open_end)
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + form
+        + b"data"
+        + struct.pack("<I", open_end)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class HttpSpeech2TextModel(Speech2TextModel):
     endpoint: Endpoint
+    form: Any
 
     async def invoke(
         self, model: str, credentials: Credentials, request: Speech2TextRequest
     ) -> AsyncGenerator[Speech2TextResult, None]:
         endpoint = self.endpoint
-        fields = openai_audio.dump_transcription_request(request, model, endpoint.quirks)
-        content_type, body = _form(fields, request)
-        headers = endpoint.headers(credentials) | {"content-type": content_type}
-        path = "/audio/translations" if request.task == "translate" else "/audio/transcriptions"
-        response = await endpoint.send("POST", credentials, path, body, headers)
-        result = openai_audio.parse_transcription_result(await endpoint.json(response))
+        sending = self.form.dump(request, model, endpoint.quirks(model))
+        said = await endpoint.object(await endpoint.deliver(sending, credentials))
+        result = _read(endpoint, lambda: self.form.parse(said))
         yield msgspec.structs.replace(result, model=model)
 
 
-def _form(fields: Mapping[str, str], request: Speech2TextRequest) -> tuple[str, list[bytes]]:
-    """A multipart body: its type, and its pieces, the recording among them uncopied."""
-    boundary = secrets.token_hex(16)
-    filename = request.filename.replace('"', "").replace("\r", "").replace("\n", "")
-    head = "".join(
-        f'--{boundary}\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-        for name, value in fields.items()
-    )
-    head += (
-        f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="{filename}"\r\n'
-        f"content-type: {request.mime_type or 'application/octet-stream'}\r\n\r\n"
-    )
-    body = [head.encode(), request.audio, f"\r\n--{boundary}--\r\n".encode()]
-    return f"multipart/form-data; boundary={boundary}", body
+ResultT = TypeVar("ResultT")
+
+
+def _read(endpoint: Endpoint, parse: Callable[[], ResultT]) -> ResultT:
+    """What `parse` finds; an answer of another shape than promised is the server's mistake."""
+    try:
+        return parse()
+    except InvokeError as error:
+        raise endpoint.named(error) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise endpoint.broken(f"the answer has another shape than it should: {error!r}") from error
+
+
+def _form(definition: ProviderDefinition, kind: ModelType, known: Mapping[str, FormatT]) -> FormatT:
+    wire = definition.wires_of(kind)[0].name
+    if wire not in known:
+        raise ConfigError(
+            f"provider {definition.name!r} ({definition.source}): {kind.value} models cannot speak {wire!r}; "
+            + suggestion(wire, known, label="formats for them are")
+        )
+    return known[wire]
+
+
+def _chat_model(endpoint: Endpoint) -> HttpLargeLanguageModel:
+    definition = endpoint.definition
+    _form(definition, ModelType.LLM, CHAT)
+    wires = tuple((wire, CHAT[wire.name]) for wire in definition.wires_of(ModelType.LLM) if wire.name in CHAT)
+    return HttpLargeLanguageModel(endpoint, wires)
+
+
+def _moderation_model(endpoint: Endpoint) -> HttpModerationModel:
+    _form(endpoint.definition, ModelType.MODERATION, dict.fromkeys(MODERATION))
+    return HttpModerationModel(endpoint)
+
+
+_MODELS: Mapping[ModelType, Callable[[Endpoint], AnyModel]] = {
+    ModelType.LLM: _chat_model,
+    ModelType.TEXT_EMBEDDING: lambda one: HttpTextEmbeddingModel(
+        one, _form(one.definition, ModelType.TEXT_EMBEDDING, EMBEDDING)
+    ),
+    ModelType.RERANK: lambda one: HttpRerankModel(one, _form(one.definition, ModelType.RERANK, RERANK)),
+    ModelType.SPEECH2TEXT: lambda one: HttpSpeech2TextModel(
+        one, _form(one.definition, ModelType.SPEECH2TEXT, SPEECH2TEXT)
+    ),
+    ModelType.MODERATION: _moderation_model,
+    ModelType.TTS: lambda one: HttpTTSModel(one, _form(one.definition, ModelType.TTS, TTS)),
+}
+
+WIRES = tuple(dict.fromkeys([*CHAT, *EMBEDDING, *RERANK, *SPEECH2TEXT, *TTS]))
+"""Every format that a provider file may name."""
 
 
 def http_models(definition: ProviderDefinition, client: HttpClient, timeouts: Timeouts) -> Mapping[ModelType, AnyModel]:
-    """The callable models of a provider that speaks OpenAI's formats."""
+    """The callable models of a provider, one a type that it supports."""
     endpoint = Endpoint(definition, client, timeouts)
-    every: dict[ModelType, AnyModel] = {
-        ModelType.LLM: HttpLargeLanguageModel(endpoint),
-        ModelType.TEXT_EMBEDDING: HttpTextEmbeddingModel(endpoint),
-        ModelType.RERANK: HttpRerankModel(endpoint),
-        ModelType.SPEECH2TEXT: HttpSpeech2TextModel(endpoint),
-        ModelType.MODERATION: HttpModerationModel(endpoint),
-        ModelType.TTS: HttpTTSModel(endpoint),
-    }
-    supported = definition.entity.supported_model_types
-    return {kind: model for kind, model in every.items() if kind in supported}
+    return {kind: _MODELS[kind](endpoint) for kind in definition.entity.supported_model_types}

@@ -31,10 +31,15 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     characters: int
     seconds: float
     estimated: bool
-    total_price: Decimal
+    total_price: Decimal | None
+    """None where nobody knows the price."""
     currency: str
     latency: float
     first_chunk: float | None
+    cached_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    price_source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,15 @@ class Spending:
     completion_tokens: int
     cost: Decimal
     currency: str
+    unpriced: int
+    """Rows whose price nobody knows: the cost leaves them out."""
+
+
+def _price(usage: ModelUsage | None) -> str | None:
+    """Nothing was used: nothing is owed. Something was, at an unknown price: nobody knows."""
+    if usage is None:
+        return "0"
+    return None if usage.total_price is None else format(usage.total_price, "f")
 
 
 class Ledger:
@@ -85,10 +99,14 @@ class Ledger:
             getattr(counted, "characters", 0),
             float(getattr(counted, "seconds", 0.0)),
             int(usage.estimated) if usage else 0,
-            format(usage.total_price, "f") if usage else "0",
+            _price(usage),
             usage.currency if usage else "USD",
             latency,
             first_chunk,
+            getattr(counted, "cached_tokens", 0),
+            getattr(counted, "cache_write_tokens", 0),
+            getattr(counted, "reasoning_tokens", 0),
+            usage.price_source if usage else "",
         )
         self._database.write(self._sql["add"], row)
 
@@ -125,8 +143,9 @@ def summarise(rows: Iterable[UsageRow], by: Sequence[str]) -> list[Spending]:
             failed=sum(row.status != "ok" for row in group),
             prompt_tokens=sum(row.prompt_tokens for row in group),
             completion_tokens=sum(row.completion_tokens for row in group),
-            cost=sum((row.total_price for row in group), Decimal(0)),
+            cost=sum((row.total_price for row in group if row.total_price is not None), Decimal(0)),
             currency=key[-1],
+            unpriced=sum(row.total_price is None for row in group),
         )
         for key, group in groups.items()
     ]

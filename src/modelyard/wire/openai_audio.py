@@ -1,4 +1,4 @@
-"""OpenAI speech and transcription <-> our types. Pure: no network, no clock."""
+"""OpenAI speech and transcription <-> our types. Pure: no network, no clock but for a form's random border."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,15 +6,19 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import in_range, may, need, wrong
+from modelyard.base.fields import count, counted, in_range, kept, may, need, wrong
+from modelyard.models.sending import Sending, as_form
 from modelyard.models.speech2text import (
     Speech2TextRequest,
     Speech2TextResult,
     Speech2TextUsage,
     TranscriptSegment,
+    TranscriptWord,
 )
 from modelyard.models.tts import AUDIO_TYPES, TTSRequest
 from modelyard.models.types import JSON
+
+FORMAT = "openai_audio"
 
 _SPEECH_KNOWN = {"model", "input", "voice", "response_format", "speed", "instructions", "user", "stream_format"}
 _MAX_CHARACTERS = 100_000
@@ -49,7 +53,7 @@ def parse_speech_request(body: JSON) -> TTSRequest:
         speed=speed if speed is not None else 1.0,
         instructions=may(body, "instructions", str),
         user=may(body, "user", str),
-        extra={key: value for key, value in body.items() if key not in _SPEECH_KNOWN},
+        extra=kept(FORMAT, {key: value for key, value in body.items() if key not in _SPEECH_KNOWN}),
     )
 
 
@@ -59,7 +63,7 @@ def dump_speech_request(request: TTSRequest, model: str, quirks: Mapping[str, An
         "input": request.text,
         "voice": quirks.get("default_voice", "alloy") if request.voice == "default" else request.voice,
         "response_format": request.format,
-        **request.extra,
+        **request.extra.get(FORMAT, {}),
     }
     if request.speed != 1.0:
         body["speed"] = request.speed
@@ -90,23 +94,35 @@ def parse_transcription_request(fields: Mapping[str, str], audio: bytes, filenam
         language=fields.get("language") or None,
         prompt=fields.get("prompt") or None,
         temperature=temperature,
+        segments=form in ("verbose_json", "srt", "vtt"),
+        words="word" in (fields.get("timestamp_granularities[]") or ""),
     )
 
 
-def dump_transcription_request(request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]) -> dict[str, str]:
-    """The text fields of the form; the file goes beside them."""
-    fields = {"model": model, "response_format": quirks.get("transcript_format", "json")}
+def dump_transcription(request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]) -> Sending:
+    """The form as a server wants it. Quirks: `plain_transcripts`, of models that answer in plain JSON alone."""
+    plain = any(model.startswith(str(name)) for name in quirks.get("plain_transcripts", ()))
+    wants_times = (request.segments or request.words) and not plain
+    fields = {"model": model, "response_format": "verbose_json" if wants_times else "json"}
+    if request.words and wants_times:
+        fields["timestamp_granularities[]"] = "word"
     if request.language:
         fields["language"] = request.language
     if request.prompt:
         fields["prompt"] = request.prompt
     if request.temperature is not None:
         fields["temperature"] = str(request.temperature)
-    return fields
+    return as_form(
+        "/audio/translations" if request.task == "translate" else "/audio/transcriptions",
+        fields,
+        file=request.audio,
+        filename=request.filename,
+        mime_type=request.mime_type,
+    )
 
 
-def parse_transcription_result(body: JSON) -> Speech2TextResult:
-    text = body.get("text")
+def parse_transcription(body: Any) -> Speech2TextResult:
+    text = body.get("text") if isinstance(body, dict) else None
     if not isinstance(text, str):
         raise InvokeServerUnavailableError("the answer holds no text")
     segments = [
@@ -114,14 +130,36 @@ def parse_transcription_result(body: JSON) -> Speech2TextResult:
         for one in body.get("segments") or ()
         if {"start", "end", "text"} <= one.keys()
     ]
-    usage = body.get("usage") or {}
-    seconds = body.get("duration") or (usage.get("seconds") if usage.get("type") == "duration" else None)
+    words = [
+        TranscriptWord(start=float(one["start"]), end=float(one["end"]), word=str(one["word"]))
+        for one in body.get("words") or ()
+        if {"start", "end", "word"} <= one.keys()
+    ]
     return Speech2TextResult(
-        text=text,
-        language=body.get("language"),
-        segments=segments,
-        usage=Speech2TextUsage(seconds=float(seconds or 0), estimated=seconds is None),
+        text=text, language=body.get("language"), segments=segments, words=words, usage=_parse_usage(body)
     )
+
+
+def _parse_usage(body: JSON) -> Speech2TextUsage:
+    usage = body.get("usage") or {}
+    if usage.get("type") == "tokens" or count(usage.get("input_tokens")) is not None:
+        return Speech2TextUsage(
+            prompt_tokens=counted(usage, "input_tokens"),
+            audio_prompt_tokens=counted(usage, "input_token_details", "audio_tokens"),
+            completion_tokens=counted(usage, "output_tokens"),
+        )
+    groq = (body.get("x_groq") or {}).get("usage") or {}
+    seconds = body.get("duration") or usage.get("seconds") or usage.get("prompt_audio_seconds") or groq.get("seconds")
+    return Speech2TextUsage(seconds=_seconds(seconds), estimated=seconds is None)
+
+
+def _seconds(value: Any) -> float:
+    """A length as another party states it; nothing where it is none."""
+    try:
+        seconds = float(value or 0)
+    except (TypeError, ValueError):
+        return 0.0
+    return seconds if 0 <= seconds < 1e7 else 0.0
 
 
 def dump_transcription_result(result: Speech2TextResult, response_format: str = "json") -> JSON | str:
@@ -135,16 +173,27 @@ def dump_transcription_result(result: Speech2TextResult, response_format: str = 
             return "WEBVTT\n\n" + "".join(_cue(None, one, ".") for one in _segments(result))
         case "verbose_json":
             segments = [{"id": place, **msgspec.to_builtins(one)} for place, one in enumerate(_segments(result))]
+            words = {"words": [msgspec.to_builtins(one) for one in result.words]} if result.words else {}
             return {
                 "task": "transcribe",
                 "language": result.language,
                 "duration": result.usage.seconds,
                 "text": result.text,
                 "segments": segments,
-                "usage": {"type": "duration", "seconds": round(result.usage.seconds)},
+                **words,
+                "usage": _dump_usage(result.usage),
             }
         case _:
-            return {"text": result.text, "usage": {"type": "duration", "seconds": round(result.usage.seconds)}}
+            return {"text": result.text, "usage": _dump_usage(result.usage)}
+
+
+def _dump_usage(usage: Speech2TextUsage) -> JSON:
+    if not usage.prompt_tokens:
+        return {"type": "duration", "seconds": round(usage.seconds)}
+    heard = {"audio_tokens": usage.audio_prompt_tokens, "text_tokens": usage.prompt_tokens - usage.audio_prompt_tokens}
+    tokens = {"input_tokens": usage.prompt_tokens, "input_token_details": heard}
+    total = usage.prompt_tokens + usage.completion_tokens
+    return {"type": "tokens", **tokens, "output_tokens": usage.completion_tokens, "total_tokens": total}
 
 
 def _segments(result: Speech2TextResult) -> list[TranscriptSegment]:

@@ -1,4 +1,4 @@
-"""OpenAI embeddings <-> our types. Pure: no network, no clock."""
+"""OpenAI embeddings, and what Jina, Voyage and others add to them <-> our types. Pure: no network, no clock."""
 
 import base64
 import binascii
@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import count, in_range, may, typed, wrong
-from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.base.fields import count, in_range, kept, may, typed, wrong
+from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.types import JSON
 
-_KNOWN = {"model", "input", "dimensions", "encoding_format", "user"}
+FORMAT = "openai_embeddings"
+
+_KNOWN = {"model", "input", "dimensions", "encoding_format", "user", "input_type"}
+_QUERIES = ("query", "search_query", "retrieval.query")
 _MAX_TEXTS = 2048
 
 
@@ -32,23 +35,41 @@ def parse_request(body: JSON) -> TextEmbeddingRequest:
         raise wrong("encoding_format", body["encoding_format"], "float or base64")
     dimensions = may(body, "dimensions", int)
     in_range(dimensions, 1, 65_536, "dimensions")
-    extra = {key: value for key, value in body.items() if key not in _KNOWN}
-    return TextEmbeddingRequest(texts=texts, dimensions=dimensions, user=may(body, "user", str), extra=extra)
+    kind = may(body, "input_type", str)  # Voyage's and NVIDIA's word
+    rest = {key: value for key, value in body.items() if key not in _KNOWN and value is not None}
+    return TextEmbeddingRequest(
+        texts=texts,
+        dimensions=dimensions,
+        input_type=EmbeddingInputType.QUERY if kind in _QUERIES else EmbeddingInputType.DOCUMENT,
+        user=may(body, "user", str),
+        extra=kept(FORMAT, rest),
+    )
 
 
 def dump_request(request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    body: JSON = {"model": model, "input": request.texts, "encoding_format": "float", **request.extra}
+    """The request as a server wants it.
+
+    Quirks: `drop`, `rename`, `input_type` (its field for what the text is for, and its words for `query` and
+    `document`).
+    """
+    body: JSON = {"model": model, "input": request.texts, "encoding_format": "float", **request.extra.get(FORMAT, {})}
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions
     if request.user is not None:
         body["user"] = request.user
+    if (told := quirks.get("input_type")) is not None:
+        body.setdefault(told["field"], told[request.input_type.value])
     for name in quirks.get("drop", ()):
         body.pop(name, None)
+    for name, other in quirks.get("rename", {}).items():
+        if name in body:
+            body[other] = body.pop(name)
     return body
 
 
-def parse_result(body: JSON) -> TextEmbeddingResult:
-    data = body.get("data")
+def parse_result(body: Any, request: TextEmbeddingRequest | None = None) -> TextEmbeddingResult:
+    del request
+    data = body.get("data") if isinstance(body, dict) else None
     if not isinstance(data, list):
         raise InvokeServerUnavailableError("the answer holds no embeddings")
     ordered = sorted(data, key=lambda one: one.get("index", 0))

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import need, typed, wrong
+from modelyard.base.fields import kept, need, typed, wrong
 from modelyard.models.moderation import ModerationRequest, ModerationResult, ModerationUsage, ModerationVerdict
 from modelyard.models.types import JSON
+
+FORMAT = "openai_moderations"
 
 _KNOWN = {"model", "input", "user"}
 _MAX_TEXTS = 256
@@ -37,7 +39,8 @@ def parse_request(body: JSON) -> ModerationRequest:
     if len(inputs) > _MAX_TEXTS:
         raise InvokeBadRequestError(f"'input' holds {len(inputs)} texts; at most {_MAX_TEXTS} at once", param="input")
     texts = [_text(one, f"input[{place}]") for place, one in enumerate(inputs)]
-    return ModerationRequest(texts=texts, extra={key: value for key, value in body.items() if key not in _KNOWN})
+    rest = {key: value for key, value in body.items() if key not in _KNOWN}
+    return ModerationRequest(texts=texts, extra=kept(FORMAT, rest))
 
 
 def _text(one: Any, where: str) -> str:
@@ -49,14 +52,14 @@ def _text(one: Any, where: str) -> str:
 
 
 def dump_request(request: ModerationRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    body: JSON = {"input": request.texts, **request.extra, "model": model}
+    body: JSON = {"input": request.texts, **request.extra.get(FORMAT, {}), "model": model}
     for name in quirks.get("drop", ()):
         body.pop(name, None)
     return body
 
 
-def parse_result(body: JSON) -> ModerationResult:
-    results = body.get("results")
+def parse_result(body: Any) -> ModerationResult:
+    results = body.get("results") if isinstance(body, dict) else None
     if not isinstance(results, list) or not results:
         raise InvokeServerUnavailableError("the answer holds no results")
     verdicts = [

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import count, in_range, may, need, typed, wrong
+from modelyard.base.fields import count, in_range, kept, may, need, typed, wrong
 from modelyard.models.rerank import RerankDocument, RerankRequest, RerankResult, RerankUsage
 from modelyard.models.types import JSON
+
+FORMAT = "openai_rerank"
 
 _KNOWN = {"model", "query", "documents", "top_n", "return_documents", "score_threshold", "user"}
 _MAX_DOCUMENTS = 1000
@@ -31,7 +33,7 @@ def parse_request(body: JSON) -> RerankRequest:
         top_n=top_n,
         score_threshold=may(body, "score_threshold", float),
         user=may(body, "user", str),
-        extra={key: value for key, value in body.items() if key not in _KNOWN},
+        extra=kept(FORMAT, {key: value for key, value in body.items() if key not in _KNOWN and value is not None}),
     )
 
 
@@ -44,16 +46,19 @@ def _text(document: Any, where: str) -> str:
 
 
 def dump_request(request: RerankRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    body: JSON = {"model": model, "query": request.query, "documents": request.docs, **request.extra}
+    body: JSON = {"model": model, "query": request.query, "documents": request.docs, **request.extra.get(FORMAT, {})}
     if request.top_n is not None:
         body["top_n"] = request.top_n
     for name in quirks.get("drop", ()):
         body.pop(name, None)
+    for name, other in quirks.get("rename", {}).items():  # Voyage says `top_k`
+        if name in body:
+            body[other] = body.pop(name)
     return body
 
 
-def parse_result(body: JSON, request: RerankRequest) -> RerankResult:
-    results = body.get("results", body.get("data"))
+def parse_result(body: Any, request: RerankRequest) -> RerankResult:
+    results = body.get("results", body.get("data")) if isinstance(body, dict) else None
     if not isinstance(results, list):
         raise InvokeServerUnavailableError("the answer holds no results")
     docs = [_parse_document(one, request) for one in results]

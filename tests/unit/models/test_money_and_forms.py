@@ -35,8 +35,8 @@ def test_a_price_is_never_negative_and_rounds_to_seven_places(count: int, price:
     assert abs(info.total_amount - count * price * Decimal("0.000001")) <= Decimal("0.00000005")
 
 
-def test_no_price_costs_nothing_and_a_missing_output_price_too():
-    assert priced(LLMUsage.of(5, 5), None).total_price == 0
+def test_no_price_is_unknown_and_a_missing_output_price_costs_nothing():
+    assert priced(LLMUsage.of(5, 5), None).total_price is None
     half = PriceConfig(input=Decimal(1), unit=Decimal(1), currency="EUR")
     usage = priced(EmbeddingUsage(tokens=3, total_tokens=3), half)
     assert (usage.total_price, usage.currency) == (Decimal(3), "EUR")

@@ -53,10 +53,10 @@ class Route:
                         model=chunk.model or instance.model,
                         include_usage=include_usage,
                     )
-                if (event := dumper.feed(chunk)) is not None:
+                for event in dumper.feed(chunk):
                     yield sse(event)
-        if dumper is not None and (last := dumper.finish()) is not None:
-            yield sse(last)
+        for event in dumper.finish() if dumper is not None else ():
+            yield sse(event)
         yield SSE_DONE
 
 

@@ -28,7 +28,7 @@ from modelyard.models.messages import (
     AssistantPromptMessage,
     ImagePromptMessageContent,
     MultiModalPromptMessageContent,
-    TextPromptMessageContent,
+    OpaquePromptMessageContent,
 )
 from modelyard.models.moderation import ModerationRequest, ModerationResult, ModerationUsage, ModerationVerdict
 from modelyard.models.rerank import RerankDocument, RerankRequest, RerankResult, RerankUsage
@@ -103,12 +103,11 @@ class LocalLargeLanguageModel(LargeLanguageModel):
             )
 
     async def _with_text_of_images(self, message: AnyPromptMessage) -> AnyPromptMessage:
-        if isinstance(message.content, list):
-            for part in message.content:
-                if isinstance(part, TextPromptMessageContent) and part.extra.get("type", "refusal") != "refusal":
-                    raise InvokeBadRequestError(f"local chat models cannot read parts of type {part.extra['type']!r}")
-        if not message.files:
+        if not isinstance(message.content, list):
             return message
+        for part in message.content:
+            if isinstance(part, OpaquePromptMessageContent) and not isinstance(message, AssistantPromptMessage):
+                raise InvokeBadRequestError(f"local chat models cannot read parts of type {part.data.get('type')!r}")
         texts = [message.text, *[await self._read_file(file) for file in message.files]]
         return msgspec.structs.replace(message, content="\n\n".join(text for text in texts if text))
 
@@ -132,6 +131,9 @@ _USAGE = {"include_usage": True}
 def _read(chunk: LLMResultChunk, reader: tool_calls.ToolCallReader | None) -> list[LLMResultChunk]:
     """A chunk as the caller should see it: a call that is written out in the text becomes a call."""
     delta = chunk.delta
+    if delta.usage is not None:
+        delta = msgspec.structs.replace(delta, usage=msgspec.structs.replace(delta.usage, extra={}))
+    chunk = msgspec.structs.replace(chunk, delta=delta, extra={})  # llama.cpp's timings are its own affair
     if reader is None or delta.message.tool_calls:
         return [chunk]
     text, calls = reader.feed(delta.message.text), []

@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
+from modelyard.models.embedding import EmbeddingUsage
 from modelyard.models.entities import PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
 from modelyard.models.pricing import priced
@@ -63,6 +67,7 @@ class _Tally:
         self._stated: ModelUsage | None = None
         self._text: list[str] = []
         self.created_at = clock.time()
+        self._day = datetime.fromtimestamp(self.created_at, UTC).date() if pricing and pricing.history else None
         self.first: float | None = None
 
     def elapsed(self) -> float:
@@ -90,7 +95,11 @@ class _Tally:
         if isinstance(usage, LLMUsage):
             more["time_to_first_token"] = self.first
             more["time_to_generate"] = self.elapsed() - (self.first or 0.0)
-        return priced(usage, self._pricing, **more)
+        if isinstance(usage, EmbeddingUsage) and usage.estimated and not usage.tokens:
+            tokens = sum(estimate_tokens(text) for text in self._invocation.request.texts)
+            more |= {"tokens": tokens, "total_tokens": tokens}
+            usage = msgspec.structs.replace(usage, tokens=tokens, total_tokens=tokens)
+        return priced(usage, self._pricing, day=self._day, **more)
 
     def usage(self) -> ModelUsage | None:
         """What the provider counted; where it did not get to that, what came can be counted."""

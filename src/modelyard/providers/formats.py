@@ -1,0 +1,182 @@
+"""Every wire format that a provider can be said to speak, by name: where its calls go, and who reads and writes them.
+
+A format costs its module in `wire/` and one row here. Paths stand behind the provider's base URL; `{model}` and the
+credential's fields are filled in. A provider file may say otherwise under `paths`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal, Protocol
+
+from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
+from modelyard.models.rerank import RerankRequest, RerankResult
+from modelyard.models.sending import Sending, as_json
+from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
+from modelyard.models.tts import TTSRequest
+from modelyard.models.types import JSON
+from modelyard.wire import (
+    anthropic,
+    bedrock,
+    cohere,
+    cohere_retrieval,
+    dashscope,
+    dashscope_audio,
+    dashscope_rerank,
+    deepgram,
+    elevenlabs,
+    gemini,
+    gemini_embeddings,
+    ollama,
+    ollama_embeddings,
+    openai_audio,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_rerank,
+    openai_responses,
+    tei,
+)
+
+Quirks = Mapping[str, Any]
+Framing = Literal["sse", "lines", "aws"]
+
+
+class StreamParser(Protocol):
+    def feed(self, event: JSON) -> list[LLMResultChunk]: ...
+    def finish(self, *, done: bool) -> list[LLMResultChunk]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    name: str
+    """What the format's own module calls itself."""
+    path: str
+    stream_path: str
+    framing: Framing
+    parameters: frozenset[str]
+    dump_request: Callable[[LLMRequest, str, Quirks], JSON]
+    parse_result: Callable[[JSON, Quirks], LLMResult]
+    parser: Callable[[Quirks], StreamParser]
+    headers: Mapping[str, str]
+    """What every call of this format carries."""
+    count_path: str = ""
+    """Where tokens are counted, where the format has that."""
+
+
+def _chat(
+    module: ModuleType,
+    path: str,
+    *,
+    stream: str = "",
+    framing: Framing = "sse",
+    count: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> ChatFormat:
+    return ChatFormat(
+        module.FORMAT,
+        path,
+        stream or path,
+        framing,
+        module.PARAMETERS,
+        module.dump_request,
+        module.parse_result,
+        module.StreamParser,
+        headers or {},
+        count,
+    )
+
+
+CHAT: Mapping[str, ChatFormat] = {
+    "openai": _chat(openai_chat, "/chat/completions"),
+    "openai_responses": _chat(openai_responses, "/responses"),
+    "openai_completions": _chat(openai_completions, "/completions"),
+    "anthropic": _chat(
+        anthropic,
+        "/v1/messages",
+        count="/v1/messages/count_tokens",
+        headers={"anthropic-version": "2023-06-01"},
+    ),
+    "gemini": _chat(
+        gemini,
+        "/models/{model}:generateContent",
+        stream="/models/{model}:streamGenerateContent?alt=sse",
+        count="/models/{model}:countTokens",
+    ),
+    "bedrock": _chat(bedrock, "/model/{model}/converse", stream="/model/{model}/converse-stream", framing="aws"),
+    "cohere": _chat(cohere, "/v2/chat"),
+    "ollama": _chat(ollama, "/api/chat", framing="lines"),
+    "dashscope": _chat(dashscope, "/services/aigc/text-generation/generation", headers={"x-dashscope-sse": "{stream}"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingFormat:
+    path: str
+    dump_request: Callable[[TextEmbeddingRequest, str, Quirks], JSON]
+    parse_result: Callable[[Any, TextEmbeddingRequest], TextEmbeddingResult]
+
+
+EMBEDDING: Mapping[str, EmbeddingFormat] = {
+    "openai": EmbeddingFormat("/embeddings", openai_embeddings.dump_request, openai_embeddings.parse_result),
+    "cohere": EmbeddingFormat("/v2/embed", cohere_retrieval.dump_embed_request, cohere_retrieval.parse_embed_result),
+    "gemini": EmbeddingFormat(
+        "/models/{model}:batchEmbedContents", gemini_embeddings.dump_request, gemini_embeddings.parse_result
+    ),
+    "ollama": EmbeddingFormat("/api/embed", ollama_embeddings.dump_request, ollama_embeddings.parse_result),
+    "tei": EmbeddingFormat("/embed", tei.dump_embed_request, tei.parse_embed_result),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RerankFormat:
+    path: str
+    dump_request: Callable[[RerankRequest, str, Quirks], JSON]
+    parse_result: Callable[[Any, RerankRequest], RerankResult]
+
+
+RERANK: Mapping[str, RerankFormat] = {
+    "openai": RerankFormat("/rerank", openai_rerank.dump_request, openai_rerank.parse_result),
+    "cohere": RerankFormat("/v2/rerank", cohere_retrieval.dump_rerank_request, cohere_retrieval.parse_rerank_result),
+    "tei": RerankFormat("/rerank", tei.dump_rerank_request, tei.parse_rerank_result),
+    "dashscope": RerankFormat(
+        "/services/rerank/text-rerank/text-rerank", dashscope_rerank.dump_request, dashscope_rerank.parse_result
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Speech2TextFormat:
+    dump: Callable[[Speech2TextRequest, str, Quirks], Sending]
+    parse: Callable[[Any], Speech2TextResult]
+
+
+SPEECH2TEXT: Mapping[str, Speech2TextFormat] = {
+    "openai": Speech2TextFormat(openai_audio.dump_transcription, openai_audio.parse_transcription),
+    "deepgram": Speech2TextFormat(deepgram.dump_transcription, deepgram.parse_transcription),
+    "elevenlabs": Speech2TextFormat(elevenlabs.dump_transcription, elevenlabs.parse_transcription),
+    "dashscope": Speech2TextFormat(dashscope_audio.dump_transcription, dashscope_audio.parse_transcription),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TTSFormat:
+    dump: Callable[[TTSRequest, str, Quirks], Sending]
+    parse_event: Callable[[Any], bytes] | None = None
+    """Where the sound comes as events with text in them and not as it is."""
+    headers: Mapping[str, str] | None = None
+
+
+def _openai_speech(request: TTSRequest, model: str, quirks: Quirks) -> Sending:
+    return as_json("/audio/speech", openai_audio.dump_speech_request(request, model, quirks))
+
+
+TTS: Mapping[str, TTSFormat] = {
+    "openai": TTSFormat(_openai_speech),
+    "deepgram": TTSFormat(deepgram.dump_speech),
+    "elevenlabs": TTSFormat(elevenlabs.dump_speech),
+    "dashscope": TTSFormat(dashscope_audio.dump_speech, dashscope_audio.parse_speech, {"x-dashscope-sse": "enable"}),
+}
+
+MODERATION = ("openai",)

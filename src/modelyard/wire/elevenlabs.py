@@ -1,0 +1,55 @@
+"""ElevenLabs speech-to-text and text-to-speech <-> our types. Pure: no network, no clock."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.models.sending import Sending, as_form, as_json
+from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult, Speech2TextUsage, TranscriptWord
+from modelyard.models.tts import TTSRequest
+
+FORMAT = "elevenlabs"
+
+_FORMATS = {"mp3": "mp3_44100_128", "pcm": "pcm_24000", "opus": "opus_48000_64", "wav": "wav_24000"}
+
+
+def dump_transcription(request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]) -> Sending:
+    del quirks
+    if request.task == "translate":
+        raise InvokeBadRequestError("ElevenLabs transcribes and does not translate")
+    fields = {"model_id": model}
+    if request.language:
+        fields["language_code"] = request.language
+    if request.temperature is not None:
+        fields["temperature"] = str(request.temperature)
+    return as_form(
+        "/speech-to-text", fields, file=request.audio, filename=request.filename, mime_type=request.mime_type
+    )
+
+
+def parse_transcription(body: Any) -> Speech2TextResult:
+    text = body.get("text") if isinstance(body, dict) else None
+    if not isinstance(text, str):
+        raise InvokeServerUnavailableError("the answer holds no text")
+    words = [
+        TranscriptWord(start=one["start"], end=one["end"], word=one["text"])
+        for one in body.get("words") or ()
+        if one.get("type") == "word"
+    ]
+    seconds = body.get("audio_duration_secs") or (words[-1].end if words else 0.0)
+    usage = Speech2TextUsage(seconds=float(seconds), estimated="audio_duration_secs" not in body)
+    return Speech2TextResult(text=text, language=body.get("language_code"), words=words, usage=usage)
+
+
+def dump_speech(request: TTSRequest, model: str, quirks: Mapping[str, Any]) -> Sending:
+    if request.format not in _FORMATS:
+        raise InvokeBadRequestError(
+            f"ElevenLabs speaks {', '.join(_FORMATS)}, not {request.format!r}", param="response_format"
+        )
+    voice = quirks.get("default_voice", "21m00Tcm4TlvDq8ikWAM") if request.voice == "default" else request.voice
+    body: dict[str, Any] = {"text": request.text, "model_id": model}
+    if request.speed != 1.0:
+        body["voice_settings"] = {"speed": request.speed}
+    path = f"/text-to-speech/{quote(voice, safe='')}/stream?output_format={_FORMATS[request.format]}"
+    return as_json(path, body | request.extra.get(FORMAT, {}))

@@ -1,0 +1,30 @@
+"""Ollama's `/api/embed` <-> our types. Pure: no network, no clock."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.base.fields import count
+from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.types import JSON
+
+FORMAT = "ollama"
+
+
+def dump_request(request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+    del quirks
+    body: JSON = {"model": model, "input": request.texts}
+    if request.dimensions is not None:
+        body["dimensions"] = request.dimensions
+    return body | request.extra.get(FORMAT, {})
+
+
+def parse_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResult:
+    """Also reads `/api/embeddings`, which gives one vector."""
+    del request
+    vectors = body.get("embeddings") or ([body["embedding"]] if isinstance(body.get("embedding"), list) else None)
+    if not isinstance(vectors, list):
+        raise InvokeServerUnavailableError("the answer holds no embeddings")
+    tokens = count(body.get("prompt_eval_count"))
+    usage = EmbeddingUsage(tokens=tokens or 0, total_tokens=tokens or 0, estimated=tokens is None)
+    return TextEmbeddingResult(model=body.get("model") or "", embeddings=vectors, usage=usage)

@@ -1,0 +1,214 @@
+"""The recorded exchanges, each with the wire format that it is in, or why it is none of ours."""
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from modelyard.transport.aws_events import AwsEventStream
+
+FOLDER = Path(__file__).parents[2] / "tests" / "wire" / "recordings"
+
+# The end of a path → the format. What is not here is named below with the reason.
+_BY_PATH = (
+    (r"/chat/completions$", "openai_chat"),
+    (r"^/v1/chat$", "openai_chat"),  # Writer's
+    (r"/responses(/[^/]+)?$", "openai_responses"),
+    (r"/v1/messages$", "anthropic"),
+    (r":(generateContent|streamGenerateContent)$", "gemini"),
+    (r"/converse(-stream)?$", "bedrock"),
+    (r"^/v2/chat$", "cohere"),
+    (r"^/api/(chat|generate)$", "ollama"),
+    (r"/v1/completions$", "openai_completions"),
+    (r"/v2/embed$", "embed:cohere"),
+    (r":(batchEmbedContents)$", "embed:gemini"),
+    (r"^/api/embed(dings)?$", "embed:ollama"),
+    (r"/embeddings$", "embed:openai"),
+    (r"/v2/rerank$", "rerank:cohere"),
+    (r"/rerank$", "rerank:openai"),
+)
+_NOT_CALLS = (
+    (r"/threads|/assistants", "OpenAI's Assistants, retired in 2026"),
+    (r"/files|/fileSearchStores|/vector_stores|/upload|/cachedContents", "files and stores, not model calls"),
+    (r"/conversations|/realtime|/traces|/interactions", "sessions and traces, not model calls"),
+    (r"count.?tokens|countTokens|/input_tokens", "token counts"),
+    (
+        r"/models$|/schema|/meta|/nodes|/objects|/graphql|/indexes|/api/models|/predictions|/streams",
+        "lists, databases and job queues",
+    ),
+    (r"/complete$|/v1/generate$|/v1/chat$", "formats that their makers have retired"),
+    (r"/guardrail/|/agents/", "guardrails and agents, not model calls"),
+    (r"/invoke|:predict$|:embedContent$", "models' own bodies behind Bedrock's invoke and Vertex's predict"),
+    (r"/stable-diffusion|/clipdraw|/versions/", "images"),
+    (r"^/$", "one model's own server"),
+)
+
+# Folders of the fixtures → format. The others hold images, music, translation, agents' logs.
+_FIXTURES = (
+    ("anthropic/src/__fixtures__", "anthropic"),
+    ("amazon-bedrock/src/__fixtures__", "bedrock"),
+    ("cohere/src/__fixtures__", "cohere"),
+    ("google/src/__fixtures__", "gemini"),
+    ("openai/src/responses", "openai_responses"),
+    ("azure/src/__fixtures__", "openai_responses"),
+    ("open-responses/src/responses", "openai_responses"),
+    ("xai/src/responses", "openai_responses"),
+    ("openai/src/chat", "openai_chat"),
+    ("openai-compatible/src/chat", "openai_chat"),
+    ("deepseek/src/chat", "openai_chat"),
+    ("alibaba/src/__fixtures__", "openai_chat"),
+    ("groq/src/__fixtures__", "openai_chat"),
+    ("mistral/src/__fixtures__", "openai_chat"),
+    ("moonshotai/src/__fixtures__", "openai_chat"),
+    ("perplexity/src/__fixtures__", "openai_chat"),
+    ("xai/src/__fixtures__", "openai_chat"),
+    ("openai/src/completion", "openai_completions"),
+    ("openai/src/embedding", "embed:openai"),
+    ("voyage/src/__fixtures__", "embed:openai"),
+    ("voyage/src/reranking", "rerank:openai"),
+    ("togetherai/src/reranking", "rerank:openai"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    id: str
+    provider: str
+    """The recording's file: `openai`, `google` …"""
+    format: str
+    """Ours; empty where it is none of ours, and `why` says why."""
+    status: int
+    request: Any
+    response: Any
+    events: tuple[dict[str, Any], ...] | None
+    """The response's events, where it is a stream."""
+    path: str = ""
+    content_type: str = ""
+    why: str = ""
+
+    @property
+    def is_stream(self) -> bool:
+        return self.events is not None
+
+
+@cache
+def exchanges() -> tuple[Exchange, ...]:
+    """All of them, in the order of the files."""
+    return tuple(_read())
+
+
+def _read() -> Iterator[Exchange]:
+    for path in sorted(FOLDER.glob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                yield _exchange(json.loads(line), path.name.partition(".")[0])
+
+
+def _exchange(raw: dict[str, Any], provider: str) -> Exchange:
+    path = (raw.get("path") or "").partition("?")[0]
+    name, why = _fixture_format(raw) if raw.get("response_only") else _format(path, provider, raw)
+    response = raw["response"]
+    events: list[dict[str, Any]] | None = None
+    if name and raw.get("status", 200) == 200:
+        events = _events(response, name)
+        if reason := _unfit(response, events, name):
+            name, why = "", reason
+    return Exchange(
+        id=raw["id"],
+        provider=provider,
+        format=name,
+        status=raw.get("status") or 200,
+        request=raw.get("request"),
+        response=response,
+        events=None if events is None else tuple(events),
+        path=raw.get("path") or "",
+        content_type=raw.get("content_type") or "",
+        why=why,
+    )
+
+
+def _format(path: str, provider: str, raw: dict[str, Any]) -> tuple[str, str]:
+    if "count_tokens" in path or "/input_tokens" in path or "_count_tokens" in raw["id"].rpartition("/")[2]:
+        return "", "token counts"
+    if provider == "cohere" and path == "/v1/chat":
+        return "", "formats that their makers have retired"
+    if "/threads/" in path or path.endswith("/threads"):
+        return "", "OpenAI's Assistants, retired in 2026"
+    if path.endswith("/invoke") and "anthropic" in path and "content" in (raw["response"] or {}):
+        return "anthropic", ""  # Claude's own body behind Bedrock's invoke
+    if raw.get("method") == "GET" and not re.search(r"/responses/[^/]+$", path):
+        return "", "lists, databases and job queues"
+    for pattern, name in _BY_PATH:
+        if re.search(pattern, path):
+            return name, ""
+    reason = next((why for pattern, why in _NOT_CALLS if re.search(pattern, path)), None)
+    return "", reason or f"no format of ours: {path}"
+
+
+def _fixture_format(raw: dict[str, Any]) -> tuple[str, str]:
+    name = next((name for folder, name in _FIXTURES if f"packages/{folder}" in raw["id"]), "")
+    body = raw["response"]
+    if isinstance(body, dict) and "cohere-embedding" in raw["id"]:
+        return "embed:cohere", ""
+    if isinstance(body, dict) and "choices" in body and name == "openai_responses":
+        return "openai_chat", ""
+    if not name:
+        return "", "images, speech, rerank and agents of vendors' own kinds"
+    return name, ""
+
+
+def _events(response: Any, name: str) -> list[dict[str, Any]] | None:
+    if isinstance(response, list):
+        return response if name == "gemini" else None
+    if isinstance(response, dict):
+        if "$base64" not in response or name != "bedrock":
+            return None
+        data = base64.b64decode(response["$base64"])
+        return [{kind: json.loads(body)} for kind, body in AwsEventStream().feed(data)]
+    if name == "ollama":
+        return [json.loads(line) for line in response.splitlines() if line.strip()]
+    try:
+        return list(_sse(response))
+    except ValueError:  # the recorder broke an event: there is no telling what it was
+        return []
+
+
+def _sse(text: str) -> Iterator[dict[str, Any]]:
+    """Events, or the bare lines of JSON that some fixtures are."""
+    if "data:" not in text:
+        for line in text.splitlines():
+            if line.strip():
+                yield json.loads(line)
+        return
+    for block in re.split(r"\r?\n\r?\n", text):
+        data = "\n".join(line[5:].lstrip(" ") for line in block.splitlines() if line.startswith("data:"))
+        if data and data != "[DONE]":
+            yield json.loads(data)
+
+
+_MARKS = {
+    "openai_chat": "choices", "openai_responses": "output", "anthropic": "content", "bedrock": "output",
+    "cohere": "message", "openai_completions": "choices",
+}  # fmt: skip
+
+
+def _unfit(response: Any, events: list[dict[str, Any]] | None, name: str) -> str:
+    """Why this answer is in no format of ours, though its address says so."""
+    if events is not None:
+        if not events:
+            return "recorded without its body"
+        if sum(event.get("type") == "message_start" for event in events) > 1:
+            return "several answers in one file"
+        shape = events[0].keys() & {"value"} or (name == "anthropic" and "type" not in events[0])
+        return "a vendor's own stream behind a known path" if shape else ""
+    if not isinstance(response, dict):
+        return "recorded without its body"
+    mark = _MARKS.get(name)
+    if mark and mark not in response and "error" not in response:
+        return "a vendor's own answer behind a known path"
+    return ""
