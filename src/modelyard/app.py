@@ -44,6 +44,7 @@ from modelyard.runtime.policies.meter import Meter
 from modelyard.runtime.policies.observe import Observe
 from modelyard.runtime.policies.retry import Retry
 from modelyard.runtime.provider_manager import ProviderManager
+from modelyard.runtime.response_store import ResponseStore
 from modelyard.storage.database import Database
 from modelyard.transport.http import HttpClient, Timeouts
 
@@ -93,6 +94,7 @@ class Modelyard:
         _configure_credentials(self.providers, configured, environ)
         self.database = Database(self.settings.database_path)
         self.ledger = Ledger(self.database)
+        self.responses = ResponseStore(self.database, self.clock)
         self.models = ModelManager(
             self.providers,
             self._policies(callbacks),

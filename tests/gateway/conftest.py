@@ -39,7 +39,12 @@ class Running:
         keys = self._settings.api_keys
         most = self._settings.max_body_mb << 20
         gateway: Any = Gateway(
-            self.yard.models, self.yard.clock, Gatekeeper(keys), max_body=most, on_close=self.yard.aclose
+            self.yard.models,
+            self.yard.clock,
+            Gatekeeper(keys),
+            store=self.yard.responses,
+            max_body=most,
+            on_close=self.yard.aclose,
         )
         config = uvicorn.Config(
             gateway, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2

@@ -64,6 +64,7 @@ def serve(ctx: click.Context, **given: Any) -> None:
         yard.models,
         yard.clock,
         Gatekeeper(settings.api_keys),
+        store=yard.responses,
         max_body=settings.max_body_mb << 20,
         on_close=yard.aclose,
     )

@@ -67,6 +67,8 @@ def _shown(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         if name == b"authorization":
             scheme, _, key = value.partition(b" ")
             return key.strip() if scheme.lower() == b"bearer" else None
+        if name in (b"x-api-key", b"x-goog-api-key"):  # how Anthropic's and Google's clients show theirs
+            return value.strip()
     return None
 
 

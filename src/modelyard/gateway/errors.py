@@ -1,6 +1,7 @@
-"""Our errors as HTTP: the status that a caller can act on, in the shape that OpenAI's clients read."""
+"""Our errors as HTTP: the status that a caller can act on, in the shape that the caller's client reads."""
 
 import math
+from typing import Literal
 
 from modelyard.base.errors import (
     ConfigError,
@@ -17,6 +18,7 @@ from modelyard.base.errors import (
 from modelyard.gateway.auth import ForbiddenError, UnauthorizedError
 from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
 from modelyard.models.types import JSON
+from modelyard.wire import anthropic, cohere, gemini
 
 # The first class that fits decides: children before their parents.
 _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
@@ -40,14 +42,34 @@ def status_of(error: ModelyardError) -> tuple[int, str]:
     return next(((status, kind) for one, status, kind in _STATUS if isinstance(error, one)), (500, "server_error"))
 
 
-def error_document(error: ModelyardError) -> JSON:
-    _, kind = status_of(error)
-    param = getattr(error, "param", None)
-    return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+Shape = Literal["openai", "anthropic", "gemini", "cohere"]
 
 
-def error_reply(error: ModelyardError) -> Reply:
+def shape_of(path: str) -> Shape:
+    """Whose errors the callers of this address read."""
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    if path.startswith("/v1beta/") or (path.startswith("/v1/models/") and ":" in path):
+        return "gemini"
+    return "cohere" if path.startswith("/v2/") else "openai"
+
+
+def error_document(error: ModelyardError, shape: Shape = "openai", request_id: str = "") -> JSON:
+    status, kind = status_of(error)
+    match shape:
+        case "anthropic":
+            return anthropic.dump_error(status, str(error), request_id)
+        case "gemini":
+            return gemini.dump_error(status, str(error))
+        case "cohere":
+            return cohere.dump_error(status, str(error), request_id)
+        case "openai":
+            param = getattr(error, "param", None)
+            return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+
+
+def error_reply(error: ModelyardError, shape: Shape = "openai", request_id: str = "") -> Reply:
     status, _ = status_of(error)
     retry_after = getattr(error, "retry_after", None)
     headers = {"retry-after": str(math.ceil(retry_after))} if retry_after is not None else None
-    return json_reply(error_document(error), status=status, headers=headers)
+    return json_reply(error_document(error, shape, request_id), status=status, headers=headers)

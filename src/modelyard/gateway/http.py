@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Mutabl
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -57,6 +58,11 @@ class Request:
     @property
     def path(self) -> str:
         return self.scope["path"]
+
+    def query(self, name: str) -> str | None:
+        """A value of the address's query."""
+        found = parse_qs(self.scope.get("query_string", b"").decode("latin-1")).get(name)
+        return found[0] if found else None
 
     def header(self, name: bytes) -> str | None:
         found = next((value for key, value in self.scope["headers"] if key == name), None)
@@ -202,16 +208,17 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-def sse_reply(pieces: AsyncGenerator[bytes, None], on_error: Callable[[ModelyardError], bytes]) -> StreamReply:
-    return StreamReply(pieces, on_error, _SSE)
+def sse_reply(
+    pieces: AsyncGenerator[bytes, None],
+    on_error: Callable[[ModelyardError], bytes],
+    headers: Mapping[str, str] | None = None,
+) -> StreamReply:
+    more = [(name.encode(), value.encode("latin-1", "replace")) for name, value in (headers or {}).items()]
+    return StreamReply(pieces, on_error, [*_SSE, *more])
 
 
 def audio_reply(pieces: AsyncGenerator[bytes, None], content_type: str) -> StreamReply:
     return StreamReply(pieces, None, [(b"content-type", content_type.encode())])
-
-
-def sse(document: Any) -> bytes:
-    return b"data: " + encode(document) + b"\n\n"
 
 
 SSE_DONE = b"data: [DONE]\n\n"

@@ -9,28 +9,46 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.ids import new_id
 from modelyard.gateway.auth import Gatekeeper
-from modelyard.gateway.errors import error_reply
-from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply, json_reply
+from modelyard.gateway.errors import error_reply, shape_of
+from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply
 from modelyard.gateway.routes import (
     audio,
     chat_completions,
+    cohere,
+    completions,
     embeddings,
+    generate_content,
     health,
+    messages,
     models,
     moderations,
     rerank,
+    responses,
 )
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.response_store import ResponseStore
 
 logger = logging.getLogger("modelyard.gateway")
 
 Route = Callable[[Request], Awaitable[Reply | StreamReply]]
 
 
-def build_routes(manager: ModelManager, clock: Clock) -> Mapping[str, Mapping[str, Route]]:
-    """Path → method → route. `/v1/models/…` is looked up apart, since a model's name may hold slashes."""
+def build_routes(manager: ModelManager, clock: Clock, store: ResponseStore) -> Mapping[str, Mapping[str, Route]]:
+    """Path → method → route. A path that ends in a slash holds for all below it: names may hold slashes."""
+    stored = responses.OneRoute(manager, store)
+    google = generate_content.ListRoute(manager)
     return {
         "/v1/chat/completions": {"POST": chat_completions.Route(manager, clock)},
+        "/v1/responses": {"POST": responses.CreateRoute(manager, clock, store)},
+        "/v1/responses/": {"GET": stored, "DELETE": stored, "POST": stored},
+        "/v1/messages": {"POST": messages.Route(manager, clock)},
+        "/v1/messages/count_tokens": {"POST": messages.CountRoute(manager)},
+        "/v1beta/models": {"GET": google},
+        "/v1beta/models/": {"GET": google, "POST": generate_content.Route(manager, clock)},
+        "/v2/chat": {"POST": cohere.ChatRoute(manager, clock)},
+        "/v2/embed": {"POST": cohere.EmbedRoute(manager)},
+        "/v2/rerank": {"POST": cohere.RerankRoute(manager)},
+        "/v1/completions": {"POST": completions.Route(manager, clock)},
         "/v1/embeddings": {"POST": embeddings.Route(manager)},
         "/v1/rerank": {"POST": rerank.Route(manager)},
         "/v1/moderations": {"POST": moderations.Route(manager)},
@@ -38,7 +56,7 @@ def build_routes(manager: ModelManager, clock: Clock) -> Mapping[str, Mapping[st
         "/v1/audio/transcriptions": {"POST": audio.TranscriptionRoute(manager)},
         "/v1/audio/translations": {"POST": audio.TranscriptionRoute(manager, task="translate")},
         "/v1/models": {"GET": models.ListRoute(manager)},
-        "/v1/models/": {"GET": models.OneRoute(manager)},
+        "/v1/models/": {"GET": models.OneRoute(manager), "POST": generate_content.Route(manager, clock)},
         "/health": {"GET": health.Route(manager)},
         "/": {"GET": health.Welcome()},
     }
@@ -57,10 +75,12 @@ class Gateway:
         clock: Clock,
         gatekeeper: Gatekeeper,
         *,
+        store: ResponseStore,
         max_body: int,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._routes = build_routes(manager, clock)
+        self._routes = build_routes(manager, clock, store)
+        self._below = [path for path in self._routes if path.endswith("/") and path != "/"]
         self._gatekeeper = gatekeeper
         self._max_body = max_body
         self._on_close = on_close
@@ -97,22 +117,23 @@ class Gateway:
         except ModelyardError as error:
             if has_begun:
                 raise  # nothing can be said any more: the server cuts the connection, and nobody takes half for whole
-            await error_reply(error).send(sending, request_id.encode())
+            await error_reply(error, shape_of(request.path), request_id).send(sending, request_id.encode())
         except Exception:  # the last line of defence: whatever is wrong with us, the caller gets words
             logger.exception("a request failed", extra={"fields": {"request": request_id, "path": request.path}})
             if has_begun:
                 raise
             message = f"something is wrong with the server; its log has the reason under {request_id}"
-            body = {"error": {"message": message, "type": "server_error", "param": None, "code": "internal_error"}}
-            await json_reply(body, status=500).send(sending, request_id.encode())
+            answer = error_reply(ModelyardError(message), shape_of(request.path), request_id)
+            await answer.send(sending, request_id.encode())
 
     def _route(self, request: Request) -> Route:
         path = request.path
         methods = self._routes.get(path if path == "/" else path.rstrip("/"))
-        if methods is None and path.startswith("/v1/models/"):
-            methods = self._routes["/v1/models/"]
         if methods is None:
-            known = ", ".join(sorted(one for one in self._routes if one.startswith("/v1") and not one.endswith("/")))
+            above = next((one for one in self._below if path.startswith(one)), None)
+            methods = self._routes[above] if above else None
+        if methods is None:
+            known = ", ".join(sorted(one for one in self._routes if one.startswith("/v") and not one.endswith("/")))
             raise NotFoundError(f"there is nothing at {path!r}; there are {known}", code="unknown_url")
         if (route := methods.get(request.method)) is None:
             raise MethodError(f"{path!r} takes {', '.join(methods)}, not {request.method}")

@@ -136,6 +136,8 @@ class LLMRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: list[str] = []
     stream: bool = False
     user: str | None = None
+    unsupported: str = "drop"
+    """Parameters that the model does not take: `drop` leaves them out, `refuse` refuses the call."""
     format: str = ""
     """The wire format that it came in; empty where it was made in code."""
     extra: Extra = {}

@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import InvokeServerUnavailableError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError, NotFoundError
 from modelyard.models.base import AnyModel, LargeLanguageModel, TokenCount
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import AIModelEntity, PriceInfo, PriceType
@@ -91,8 +91,23 @@ class ModelInstance:
     def get_price(self, price_type: PriceType, count: int) -> PriceInfo:
         return get_price(self.schema.pricing if self.schema else None, price_type, count)
 
+    def unsupported(self, request: LLMRequest) -> list[str]:
+        """The request's parameters that the model does not take, by their names."""
+        if not isinstance(self.callee, LargeLanguageModel):
+            raise self._mismatch(ModelType.LLM)
+        if not (request.model_parameters or request.stop):
+            return []
+        return self.callee.unsupported(self.model, self.credentials(), request)
+
     def _checked(self, request: LLMRequest) -> LLMRequest:
-        """The request with its parameters held to the model's rules, where it has any."""
+        """The request with its parameters held to the model's rules, where it has any.
+
+        Raises InvokeBadRequestError for a parameter that breaks its rule, or, where the caller wants that, for one
+        that the model does not take.
+        """
+        if request.unsupported == "refuse" and (names := self.unsupported(request)):
+            many = ", ".join(repr(name) for name in names)
+            raise InvokeBadRequestError(f"model {self.name!r} does not take {many}", param=names[0])
         if self.schema is None or not self.schema.parameter_rules:
             return request
         rules = self.schema.parameter_rules

@@ -687,7 +687,7 @@ def _dump_rich(message: AssistantPromptMessage, parts: list[PromptMessageContent
         if (isinstance(part, OpaquePromptMessageContent) and part.format == FORMAT)
         or (isinstance(part, ThinkingPromptMessageContent) and part.extra.get(FORMAT) and thinks_inside)
     ]
-    if own or any(part.extra or part.cache_control for part in texts):
+    if own or any(part.extra.get(FORMAT) or part.cache_control for part in texts):
         kinds = (TextPromptMessageContent, *([ThinkingPromptMessageContent] if thinks_inside else []))
         content: Any = [_dump_part(part) for part in parts if part in own or isinstance(part, kinds)]
     else:

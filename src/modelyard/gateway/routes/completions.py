@@ -1,0 +1,37 @@
+"""POST /v1/completions: a prompt and its continuation, by any chat model."""
+
+from dataclasses import dataclass
+
+from modelyard.base.clock import Clock
+from modelyard.base.fields import may, need
+from modelyard.gateway.answers import plain_events, prepared, reply, streamed, whole
+from modelyard.gateway.http import SSE_DONE, Reply, Request, StreamReply
+from modelyard.models.types import ModelType
+from modelyard.runtime.model_manager import ModelManager
+from modelyard.wire import openai_completions
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    manager: ModelManager
+    clock: Clock
+
+    async def __call__(self, request: Request) -> Reply | StreamReply:
+        body = await request.json()
+        asked = openai_completions.parse_request(body)
+        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.LLM)
+        asked, headers = prepared(request, instance, asked)
+        if not asked.stream:
+            result = await whole(request, instance, asked, self.clock, prefix="cmpl")
+            return reply(openai_completions.dump_result(result), headers)
+        include_usage = bool((may(body, "stream_options", dict) or {}).get("include_usage"))
+
+        def make(response_id: str, created: int, model: str) -> openai_completions.StreamDumper:
+            return openai_completions.StreamDumper(
+                response_id=response_id, created=created, model=model, include_usage=include_usage
+            )
+
+        return streamed(
+            instance, asked, self.clock, make,
+            prefix="cmpl", frame=plain_events, shape="openai", headers=headers, last=SSE_DONE,
+        )  # fmt: skip
