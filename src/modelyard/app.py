@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tts import TTSRequest, joined
-from modelyard.models.types import ModelType
+from modelyard.models.types import Credentials, ModelType
 from modelyard.providers.definition import ProviderDefinition, convert, load_definition, short_model
 from modelyard.providers.endpoint import Endpoint
 from modelyard.providers.factory import Builder, ModelProviderFactory, catalog_definition, catalog_names
@@ -222,7 +223,7 @@ class Modelyard:
     async def check_provider(self, provider: str, *, tenant: str = DEFAULT_TENANT) -> dict[str, list[str]]:
         """Ask a provider, with each of its credentials, what it offers: credential's name → models.
 
-        Raises the provider's own refusal. Costs nothing: no model is called.
+        Raises the provider's own refusal. Costs nothing where the provider lists its models, else a token or two.
         """
         definition = self.providers.factory.get_definition(provider)
         if definition.wire == "local":
@@ -231,10 +232,21 @@ class Modelyard:
         status = self.providers.get_provider(tenant, provider)
         if not status.is_ready:
             raise ConfigError(f"provider {provider!r} has no credential; `modelyard providers add {provider}` adds one")
-        endpoint = Endpoint(definition, self.http, self._timeouts)
-        if not status.credentials:
-            return {"none needed": await endpoint.list_models({})}
-        return {one.name: await endpoint.list_models(one.values) for one in status.credentials}
+        given = {one.name: one.values for one in status.credentials} or {"none needed": {}}
+        return {name: await self._offered(definition, values) for name, values in given.items()}
+
+    async def _offered(self, definition: ProviderDefinition, credentials: Credentials) -> list[str]:
+        """What a provider lists; where it has no list, one of its models after a call as small as can be."""
+        if definition.paths.get("list") != "":
+            return await Endpoint(definition, self.http, self._timeouts).list_models(credentials)
+        for model in definition.entity.models:
+            if (request := _SMALLEST.get(model.model_type)) is not None:
+                callee: Any = self.providers.factory.get_model(definition.name, model.model_type)
+                async with aclosing(callee.invoke(model.model, credentials, request)) as chunks:
+                    async for _ in chunks:
+                        pass
+                return [model.model]
+        return []
 
     # lifetime
 
@@ -249,6 +261,13 @@ class Modelyard:
         await self.local.aclose()
         await self.http.aclose()
         self.database.close()
+
+
+_SMALLEST: Mapping[ModelType, Any] = {
+    ModelType.LLM: LLMRequest(messages=[UserPromptMessage(content="hi")], model_parameters={"max_tokens": 1}),
+    ModelType.TEXT_EMBEDDING: TextEmbeddingRequest(texts=["hi"]),
+    ModelType.RERANK: RerankRequest(query="hi", docs=["hello"]),
+}
 
 
 def _messages(prompt: Prompt, system: str | None) -> list[AnyPromptMessage]:

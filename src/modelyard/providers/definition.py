@@ -110,7 +110,8 @@ def _from_short(document: dict[str, Any], path: Path, *, wire: str, base_url: st
     ]
     shared = {"input_price": 0, "output_price": 0} if document.get("free") else {}
     shared |= {name: document[name] for name in _SHARED if name in document}
-    models = [short_model({**shared, **one}, str(path)) for one in listed]
+    rules = document.get("parameter_rules") or _RULES
+    models = [short_model({**shared, **one}, str(path), rules=rules) for one in listed]
     types = document.get("model_types") or list(dict.fromkeys(model["model_type"] for model in models))
     forms = [_short_form(one) for one in document.get("credentials") or ()]
     methods = ["predefined-model"] if models else []
@@ -166,7 +167,20 @@ def _short_form(one: Mapping[str, Any]) -> dict[str, Any]:
     return form
 
 
-def short_model(one: Mapping[str, Any], source: str) -> dict[str, Any]:
+_RULES: list[dict[str, Any]] = [
+    {"name": "temperature", "use_template": "temperature", "max": 2.0, "precision": 4},
+    {"name": "top_p", "use_template": "top_p", "precision": 4},
+    {"name": "max_tokens", "use_template": "max_tokens", "max": 10_000_000},
+]
+"""What chat models take where neither the model nor its provider says otherwise."""
+
+
+def _limited(rules: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The rules, with the model's own bound on the length of an answer."""
+    return [{**rule, **({"max": most} if rule["name"] == "max_tokens" and most else {})} for rule in rules]
+
+
+def short_model(one: Mapping[str, Any], source: str, *, rules: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """A model in our few words, in the words of model YAML. Prices are for a million, in dollars, unless said."""
     name = one.get("name") or one.get("model")
     kind = one.get("model_type", "llm")
@@ -177,6 +191,12 @@ def short_model(one: Mapping[str, Any], source: str) -> dict[str, Any]:
         properties.setdefault("context_size", one["context_size"])
     if kind == "llm":
         properties.setdefault("mode", "chat")
+        if rules and "parameter_rules" not in one:
+            # Lists take `context_size` for both at times: the larger is never too strict.
+            most = (
+                max(int(one.get("max_output") or 0), int(one.get("context_size") or 0)) if one.get("max_output") else 0
+            )
+            one = {**one, "parameter_rules": _limited(rules, most)}
     pricing = one.get("pricing")
     if one.get("input_price") is not None:
         pricing = _short_prices(one, kind, source)

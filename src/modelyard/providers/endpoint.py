@@ -56,7 +56,11 @@ class Endpoint:
         return self._filled(url, credentials, model) if "{" in url else url
 
     def _filled(self, url: str, credentials: Credentials, model: str) -> str:
+        # An address that begins the whole keeps its slashes; what stands further on is a piece of a path.
+        first = url[1:].partition("}")[0] if url.startswith("{") else ""
         values = {name: quote(str(value), safe="") for name, value in credentials.items()}
+        if first in credentials:
+            values[first] = str(credentials[first]).rstrip("/")
         defaults = {one.variable: one.default for one in self.definition.entity.credential_forms if one.default}
         known = {**defaults, **values, "model": quote(model, safe="")}
         missing = [name for _, name, _, _ in Formatter().parse(url) if name and name not in known]
@@ -109,16 +113,17 @@ class Endpoint:
         return await self.send("POST", url, credentials, [_encode(body)], headers=headers)
 
     async def deliver(
-        self, sending: Sending, credentials: Credentials, *, headers: Mapping[str, str] | None = None
+        self, sending: Sending, credentials: Credentials, *, base: str = "", headers: Mapping[str, str] | None = None
     ) -> Response:
-        url = self.url(credentials, sending.path)
+        url = self.url(credentials, sending.path, base=base)
         return await self.send(
             "POST", url, credentials, sending.body, content_type=sending.content_type, headers=headers
         )
 
-    async def call(self, path: str, credentials: Credentials, body: JSON, *, model: str = "") -> Any:
+    async def call(self, path: str, credentials: Credentials, body: JSON, *, model: str = "", base: str = "") -> Any:
         """What the server answers, as JSON."""
-        return await self.json(await self.post(self.url(credentials, path, model=model), credentials, body))
+        url = self.url(credentials, path, model=model, base=base)
+        return await self.json(await self.post(url, credentials, body))
 
     def named(self, error: InvokeError) -> InvokeError:
         """The error with the provider's name in front."""

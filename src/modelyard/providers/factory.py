@@ -45,6 +45,7 @@ class ModelProviderFactory:
         self._definitions = {one.name: one for one in definitions}
         self._builders = builders
         self._built: dict[str, Mapping[ModelType, AnyModel]] = {}
+        self._schemas: dict[str, dict[tuple[ModelType, str], AIModelEntity]] = {}
         for definition in self._definitions.values():
             if definition.wire not in builders:
                 raise ConfigError(
@@ -81,7 +82,11 @@ class ModelProviderFactory:
 
     def get_model_schema(self, provider: str, model_type: ModelType, model: str) -> AIModelEntity | None:
         """What is declared of a model; None for one that the provider may know and the catalogue does not."""
-        return self.get_definition(provider).entity.find(model, model_type)
+        known = self._schemas.get(provider)
+        if known is None:  # looked up for every call, and some providers declare a hundred models
+            entity = self.get_definition(provider).entity
+            known = self._schemas[provider] = {(one.model_type, one.model): one for one in reversed(entity.models)}
+        return known.get((model_type, model))
 
     def validate_credentials(
         self, provider: str, credentials: Credentials, *, model_type: ModelType | None = None

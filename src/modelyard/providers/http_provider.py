@@ -154,6 +154,7 @@ _COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking")
 class HttpTextEmbeddingModel(TextEmbeddingModel):
     endpoint: Endpoint
     form: Any
+    base: str = ""
 
     async def invoke(
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
@@ -161,7 +162,7 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
         endpoint = self.endpoint
         body = self.form.dump_request(request, model, endpoint.quirks(model))
         path = endpoint.definition.paths.get("text-embedding", self.form.path)
-        said = await endpoint.call(path, credentials, body, model=model)
+        said = await endpoint.call(path, credentials, body, model=model, base=self.base)
         result = _read(endpoint, lambda: self.form.parse_result(said, request))
         if len(result.embeddings) != len(request.texts):
             raise endpoint.broken(f"{len(request.texts)} texts brought {len(result.embeddings)} embeddings")
@@ -172,6 +173,7 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
 class HttpRerankModel(RerankModel):
     endpoint: Endpoint
     form: Any
+    base: str = ""
 
     async def invoke(
         self, model: str, credentials: Credentials, request: RerankRequest
@@ -179,7 +181,7 @@ class HttpRerankModel(RerankModel):
         endpoint = self.endpoint
         body = self.form.dump_request(request, model, endpoint.quirks(model))
         path = endpoint.definition.paths.get("rerank", self.form.path)
-        said = await endpoint.call(path, credentials, body, model=model)
+        said = await endpoint.call(path, credentials, body, model=model, base=self.base)
         result = _read(endpoint, lambda: self.form.parse_result(said, request))
         yield result if result.model else msgspec.structs.replace(result, model=model)
 
@@ -201,13 +203,14 @@ class HttpModerationModel(ModerationModel):
 class HttpTTSModel(TTSModel):
     endpoint: Endpoint
     form: Any
+    base: str = ""
 
     async def invoke(
         self, model: str, credentials: Credentials, request: TTSRequest
     ) -> AsyncGenerator[TTSResultChunk, None]:
         endpoint = self.endpoint
         sending = self.form.dump(request, model, endpoint.quirks(model))
-        response = await endpoint.deliver(sending, credentials, headers=self.form.headers)
+        response = await endpoint.deliver(sending, credentials, base=self.base, headers=self.form.headers)
         try:
             async with aclosing(self._sound(request, response)) as pieces:
                 async for piece in pieces:
@@ -251,13 +254,14 @@ def _wav_head() -> bytes:
 class HttpSpeech2TextModel(Speech2TextModel):
     endpoint: Endpoint
     form: Any
+    base: str = ""
 
     async def invoke(
         self, model: str, credentials: Credentials, request: Speech2TextRequest
     ) -> AsyncGenerator[Speech2TextResult, None]:
         endpoint = self.endpoint
         sending = self.form.dump(request, model, endpoint.quirks(model))
-        said = await endpoint.object(await endpoint.deliver(sending, credentials))
+        said = await endpoint.object(await endpoint.deliver(sending, credentials, base=self.base))
         result = _read(endpoint, lambda: self.form.parse(said))
         yield msgspec.structs.replace(result, model=model)
 
@@ -297,17 +301,23 @@ def _moderation_model(endpoint: Endpoint) -> HttpModerationModel:
     return HttpModerationModel(endpoint)
 
 
+def _one_format(kind: ModelType, known: Mapping[str, Any], make: Any) -> Callable[[Endpoint], AnyModel]:
+    """Builds the model of a type that is spoken to in one format alone."""
+
+    def build(endpoint: Endpoint) -> AnyModel:
+        form = _form(endpoint.definition, kind, known)
+        return make(endpoint, form, endpoint.definition.wires_of(kind)[0].base_url)
+
+    return build
+
+
 _MODELS: Mapping[ModelType, Callable[[Endpoint], AnyModel]] = {
     ModelType.LLM: _chat_model,
-    ModelType.TEXT_EMBEDDING: lambda one: HttpTextEmbeddingModel(
-        one, _form(one.definition, ModelType.TEXT_EMBEDDING, EMBEDDING)
-    ),
-    ModelType.RERANK: lambda one: HttpRerankModel(one, _form(one.definition, ModelType.RERANK, RERANK)),
-    ModelType.SPEECH2TEXT: lambda one: HttpSpeech2TextModel(
-        one, _form(one.definition, ModelType.SPEECH2TEXT, SPEECH2TEXT)
-    ),
+    ModelType.TEXT_EMBEDDING: _one_format(ModelType.TEXT_EMBEDDING, EMBEDDING, HttpTextEmbeddingModel),
+    ModelType.RERANK: _one_format(ModelType.RERANK, RERANK, HttpRerankModel),
+    ModelType.SPEECH2TEXT: _one_format(ModelType.SPEECH2TEXT, SPEECH2TEXT, HttpSpeech2TextModel),
     ModelType.MODERATION: _moderation_model,
-    ModelType.TTS: lambda one: HttpTTSModel(one, _form(one.definition, ModelType.TTS, TTS)),
+    ModelType.TTS: _one_format(ModelType.TTS, TTS, HttpTTSModel),
 }
 
 WIRES = tuple(dict.fromkeys([*CHAT, *EMBEDDING, *RERANK, *SPEECH2TEXT, *TTS]))

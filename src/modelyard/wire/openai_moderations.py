@@ -64,7 +64,7 @@ def parse_result(body: Any) -> ModerationResult:
         raise InvokeServerUnavailableError("the answer holds no results")
     verdicts = [
         ModerationVerdict(
-            flagged=bool(one.get("flagged")),
+            flagged=bool(one.get("flagged", any((one.get("categories") or {}).values()))),  # Mistral leaves it out
             categories={name: bool(value) for name, value in (one.get("categories") or {}).items()},
             category_scores={name: float(value) for name, value in (one.get("category_scores") or {}).items()},
         )
