@@ -23,8 +23,9 @@ from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tts import TTSRequest, joined
 from modelyard.models.types import Credentials, ModelType
-from modelyard.providers.definition import ProviderDefinition, convert, load_definition, short_model
+from modelyard.providers.definition import ProviderDefinition, Wire, convert, load_definition, short_model
 from modelyard.providers.endpoint import Endpoint
+from modelyard.providers.formats import CHAT
 from modelyard.providers.factory import Builder, ModelProviderFactory, catalog_definition, catalog_names
 from modelyard.providers.http_provider import WIRES, http_models
 from modelyard.providers.local.hub import hub_fetch
@@ -367,14 +368,26 @@ def _definition(one: ProviderSettings, known: Mapping[str, ProviderDefinition]) 
         raise ConfigError("a provider in the settings needs a 'name' from the catalogue, or a 'path'")
     if one.name in known:
         definition = known[one.name]
-        changed = replace(definition, base_url=one.base_url or definition.base_url, wire=one.wire or definition.wire)
+        changed = replace(definition, base_url=one.base_url or definition.base_url)
+        changed = _spoken(changed, one.wire)
         return _relaxed(_moved(changed)) if one.base_url else changed
     if not one.base_url:
         catalog_definition(one.name)  # says which names there are
         raise NotFoundError(f"provider {one.name!r} is switched off; set local.enabled", code="provider_not_found")
     # A new name with an address: one more server that speaks OpenAI's API.
     template = catalog_definition("openai_api_compatible")
-    return _relaxed(replace(_renamed(template, one.name), base_url=one.base_url, wire=one.wire or template.wire))
+    return _relaxed(_spoken(replace(_renamed(template, one.name), base_url=one.base_url), one.wire))
+
+
+def _spoken(definition: ProviderDefinition, wire: str) -> ProviderDefinition:
+    """With another wire format for its chat models, where the settings name one; for all, where they all can."""
+    if not wire:
+        return definition
+    if wire not in CHAT:
+        return replace(definition, wire=wire, wires={}, paths={})
+    others = {kind: definition.wires_of(kind) for kind in ModelType if kind is not ModelType.LLM}
+    paths = {name: path for name, path in definition.paths.items() if not name.startswith("llm")}
+    return replace(definition, wire=wire, wires={**others, ModelType.LLM: (Wire(wire),)}, paths=paths)
 
 
 def _moved(definition: ProviderDefinition) -> ProviderDefinition:
@@ -394,7 +407,7 @@ def _relaxed(definition: ProviderDefinition) -> ProviderDefinition:
     if not definition.base_url or field is None or schema is None:
         return definition
     forms = [
-        msgspec.structs.replace(form, required=False) if form.variable == field else form
+        msgspec.structs.replace(form, required=False, default=None) if form.variable == field else form
         for form in schema.credential_form_schemas
     ]
     entity = msgspec.structs.replace(

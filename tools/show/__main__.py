@@ -13,6 +13,11 @@ PROOFS = {
     "three-credentials": "Load balancing, cooldown and failover on three credentials, with the ledger's rows.",
     "foreign-yaml": "A provider in Dify's shape, unchanged from a folder: listed, and called.",
     "bench-basics": "The bench figures, and the README's tour run as a test.",
+    "recordings": "All recorded exchanges, through provider and gateway, in their own format and in the others.",
+    "format-laws": "What is written and read again is the same, in every format; OpenAI's types hold what we emit.",
+    "clients": "The official clients, LangChain and pydantic-ai against the gateway, with local and recorded models.",
+    "catalogue": "Every provider by model type and feature, and the how-to that adds one, executed.",
+    "bench-formats": "Microseconds of CPU a format, beside the bare parse of the same bytes.",
     "house": "The layer list, the contracts, no import circle, the size of the core.",
 }
 

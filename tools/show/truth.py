@@ -24,6 +24,13 @@ class Truth:
     """prompt, completion, cached, cache_write, reasoning: all that went in and came out, and how much of it was which."""
     images: int = 0
 
+    def without_tags(self) -> None:
+        """Some servers write thoughts into the text, between tags at its beginning."""
+        head, _, rest = self.text.lstrip().partition("</think>")
+        if head.startswith("<think>"):  # an answer cut short may be all thought
+            self.thinking += head.removeprefix("<think>")
+            self.text = rest.lstrip()
+
     def settled(self) -> "Truth":
         """Formats differ in whether a stop for calls is told apart: here it always is."""
         if self.tools and self.finish == "stop":
@@ -135,7 +142,7 @@ def read_chat_stream(events: Sequence[JSON]) -> Truth:
                     place = last + 1 if call.get("id") else last
                 last = place
                 entry = calls.setdefault(place, ["", ""])
-                entry[0] += inner.get("name") or ""
+                entry[0] = entry[0] or inner.get("name") or ""  # some servers say it in every piece
                 given = inner.get("arguments", inner.get("input"))
                 entry[1] += given if isinstance(given, str) else json.dumps(given) if given else ""
             if old := delta.get("function_call"):

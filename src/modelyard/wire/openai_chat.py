@@ -959,6 +959,7 @@ class StreamParser:
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
         self._has_finished = False
+        self._named: set[tuple[int, int]] = set()
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
         get = event.get
@@ -991,14 +992,29 @@ class StreamParser:
         reason, extra = _parse_reason(choice)
         if reason is not None:
             self._has_finished = True
+        message = _parse_delta(choice.get("delta"))
+        if message.tool_calls:
+            message = self._named_once(message, choice.get("index") or 0)
         return LLMResultChunkDelta(
             index=choice.get("index") or 0,
-            message=_parse_delta(choice.get("delta")),
+            message=message,
             finish_reason=reason,
             logprobs=choice.get("logprobs"),
             usage=usage,
             extra=extra,
         )
+
+    def _named_once(self, message: AssistantPromptMessage, choice: int) -> AssistantPromptMessage:
+        """Some servers name a call in each of its pieces; whoever joins them would double the name."""
+        calls: list[ToolCall] = []
+        for call in message.tool_calls:
+            key = (choice, call.index if call.index is not None else -1)
+            if call.function.name and key in self._named and call.index is not None:
+                call = msgspec.structs.replace(call, function=ToolCallFunction(arguments=call.function.arguments))
+            elif call.function.name:
+                self._named.add(key)
+            calls.append(call)
+        return msgspec.structs.replace(message, tool_calls=calls)
 
     def finish(self, *, done: bool) -> list[LLMResultChunk]:
         """The body has ended; `done` where `[DONE]` was seen. A stream cut short must not look like a whole one."""
