@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
-from bench import gateway, local, starts
+from bench import formats, gateway, local, starts
 
 
 def run() -> dict[str, Any]:
     return {
         "gateway": gateway.measure(),
+        "formats": formats.measure(),
         "starts": starts.measure(),
         "core": starts.core_size(),
         "models": local.measure(),
@@ -22,6 +23,12 @@ def main() -> None:
         print(
             f"  {one['system']:<8} {one['connections']:>3} connections  {one['cpu_us_per_request']:>7.1f} µs a request"
             f"  {one['cpu_us_per_chunk']:>6.2f} µs a chunk"
+        )
+    print("\nFormats: reading and writing, beside msgspec's bare parse of the same bytes")
+    for one in figures["formats"]:
+        print(
+            f"  {one['format']:<20} {one['way']:<6} {one['what']:<8} {one['us']:>7.2f} µs  {one['ratio']:>5.1f} times"
+            f"  ({one['bytes']:,} bytes)"
         )
     print("\nStarts, median of five")
     for one in figures["starts"]:

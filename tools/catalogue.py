@@ -36,7 +36,7 @@ SOURCES: dict[str, tuple[list[str], list[str], int]] = {
     "openrouter": (["openrouter"], ["openrouter"], 80),
     "xai": (["x-ai"], ["xai"], 30),
     "moonshot": (["moonshotai"], ["moonshot"], 30),
-    "zhipuai": (["zhipuai", "zai"], ["zai"], 30),
+    "zhipuai": (["zhipuai"], ["zai"], 30),
     "minimax": (["minimax"], ["minimax"], 12),
     "volcengine": ([], ["volcengine"], 20),
     "fireworks": (["fireworks"], ["fireworks_ai", "fireworks_ai-embedding-models"], 60),

@@ -1,4 +1,4 @@
-"""Writes the reference pages that follow from code: settings and command line. A test compares them with what is there.
+"""Writes the reference pages that follow from code. A test compares them with what is there.
 
 python -m tools.reference
 """
@@ -14,6 +14,8 @@ import msgspec
 
 from modelyard.base import settings
 from modelyard.cli import root
+from modelyard.providers.definition import ProviderDefinition
+from modelyard.providers.factory import catalog_definition, catalog_names
 
 _SETTINGS_HEAD = """\
 # Settings
@@ -94,8 +96,46 @@ def _command(command: click.Command, name: str, parent: click.Context) -> Iterat
                 yield from _command(found, f"{name} {inner}", context)
 
 
+_CATALOGUE_HEAD = """\
+# Catalogue
+
+Every provider that comes with Modelyard, from the files in `src/modelyard/providers/catalog/`. A number is how many
+models are listed with what they can do and cost; *any* means that every model of the provider can be called by its
+name, listed or not. `modelyard providers show NAME` shows one, `modelyard prices show MODEL` what a model costs.
+"""
+_TYPES = ("llm", "text-embedding", "rerank", "speech2text", "tts", "moderation")
+_SHOWN = ("tool-call", "vision", "document", "audio", "video", "structured-output", "agent-thought")
+
+
+def catalogue_page() -> str:
+    """Providers by model type, then what the listed chat models can do."""
+    every = [catalog_definition(name) for name in catalog_names()]
+    parts = [_CATALOGUE_HEAD, "## Model types", "", f"| provider | speaks | {' | '.join(_TYPES)} |"]
+    parts.append("|---|---|" + "---|" * len(_TYPES))
+    for one in every:
+        cells = [_types_cell(one, kind) for kind in _TYPES]
+        wires = dict.fromkeys(wire.name for kind in one.entity.supported_model_types for wire in one.wires_of(kind))
+        parts.append(f"| {one.entity.label.en_us} (`{one.name}`) | {', '.join(wires)} | {' | '.join(cells)} |")
+    parts += ["", "## Features of the listed chat models", "", f"| provider | models | {' | '.join(_SHOWN)} |"]
+    parts.append("|---|---|" + "---|" * len(_SHOWN))
+    for one in every:
+        chat = [model for model in one.entity.models if model.model_type.value == "llm"]
+        if chat:
+            counts = [sum(name in [feature.value for feature in model.features] for model in chat) for name in _SHOWN]
+            parts.append(f"| `{one.name}` | {len(chat)} | {' | '.join(str(count or '') for count in counts)} |")
+    return "\n".join(parts)
+
+
+def _types_cell(one: ProviderDefinition, kind: str) -> str:
+    if kind not in [served.value for served in one.entity.supported_model_types]:
+        return ""
+    listed = sum(model.model_type.value == kind for model in one.entity.models)
+    words = [str(listed)] if listed else []
+    return ", ".join([*words, *(["any"] if one.entity.is_customizable else [])])
+
+
 def pages() -> dict[str, str]:
-    return {"settings.md": settings_page(), "cli.md": cli_page()}
+    return {"settings.md": settings_page(), "cli.md": cli_page(), "catalogue.md": catalogue_page()}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The composition root: settings in, wired objects out. The only place that names concrete classes."""
 
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.log import redaction
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings, load_settings
 from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest, TextEmbeddingResult
-from modelyard.models.entities import AIModelEntity, PriceConfig
+from modelyard.models.entities import AIModelEntity, ModelFeature, PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
 from modelyard.models.messages import AnyPromptMessage, PromptMessageTool, SystemPromptMessage, UserPromptMessage
 from modelyard.models.moderation import ModerationRequest, ModerationResult
@@ -25,8 +25,8 @@ from modelyard.models.tts import TTSRequest, joined
 from modelyard.models.types import Credentials, ModelType
 from modelyard.providers.definition import ProviderDefinition, Wire, convert, load_definition, short_model
 from modelyard.providers.endpoint import Endpoint
-from modelyard.providers.formats import CHAT
 from modelyard.providers.factory import Builder, ModelProviderFactory, catalog_definition, catalog_names
+from modelyard.providers.formats import CHAT
 from modelyard.providers.http_provider import WIRES, http_models
 from modelyard.providers.local.hub import hub_fetch
 from modelyard.providers.local.provider import local_models
@@ -45,6 +45,7 @@ from modelyard.runtime.policies.load_balance import LoadBalance
 from modelyard.runtime.policies.meter import Meter
 from modelyard.runtime.policies.observe import Observe
 from modelyard.runtime.policies.retry import Retry
+from modelyard.runtime.policies.structured import Structured
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.runtime.response_store import ResponseStore
 from modelyard.storage.database import Database
@@ -111,6 +112,7 @@ class Modelyard:
             Observe(self.clock, (LoggingCallback(), *callbacks)),
             Deadline(self.clock),
             Failover(self._failover_targets),
+            Structured(self._features),
             LoadBalance(self._balancer, self.clock),
             Retry(self.clock, self.settings.retries),
             Meter(self.ledger, self._pricing, self.clock),
@@ -123,9 +125,16 @@ class Modelyard:
         return self.providers.balancer(invocation.tenant, invocation.provider)
 
     def _pricing(self, invocation: Invocation) -> PriceConfig | None:
-        factory = self.providers.factory
-        schema = factory.get_model_schema(invocation.provider, invocation.model_type, invocation.model)
+        schema = self._schema(invocation)
         return schema.pricing if schema else None
+
+    def _schema(self, invocation: Invocation) -> AIModelEntity | None:
+        factory = self.providers.factory
+        return factory.get_model_schema(invocation.provider, invocation.model_type, invocation.model)
+
+    def _features(self, invocation: Invocation) -> Collection[ModelFeature] | None:
+        schema = self._schema(invocation)
+        return schema.features if schema else None
 
     def _failover_targets(self, invocation: Invocation) -> Sequence[Target]:
         named = self.settings.failover.get(f"{invocation.provider}/{invocation.model}")

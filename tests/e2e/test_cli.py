@@ -43,6 +43,7 @@ def test_help_names_every_command(environ: dict[str, str]):
         "moderate",
         "models",
         "providers",
+        "prices",
         "usage",
         "doctor",
     ):
@@ -57,6 +58,16 @@ def test_chat_answers_streams_pipes_and_speaks_json(environ: dict[str, str]):
     piped = modelyard("chat", "--json", "--max-tokens", "5", environ=environ, given="Say hello")
     assert json.loads(piped.stdout)["usage"]["completion_tokens"] <= 5
     assert modelyard("chat", environ=environ, given="").returncode == 2
+
+
+def test_prices_are_shown_and_compared(environ: dict[str, str]):
+    shown = json.loads(modelyard("prices", "show", "gpt-4o", "--json", environ=environ).stdout)
+    assert {"openai"} <= {row["provider"] for row in shown}
+    assert modelyard("prices", "show", "gpt-4oo", environ=environ).returncode == 1
+    checked = json.loads(modelyard("prices", "check", "--json", environ=environ).stdout)
+    assert checked["checked"] > 500
+    assert checked["disagree"] < checked["checked"] / 4
+    assert all(row["what"] for row in checked["rows"])
 
 
 def test_the_other_calls(environ: dict[str, str], tmp_path: Path):

@@ -37,6 +37,16 @@ class Proof:
             yield f"{mark} {what:<{width}}  {seen}"
 
 
+def tests(*paths: str) -> tuple[str, bool]:
+    """The last line of a test run, and whether all passed."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode:
+        print(done.stdout[-4000:])
+    return (lines[-1] if lines else done.stderr[-200:]), done.returncode == 0
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]

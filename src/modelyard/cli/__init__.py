@@ -22,6 +22,7 @@ COMMANDS = {
     "moderate": ("calls", "Say what is wrong with a text, if anything."),
     "models": ("models", "Models: list them; pull, verify, remove and measure local ones."),
     "providers": ("providers", "Providers: list, show, add, check."),
+    "prices": ("prices", "Prices: what models cost, and where price lists disagree."),
     "usage": ("usage", "What was used, and what it cost."),
     "doctor": ("doctor", "What can run here, what is missing, and the command that brings it."),
 }

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
@@ -10,18 +9,12 @@ from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
-from modelyard.models.tokens import estimate_prompt_tokens
+from modelyard.models.tokens import TokenCount, count_prompt
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Credentials, ModelType
 
 RequestT = TypeVar("RequestT")
 ChunkT = TypeVar("ChunkT")
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCount:
-    tokens: int
-    estimated: bool
 
 
 class AIModel(ABC, Generic[RequestT, ChunkT]):
@@ -46,9 +39,9 @@ class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
         return []
 
     async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
-        """Prompt tokens of a request before it is sent: an estimate unless the provider can count."""
-        del model, credentials
-        return TokenCount(estimate_prompt_tokens(request.messages, request.tools), estimated=True)
+        """Prompt tokens of a request before it is sent; says whether they were counted or estimated."""
+        del credentials
+        return count_prompt(model, request.messages, request.tools)
 
 
 class TextEmbeddingModel(AIModel[TextEmbeddingRequest, TextEmbeddingResult]):

@@ -16,7 +16,6 @@ from modelyard.models.base import (
     RerankModel,
     Speech2TextModel,
     TextEmbeddingModel,
-    TokenCount,
     TTSModel,
 )
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
@@ -26,6 +25,7 @@ from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.thinking import ThinkStream
+from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import Credentials, ModelType
 from modelyard.providers.definition import ProviderDefinition, Wire

@@ -9,7 +9,7 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError, NotFoundError
-from modelyard.models.base import AnyModel, LargeLanguageModel, TokenCount
+from modelyard.models.base import AnyModel, LargeLanguageModel
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import AIModelEntity, PriceInfo, PriceType
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
@@ -18,6 +18,7 @@ from modelyard.models.parameters import validated
 from modelyard.models.pricing import get_price
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
+from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Chunks, ModelType
 from modelyard.runtime.callbacks import Callback

@@ -724,6 +724,18 @@ def parse_token_count(body: JSON) -> int | None:
 # ------------------------------------------------------------------------------------------------ streams
 
 
+_PLAIN = frozenset({"content", "index"})
+
+
+def _only_text(content: Any) -> str | None:
+    """The text of a content that is that and nothing more."""
+    parts = content.get("parts") if isinstance(content, dict) else None
+    if not isinstance(parts, list) or len(parts) != 1 or not isinstance(parts[0], dict) or parts[0].keys() != {"text"}:
+        return None
+    text = parts[0]["text"]
+    return text if isinstance(text, str) else None
+
+
 class StreamParser:
     """Events of a stream, one at a time, into chunks. Usage stands in every event; the last one's holds."""
 
@@ -764,6 +776,9 @@ class StreamParser:
         if not isinstance(candidate, dict):
             raise InvokeServerUnavailableError(f"a candidate of the stream is no object but {said(candidate)}")
         index = count(candidate.get("index")) or place
+        if candidate.keys() <= _PLAIN and (text := _only_text(candidate.get("content"))) is not None:
+            block = self._numbered(TextPromptMessageContent(data=text), index)  # nearly every chunk of a long answer
+            return LLMResultChunkDelta(index=index, message=AssistantPromptMessage(content=[block]))
         try:
             blocks = _parse_parts(self._whole_calls(candidate.get("content") or {}, index), "content", FORMAT)
         except InvokeBadRequestError as error:
@@ -808,7 +823,7 @@ class StreamParser:
                 whole.append(self._begun.pop(index))
         return {**content, "parts": whole}
 
-    def _numbered(self, block: PromptMessageContent | ToolCall, index: int) -> PromptMessageContent | ToolCall:
+    def _numbered(self, block: Any, index: int) -> Any:
         """The block with the number of the part that it is, or that it goes on with."""
         if isinstance(block, ToolCall):
             number = self._calls[index] = self._calls.get(index, -1) + 1

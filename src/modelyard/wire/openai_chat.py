@@ -1104,6 +1104,10 @@ class StreamDumper:
 
 def _dump_delta(message: AssistantPromptMessage) -> JSON:
     content = message.content
+    if isinstance(content, list) and len(content) == 1 and not message.tool_calls:
+        only = content[0]
+        if isinstance(only, TextPromptMessageContent) and not only.citations and not only.extra:
+            content = only.data  # nearly every chunk of a long answer that came in blocks
     if isinstance(content, list):
         said_so_far = dump_assistant(message, is_piece=True)
         body: JSON = {key: value for key, value in said_so_far.items() if value not in (None, "")}

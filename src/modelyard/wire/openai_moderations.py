@@ -91,4 +91,5 @@ def _dump_verdict(verdict: ModerationVerdict) -> JSON:
         "flagged": verdict.flagged,
         "categories": {**dict.fromkeys(CATEGORIES, False), **verdict.categories},
         "category_scores": {**dict.fromkeys(CATEGORIES, 0.0), **verdict.category_scores},
+        "category_applied_input_types": {name: ["text"] for name in [*CATEGORIES, *verdict.categories]},
     }

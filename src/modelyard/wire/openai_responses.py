@@ -621,9 +621,7 @@ def parse_usage(body: Any) -> LLMUsage | None:
 def dump_usage(usage: LLMUsage) -> JSON:
     if own := usage.extra.get(FORMAT):
         return own
-    into = {"cached_tokens": usage.cached_tokens}
-    if usage.cache_write_tokens:
-        into["cache_write_tokens"] = usage.cache_write_tokens
+    into = {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens}
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": into,

@@ -18,7 +18,6 @@ from modelyard.models.base import (
     RerankModel,
     Speech2TextModel,
     TextEmbeddingModel,
-    TokenCount,
     TTSModel,
 )
 from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
@@ -38,7 +37,7 @@ from modelyard.models.speech2text import (
     Speech2TextUsage,
     TranscriptSegment,
 )
-from modelyard.models.tokens import estimate_tokens
+from modelyard.models.tokens import TokenCount, estimate_tokens
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import Credentials, ModelType
 from modelyard.providers.local import hybrid, tool_calls

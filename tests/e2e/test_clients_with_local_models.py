@@ -1,0 +1,95 @@
+"""The official clients of four makers, against a server with the local models, as a new user has it."""
+
+from typing import Any
+
+import anthropic
+import cohere
+import openai
+import pytest
+from google import genai
+from google.genai import types
+
+from tests.e2e.conftest import Served
+
+pytestmark = [pytest.mark.local, pytest.mark.xdist_group("local"), pytest.mark.filterwarnings("default")]
+ASKED: list[Any] = [{"role": "user", "content": "Say hello."}]
+
+
+def origin(served: Served) -> str:
+    return served.url.removesuffix("/v1")
+
+
+def test_anthropics(served: Served):
+    client = anthropic.Anthropic(base_url=origin(served), api_key="none", max_retries=0)
+    said = client.messages.create(model="default", max_tokens=20, messages=ASKED, extra_body={"temperature": 0})
+    assert "hello" in said.content[0].text.lower()
+    with client.messages.stream(
+        model="default", max_tokens=20, messages=ASKED, extra_body={"temperature": 0}
+    ) as stream:
+        assert "hello" in "".join(stream.text_stream).lower()
+        assert stream.get_final_message().usage.output_tokens > 0
+    counted = client.messages.count_tokens(model="default", messages=ASKED)
+    assert counted.input_tokens == said.usage.input_tokens
+    tools: list[Any] = [
+        {
+            "name": "get_weather",
+            "description": "Get the weather of a city",
+            "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        }
+    ]
+    choice: Any = {"type": "tool", "name": "get_weather"}
+    question: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    called = client.messages.create(
+        model="default",
+        max_tokens=100,
+        extra_body={"temperature": 0},
+        messages=question,
+        tools=tools,
+        tool_choice=choice,
+    )
+    block = next(one for one in called.content if one.type == "tool_use")
+    assert (block.name, "paris" in str(block.input).lower()) == ("get_weather", True)
+
+
+def test_googles(served: Served):
+    client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=origin(served)))
+    config = types.GenerateContentConfig(temperature=0, max_output_tokens=20)
+    assert "hello" in client.models.generate_content(model="default", contents="Say hello.", config=config).text.lower()
+    streamed = client.models.generate_content_stream(model="default", contents="Say hello.", config=config)
+    assert "hello" in "".join(chunk.text or "" for chunk in streamed).lower()
+    vectors = client.models.embed_content(model="default-text-embedding", contents=["a", "b"]).embeddings
+    assert [len(one.values) for one in vectors] == [512, 512]
+
+
+def test_coheres(served: Served):
+    client = cohere.ClientV2(api_key="none", base_url=origin(served))
+    said = client.chat(model="default", messages=ASKED, temperature=0, max_tokens=20)
+    assert "hello" in said.message.content[0].text.lower()
+    documents = ["Sydney is the largest city.", "Canberra is the capital of Australia."]
+    ranked = client.rerank(model="default-rerank", query="capital of Australia", documents=documents)
+    assert ranked.results[0].index == 1
+    embedded = client.embed(
+        model="default-text-embedding", texts=["a"], input_type="search_document", embedding_types=["float"]
+    )
+    assert len(embedded.embeddings.float_[0]) == 512
+
+
+def test_openais_responses(served: Served):
+    client = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0)
+    first = client.responses.create(
+        model="default", input="My name is Ada. Say hello.", temperature=0, max_output_tokens=30
+    )
+    assert first.output_text
+    second = client.responses.create(
+        model="default", input="What is my name?", previous_response_id=first.id, temperature=0, max_output_tokens=30
+    )
+    assert "ada" in second.output_text.lower()
+    shaped: Any = {
+        "format": {
+            "type": "json_schema",
+            "name": "city",
+            "schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        }
+    }
+    answer = client.responses.create(model="default", input="Name a city in France.", text=shaped, max_output_tokens=60)
+    assert '"city"' in answer.output_text

@@ -1,0 +1,116 @@
+"""Answers that satisfy a schema, from models of every ability."""
+
+import json
+from typing import Any
+
+import pytest
+
+from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.models.entities import ModelFeature
+from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMUsage
+from modelyard.models.messages import AssistantPromptMessage, ToolCall, ToolCallFunction, UserPromptMessage
+from modelyard.models.types import Chunks, ModelType
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.policies.structured import TOOL, Structured, bare_json
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+FORM = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+
+
+class Model:
+    """Says these answers, one a call."""
+
+    def __init__(self, *answers: Any) -> None:
+        self._answers = list(answers)
+        self.seen: list[LLMRequest] = []
+
+    async def __call__(self, invocation: Invocation) -> Chunks:
+        self.seen.append(invocation.request)
+        said = self._answers.pop(0)
+        calls = [ToolCall(id="c", function=ToolCallFunction(name=TOOL, arguments=json.dumps(said)))]
+        message = (
+            AssistantPromptMessage(content=said) if isinstance(said, str) else AssistantPromptMessage(tool_calls=calls)
+        )
+        choice = LLMChoice(message=message, finish_reason="stop" if isinstance(said, str) else "tool_calls")
+        for chunk in LLMResult(choices=[choice], usage=LLMUsage.of(2, 3)).as_chunks():
+            yield chunk
+
+
+async def answer(model: Model, features: Any, form: Any = FORM) -> LLMResult:
+    request = LLMRequest(messages=[UserPromptMessage(content="where?")], model_parameters={"response_format": form})
+    invocation = Invocation(tenant="t", provider="p", model="m", model_type=ModelType.LLM, request=request)
+    return await LLMResult.collect(Structured(lambda _: features)(invocation, model))
+
+
+def run(work: Any) -> Any:
+    import asyncio
+
+    return asyncio.run(work)
+
+
+def test_a_model_with_structured_output_is_asked_as_the_caller_asked():
+    model = Model('{"city": "Oslo"}')
+    assert run(answer(model, [ModelFeature.STRUCTURED_OUTPUT])).text == '{"city": "Oslo"}'
+    assert model.seen[0].model_parameters["response_format"] == FORM
+    assert run(answer(Model('{"city": "Oslo"}'), None)).text == '{"city": "Oslo"}'
+
+
+def test_one_with_tools_must_call_the_tool_that_takes_the_answer_and_nobody_sees_it():
+    model = Model({"city": "Oslo"})
+    result = run(answer(model, [ModelFeature.TOOL_CALL]))
+    assert (json.loads(result.text), result.finish_reason, result.tool_calls) == ({"city": "Oslo"}, "stop", [])
+    assert model.seen[0].tool_choice == {"name": TOOL}
+    assert "response_format" not in model.seen[0].model_parameters
+
+
+def test_any_other_is_told_the_schema_and_its_fence_is_taken_off():
+    model = Model('Sure:\n```json\n{"city": "Oslo"}\n```')
+    assert json.loads(run(answer(model, [])).text) == {"city": "Oslo"}
+    assert '"city"' in model.seen[0].messages[0].text
+
+
+def test_what_does_not_fit_is_mended_once_and_both_calls_are_counted():
+    model = Model('{"town": 1}', '{"city": "Oslo"}')
+    result = run(answer(model, []))
+    assert json.loads(result.text) == {"city": "Oslo"}
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (4, 6)
+    assert "'city' is a required property" in model.seen[1].messages[-1].text
+
+
+@pytest.mark.parametrize(
+    ("answers", "features"),
+    [
+        (["{}"], [ModelFeature.STRUCTURED_OUTPUT]),
+        (["{}", "nonsense"], []),
+        ([{}, {"city": 5}], [ModelFeature.TOOL_CALL]),
+    ],
+)
+def test_an_answer_that_never_fits_is_an_error(answers: list[Any], features: list[ModelFeature]):
+    with pytest.raises(InvokeServerUnavailableError, match="does not satisfy the schema"):
+        run(answer(Model(*answers), features))
+
+
+@pytest.mark.parametrize("schema", [{"type": "odd"}, {"$ref": "https://example.com/schema.json"}])
+def test_a_schema_that_is_none_or_points_elsewhere_is_refused(schema: Any):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(InvokeBadRequestError):
+        run(answer(Model("{}"), [ModelFeature.STRUCTURED_OUTPUT], form))
+
+
+def test_an_expression_that_would_never_end_is_not_run():
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "pattern": "^(a+)+$"}}}
+    assert run(answer(Model(json.dumps("a" * 40 + "b")), None, form)).text
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ('{"a": 1}', '{"a": 1}'),
+        ("```\n[1]\n```", "[1]"),
+        ('It is {"a": 1}.', '{"a": 1}'),
+        ("none", "none"),
+        ('"x"', '"x"'),
+    ],
+)
+def test_json_is_found_in_what_models_put_around_it(text: str, bare: str):
+    assert bare_json(text) == bare

@@ -1,0 +1,95 @@
+"""What the gateway emits, held to the types of OpenAI's own package, which are generated from its API description.
+
+Strictly: a missing field, a wrong type or an unknown kind of event fails.
+"""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.types import Completion, CreateEmbeddingResponse
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.moderation_create_response import ModerationCreateResponse
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter, ValidationError
+from tools.show.exchanges import exchanges
+
+from modelyard.models.embedding import TextEmbeddingResult
+from modelyard.models.llm import LLMResult
+from modelyard.models.moderation import ModerationResult, ModerationVerdict
+from modelyard.wire import openai_chat, openai_completions, openai_embeddings, openai_moderations, openai_responses
+from tests.wire.test_laws import answers, cut
+from tests.wire.test_recordings import read
+
+CHAT: TypeAdapter[Any] = TypeAdapter(ChatCompletion)
+CHUNK: TypeAdapter[Any] = TypeAdapter(ChatCompletionChunk)
+RESPONSE: TypeAdapter[Any] = TypeAdapter(Response)
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+COMPLETION: TypeAdapter[Any] = TypeAdapter(Completion)
+plain = settings(deadline=None)
+
+
+def held(kind: TypeAdapter[Any], document: Any) -> None:
+    """By their own validation, which their clients leave out."""
+    try:
+        kind.validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise AssertionError(f"{error}\n{json.dumps(document)[:2000]}") from error
+
+
+def emitted(result: LLMResult, chunks: Any) -> None:
+    held(CHAT, openai_chat.dump_result(result))
+    for event in openai_chat.dump_stream(chunks):
+        held(CHUNK, event)
+    held(RESPONSE, openai_responses.dump_result(result))
+    for event in openai_responses.dump_stream(chunks):
+        held(EVENT, event)
+
+
+@plain
+@given(st.data())
+def test_answers_and_streams_of_our_own_making(data: st.DataObject):
+    result = data.draw(answers(data.draw(st.sampled_from(["anthropic", "gemini", "openai_responses", "bedrock"]))))
+    emitted(result, data.draw(cut(result)))
+
+
+@plain
+@given(st.data())
+def test_legacy_completions(data: st.DataObject):
+    result = data.draw(answers("openai_completions"))
+    held(COMPLETION, openai_completions.dump_result(result))
+
+
+@pytest.mark.parametrize("name", ["anthropic", "gemini", "cohere", "ollama", "bedrock"])
+def test_recorded_answers_of_others(name: str):
+    """What others answered, as OpenAI's clients get it."""
+    from modelyard.base.errors import InvokeError
+    from modelyard.models.llm import fold
+
+    count = 0
+    for one in exchanges():
+        if one.format != name or one.status != 200:
+            continue
+        try:
+            chunks = read(one)
+        except InvokeError:
+            continue
+        result = fold(chunks)
+        if result.finish_reason is None or not result.id:
+            continue
+        emitted(result, chunks)
+        count += 1
+    assert count >= 17 or name in ("bedrock", "ollama")  # these give no ids: the gateway does
+
+
+def test_the_other_types():
+    held(
+        TypeAdapter(CreateEmbeddingResponse),
+        openai_embeddings.dump_result(TextEmbeddingResult(model="m", embeddings=[[0.5]])),
+    )
+    verdict = ModerationVerdict(flagged=False, categories={}, category_scores={})
+    document = openai_moderations.dump_result(ModerationResult(model="m", verdicts=[verdict]), response_id="x")
+    assert document["results"][0]["categories"].keys() >= {"hate", "violence/graphic"}
+    assert ModerationCreateResponse.model_validate_json(json.dumps(document)).results[0].flagged is False
