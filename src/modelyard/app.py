@@ -400,8 +400,11 @@ def _spoken(definition: ProviderDefinition, wire: str) -> ProviderDefinition:
 
 
 def _moved(definition: ProviderDefinition) -> ProviderDefinition:
-    """With another address for the provider, formats that are spoken elsewhere would reach the old one: left out."""
-    wires = {kind: [wire for wire in many if not wire.base_url] or many for kind, many in definition.wires.items()}
+    """With another address for the provider, that is where all its formats are spoken: a key goes nowhere else."""
+    wires = {
+        kind: [wire for wire in many if not wire.base_url] or [Wire(wire.name) for wire in many]
+        for kind, many in definition.wires.items()
+    }
     return replace(definition, wires=wires)
 
 

@@ -80,8 +80,8 @@ def dump_event(name: str, payload: bytes, *, is_exception: bool = False) -> byte
     kind = "exception" if is_exception else "event"
     texts = {f":{kind}-type": name, ":content-type": "application/json", ":message-type": kind}
     headers = b"".join(
-        struct.pack(">B", len(key)) + key.encode() + struct.pack(">BH", _STRING, len(value)) + value.encode()
-        for key, value in texts.items()
+        struct.pack(">B", len(key)) + key.encode() + struct.pack(">BH", _STRING, len(value)) + value
+        for key, value in ((key, text.encode()) for key, text in texts.items())
     )
     head = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
     body = head + struct.pack(">I", zlib.crc32(head)) + headers + payload

@@ -1,0 +1,48 @@
+"""AWS's binary event stream: what was written is read, however it is cut; what is damaged is said to be."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.transport.aws_events import AwsEventStream, dump_event
+
+events = st.lists(st.tuples(st.sampled_from(["messageStart", "contentBlockDelta", "métadata"]), st.binary(max_size=40)))
+
+
+@given(events, st.lists(st.integers(1, 30), min_size=1, max_size=20))
+def test_events_survive_any_cut(many: list[tuple[str, bytes]], sizes: list[int]):
+    data = b"".join(dump_event(name, payload) for name, payload in many)
+    stream, found, at = AwsEventStream(), [], 0
+    while at < len(data):
+        size = sizes[at % len(sizes)]
+        found += stream.feed(data[at : at + size])
+        at += size
+    stream.finish()
+    assert found == many
+
+
+def test_an_exception_is_named():
+    data = dump_event("throttlingException", b'{"message": "slow"}', is_exception=True)
+    assert AwsEventStream().feed(data) == [("throttlingException", b'{"message": "slow"}')]
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (lambda data: b"\xff" + data[1:], "length is wrong"),
+        (lambda data: data[:9] + b"\0" + data[10:], "head does not fit"),
+        (lambda data: data[:-6] + b"\0\0" + data[-4:], "does not fit its checksum"),
+    ],
+)
+def test_damage_is_said(damage: object, part: str):
+    data = damage(dump_event("messageStart", b'{"role": "assistant"}'))  # type: ignore[operator]
+    with pytest.raises(InvokeServerUnavailableError, match=part):
+        AwsEventStream().feed(data)
+
+
+def test_an_end_inside_a_message_is_a_broken_stream():
+    stream = AwsEventStream()
+    stream.feed(dump_event("messageStart", b"{}")[:-3])
+    with pytest.raises(InvokeServerUnavailableError, match="broke off"):
+        stream.finish()
