@@ -166,6 +166,9 @@ def _parse_turn(turn: Any, where: str, seen: set[str]) -> Iterator[AnyPromptMess
     body = typed(turn, dict, where)
     role = body.get("role")
     blocks = body.get("content")
+    if (text := _only_text(blocks)) and role in ("user", "assistant"):  # as most turns are
+        yield UserPromptMessage(content=text) if role == "user" else AssistantPromptMessage(content=text)
+        return
     if isinstance(blocks, str):
         blocks = [{"type": "text", "text": blocks}] if blocks or role == "user" else []
     blocks = typed(blocks, list, f"{where}.content")
@@ -181,6 +184,13 @@ def _parse_turn(turn: Any, where: str, seen: set[str]) -> Iterator[AnyPromptMess
             yield SystemPromptMessage(content=content, extra={FORMAT: {"inline": True}})
         case other:
             raise wrong(f"{where}.role", other, "user or assistant")
+
+
+def _only_text(blocks: Any) -> str | None:
+    """The text of a turn that is a text and nothing more, however it is written."""
+    if isinstance(blocks, list) and len(blocks) == 1 and isinstance(blocks[0], dict) and len(blocks[0]) == 2:
+        blocks = blocks[0].get("text") if blocks[0].get("type") == "text" else None
+    return blocks if isinstance(blocks, str) else None
 
 
 def _parse_user_turn(blocks: list[Any], where: str, seen: set[str]) -> Iterator[AnyPromptMessage]:

@@ -144,6 +144,9 @@ def _parse_tool_choice(choice: Any) -> str | dict[str, Any] | None:
 def _parse_turn(turn: JSON, where: str, seen: set[str]) -> Iterator[AnyPromptMessage]:
     role = turn.get("role")
     blocks = need(turn, "content", list, f"{where}.")
+    if (text := _only_text(blocks)) and role in ("user", "assistant"):  # as most turns are
+        yield UserPromptMessage(content=text) if role == "user" else AssistantPromptMessage(content=text)
+        return
     if role == "assistant":
         parsed = _parse_answer(blocks, f"{where}.content", "")
         seen |= {one.id for one in parsed if isinstance(one, ToolCall)}
@@ -162,6 +165,14 @@ def _parse_turn(turn: JSON, where: str, seen: set[str]) -> Iterator[AnyPromptMes
         yield _parse_tool_result(block["toolResult"], f"{where}.content[{place}].toolResult", seen)
     if waiting:
         yield UserPromptMessage(content=plain(_parse_blocks(waiting, f"{where}.content")))
+
+
+def _only_text(blocks: list[Any]) -> str | None:
+    """The text of a turn that is a text and nothing more."""
+    if len(blocks) != 1 or not isinstance(blocks[0], dict) or blocks[0].keys() != {"text"}:
+        return None
+    text = blocks[0]["text"]
+    return text if isinstance(text, str) else None
 
 
 def _parse_tool_result(body: Any, where: str, seen: set[str]) -> ToolPromptMessage:

@@ -207,8 +207,11 @@ def _parse_declaration(body: JSON, where: str) -> PromptMessageTool:
 
 def _parse_content(content: JSON, place: int, waiting: list[tuple[str, str]]) -> Iterator[AnyPromptMessage]:
     """One content as messages. `waiting` are calls (name, id) that no response answered yet."""
-    where = f"contents[{place}]"
     role = content.get("role") or "user"
+    if (text := _only_text(content)) and role in ("user", "model"):  # as most contents are
+        yield UserPromptMessage(content=text) if role == "user" else AssistantPromptMessage(content=text)
+        return
+    where = f"contents[{place}]"
     if role == "model":
         blocks = _with_ids(_parse_parts(content, where), f"{place}")
         waiting += [(one.function.name, one.id) for one in blocks if isinstance(one, ToolCall)]

@@ -81,7 +81,7 @@ def parse_request(body: JSON) -> LLMRequest:
     choice = body.get("tool_choice", body.get("function_call"))
     return LLMRequest(
         format=FORMAT,
-        messages=_paired([_parse_message(message, f"messages[{place}]") for place, message in enumerate(messages)]),
+        messages=_paired(_parse_messages(messages)),
         model_parameters=parameters,
         tools=_parse_tools(body),
         tool_choice=_parse_tool_choice(choice) if choice is not None else None,
@@ -195,6 +195,24 @@ def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
             return {"mode": allowed.get("mode") or "auto", "allowed": names}
         case other:
             raise wrong("tool_choice.type", other, "function, custom or allowed_tools")
+
+
+_SIMPLE: dict[Any, Any] = {
+    "user": UserPromptMessage, "assistant": AssistantPromptMessage, "system": SystemPromptMessage,
+}  # fmt: skip
+
+
+def _parse_messages(messages: list[Any]) -> list[AnyPromptMessage]:
+    """The messages; those of a role and a text alone, as most are, without looking further."""
+    result: list[AnyPromptMessage] = []
+    for place, one in enumerate(messages):
+        if type(one) is dict and len(one) == 2 and type(text := one.get("content")) is str:
+            role = one.get("role")
+            if type(role) is str and role in _SIMPLE:
+                result.append(_SIMPLE[role](content=text))
+                continue
+        result.append(_parse_message(one, f"messages[{place}]"))
+    return result
 
 
 def _parse_message(message: Any, where: str) -> AnyPromptMessage:

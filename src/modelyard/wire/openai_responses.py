@@ -181,6 +181,12 @@ def parse_input(value: Any, *, is_new: bool = True) -> list[AnyPromptMessage]:
     calls: set[str] = set()
     refusals: list[str] = []
     for place, one in enumerate(items):
+        if type(one) is dict and len(one) == 2 and one.get("role") == "user" and type(one.get("content")) is str:
+            if blocks or refusals:  # as most items are: a role and a text
+                messages.append(assistant_of(blocks, refusal="".join(refusals) or None))
+                blocks, refusals = [], []
+            messages.append(UserPromptMessage(content=one["content"]))
+            continue
         where = f"input[{place}]"
         item = typed(one, dict, where)
         kind = item.get("type") or "message"
