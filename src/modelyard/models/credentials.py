@@ -1,11 +1,14 @@
 """Credential forms: what was filled in, checked against what the provider asks for."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelyard.base.errors import CredentialsValidateFailedError
 from modelyard.models.provider import CredentialFormSchema, FormType
 from modelyard.models.types import ModelType
+
+logger = logging.getLogger("modelyard.credentials")
 
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
@@ -35,8 +38,11 @@ class ProviderCredentialSchemaValidator:
                 problems.append(problem)
             else:
                 accepted[form.variable] = _converted(form, value)
+        whose = f"credentials of {self._provider!r}" if self._provider else "credentials"
+        if unknown := sorted(values.keys() - {form.variable for form in self._forms}):
+            # A mistyped name would otherwise look like a field that has no effect. Names alone: values are secret.
+            logger.warning("unknown fields are left out", extra={"fields": {"of": whose, "fields": ", ".join(unknown)}})
         if problems:
-            whose = f"credentials of {self._provider!r}" if self._provider else "credentials"
             raise CredentialsValidateFailedError(f"{whose}: " + "; ".join(problems))
         return accepted
 

@@ -125,3 +125,12 @@ def test_token_estimates_grow_with_the_text(one: str, other: str):
         <= estimate_tokens(one + other)
         <= estimate_tokens(one) + estimate_tokens(other) + 1
     )
+
+
+def test_unknown_fields_are_left_out_and_named_but_not_shown(caplog: pytest.LogCaptureFixture):
+    forms = [CredentialFormSchema(variable="key", label=I18nObject(en_us="Key"), type=FormType.SECRET_INPUT)]
+    values = ProviderCredentialSchemaValidator(forms, provider="p").validate_and_filter({"key": "k", "kee": "canary"})
+    assert values == {"key": "k"}
+    assert "left out" in caplog.text
+    fields = caplog.records[0].__dict__["fields"]
+    assert (fields["fields"], "canary" in str(fields)) == ("kee", False)
