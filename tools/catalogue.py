@@ -64,6 +64,8 @@ FEATURES = (
     ("supports_response_schema", ["structured-output"]),
     ("supports_reasoning", ["agent-thought"]),
 )
+SAMPLES_NOT = re.compile(r"(o[134](-|$)|gpt-5(-mini|-nano|-pro)?(-20\d\d.*)?$)")
+"""Models of OpenAI that refuse to be told how to sample."""
 LEFT_OUT = re.compile(
     r"realtime|image|dall-e|sora|veo|imagen|video-|live|computer-use|^ft:|search-preview|translate|robotics|tuning"
     r"|lyria|nano-banana|deep-research-pro|native-audio|preset/|^us\.|^eu\.|^apac\.|^au\.|^jp\.|^global\.|@|:free$|\*"
@@ -199,7 +201,9 @@ def rows(provider: str, litellm: dict[str, Any]) -> Iterator[dict[str, Any]]:
     names.sort(key=lambda name: (name not in known, -rank(name), name))
     for name in sorted(names[:most], key=lambda one: (KINDS.get(listed.get(one, {}).get("mode"), "llm"), one)):
         priced = known.get(name) or next((one for one in known.values() if one.match.is_match(name)), None)
-        if (row := made(name, listed.get(name) or sibling(name, listed), priced, is_listed=name in listed)) is not None:
+        if (
+            row := made(provider, name, listed.get(name) or sibling(name, listed), priced, is_listed=name in listed)
+        ) is not None:
             yield row
 
 
@@ -243,7 +247,7 @@ def kind_of(name: str, entry: dict[str, Any]) -> str | None:
     return "llm"
 
 
-def made(name: str, entry: dict[str, Any], priced: Any, *, is_listed: bool) -> dict[str, Any] | None:
+def made(provider: str, name: str, entry: dict[str, Any], priced: Any, *, is_listed: bool) -> dict[str, Any] | None:
     kind = kind_of(name, entry if is_listed else {})
     if kind is None:
         return None
@@ -256,6 +260,8 @@ def made(name: str, entry: dict[str, Any], priced: Any, *, is_listed: bool) -> d
         row["context_size"] = int(size)
     if kind == "llm" and entry.get("max_output_tokens"):
         row["max_output"] = int(entry["max_output_tokens"])
+    if provider == "openai" and SAMPLES_NOT.match(name):
+        row["quirks"] = {"drop": ["temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty", "logprobs"]}
     if entry.get("mode") == "responses":
         row["wire"] = "openai_responses"
     elif entry.get("mode") == "completion":
