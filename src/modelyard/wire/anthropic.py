@@ -32,13 +32,13 @@ from modelyard.models.messages import (
     assistant_of,
     plain,
 )
+from modelyard.models.reasoning import budget_of
 from modelyard.models.types import JSON
 
 FORMAT = "anthropic"
 DEFAULT_MAX_TOKENS = 8192
 """What a request gets that names no limit: this format must have one."""
 
-_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 32768}
 _KNOWN = frozenset({
     "model", "messages", "system", "max_tokens", "temperature", "top_p", "top_k", "stop_sequences", "stream", "tools",
     "tool_choice", "thinking", "metadata", "output_format", "output_config", "service_tier",
@@ -338,7 +338,7 @@ def _dump_reasoning(body: JSON, given: Mapping[str, Any], *, adaptive: bool, is_
         body["output_config"] = {"effort": effort}
         budget = -1 if budget is None and not is_own else budget
     elif effort and budget is None:
-        budget = 0 if effort == "none" else _BUDGETS.get(effort, _BUDGETS["medium"])
+        budget = budget_of(effort, least=1024)
     if budget is None:
         return
     body["thinking"] = _dump_thinking(budget)

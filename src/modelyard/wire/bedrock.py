@@ -37,6 +37,7 @@ from modelyard.models.messages import (
     assistant_of,
     plain,
 )
+from modelyard.models.reasoning import budget_of
 from modelyard.models.types import JSON
 
 FORMAT = "bedrock"
@@ -49,7 +50,6 @@ PARAMETERS = {"stop"} | frozenset({
     "max_tokens", "temperature", "top_p", "top_k", "thinking_budget", "reasoning_effort", "include_thoughts",
     "response_format",
 })  # fmt: skip
-_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 32768}
 _CACHE = {"type": "ephemeral"}
 _FILES: dict[str, type[FilePromptMessageContent]] = {
     "image": ImagePromptMessageContent,
@@ -307,7 +307,7 @@ def _dump_more(given: Mapping[str, Any], model: str) -> JSON:
     if "anthropic" not in model:
         return more | ({"reasoning_effort": effort} if effort else {})
     if budget is None:
-        budget = 0 if effort == "none" else _BUDGETS.get(effort or "", 8192)
+        budget = budget_of(effort or "", least=1024)
     thinking = (
         {"type": "enabled", "budget_tokens": budget}
         if budget > 0

@@ -28,6 +28,7 @@ from modelyard.models.messages import (
     assistant_of,
     plain,
 )
+from modelyard.models.reasoning import budget_of
 from modelyard.models.types import JSON
 
 FORMAT = "cohere"
@@ -49,7 +50,6 @@ _KNOWN = frozenset(_NUMBERS) | {
 PARAMETERS = {"stop"} | frozenset(ours for ours, *_ in _NUMBERS.values()) | {
     "response_format", "thinking_budget", "reasoning_effort", "include_thoughts",
 }  # fmt: skip
-_BUDGETS = {"minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 31000}
 _PLAN = {FORMAT: {"tool_plan": True}}
 
 
@@ -202,7 +202,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
             pass
     effort, budget = given.get("reasoning_effort"), given.get("thinking_budget")
     if budget is None and effort is not None:
-        budget = 0 if effort == "none" else _BUDGETS.get(effort, -1)
+        budget = budget_of(effort, unknown=-1, most=31_000)
     if budget is not None:
         kind = "disabled" if budget == 0 else "enabled"
         body["thinking"] = {"type": kind, **({"token_budget": budget} if budget > 0 else {})}

@@ -6,7 +6,7 @@ from typing import Any
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import beyond, counted, in_range, kept, may, need, typed, wrong
 from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
-from modelyard.models.rerank import RerankDocument, RerankRequest, RerankResult, RerankUsage
+from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
 
 FORMAT = "cohere"
@@ -106,16 +106,9 @@ def parse_rerank_result(body: Any, request: RerankRequest) -> RerankResult:
     results = body.get("results")
     if not isinstance(results, list):
         raise InvokeServerUnavailableError("the answer holds no results")
-    docs: list[RerankDocument] = []
-    for one in results:
-        index, score = one.get("index"), one.get("relevance_score")
-        if not isinstance(index, int) or not 0 <= index < len(request.docs) or not isinstance(score, int | float):
-            raise InvokeServerUnavailableError("a result of the answer has no index and score that fit")
-        docs.append(RerankDocument(index=index, text=request.docs[index], score=float(score)))
-    threshold = request.score_threshold
-    kept_docs = [doc for doc in docs if threshold is None or doc.score >= threshold]
+    docs = ranked(((one.get("index"), one.get("relevance_score")) for one in results), request)
     searches = counted(body, "meta", "billed_units", "search_units") or 1
-    return RerankResult(docs=sorted(kept_docs, key=lambda doc: -doc.score), usage=RerankUsage(searches=searches))
+    return RerankResult(docs=docs, usage=RerankUsage(searches=searches))
 
 
 def dump_rerank_result(result: RerankResult, *, response_id: str) -> JSON:

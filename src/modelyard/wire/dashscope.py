@@ -28,6 +28,7 @@ from modelyard.models.messages import (
     VideoPromptMessageContent,
     plain,
 )
+from modelyard.models.reasoning import budget_of
 from modelyard.models.types import JSON
 
 FORMAT = "dashscope"
@@ -49,7 +50,6 @@ _KNOWN = frozenset(_NUMBERS) | {
 PARAMETERS = {"stop"} | frozenset(_NUMBERS) | {
     "response_format", "reasoning_effort", "thinking_budget", "include_thoughts", "logprobs", "parallel_tool_calls",
 }  # fmt: skip
-_BUDGETS = {"minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 32768}
 _FILES: dict[str, type[FilePromptMessageContent]] = {
     "image": ImagePromptMessageContent,
     "audio": AudioPromptMessageContent,
@@ -174,7 +174,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     config |= {name: given[name] for name in ("response_format", "logprobs", "parallel_tool_calls") if name in given}
     effort, budget = given.get("reasoning_effort"), given.get("thinking_budget")
     if budget is None and effort is not None:
-        budget = 0 if effort == "none" else _BUDGETS.get(effort, -1)
+        budget = budget_of(effort, unknown=-1)
     if budget is not None:
         config |= {"enable_thinking": budget != 0, **({"thinking_budget": budget} if budget > 0 else {})}
     if request.stop:

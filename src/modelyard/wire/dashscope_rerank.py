@@ -5,7 +5,7 @@ from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.fields import counted
-from modelyard.models.rerank import RerankDocument, RerankRequest, RerankResult, RerankUsage
+from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
 
 FORMAT = "dashscope"
@@ -23,12 +23,6 @@ def parse_result(body: Any, request: RerankRequest) -> RerankResult:
     results = (body.get("output") or {}).get("results")
     if not isinstance(results, list):
         raise InvokeServerUnavailableError("the answer holds no results")
-    docs: list[RerankDocument] = []
-    for one in results:
-        index, score = one.get("index"), one.get("relevance_score")
-        if not isinstance(index, int) or not 0 <= index < len(request.docs) or not isinstance(score, int | float):
-            raise InvokeServerUnavailableError("a result of the answer has no index and score that fit")
-        if request.score_threshold is None or score >= request.score_threshold:
-            docs.append(RerankDocument(index=index, text=request.docs[index], score=float(score)))
+    docs = ranked(((one.get("index"), one.get("relevance_score")) for one in results), request)
     tokens = counted(body, "usage", "total_tokens")
-    return RerankResult(docs=sorted(docs, key=lambda doc: -doc.score), usage=RerankUsage(tokens=tokens, searches=1))
+    return RerankResult(docs=docs, usage=RerankUsage(tokens=tokens, searches=1))

@@ -38,6 +38,7 @@ from modelyard.models.messages import (
     assistant_of,
     plain,
 )
+from modelyard.models.reasoning import budget_of, effort_of
 from modelyard.models.types import JSON
 
 FORMAT = "openai_chat"
@@ -561,17 +562,13 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     return body
 
 
-_BUDGETS = {"minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 32768}
-
-
 def _effort(parameters: dict[str, Any]) -> None:
     """`reasoning_effort`, as OpenAI; a budget becomes the effort that is nearest."""
     parameters.pop("include_thoughts", None)
     budget = parameters.pop("thinking_budget", None)
     if budget is None or "reasoning_effort" in parameters or budget < 0:
         return
-    fitting = [name for name, most in _BUDGETS.items() if most >= budget]
-    parameters["reasoning_effort"] = "none" if budget == 0 else fitting[0] if fitting else "xhigh"
+    parameters["reasoning_effort"] = effort_of(budget)
 
 
 def _openrouter(parameters: dict[str, Any]) -> None:
@@ -598,7 +595,7 @@ def _enable_thinking(parameters: dict[str, Any]) -> None:
         return
     parameters["enable_thinking"] = not (effort == "none" or budget == 0)
     if budget is None or budget < 0:
-        budget = _BUDGETS.get(effort or "")
+        budget = budget_of(effort or "", unknown=0)
     if budget:
         parameters["thinking_budget"] = budget
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import count, in_range, kept, may, need, typed, wrong
-from modelyard.models.rerank import RerankDocument, RerankRequest, RerankResult, RerankUsage
+from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
 
 FORMAT = "openai_rerank"
@@ -61,22 +61,13 @@ def parse_result(body: Any, request: RerankRequest) -> RerankResult:
     results = body.get("results", body.get("data")) if isinstance(body, dict) else None
     if not isinstance(results, list):
         raise InvokeServerUnavailableError("the answer holds no results")
-    docs = [_parse_document(one, request) for one in results]
-    threshold = request.score_threshold
-    docs = [doc for doc in docs if threshold is None or doc.score >= threshold]
+    docs = ranked(((one.get("index"), one.get("relevance_score", one.get("score"))) for one in results), request)
     usage = body.get("usage") or (body.get("meta") or {}).get("billed_units") or {}
     return RerankResult(
         model=body.get("model") or "",
-        docs=sorted(docs, key=lambda doc: -doc.score)[: request.top_n],
+        docs=docs,
         usage=RerankUsage(tokens=count(usage.get("total_tokens")) or 0, searches=count(usage.get("search_units")) or 1),
     )
-
-
-def _parse_document(one: Any, request: RerankRequest) -> RerankDocument:
-    index, score = one.get("index"), one.get("relevance_score", one.get("score"))
-    if not isinstance(index, int) or not 0 <= index < len(request.docs) or not isinstance(score, int | float):
-        raise InvokeServerUnavailableError("a result of the answer has no index and score that fit")
-    return RerankDocument(index=index, text=request.docs[index], score=float(score))
 
 
 def dump_result(result: RerankResult, *, response_id: str = "", return_documents: bool = True) -> JSON:

@@ -35,6 +35,7 @@ from modelyard.models.messages import (
     VideoPromptMessageContent,
     assistant_of,
 )
+from modelyard.models.reasoning import effort_of
 from modelyard.models.types import JSON
 
 FORMAT = "openai_responses"
@@ -48,7 +49,6 @@ PARAMETERS = frozenset({
     "temperature", "top_p", "max_tokens", "parallel_tool_calls", "reasoning_effort", "include_thoughts",
     "response_format", "verbosity", "top_logprobs", "logprobs", "service_tier", "metadata", "thinking_budget",
 })  # fmt: skip
-_BUDGETS = {"minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 32768}
 
 
 # ------------------------------------------------------------------------------------------------ requests
@@ -406,9 +406,8 @@ def _dump_text_config(given: Mapping[str, Any]) -> JSON:
 
 def _dump_effort(given: Mapping[str, Any]) -> JSON:
     effort, budget = given.get("reasoning_effort"), given.get("thinking_budget")
-    if effort is None and budget is not None and budget >= 0:
-        fitting = [name for name, most in _BUDGETS.items() if most >= budget]
-        effort = "none" if budget == 0 else fitting[0] if fitting else "xhigh"
+    if effort is None and budget is not None:
+        effort = effort_of(budget)
     return compact(effort=effort, summary="auto" if given.get("include_thoughts") else None)
 
 

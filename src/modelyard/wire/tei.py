@@ -5,7 +5,7 @@ from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
-from modelyard.models.rerank import RerankDocument, RerankRequest, RerankResult, RerankUsage
+from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
 
 FORMAT = "tei"
@@ -34,12 +34,5 @@ def dump_rerank_request(request: RerankRequest, model: str, quirks: Mapping[str,
 def parse_rerank_result(body: Any, request: RerankRequest) -> RerankResult:
     if not isinstance(body, list):
         raise InvokeServerUnavailableError("the answer is no list of scores")
-    docs: list[RerankDocument] = []
-    for one in body:
-        index, score = one.get("index"), one.get("score")
-        if not isinstance(index, int) or not 0 <= index < len(request.docs) or not isinstance(score, int | float):
-            raise InvokeServerUnavailableError("a result of the answer has no index and score that fit")
-        if request.score_threshold is None or score >= request.score_threshold:
-            docs.append(RerankDocument(index=index, text=request.docs[index], score=float(score)))
-    docs.sort(key=lambda doc: -doc.score)
-    return RerankResult(docs=docs[: request.top_n], usage=RerankUsage(searches=1))
+    docs = ranked(((one.get("index"), one.get("score")) for one in body), request)
+    return RerankResult(docs=docs, usage=RerankUsage(searches=1))
