@@ -13,7 +13,10 @@ from modelyard.base.version import __version__
 
 # Name → the module that holds it, and its line in `--help`: known without importing anything.
 COMMANDS = {
-    "serve": ("serve", "Start the server: OpenAI's API for every model you have."),
+    "serve": (
+        "serve",
+        "Start the server: every model you have, for OpenAI's, Anthropic's, Google's and Cohere's clients.",
+    ),
     "chat": ("chat", "Chat with a model; reads from a pipe too."),
     "embed": ("calls", "Turn texts into vectors."),
     "rerank": ("calls", "Order documents by how well they answer a query."),

@@ -50,7 +50,8 @@ class Server(uvicorn.Server):
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[text]")
 @click.pass_context
 def serve(ctx: click.Context, **given: Any) -> None:
-    """Start the server. It speaks OpenAI's API at http://127.0.0.1:8790/v1 and needs no key there.
+    """Start the server, for OpenAI's clients at http://127.0.0.1:8790/v1 and for Anthropic's, Google's and Cohere's at
+    http://127.0.0.1:8790. It needs no key there.
 
     Stop it with Ctrl-C: calls that are running get ten seconds to end.
     """
@@ -114,6 +115,8 @@ def _welcome(yard: Modelyard, host: str, port: int) -> str:
         "",
         f"  curl {origin}/v1/chat/completions -H 'content-type: application/json' \\",
         '    -d \'{"model": "default", "messages": [{"role": "user", "content": "Say hello"}]}\'',
+        "",
+        f"  Anthropic's, Google's and Cohere's clients take {origin} as their base URL.",
         "",
     ]
     return "\n".join(lines)

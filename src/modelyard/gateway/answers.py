@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -11,19 +11,15 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import wrong
 from modelyard.base.ids import new_id
 from modelyard.gateway.errors import Shape, error_document
-from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
-from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
+from modelyard.gateway.http import Request, StreamReply, encode, sse_reply
+from modelyard.models.llm import LLMRequest, LLMResult
+from modelyard.models.streams import StreamDumper
 from modelyard.models.types import JSON
 from modelyard.runtime.model_instance import ModelInstance
 
 UNSUPPORTED = b"x-modelyard-unsupported"
 """`refuse` where a parameter that the model does not take is an error; else it is left out, and the answer says so."""
 DROPPED = "x-modelyard-dropped"
-
-
-class Dumper(Protocol):
-    def feed(self, chunk: LLMResultChunk) -> list[JSON]: ...
-    def finish(self) -> list[JSON]: ...
 
 
 def named_events(event: JSON) -> bytes:
@@ -63,7 +59,7 @@ def streamed(
     instance: ModelInstance,
     asked: LLMRequest,
     clock: Clock,
-    make: Callable[[str, int, str], Dumper],
+    make: Callable[..., StreamDumper],
     *,
     prefix: str,
     frame: Callable[[JSON], bytes],
@@ -75,16 +71,19 @@ def streamed(
     """The answer as it comes. `make` builds the format's dumper from id, moment and model; `on_end` sees it done."""
 
     async def pieces() -> AsyncGenerator[bytes, None]:
-        dumper: Dumper | None = None
+        dumper: StreamDumper | None = None
         async with aclosing(instance.stream_llm(asked)) as chunks:
             async for chunk in chunks:
                 if dumper is None:
-                    created = chunk.created or int(clock.time())
-                    dumper = make(chunk.id or new_id(prefix), created, chunk.model or instance.model)
+                    dumper = make(
+                        response_id=chunk.id or new_id(prefix),
+                        created=chunk.created or int(clock.time()),
+                        model=chunk.model or instance.model,
+                    )
                 if events := dumper.feed(chunk):
                     yield _framed(events, frame)
         if dumper is None:
-            dumper = make(new_id(prefix), int(clock.time()), instance.model)
+            dumper = make(response_id=new_id(prefix), created=int(clock.time()), model=instance.model)
         yield _framed(dumper.finish(), frame) + last
         if on_end is not None:
             on_end(dumper)
@@ -99,7 +98,3 @@ def streamed(
 
 def _framed(events: Iterable[JSON], frame: Callable[[JSON], bytes]) -> bytes:
     return b"".join([frame(event) for event in events])
-
-
-def reply(document: Any, headers: Mapping[str, str]) -> Reply:
-    return json_reply(document, headers=headers)

@@ -7,13 +7,14 @@ credential's fields are filled in. A provider file may say otherwise under `path
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
-from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
+from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.sending import Sending, as_json
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
+from modelyard.models.streams import StreamParser
 from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON
 from modelyard.wire import (
@@ -43,11 +44,6 @@ Quirks = Mapping[str, Any]
 Framing = Literal["sse", "lines", "aws"]
 
 
-class StreamParser(Protocol):
-    def feed(self, event: JSON) -> list[LLMResultChunk]: ...
-    def finish(self, *, done: bool) -> list[LLMResultChunk]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
     name: str
@@ -61,6 +57,8 @@ class ChatFormat:
     parser: Callable[[Quirks], StreamParser]
     headers: Mapping[str, str]
     """What every call of this format carries."""
+    stream_headers: Mapping[str, str]
+    """And a streamed one beside."""
     count_path: str = ""
     """Where tokens are counted, where the format has that."""
 
@@ -73,6 +71,7 @@ def _chat(
     framing: Framing = "sse",
     count: str = "",
     headers: Mapping[str, str] | None = None,
+    stream_headers: Mapping[str, str] | None = None,
 ) -> ChatFormat:
     return ChatFormat(
         module.FORMAT,
@@ -84,6 +83,7 @@ def _chat(
         module.parse_result,
         module.StreamParser,
         headers or {},
+        stream_headers or {},
         count,
     )
 
@@ -107,7 +107,9 @@ CHAT: Mapping[str, ChatFormat] = {
     "bedrock": _chat(bedrock, "/model/{model}/converse", stream="/model/{model}/converse-stream", framing="aws"),
     "cohere": _chat(cohere, "/v2/chat"),
     "ollama": _chat(ollama, "/api/chat", framing="lines"),
-    "dashscope": _chat(dashscope, "/services/aigc/text-generation/generation", headers={"x-dashscope-sse": "{stream}"}),
+    "dashscope": _chat(
+        dashscope, "/services/aigc/text-generation/generation", stream_headers={"x-dashscope-sse": "enable"}
+    ),
 }
 
 

@@ -91,9 +91,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         endpoint = self.endpoint
         path = self._path(request, form)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
-        headers = {name: value for name, value in form.headers.items() if value != "{stream}"}
-        if request.stream and "x-dashscope-sse" in form.headers:
-            headers["x-dashscope-sse"] = "enable"
+        headers = {**form.headers, **form.stream_headers} if request.stream else form.headers
         try:
             body = form.dump_request(request, model, endpoint.quirks(model))
         except InvokeError as error:

@@ -33,6 +33,7 @@ from modelyard.models.messages import (
     plain,
 )
 from modelyard.models.reasoning import budget_of
+from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
 
 FORMAT = "anthropic"
@@ -777,10 +778,7 @@ def typed_event(event: JSON, name: str) -> JSON:
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    parser = StreamParser()
-    for event in events:
-        yield from parser.feed(event)
-    yield from parser.finish(done=False)
+    return parsed(StreamParser(), events)
 
 
 class StreamDumper:
@@ -946,13 +944,7 @@ class StreamDumper:
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    """A stream as events. Head fields come from the first chunk."""
-    dumper: StreamDumper | None = None
-    for chunk in chunks:
-        dumper = dumper or StreamDumper(response_id=chunk.id, model=chunk.model)
-        yield from dumper.feed(chunk)
-    if dumper is not None:
-        yield from dumper.finish()
+    return dumped(chunks, StreamDumper)
 
 
 # ------------------------------------------------------------------------------------------------ errors

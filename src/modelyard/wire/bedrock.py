@@ -38,6 +38,7 @@ from modelyard.models.messages import (
     plain,
 )
 from modelyard.models.reasoning import budget_of
+from modelyard.models.streams import parsed
 from modelyard.models.types import JSON
 
 FORMAT = "bedrock"
@@ -627,10 +628,7 @@ class StreamParser:
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    parser = StreamParser()
-    for event in events:
-        yield from parser.feed(event)
-    yield from parser.finish(done=False)
+    return parsed(StreamParser(), events)
 
 
 class StreamDumper:

@@ -29,6 +29,7 @@ from modelyard.models.messages import (
     plain,
 )
 from modelyard.models.reasoning import budget_of
+from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
 
 FORMAT = "cohere"
@@ -442,10 +443,7 @@ class StreamParser:
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    parser = StreamParser()
-    for event in events:
-        yield from parser.feed(event)
-    yield from parser.finish(done=False)
+    return parsed(StreamParser(), events)
 
 
 class StreamDumper:
@@ -533,12 +531,7 @@ class StreamDumper:
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    dumper: StreamDumper | None = None
-    for chunk in chunks:
-        dumper = dumper or StreamDumper(response_id=chunk.id)
-        yield from dumper.feed(chunk)
-    if dumper is not None:
-        yield from dumper.finish()
+    return dumped(chunks, StreamDumper)
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:

@@ -6,6 +6,7 @@ thoughts, and OpenRouter's `reasoning_details` for their signatures, so that a c
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -39,6 +40,7 @@ from modelyard.models.messages import (
     plain,
 )
 from modelyard.models.reasoning import budget_of, effort_of
+from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
 
 FORMAT = "openai_chat"
@@ -1061,10 +1063,7 @@ def _parse_delta(delta: Any) -> AssistantPromptMessage:
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    parser = StreamParser()
-    for event in events:
-        yield from parser.feed(event)
-    yield from parser.finish(done=False)
+    return parsed(StreamParser(), events)
 
 
 class StreamDumper:
@@ -1155,16 +1154,7 @@ def _dump_piece(call: ToolCall, place: int) -> JSON:
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk], *, include_usage: bool = True) -> Iterator[JSON]:
-    """A stream as events. Head fields come from the first chunk."""
-    dumper: StreamDumper | None = None
-    for chunk in chunks:
-        if dumper is None:
-            dumper = StreamDumper(
-                response_id=chunk.id, created=chunk.created, model=chunk.model, include_usage=include_usage
-            )
-        yield from dumper.feed(chunk)
-    if dumper is not None:
-        yield from dumper.finish()
+    return dumped(chunks, partial(StreamDumper, include_usage=include_usage))
 
 
 # ------------------------------------------------------------------------------------------------ errors

@@ -1,12 +1,14 @@
 """OpenAI's legacy Completions <-> our types: a prompt in, its continuation out. Pure: no network, no clock."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
 from modelyard.base.fields import beyond, count, counted, in_range, kept, may, typed, wrong
 from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.messages import AssistantPromptMessage, SystemPromptMessage, UserPromptMessage
+from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
 
 FORMAT = "openai_completions"
@@ -203,10 +205,7 @@ class StreamParser:
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    parser = StreamParser()
-    for event in events:
-        yield from parser.feed(event)
-    yield from parser.finish(done=False)
+    return parsed(StreamParser(), events)
 
 
 class StreamDumper:
@@ -232,14 +231,7 @@ class StreamDumper:
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk], *, include_usage: bool = True) -> Iterator[JSON]:
-    dumper: StreamDumper | None = None
-    for chunk in chunks:
-        dumper = dumper or StreamDumper(
-            response_id=chunk.id, created=chunk.created, model=chunk.model, include_usage=include_usage
-        )
-        yield from dumper.feed(chunk)
-    if dumper is not None:
-        yield from dumper.finish()
+    return dumped(chunks, partial(StreamDumper, include_usage=include_usage))
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:

@@ -36,6 +36,7 @@ from modelyard.models.messages import (
     assistant_of,
 )
 from modelyard.models.reasoning import effort_of
+from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
 
 FORMAT = "openai_responses"
@@ -897,10 +898,7 @@ def _text_index(event: JSON, place: int) -> int:
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    parser = StreamParser()
-    for event in events:
-        yield from parser.feed(event)
-    yield from parser.finish(done=False)
+    return parsed(StreamParser(), events)
 
 
 class StreamDumper:
@@ -1156,13 +1154,7 @@ class StreamDumper:
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    """A stream as events. Head fields come from the first chunk."""
-    dumper: StreamDumper | None = None
-    for chunk in chunks:
-        dumper = dumper or StreamDumper(response_id=chunk.id, created=chunk.created, model=chunk.model)
-        yield from dumper.feed(chunk)
-    if dumper is not None:
-        yield from dumper.finish()
+    return dumped(chunks, StreamDumper)
 
 
 # ------------------------------------------------------------------------------------------------ errors

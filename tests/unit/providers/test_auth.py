@@ -55,7 +55,7 @@ def test_aws_takes_keys_or_a_token_and_says_what_is_missing():
     auth = AwsAuth("bedrock", FakeClock())
 
     def headers(**credentials: str) -> Any:
-        url = "https://bedrock-runtime.us-east-1.amazonaws.com/model/a%3A0/converse"
+        url = "https://bedrock.example/model/a%3A0/converse"
         return asyncio.run(auth.headers("POST", url, credentials, [b"{}"]))
 
     assert headers(api_key="k") == {"authorization": "Bearer k"}

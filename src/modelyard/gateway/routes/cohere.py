@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import need
-from modelyard.gateway.answers import named_events, prepared, reply, streamed, whole
+from modelyard.gateway.answers import named_events, prepared, streamed, whole
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
@@ -23,13 +23,9 @@ class ChatRoute:
         asked, headers = prepared(request, instance, asked)
         if not asked.stream:
             result = await whole(request, instance, asked, self.clock, prefix="chat")
-            return reply(cohere.dump_result(result), headers)
-
-        def make(response_id: str, created: int, model: str) -> cohere.StreamDumper:
-            return cohere.StreamDumper(response_id=response_id, created=created, model=model)
-
+            return json_reply(cohere.dump_result(result), headers=headers)
         return streamed(
-            instance, asked, self.clock, make,
+            instance, asked, self.clock, cohere.StreamDumper,
             prefix="chat", frame=named_events, shape="cohere", headers=headers,
         )  # fmt: skip
 

@@ -1,11 +1,12 @@
 """POST /v1/completions: a prompt and its continuation, by any chat model."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import may, need
-from modelyard.gateway.answers import plain_events, prepared, reply, streamed, whole
-from modelyard.gateway.http import SSE_DONE, Reply, Request, StreamReply
+from modelyard.gateway.answers import plain_events, prepared, streamed, whole
+from modelyard.gateway.http import SSE_DONE, Reply, Request, StreamReply, json_reply
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import openai_completions
@@ -23,15 +24,9 @@ class Route:
         asked, headers = prepared(request, instance, asked)
         if not asked.stream:
             result = await whole(request, instance, asked, self.clock, prefix="cmpl")
-            return reply(openai_completions.dump_result(result), headers)
+            return json_reply(openai_completions.dump_result(result), headers=headers)
         include_usage = bool((may(body, "stream_options", dict) or {}).get("include_usage"))
-
-        def make(response_id: str, created: int, model: str) -> openai_completions.StreamDumper:
-            return openai_completions.StreamDumper(
-                response_id=response_id, created=created, model=model, include_usage=include_usage
-            )
-
         return streamed(
-            instance, asked, self.clock, make,
+            instance, asked, self.clock, partial(openai_completions.StreamDumper, include_usage=include_usage),
             prefix="cmpl", frame=plain_events, shape="openai", headers=headers, last=SSE_DONE,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError
 from modelyard.base.fields import need
-from modelyard.gateway.answers import plain_events, prepared, reply, streamed, whole
+from modelyard.gateway.answers import plain_events, prepared, streamed, whole
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.models.entities import AIModelEntity
 from modelyard.models.types import JSON, ModelType
@@ -46,13 +46,9 @@ class Route:
         asked, headers = prepared(request, instance, asked)
         if not stream:
             result = await whole(request, instance, asked, self.clock, prefix="resp")
-            return reply(gemini.dump_result(result), headers)
-
-        def make(response_id: str, created: int, model: str) -> gemini.StreamDumper:
-            return gemini.StreamDumper(response_id=response_id, created=created, model=model)
-
+            return json_reply(gemini.dump_result(result), headers=headers)
         answer = streamed(
-            instance, asked, self.clock, make,
+            instance, asked, self.clock, gemini.StreamDumper,
             prefix="resp", frame=plain_events, shape="gemini", headers=headers,
         )  # fmt: skip
         return answer if request.query("alt") == "sse" else as_list(answer)

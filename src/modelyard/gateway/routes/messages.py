@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import need
-from modelyard.gateway.answers import named_events, prepared, reply, streamed, whole
+from modelyard.gateway.answers import named_events, prepared, streamed, whole
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
@@ -23,13 +23,9 @@ class Route:
         asked, headers = prepared(request, instance, asked)
         if not asked.stream:
             result = await whole(request, instance, asked, self.clock, prefix="msg")
-            return reply(anthropic.dump_result(result), headers)
-
-        def make(response_id: str, created: int, model: str) -> anthropic.StreamDumper:
-            return anthropic.StreamDumper(response_id=response_id, created=created, model=model)
-
+            return json_reply(anthropic.dump_result(result), headers=headers)
         return streamed(
-            instance, asked, self.clock, make,
+            instance, asked, self.clock, anthropic.StreamDumper,
             prefix="msg", frame=named_events, shape="anthropic", headers=headers,
         )  # fmt: skip
 

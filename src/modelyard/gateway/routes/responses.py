@@ -8,7 +8,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import may, need
 from modelyard.base.ids import new_id
-from modelyard.gateway.answers import named_events, prepared, reply, streamed, whole
+from modelyard.gateway.answers import named_events, prepared, streamed, whole
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_manager import ModelManager
@@ -43,7 +43,7 @@ class CreateRoute:
             if own_id:
                 document["id"] = own_id
                 self._keep(request.tenant, body, items, document)
-            return reply(document, headers)
+            return json_reply(document, headers=headers)
 
         def make(response_id: str, created: int, model: str) -> openai_responses.StreamDumper:
             return openai_responses.StreamDumper(
