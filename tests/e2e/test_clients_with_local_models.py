@@ -1,5 +1,7 @@
 """The official clients of four makers, against a server with the local models, as a new user has it."""
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -12,6 +14,15 @@ from google.genai import types
 from tests.e2e.conftest import Served
 
 pytestmark = [pytest.mark.local, pytest.mark.xdist_group("local"), pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Connections that a client leaves open are found here, and not in whatever test comes next."""
+    yield
+    gc.collect()
+
+
 ASKED: list[Any] = [{"role": "user", "content": "Say hello."}]
 
 

@@ -1,8 +1,9 @@
 """Official clients and libraries of other makers, against the gateway: each speaks its own format, a played OpenAI serves."""
 
 import asyncio
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
@@ -41,6 +42,13 @@ MODEL = "openai/gpt-4o"
 LOOK = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"city":"Oslo"}'}}
 pytestmark = pytest.mark.filterwarnings("default")  # other people's libraries warn as they like
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Connections that a client leaves open are found here, and not in whatever test comes next."""
+    yield
+    gc.collect()
 
 
 def served(request: UpstreamRequest) -> Answer:
