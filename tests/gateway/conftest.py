@@ -12,8 +12,7 @@ import uvicorn
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
-from modelyard.gateway.auth import Gatekeeper
-from modelyard.gateway.server import Gateway
+from modelyard.cli.serving import gateway_of
 from modelyard.testing import Upstream, echo_models, echo_provider
 
 
@@ -36,16 +35,7 @@ class Running:
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.yard = Modelyard(self._settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={})
-        keys = self._settings.api_keys
-        most = self._settings.max_body_mb << 20
-        gateway: Any = Gateway(
-            self.yard.models,
-            self.yard.clock,
-            Gatekeeper(keys),
-            store=self.yard.responses,
-            max_body=most,
-            on_close=self.yard.aclose,
-        )
+        gateway: Any = gateway_of(self.yard, on_start=self.yard.upkeep.start)
         config = uvicorn.Config(
             gateway, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
         )

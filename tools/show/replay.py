@@ -13,8 +13,7 @@ from typing import Any
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import CredentialSettings, LocalSettings, ProviderSettings, Settings
-from modelyard.gateway.auth import Gatekeeper
-from modelyard.gateway.server import Gateway
+from modelyard.cli.serving import gateway_of
 from modelyard.providers.factory import catalog_definition
 from modelyard.testing import Answer, Upstream, UpstreamRequest
 from modelyard.transport.aws_events import dump_event
@@ -230,7 +229,7 @@ async def gateway_over(many: Sequence[Exchange]) -> AsyncGenerator[Any]:
     with Upstream(Recorded(many)) as upstream, tempfile.TemporaryDirectory(prefix="modelyard-show-") as home:
         origin = upstream.url.removesuffix("/v1")
         async with Modelyard(settings(origin, home), environ={}) as yard:
-            yield Gateway(yard.models, yard.clock, Gatekeeper([]), store=yard.responses, max_body=1 << 20)
+            yield gateway_of(yard)
 
 
 async def replay(many: Sequence[Exchange]) -> list[Outcome]:

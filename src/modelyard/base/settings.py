@@ -6,7 +6,7 @@ Every field has a default that works on a laptop. Every mistake in a file is rep
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 import yaml
@@ -23,6 +23,14 @@ class CredentialSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """The provider's form fields, as `api_key: sk-…`."""
     name: str = ""
     """What the ledger calls this credential; its place in the list where empty."""
+    weight: float = 1.0
+    """How much of the load it takes, beside the others."""
+    priority: int = 0
+    """Lower goes first; the others serve when those before them cannot."""
+    domain: str = ""
+    """Credentials that share a quota at the provider: what exhausts it for one does for all."""
+    quota: dict[str, Any] = {}
+    """Makes it a hosted credential, which every tenant may use within this limit, as `{unit: credits, amount: 200}`."""
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +45,9 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     credentials: list[CredentialSettings] = []
     models: list[dict[str, Any]] = []
     """Models beyond the catalogue's, in the same words."""
+    health_url: str = ""
+    """Asked every `health_seconds`; while it does not answer with success, the provider's credentials rest."""
+    health_seconds: float = 30.0
 
 
 class LocalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,7 +76,50 @@ class TimeoutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     connect: float = 10.0
     first_byte: float = 120.0
     between_bytes: float = 60.0
+    first_token: float = 180.0
+    """Until the first chunk of a stream that says something: comments and pings do not count. 0 for no limit."""
+    between_tokens: float = 60.0
     total: float = 600.0
+
+
+class CacheSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers that may be given again."""
+
+    seconds: float = 0.0
+    """How long, for what chance plays no part in: temperature 0, embeddings, rerank, moderation. 0 for not at all,
+    unless a caller asks for it with `x-modelyard-cache: on`."""
+    store: Literal["memory", "database", "shared"] = "memory"
+    """`shared` keeps them where `shared` points, on Valkey."""
+    megabytes: int = 64
+    """What they may take in memory."""
+    semantic_model: str = ""
+    """An embedding model: questions that mean the same as one that was answered get its answer. Empty for off."""
+    semantic_threshold: float = 0.95
+    """Cosine from which two questions mean the same."""
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Calls at once in each process; the rest wait in turn, tenant by tenant."""
+
+    capacity: int = 1024
+    waiting: int = 1024
+    seconds: float = 10.0
+
+
+class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What others may see of calls."""
+
+    endpoint: str = ""
+    """Where traces go, in OpenTelemetry's protocol over HTTP with JSON, as `http://127.0.0.1:4318`; empty for off."""
+    sample: float = 0.1
+    """The share of calls that are traced; those that fail always are."""
+    content: bool = False
+    """Prompts and answers too."""
+    decisions: Literal["notable", "all", "none"] = "notable"
+    """Which calls' decisions are kept for `modelyard explain`: those where anything but the first choice happened."""
+    decision_days: float = 14.0
+    usage_days: float = 0.0
+    """How long the ledger keeps its rows; 0 for ever."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +138,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     failover: dict[str, list[str]] = {}
     """`provider/model` → what to try, in order, when it cannot answer."""
     retries: int = 2
+    """Repeats of a call that failed for a reason that may pass, within a budget of a fifth of all calls."""
+    routes: dict[str, dict[str, Any]] = {}
+    """A name that callers use as a model → `targets`, `strategy`, `failover` and more; docs/how-to/routes.md."""
+    limits: dict[str, dict[str, Any]] = {}
+    """A name → `unit`, `amount`, `window`, `per` and more; docs/how-to/limits.md."""
+    database: str = ""
+    """A path, or `postgresql://USER:PASSWORD@HOST/NAME`; `modelyard.db` in the home folder where empty."""
+    shared: str = ""
+    """What processes share limits through: `database`, or `valkey://HOST:PORT`. Empty for the only server here."""
+    workers: int = 1
+    grace_seconds: float = 10.0
+    """What calls that are running get to end when the server stops."""
+    master_key: str = ""
+    """`id:KEY` with 32 random bytes as base64; encrypts credentials. In `master.key` in the home folder where empty."""
+    embedding_batch_ms: float = 3.0
+    """Embedding calls that come within so long are joined to one; 0 for never."""
+    cache: CacheSettings = CacheSettings()
+    queue: QueueSettings = QueueSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
 
@@ -92,8 +165,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return Path(self.home).expanduser()
 
     @property
-    def database_path(self) -> Path:
-        return self.home_path / "modelyard.db"
+    def database_url(self) -> str:
+        """A path or an address."""
+        return self.database or str(self.home_path / "modelyard.db")
 
 
 def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> Settings:
@@ -103,7 +177,7 @@ def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> S
     """
     home = environ.get("MODELYARD_HOME") or "~/.modelyard"
     named = config or environ.get("MODELYARD_CONFIG")
-    path = Path(named or Path(home) / "modelyard.yaml").expanduser()
+    path = settings_path(environ, config=config)
     if named and not path.is_file():
         raise ConfigError(f"settings file {str(path)!r} does not exist")
     document, lines = _read(path) if path.is_file() else ({}, {})
@@ -117,6 +191,12 @@ def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> S
     if problems:
         raise ConfigError("the settings are wrong:\n  " + "\n  ".join(problems))
     return Settings(**values)
+
+
+def settings_path(environ: Mapping[str, str], *, config: str | None = None) -> Path:
+    """The file that the settings are in."""
+    home = environ.get("MODELYARD_HOME") or "~/.modelyard"
+    return Path(config or environ.get("MODELYARD_CONFIG") or Path(home) / "modelyard.yaml").expanduser()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

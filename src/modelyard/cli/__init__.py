@@ -27,6 +27,11 @@ COMMANDS = {
     "providers": ("providers", "Providers: list, show, add, check."),
     "prices": ("prices", "Prices: what models cost, and where price lists disagree."),
     "usage": ("usage", "What was used, and what it cost."),
+    "explain": ("usage", "Why a call went where it went, by its x-request-id."),
+    "keys": ("tenants", "API keys: make, list, rotate, revoke."),
+    "tenants": ("tenants", "Tenants: add, list, switch off."),
+    "limits": ("tenants", "Limits: what may be used, and how fast."),
+    "secrets": ("tenants", "The key that encrypts credentials: rotate it."),
     "doctor": ("doctor", "What can run here, what is missing, and the command that brings it."),
 }
 

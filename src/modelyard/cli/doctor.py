@@ -20,7 +20,7 @@ from modelyard.models.types import ModelType
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.process import default_threads
 from modelyard.providers.local.weights import manifest
-from modelyard.runtime.invocation import DEFAULT_TENANT
+from modelyard.runtime.caller import DEFAULT_TENANT
 
 
 class Finding(msgspec.Struct, frozen=True):

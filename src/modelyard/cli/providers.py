@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from modelyard.app import add_provider
+from modelyard.app.providers import add_provider
 from modelyard.base.errors import ConfigError, suggestion
 from modelyard.base.settings import CredentialSettings, ProviderSettings
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
 from modelyard.models.credentials import ProviderCredentialSchemaValidator
 from modelyard.models.provider import CredentialFormSchema, FormType, ProviderEntity
 from modelyard.providers.factory import catalog_definition, catalog_names
-from modelyard.runtime.invocation import DEFAULT_TENANT
+from modelyard.runtime.caller import DEFAULT_TENANT
 
 
 @click.group()

@@ -1,9 +1,15 @@
 """`modelyard serve`."""
 
 import asyncio
+import fcntl
 import gc
+import os
 import socket
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,13 +19,13 @@ import uvicorn
 from modelyard.app import Modelyard
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import configure_logging
-from modelyard.cli.show import settings_of
-from modelyard.gateway.auth import Gatekeeper, check_bind
+from modelyard.base.settings import Settings
+from modelyard.cli.serving import gateway_of
+from modelyard.cli.show import settings_file, settings_of
+from modelyard.cli.workers import Peers, Supervisor
+from modelyard.gateway.auth import check_bind
 from modelyard.gateway.routes.models import listed
-from modelyard.gateway.server import Gateway
-from modelyard.runtime.invocation import DEFAULT_TENANT
-
-_GRACE_SECONDS = 10
+from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 
 
 class Server(uvicorn.Server):
@@ -39,36 +45,72 @@ class Server(uvicorn.Server):
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
         await super().startup(sockets)
-        if self.started:
+        if self.started and self._welcome:
             click.echo(self._welcome)
 
 
 @click.command()
 @click.option("--host", help="Address to listen on; others than loopback need an API key.  [127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [8790]")
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer.  [1]")
+@click.option("--database", help="A path, or postgresql://USER:PASSWORD@HOST/NAME for several machines.")
+@click.option("--shared", help="What limits are shared through: database, or valkey://HOST:PORT.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[info]")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[text]")
+@click.option("--worker", type=int, hidden=True)
 @click.pass_context
-def serve(ctx: click.Context, **given: Any) -> None:
+def serve(ctx: click.Context, worker: int | None, **given: Any) -> None:
     """Start the server, for OpenAI's clients at http://127.0.0.1:8790/v1 and for Anthropic's, Google's and Cohere's at
     http://127.0.0.1:8790. It needs no key there.
 
-    Stop it with Ctrl-C: calls that are running get ten seconds to end.
+    Stop it with Ctrl-C: calls that are running get ten seconds to end. Changes to modelyard.yaml are taken up while it
+    runs.
     """
-    settings = settings_of(ctx)
-    settings = msgspec.structs.replace(settings, **{key: value for key, value in given.items() if value is not None})
-    check_bind(settings.host, settings.api_keys)
+    given = {key: value for key, value in given.items() if value is not None}
+    settings = msgspec.structs.replace(settings_of(ctx), **given)
     configure_logging(settings.log_level, settings.log_format)
-    listening = _listen(settings.host, settings.port)
+
+    def load() -> Settings:
+        return msgspec.structs.replace(settings_of(ctx), **given)
+
+    if worker is not None:
+        with socket.socket(fileno=worker) as listening:
+            _run(ctx, settings, load, listening, welcome=False)
+        return
+    with _listen(settings.host, settings.port) as listening:
+        if settings.workers > 1:
+            _supervise(settings, listening, given)
+            return
+        with _only_server(settings):
+            _run(ctx, settings, load, listening, welcome=True)
+
+
+def _supervise(settings: Settings, listening: socket.socket, given: dict[str, Any]) -> None:
+    arguments = ["serve"]
+    for key, value in {**given, "workers": settings.workers}.items():
+        arguments += [f"--{key.replace('_', '-')}", str(value)]
+    origin = _origin(settings.host, listening.getsockname()[1])
+    click.echo(click.style(f"Modelyard starts {settings.workers} workers at {origin}/v1", bold=True))
+    Supervisor(listening, settings.workers, arguments).run()
+
+
+def _run(ctx: click.Context, settings: Settings, load: Any, listening: socket.socket, *, welcome: bool) -> None:
     yard = Modelyard(settings)
-    gateway = Gateway(
-        yard.models,
-        yard.clock,
-        Gatekeeper(settings.api_keys),
-        store=yard.responses,
-        max_body=settings.max_body_mb << 20,
-        on_close=yard.aclose,
+    peers = Peers(settings.home_path / "run") if settings.workers > 1 else None
+    state: dict[str, Server] = {}
+
+    def start() -> None:
+        yard.upkeep.start(settings_file=settings_file(ctx), load=load)
+        if peers is not None:
+            yard.upkeep.every(1.0, partial(_tell, peers, yard))
+
+    gateway = gateway_of(
+        yard,
+        on_start=start,
+        is_draining=lambda: state["server"].should_exit,
+        others=peers.others if peers else lambda: (),
     )
+    check_bind(settings.host, is_open=gateway.is_open)
     config = uvicorn.Config(
         gateway,  # pyright: ignore[reportArgumentType]  uvicorn's types of scopes are its own
         loop="auto",
@@ -80,15 +122,47 @@ def serve(ctx: click.Context, **given: Any) -> None:
         server_header=False,
         date_header=False,
         proxy_headers=False,  # nobody may say for others who they are
-        timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_graceful_shutdown=int(settings.grace_seconds),
         timeout_keep_alive=75,
         backlog=2048,
     )
-    with listening:
-        server = Server(config, _welcome(yard, settings.host, listening.getsockname()[1]))
-        config.load()
+    server = state["server"] = Server(
+        config, _welcome(yard, settings.host, listening.getsockname()[1]) if welcome else ""
+    )
+    config.load()
+    try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(server.serve(sockets=[listening]))
+    finally:
+        if peers is not None:
+            peers.leave()
+
+
+def _tell(peers: Peers, yard: Modelyard) -> None:
+    peers.tell(yard.metrics.snapshot())
+
+
+@contextmanager
+def _only_server(settings: Settings) -> Generator[None]:
+    """Limits that are counted in this process hold only where there is no other."""
+    if settings.shared or settings.database.startswith("postgres"):
+        yield
+        return
+    path = settings.home_path / "serve.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"another server runs with the home folder {str(Path(settings.home).expanduser())!r}, and each would "
+                "count limits for itself; start all of them with --shared database, or set another MODELYARD_HOME"
+            ) from None
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -102,10 +176,16 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def _origin(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def _welcome(yard: Modelyard, host: str, port: int) -> str:
-    origin = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    origin = _origin(host, port)
     aliases = [
-        (model["id"], model["stands_for"]) for model in listed(yard.models, DEFAULT_TENANT) if "stands_for" in model
+        (model["id"], model["stands_for"])
+        for model in listed(yard.models, Caller(tenant=DEFAULT_TENANT))
+        if "stands_for" in model
     ]
     lines = [click.style(f"Modelyard is ready at {origin}/v1", bold=True), ""]
     lines += [f"  {alias:<24}{name}" for alias, name in aliases]

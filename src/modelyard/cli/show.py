@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
 
-from modelyard.base.settings import Settings, load_settings
+from modelyard.base.settings import Settings, load_settings, settings_path
 
 T = TypeVar("T")
 
@@ -17,6 +18,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def settings_of(ctx: click.Context) -> Settings:
     return load_settings(os.environ, config=ctx.find_root().obj)
+
+
+def settings_file(ctx: click.Context) -> Path:
+    """Where the settings are read from, whether it is there or not."""
+    return settings_path(os.environ, config=ctx.find_root().obj)
 
 
 def run_with_yard(ctx: click.Context, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:

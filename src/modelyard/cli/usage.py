@@ -1,18 +1,21 @@
-"""`modelyard usage`: what was used, and what it cost."""
+"""`modelyard usage` and `modelyard explain`: what was used, what it cost, and why calls went where they went."""
 
 import re
+import sys
 import time
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, settings_of
-from modelyard.runtime.invocation import DEFAULT_TENANT
+from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.ledger import GROUPINGS, Ledger, Spending, UsageRow
-from modelyard.storage.database import Database
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+tenant_option = click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose.")
 
 
 @click.command()
@@ -21,27 +24,49 @@ _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 @click.option(
     "--rows", "most", type=click.IntRange(1, 100_000), help="The latest attempts, one a line, instead of sums."
 )
+@click.option("--export", type=click.Choice(["jsonl", "csv"]), help="Every attempt, to standard output.")
+@tenant_option
 @json_option
 @click.pass_context
-def usage(ctx: click.Context, by: str, since: str, most: int | None, as_json: bool) -> None:
+def usage(
+    ctx: click.Context, by: str, since: str, most: int | None, export: str | None, tenant: str, as_json: bool
+) -> None:
     """What was used, and what it cost. Every attempt counts, failed ones too."""
-    settings = settings_of(ctx)
     begin = time.time() - _seconds(since)
     names = _fields(by)
-    database = Database(settings.database_path)
+    ledger, database = _ledger(ctx)
     try:
-        ledger = Ledger(database)
-        if most is not None:
-            rows = ledger.recent(DEFAULT_TENANT, most=most, since=begin)
-            print_json(rows) if as_json else _print_rows(rows)
+        if export is not None:
+            _export(ledger, tenant, begin, export)
+        elif most is not None:
+            rows = ledger.recent(tenant, most=most, since=begin)
+            print_json([row.as_dict() for row in rows]) if as_json else _print_rows(rows)
         else:
-            sums = ledger.summary(DEFAULT_TENANT, by=names, since=begin)
+            sums = ledger.summary(tenant, by=names, since=begin)
             if as_json:
                 print_json([{**dict(zip(names, one.key, strict=True)), **_sum(one)} for one in sums])
             else:
                 _print_sums(names, sums)
     finally:
+        ledger.close()
         database.close()
+
+
+def _ledger(ctx: click.Context) -> tuple[Ledger, Any]:
+    """The ledger, with what killed processes left taken over."""
+    from modelyard.storage.database import Database
+
+    settings = settings_of(ctx)
+    database = Database(settings.database_url)
+    folder = Path(settings.home_path) / "ledger"
+    if any(folder.glob("*.lock")):
+        from modelyard.app import Modelyard
+
+        yard = Modelyard(settings)
+        yard.ledger.recover()
+        yard.database.close()
+        yard.ledger.close()
+    return Ledger(database), database
 
 
 def _seconds(text: str) -> float:
@@ -58,6 +83,21 @@ def _fields(by: str) -> list[str]:
     return names
 
 
+def _export(ledger: Ledger, tenant: str, since: float, form: str) -> None:
+    from modelyard.gateway.routes.admin import as_csv, as_lines
+
+    write = as_csv if form == "csv" else as_lines
+    page: list[UsageRow] = []
+    is_first = True
+    for row in ledger.export(tenant, since=since, until=1e12):
+        page.append(row)
+        if len(page) == 1000:
+            sys.stdout.buffer.write(write(page, is_first))
+            page, is_first = [], False
+    sys.stdout.buffer.write(write(page, is_first))
+    sys.stdout.flush()
+
+
 def _sum(one: Spending) -> dict[str, object]:
     built = msgspec.to_builtins(one)
     return {key: value for key, value in built.items() if key != "key"}
@@ -67,19 +107,29 @@ def _print_sums(names: list[str], sums: list[Spending]) -> None:
     if not sums:
         note("nothing was used in that time")
         return
-    columns = (*names, "attempts", "failed", "tokens in", "tokens out", "cost")
+    columns = (*names, "calls", "attempts", "failed", "tokens in", "tokens out", "cost")
+    others = [one for one in _OTHER_UNITS if any(getattr(line, one) for line in sums)]
     rows = [
         (
-            *one.key,
+            *(_shown(name, value) for name, value in zip(names, one.key, strict=True)),
             f"{one.calls:,}",
+            f"{one.attempts:,}",
             f"{one.failed:,}",
             f"{one.prompt_tokens:,}",
             f"{one.completion_tokens:,}",
             f"{one.cost:f} {one.currency}" + (f" + {one.unpriced:,} unpriced" if one.unpriced else ""),
+            *(f"{getattr(one, unit):,g}" for unit in others),
         )
         for one in sums
     ]
-    print_table("", columns, rows, right=columns[len(names) :])
+    print_table("", (*columns, *others), rows, right=(*columns[len(names) :], *others))
+
+
+_OTHER_UNITS = ("characters", "seconds", "searches")
+
+
+def _shown(name: str, value: str) -> str:
+    return datetime.fromtimestamp(int(value) * 86_400, UTC).strftime("%Y-%m-%d") if name == "day" else value
 
 
 def _print_rows(rows: list[UsageRow]) -> None:
@@ -88,18 +138,58 @@ def _print_rows(rows: list[UsageRow]) -> None:
         ("time", "call", "try", "model", "credential", "status", "in", "out", "cost", "ms"),
         [
             (
-                datetime.fromtimestamp(one.created_at).astimezone().strftime("%m-%d %H:%M:%S"),
-                one.invocation[-6:],
-                one.attempt,
-                f"{one.provider}/{one.model}",
-                one.credential or "-",
-                good(one.status) if one.status == "ok" else bad(one.status),
-                one.prompt_tokens,
-                f"{one.completion_tokens}{'~' if one.estimated else ''}",
-                "?" if one.total_price is None else f"{one.total_price:f}",
-                round(one.latency * 1000),
+                datetime.fromtimestamp(row.created_at).astimezone().strftime("%m-%d %H:%M:%S"),
+                row.invocation[-6:],
+                row.attempt,
+                f"{row.provider}/{row.model}",
+                row.credential or "-",
+                good(row.status) if row.status in ("ok", "cached") else bad(row.status),
+                row.prompt_tokens,
+                f"{row.completion_tokens}{'~' if row.estimated else ''}",
+                "?" if row.total_price is None else f"{row.total_price:f}",
+                round(row.latency * 1000),
             )
-            for one in rows
+            for row in rows
         ],
         right=("try", "in", "out", "cost", "ms"),
     )
+
+
+@click.command()
+@click.argument("call")
+@tenant_option
+@json_option
+@click.pass_context
+def explain(ctx: click.Context, call: str, tenant: str, as_json: bool) -> None:
+    """Why a call went where it went: CALL is its x-request-id, or the call that `modelyard usage --rows 20 --json`
+    shows."""
+    from modelyard.base.clock import SystemClock
+    from modelyard.runtime.traces import Traces
+
+    ledger, database = _ledger(ctx)
+    try:
+        found = Traces(database, ledger, SystemClock()).explain(tenant, call)
+    finally:
+        ledger.close()
+        database.close()
+    if as_json:
+        print_json(found)
+        return
+    click.secho(f"{call}  {found.get('asked_for', '')}  {found.get('status', '')}", bold=True)
+    steps = [
+        (step.get("ms", ""), step["what"], ", ".join(_detail(key, value) for key, value in step.items() if value != {}))
+        for step in found["decisions"]
+    ]
+    print_table("", ("ms", "what", "why"), [(ms, what, why) for ms, what, why in steps], right=("ms",))
+    columns = (
+        "attempt", "model", "credential", "status", "ms", "first_chunk_ms", "prompt_tokens", "completion_tokens",
+        "counted_by", "cost",
+    )  # fmt: skip
+    rows = [[str(one[name] if one[name] is not None else "-") for name in columns] for one in found["attempts"]]
+    print_table("", columns, rows)
+
+
+def _detail(key: str, value: Any) -> str:
+    if key in ("ms", "what"):
+        return ""
+    return f"{key.rstrip('_')} {value}"

@@ -1,45 +1,111 @@
 """Who is calling. Without keys everybody on this machine may, and nobody else can reach the server."""
 
+import hashlib
 import hmac
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError, ModelyardError
-from modelyard.runtime.invocation import DEFAULT_TENANT
+from modelyard.runtime import api_keys
+from modelyard.runtime.caller import DEFAULT_TENANT, Caller
+from modelyard.runtime.tenancy import Directory, User
+from modelyard.storage.secrets import KeyRing
 
 
 class UnauthorizedError(ModelyardError):
     code = "invalid_api_key"
 
 
-class ForbiddenError(ModelyardError):
+class OriginError(ModelyardError):
     code = "origin_not_allowed"
 
 
-@dataclass(frozen=True, slots=True)
-class Gatekeeper:
-    keys: Sequence[str]
+_MOST_KNOWN = 4096
 
-    def tenant_of(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
-        """The caller's tenant. Raises UnauthorizedError where a key is needed and none that fits is shown."""
-        if not self.keys:
-            check_origin(headers)
-            return DEFAULT_TENANT
+
+class Gatekeeper:
+    """Knows callers by their API keys: those in the settings, which are the owner's, and those that tenants made."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        directory: Directory | None = None,
+        ring: KeyRing | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.keys = keys
+        self._directory = directory
+        self._ring = ring
+        self._clock = clock or SystemClock()
+        self._known: dict[bytes, Caller] = {}
+        self._changes = -1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is needed: there is none, and the server listens to this machine alone."""
+        return not self.keys and not (self._directory and self._directory.has_keys)
+
+    def caller_of(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+        """Raises UnauthorizedError where a key is needed and none that fits is shown."""
         shown = _shown(headers)
-        if shown is None:
+        if shown is None or not shown:
+            if self.is_open:
+                check_origin(headers)
+                return _OWNER
             raise UnauthorizedError("this server needs an API key: send it as 'Authorization: Bearer KEY'")
+        # Remembered by the digest of all of it: keys themselves do not stay in memory.
+        digest = hashlib.sha256(shown).digest()
+        if self._directory is not None and self._changes != self._directory.changes:
+            self._known.clear()
+            self._changes = self._directory.changes
+        caller = self._known.get(digest)
+        if caller is None:
+            caller = self._looked_up(shown, headers)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[digest] = caller
+        if caller.expires_at is not None and caller.expires_at <= self._clock.time():
+            raise UnauthorizedError("this API key has expired")
+        return caller
+
+    def _looked_up(self, shown: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
         # Every key is compared, in constant time each: how long it takes says nothing about how much fits.
-        fits = [hmac.compare_digest(shown, key.encode()) for key in self.keys]
-        if not any(fits):
+        if sum(hmac.compare_digest(shown, key.encode()) for key in self.keys):
+            return _OWNER
+        text = shown.decode("latin-1")
+        if self._directory is not None and self._ring is not None and (row := api_keys.id_of(text)) is not None:
+            return self._stored(row, shown, self._directory, self._ring)
+        if self.is_open:  # clients insist on sending one; without keys, any will do
+            check_origin(headers)
+            return _OWNER
+        raise UnauthorizedError("the API key is not known here")
+
+    def _stored(self, row: str, shown: bytes, directory: Directory, ring: KeyRing) -> Caller:
+        found = directory.key(row)
+        if found is None or not ring.matches(shown, found[1].digest):
             raise UnauthorizedError("the API key is not known here")
-        return DEFAULT_TENANT
+        tenant, key = found
+        if key.revoked_at is not None:
+            raise UnauthorizedError("this API key was revoked")
+        if not directory.is_enabled(tenant):
+            raise UnauthorizedError(f"tenant {tenant!r} is switched off")
+        user = directory.named(tenant, User, key.user) if key.user else None
+        if user is not None and not user.is_enabled:
+            raise UnauthorizedError(f"user {key.user!r} is switched off")
+        return Caller(
+            tenant=tenant, key=row, user=key.user, role=key.role, models=tuple(key.models), priority=key.priority,
+            expires_at=key.expires_at,
+        )  # fmt: skip
+
+
+_OWNER = Caller(tenant=DEFAULT_TENANT)
 
 
 def check_origin(headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Raises ForbiddenError where a page of another site is calling.
+    """Raises OriginError where a page of another site is calling.
 
     Without keys, whoever reaches the server may use it, and a browser on this machine reaches it for any page it shows:
     such a request names the page's origin, or, when the page's host name was bent to point here, that host.
@@ -47,9 +113,7 @@ def check_origin(headers: Sequence[tuple[bytes, bytes]]) -> None:
     for name, value in headers:
         if name in (b"origin", b"host") and not _names_loopback(value):
             caller = value.decode("latin-1")
-            raise ForbiddenError(
-                f"calls from {caller!r} are refused while no API key is set; set api_keys, and show one"
-            )
+            raise OriginError(f"calls from {caller!r} are refused while no API key is set; set api_keys, and show one")
 
 
 @lru_cache(256)
@@ -72,12 +136,12 @@ def _shown(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
     return None
 
 
-def check_bind(host: str, keys: Sequence[str]) -> None:
-    """Raises ConfigError for an address that others can reach, where no key is set."""
-    if not keys and not is_loopback(host):
+def check_bind(host: str, *, is_open: bool) -> None:
+    """Raises ConfigError for an address that others can reach, where no key is needed."""
+    if is_open and not is_loopback(host):
         raise ConfigError(
             f"refusing to listen on {host} without an API key: others could use your models. "
-            "Set api_keys in modelyard.yaml or MODELYARD_API_KEYS, or listen on 127.0.0.1"
+            "Make one with `modelyard keys create NAME --role owner`, set MODELYARD_API_KEYS, or listen on 127.0.0.1"
         )
 
 

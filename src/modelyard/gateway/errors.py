@@ -15,15 +15,24 @@ from modelyard.base.errors import (
     NoCredentialAvailableError,
     NotFoundError,
 )
-from modelyard.gateway.auth import ForbiddenError, UnauthorizedError
+from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
 from modelyard.models.types import JSON
+from modelyard.runtime.caller import ForbiddenError, ModelNotAllowedError
+from modelyard.runtime.ledger import LedgerUnavailableError
+from modelyard.runtime.limits import QuotaExceededError
+from modelyard.storage.database import StorageUnavailableError
 from modelyard.wire import anthropic, cohere, gemini
 
 # The first class that fits decides: children before their parents.
 _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (UnauthorizedError, 401, "authentication_error"),
+    (OriginError, 403, "permission_error"),
     (ForbiddenError, 403, "permission_error"),
+    (ModelNotAllowedError, 403, "permission_error"),
+    (QuotaExceededError, 429, "insufficient_quota"),
+    (LedgerUnavailableError, 503, "server_error"),
+    (StorageUnavailableError, 503, "server_error"),
     (BodyTooLargeError, 413, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
     (InvokeBadRequestError, 400, "invalid_request_error"),

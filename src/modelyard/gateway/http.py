@@ -11,7 +11,11 @@ from urllib.parse import parse_qs
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
-from modelyard.models.types import JSON
+from modelyard.models.types import JSON, ModelType
+from modelyard.runtime.caller import Caller
+from modelyard.runtime.invocation import Context
+from modelyard.runtime.model_instance import ModelInstance
+from modelyard.runtime.model_manager import ModelManager
 
 logger = logging.getLogger("modelyard.gateway")
 
@@ -31,6 +35,10 @@ _SSE = [
 ]
 
 
+CACHE = b"x-modelyard-cache"
+"""`on` to be given an answer that was given before whatever the temperature, `refresh` to have it made anew, `off`."""
+
+
 class BodyTooLargeError(ModelyardError):
     code = "request_too_large"
 
@@ -48,8 +56,21 @@ class Request:
     scope: Scope
     receive: Receive
     id: str
-    tenant: str
+    caller: Caller
     max_body: int
+
+    @property
+    def tenant(self) -> str:
+        return self.caller.tenant
+
+    def find(self, manager: ModelManager, name: str, model_type: ModelType) -> ModelInstance:
+        """A model as this caller may call it. Raises NotFoundError, ModelNotAllowedError."""
+        cache = self.header(CACHE) or ""
+        if cache not in ("", "on", "off", "refresh"):
+            raise InvokeBadRequestError(
+                f"'{CACHE.decode()}' must be on, off or refresh, not {cache!r}", param=CACHE.decode()
+            )
+        return manager.find(self.caller, name, model_type, context=Context(id=self.id, cache=cache))
 
     @property
     def method(self) -> str:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.clock import Clock
@@ -12,6 +13,7 @@ from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.errors import error_reply, shape_of
 from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply
 from modelyard.gateway.routes import (
+    admin,
     audio,
     chat_completions,
     cohere,
@@ -20,24 +22,55 @@ from modelyard.gateway.routes import (
     generate_content,
     health,
     messages,
+    metrics,
     models,
     moderations,
     rerank,
     responses,
 )
+from modelyard.runtime.administration import Administration
+from modelyard.runtime.caller import ForbiddenError, Role
+from modelyard.runtime.invocation import ANYBODY
+from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.metrics import Metrics
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.response_store import ResponseStore
+from modelyard.runtime.traces import Traces
+from modelyard.storage.answers import Answers
 
 logger = logging.getLogger("modelyard.gateway")
 
 Route = Callable[[Request], Awaitable[Reply | StreamReply]]
 
 
-def build_routes(manager: ModelManager, clock: Clock, store: ResponseStore) -> Mapping[str, Mapping[str, Route]]:
-    """Path → method → route. A path that ends in a slash holds for all below it: names may hold slashes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the routes are handed."""
+
+    models: ModelManager
+    responses: ResponseStore
+    administration: Administration
+    ledger: Ledger
+    traces: Traces
+    metrics: Metrics
+    answers: Answers
+    clock: Clock
+    problem: Callable[[], str | None]
+    """Why calls should not be sent here at the moment; None where they may."""
+    others: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()
+    """What the server's other processes counted."""
+
+
+_Routes = Mapping[str, Mapping[str, tuple[Role | None, Route]]]
+
+
+def build_routes(parts: Parts) -> _Routes:
+    """Path → method → (the role that it takes, route). A path that ends in a slash holds for all below it: names may
+    hold slashes. What takes no role may be asked without a key: it says nothing about anybody's models or use."""
+    manager, clock, store = parts.models, parts.clock, parts.responses
     stored = responses.OneRoute(manager, store)
     google = generate_content.ListRoute(manager)
-    return {
+    calls: dict[str, Mapping[str, Route]] = {
         "/v1/chat/completions": {"POST": chat_completions.Route(manager, clock)},
         "/v1/responses": {"POST": responses.CreateRoute(manager, clock, store)},
         "/v1/responses/": {"GET": stored, "DELETE": stored, "POST": stored},
@@ -57,13 +90,35 @@ def build_routes(manager: ModelManager, clock: Clock, store: ResponseStore) -> M
         "/v1/audio/translations": {"POST": audio.TranscriptionRoute(manager, task="translate")},
         "/v1/models": {"GET": models.ListRoute(manager)},
         "/v1/models/": {"GET": models.OneRoute(manager), "POST": generate_content.Route(manager, clock)},
-        "/health": {"GET": health.Route(manager)},
-        "/": {"GET": health.Welcome()},
+    }
+    health_of = health.Route(manager)
+    return {
+        **{path: {verb: (Role.DEVELOPER, one) for verb, one in verbs.items()} for path, verbs in calls.items()},
+        **_admin_routes(parts),
+        "/metrics": {"GET": (Role.VIEWER, metrics.Route(parts.metrics, parts.others))},
+        "/health": {"GET": (None, health_of)},
+        "/health/live": {"GET": (None, health_of)},
+        "/health/ready": {"GET": (None, health.Ready(parts.problem))},
+        "/": {"GET": (None, health.Welcome())},
     }
 
 
-_OPEN = frozenset({"/", "/health"})
-"""What may be asked without a key: it says nothing about anybody's models or use."""
+def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
+    found: dict[str, Mapping[str, tuple[Role | None, Route]]] = {}
+    for plural, kind in admin.PLURALS.items():
+        one = admin.Collection(parts.administration, kind)
+        changing: Role | None = Role.OWNER if kind == "tenant" else Role.ADMIN
+        found[f"{admin.PREFIX}{plural}"] = {"GET": (Role.ADMIN, one), "POST": (changing, one)}
+        found[f"{admin.PREFIX}{plural}/"] = {
+            "GET": (Role.ADMIN, one), "PATCH": (changing, one), "DELETE": (changing, one), "POST": (changing, one),
+        }  # fmt: skip
+    found[f"{admin.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger))}
+    found[f"{admin.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger))}
+    found[f"{admin.PREFIX}calls/"] = {"GET": (Role.VIEWER, admin.Explained(parts.traces, parts.ledger))}
+    found[f"{admin.PREFIX}resting"] = {"GET": (Role.ADMIN, admin.Resting(parts.models.providers.health))}
+    found[f"{admin.PREFIX}cache"] = {"DELETE": (Role.ADMIN, admin.CacheRoute(parts.answers))}
+    found["/admin/openapi.json"] = {"GET": (Role.VIEWER, admin.Description(lambda: found))}
+    return found
 
 
 class Gateway:
@@ -71,19 +126,25 @@ class Gateway:
 
     def __init__(
         self,
-        manager: ModelManager,
-        clock: Clock,
+        parts: Parts,
         gatekeeper: Gatekeeper,
         *,
-        store: ResponseStore,
         max_body: int,
+        on_start: Callable[[], None] = lambda: None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._routes = build_routes(manager, clock, store)
-        self._below = [path for path in self._routes if path.endswith("/") and path != "/"]
+        self.routes = build_routes(parts)
+        self._on_start = on_start
+        below = [path for path in self.routes if path.endswith("/") and path != "/"]
+        self._below = sorted(below, key=len, reverse=True)
         self._gatekeeper = gatekeeper
         self._max_body = max_body
         self._on_close = on_close
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody who reaches the server may call."""
+        return self._gatekeeper.is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -95,7 +156,7 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id("req")
-        request = Request(scope, receive, request_id, "", self._max_body)
+        request = Request(scope, receive, request_id, ANYBODY, self._max_body)
         has_begun = False
 
         async def sending(message: MutableMapping[str, Any]) -> None:
@@ -104,9 +165,13 @@ class Gateway:
             await send(message)
 
         try:
-            route = self._route(request)
-            if request.path not in _OPEN:
-                request.tenant = self._gatekeeper.tenant_of(scope["headers"])
+            role, route = self._route(request)
+            if role is not None:
+                request.caller = self._gatekeeper.caller_of(scope["headers"])
+                if not request.caller.role.covers(role):
+                    raise ForbiddenError(
+                        f"this takes the role {role.value!r}; the key's is {request.caller.role.value!r}"
+                    )
             reply = await route(request)
             if isinstance(reply, StreamReply):
                 await reply.send(sending, request_id.encode(), receive)
@@ -126,14 +191,14 @@ class Gateway:
             answer = error_reply(ModelyardError(message), shape_of(request.path), request_id)
             await answer.send(sending, request_id.encode())
 
-    def _route(self, request: Request) -> Route:
+    def _route(self, request: Request) -> tuple[Role | None, Route]:
         path = request.path
-        methods = self._routes.get(path if path == "/" else path.rstrip("/"))
+        methods = self.routes.get(path if path == "/" else path.rstrip("/"))
         if methods is None:
             above = next((one for one in self._below if path.startswith(one)), None)
-            methods = self._routes[above] if above else None
+            methods = self.routes[above] if above else None
         if methods is None:
-            known = ", ".join(sorted(one for one in self._routes if one.startswith("/v") and not one.endswith("/")))
+            known = ", ".join(sorted(one for one in self.routes if one.startswith("/v") and not one.endswith("/")))
             raise NotFoundError(f"there is nothing at {path!r}; there are {known}", code="unknown_url")
         if (route := methods.get(request.method)) is None:
             raise MethodError(f"{path!r} takes {', '.join(methods)}, not {request.method}")
@@ -143,6 +208,7 @@ class Gateway:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self._on_start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 if self._on_close is not None:

@@ -108,3 +108,11 @@ def estimate_prompt_tokens(messages: Iterable[AnyPromptMessage], tools: Iterable
     total = sum(_MESSAGE_OVERHEAD + _FILE_TOKENS * len(message.files) for message in every)
     total += sum(estimate_tokens(text) for message in every for text in _texts(message))
     return total + sum(estimate_tokens(_told(tool)) for tool in tools)
+
+
+def rough_tokens(request: Any) -> int:
+    """About how many tokens go in, for a request of any type; 0 where it is not counted in tokens."""
+    if (messages := getattr(request, "messages", None)) is not None:
+        return estimate_prompt_tokens(messages, request.tools)
+    texts = getattr(request, "texts", None) or getattr(request, "docs", None) or ()
+    return sum(estimate_tokens(text) for text in texts)

@@ -180,6 +180,12 @@ def _limited(rules: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, An
     return [{**rule, **({"max": most} if rule["name"] == "max_tokens" and most else {})} for rule in rules]
 
 
+def read_model(one: Mapping[str, Any], provider: str) -> AIModelEntity:
+    """A model in our few words. Raises ConfigError that names what is wrong with them."""
+    source = f"provider {provider!r}"
+    return convert(short_model(one, source), AIModelEntity, source)
+
+
 def short_model(one: Mapping[str, Any], source: str, *, rules: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """A model in our few words, in the words of model YAML. Prices are for a million, in dollars, unless said."""
     name = one.get("name") or one.get("model")

@@ -1,45 +1,126 @@
-"""Usage and money: one row for every attempt at serving a call."""
+"""Usage and money: one row for every attempt at serving a call, whatever became of it.
+
+Before a provider is called, that it will be is written down; what it came to is written when it is known. Both survive
+the process. What a process that was killed left open is closed by the next one. Why so: docs/design/0005-ledger.md.
+"""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
+from modelyard.base.errors import ModelyardError
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
-from modelyard.storage.database import Database, statements
+from modelyard.storage.database import Connection, Database, StorageUnavailableError, statements
+from modelyard.storage.journal import Journal, Segment, Slot, abandoned
+
+logger = logging.getLogger("modelyard.ledger")
+
+_encode = msgspec.json.Encoder().encode
+_OPENED, _SETTLED = "o", "s"
+_NANO = Decimal(1_000_000_000)
+_DAY = 86_400
+_MOST_BEHIND = 50_000
+"""Rows that may wait in the journal for a database server that is away."""
 
 
-class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
+class LedgerUnavailableError(ModelyardError):
+    """What a call costs could not be written down, so it is not made."""
+
+    code = "ledger_unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"no call is made, since its cost could not be written down: {reason}")
+        self.retry_after = 1.0
+
+
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """In the order of the table's columns."""
+
+    id: str
     invocation: str
     attempt: int
     tenant: str
+    api_key: str
+    user: str | None
+    created_at: float
+    day: int
+    provider: str
+    model: str
+    model_type: str
+    credential: str
+    credential_id: str
+    status: str
+    counted_by: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    characters: int
+    seconds: float
+    searches: int
+    total_price: Decimal | None
+    """None where nobody knows the price."""
+    nanos: int | None
+    currency: str
+    price_source: str
+    price_version: str
+    latency: float
+    first_chunk: float | None
+
+    @property
+    def estimated(self) -> bool:
+        return self.counted_by != "provider"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__struct_fields__}
+
+
+class Priced(NamedTuple):
+    """What something costs, and who says so."""
+
+    total_price: Decimal | None
+    currency: str
+    source: str
+    version: str
+
+
+FREE = Priced(Decimal(0), "USD", "", "")
+
+
+class Intent(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt that is about to be made."""
+
+    invocation: str
+    attempt: int
+    tenant: str
+    api_key: str
+    user: str | None
     created_at: float
     provider: str
     model: str
     model_type: str
     credential: str
-    user: str | None
-    status: str
+    credential_id: str
     prompt_tokens: int
-    completion_tokens: int
-    characters: int
-    seconds: float
-    estimated: bool
-    total_price: Decimal | None
-    """None where nobody knows the price."""
-    currency: str
-    latency: float
-    first_chunk: float | None
-    cached_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
-    price_source: str
+    """About; for the row that is written where the process ends before the provider has counted."""
+
+
+@dataclass(slots=True, eq=False)
+class Opened:
+    """An attempt that was written down and not settled yet."""
+
+    intent: Intent
+    segment: Segment | None
+    slot: Slot | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,28 +129,105 @@ class Spending:
 
     key: tuple[str, ...]
     calls: int
+    attempts: int
     failed: int
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    characters: int
+    seconds: float
+    searches: int
     cost: Decimal
     currency: str
     unpriced: int
     """Rows whose price nobody knows: the cost leaves them out."""
 
 
-def _price(usage: ModelUsage | None) -> str | None:
-    """Nothing was used: nothing is owed. Something was, at an unknown price: nobody knows."""
-    if usage is None:
-        return "0"
-    return None if usage.total_price is None else format(usage.total_price, "f")
+PriceLookup = Callable[[Intent, int], Priced]
+"""What an attempt costs that was to be made, and brought so many tokens."""
 
 
 class Ledger:
-    """Writes rows without making the call wait; reads them back within one tenant."""
+    """Writes rows without making the call wait; reads them back within one tenant.
 
-    def __init__(self, database: Database) -> None:
+    Without a `folder` for its journal it holds what is not committed yet in memory alone.
+    """
+
+    def __init__(self, database: Database, folder: Path | None = None, *, price: PriceLookup | None = None) -> None:
         self._database = database
         self._sql = statements("usage")
+        self._folder = folder
+        self._journal = Journal(folder) if folder else None
+        self._price = price or (lambda intent, tokens: Priced(None, "USD", "", ""))
+        self._settled: list[tuple[Any, ...]] = []
+        self._segments: list[Segment] = []
+        self._lock = threading.Lock()
+        self._is_folding = False
+
+    # writing
+
+    def begin(self, invocation: Invocation, *, attempt: int, created_at: float, prompt_tokens: int = 0) -> Opened:
+        """Write down that a provider is about to be called. Raises LedgerUnavailableError where that cannot be."""
+        intent = Intent(
+            invocation.id,
+            attempt,
+            invocation.tenant,
+            invocation.api_key,
+            invocation.user,
+            created_at,
+            invocation.provider,
+            invocation.model,
+            invocation.model_type.value,
+            invocation.credential,
+            invocation.credential_id,
+            prompt_tokens,
+        )
+        if self._database.trouble is not None:
+            self._refuse_while_in_trouble(self._database.trouble)
+        if self._journal is None:
+            return Opened(intent, None, None)
+        slot = self._journal.take_slot()
+        try:
+            number, mark = (slot.number, slot.mark) if slot else (-1, 0)
+            return Opened(intent, self._journal.append(_encode((_OPENED, number, mark, intent))), slot)
+        except StorageUnavailableError as error:
+            if slot:
+                self._journal.give_back(slot)
+            raise LedgerUnavailableError(str(error)) from error
+
+    def _refuse_while_in_trouble(self, trouble: str) -> None:
+        """A full disk will not hold the journal for long either; a server that is away may be back any moment."""
+        if self._database.engine == "sqlite" or self._journal is None or len(self._settled) > _MOST_BEHIND:
+            raise LedgerUnavailableError(trouble)
+
+    def progress(self, opened: Opened, tokens: int) -> None:
+        """How many tokens have come so far: all that is known of them if the process ends now."""
+        if opened.slot is not None and self._journal is not None:
+            self._journal.progress(opened.slot, tokens)
+
+    def settle(
+        self,
+        opened: Opened,
+        *,
+        status: str,
+        usage: ModelUsage | None,
+        counted_by: str,
+        price_version: str,
+        latency: float,
+        first_chunk: float | None,
+    ) -> None:
+        """Write down what an attempt came to."""
+        row = _row(opened.intent, status, usage, counted_by, price_version, latency, first_chunk)
+        segments = [opened.segment] if opened.segment else []
+        if self._journal is not None:
+            try:
+                segments.append(self._journal.append(_encode((_SETTLED, row))))
+            except StorageUnavailableError as error:  # the row is still on its way to the database
+                logger.error("the journal cannot be written", extra={"fields": {"error": str(error)}})
+            if opened.slot is not None:
+                self._journal.give_back(opened.slot)
+        self._queue(row, segments)
 
     def add(
         self,
@@ -80,73 +238,250 @@ class Ledger:
         status: str,
         usage: ModelUsage | None,
         latency: float,
-        first_chunk: float | None,
+        first_chunk: float | None = None,
     ) -> None:
-        counted: Any = usage
-        row = (
-            invocation.id,
-            attempt,
-            invocation.tenant,
-            created_at,
-            invocation.provider,
-            invocation.model,
-            invocation.model_type.value,
-            invocation.credential,
-            invocation.user,
-            status,
-            getattr(counted, "prompt_tokens", None) or getattr(counted, "tokens", 0),
-            getattr(counted, "completion_tokens", 0),
-            getattr(counted, "characters", 0),
-            float(getattr(counted, "seconds", 0.0)),
-            int(usage.estimated) if usage else 0,
-            _price(usage),
-            usage.currency if usage else "USD",
-            latency,
-            first_chunk,
-            getattr(counted, "cached_tokens", 0),
-            getattr(counted, "cache_write_tokens", 0),
-            getattr(counted, "reasoning_tokens", 0),
-            usage.price_source if usage else "",
-        )
-        self._database.write(self._sql["add"], row)
+        """A row for what called no provider: an answer from the cache."""
+        intent = Intent(
+            invocation.id, attempt, invocation.tenant, invocation.api_key, invocation.user, created_at,
+            invocation.provider, invocation.model, invocation.model_type.value, invocation.credential,
+            invocation.credential_id, 0,
+        )  # fmt: skip
+        counted_by = "" if usage is None else "estimate" if usage.estimated else "provider"
+        self.settle(
+            Opened(intent, None, None), status=status, usage=usage, counted_by=counted_by, price_version="",
+            latency=latency, first_chunk=first_chunk,
+        )  # fmt: skip
+
+    def _queue(self, row: tuple[Any, ...], segments: Sequence[Segment]) -> None:
+        with self._lock:
+            self._settled.append(row)
+            self._segments.extend(segments)
+            is_folding, self._is_folding = self._is_folding, True
+        if not is_folding:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Have the database take all rows that are waiting when it comes to it."""
+        taken: list[tuple[Any, ...]] = []
+        segments: list[Segment] = []
+
+        def work(connection: Connection) -> None:
+            with self._lock:
+                taken.extend(self._settled)
+                segments.extend(self._segments)
+                self._settled, self._segments, self._is_folding = [], [], False
+            _insert(connection, self._sql["add"], taken)
+
+        def after(done: Any) -> None:
+            if (error := done.exception()) is not None:
+                logger.error("rows stay in the journal", extra={"fields": {"rows": len(taken), "error": str(error)}})
+            elif self._journal is not None:
+                self._journal.forget(segments)
+
+        self._database.transact(work, is_kept=True, may_gather=True).add_done_callback(after)
 
     async def flush(self) -> None:
-        """Until all rows added so far are on disk."""
+        """Until all rows added so far are in the database."""
         await asyncio.wrap_future(self._database.flush())
 
+    def close(self) -> None:
+        """After the database has taken what it can."""
+        if self._journal is not None:
+            self._journal.close()
+
+    # what others left
+
+    def recover(self) -> list[UsageRow]:
+        """Take over what processes that are gone have left; the rows they never settled, as far as they are known."""
+        lost: list[UsageRow] = []
+        for left in abandoned(self._folder) if self._folder else ():
+            try:
+                settled, opened = _read(left.lines())
+                rows = [*settled, *(self._lost(intent, left.progress(slot)) for intent, slot in opened)]
+                self._database.transact(lambda it, rows=rows: _insert(it, self._sql["add"], rows)).result(30)
+                left.remove()
+                lost += [_from_row(row) for row in rows[len(settled) :]]
+                fields = {"settled": len(settled), "lost": len(opened)}
+                logger.info("took over what a process left", extra={"fields": fields})
+            except (StorageUnavailableError, TimeoutError) as error:
+                logger.error("what a process left waits", extra={"fields": {"error": str(error)}})
+            finally:
+                left.close()
+        return lost
+
+    def _lost(self, intent: Intent, tokens: int | None) -> tuple[Any, ...]:
+        """The row of an attempt whose process was killed: what had come by then, priced."""
+        price = self._price(intent, tokens or 0)
+        return _row(
+            intent, "lost", _Lost(intent.prompt_tokens, tokens or 0, price), "estimate", price.version, 0.0, None
+        )
+
+    # reading
+
     def recent(self, tenant: str, *, most: int = 50, since: float = 0.0) -> list[UsageRow]:
+        """Newest first."""
         return self._rows(self._database.read(self._sql["recent"], {"tenant": tenant, "since": since, "most": most}))
 
-    def summary(self, tenant: str, *, by: Sequence[str], since: float = 0.0) -> list[Spending]:
-        """Rows added up by fields such as `provider`, `model`, `credential`, `user`; currencies stay apart."""
-        rows = self._rows(self._database.read(self._sql["since"], {"tenant": tenant, "since": since}))
-        return summarise(rows, by)
+    def of_invocation(self, tenant: str, invocation: str) -> list[UsageRow]:
+        found = self._database.read(self._sql["invocation"], {"tenant": tenant, "invocation": invocation})
+        return self._rows(found)
+
+    def export(self, tenant: str, *, since: float, until: float, page: int = 1000) -> Iterator[UsageRow]:
+        """All rows of a span of time, oldest first, a page at a time."""
+        after, after_id = since - 1, ""
+        while True:
+            values = {
+                "tenant": tenant, "since": since, "until": until, "after": after, "after_id": after_id, "most": page,
+            }  # fmt: skip
+            rows = self._rows(self._database.read(self._sql["page"], values))
+            yield from rows
+            if len(rows) < page:
+                return
+            after, after_id = rows[-1].created_at, rows[-1].id
+
+    def summary(self, tenant: str, *, by: Sequence[str], since: float = 0.0, until: float = 1e12) -> list[Spending]:
+        """Rows added up by some of GROUPINGS, dearest first; currencies stay apart."""
+        columns = ", ".join(GROUPINGS[name] for name in by)
+        statement = self._sql["sums"].replace("{columns}", columns)
+        rows = self._database.read(statement, {"tenant": tenant, "since": since, "until": until})
+        lines = [_spending(row, by) for row in rows]
+        return sorted(lines, key=lambda line: (-line.cost, -line.calls, line.key))
+
+    def used_since(self, since: float) -> list[Any]:
+        """What every tenant, key, user and model used: for the limits' counters."""
+        return list(self._database.read(self._sql["used"], {"since": since}))
+
+    def forget(self, before: float) -> None:
+        """Drop rows that are older than they are to be kept."""
+        statement = self._sql["forget"].replace(":before", "?")
+        self._database.transact(lambda it: it.execute(statement, (before,)), is_kept=True, may_gather=True)
 
     @staticmethod
     def _rows(rows: Iterable[Any]) -> list[UsageRow]:
-        return [msgspec.convert(dict(row), UsageRow, strict=False) for row in rows]
+        return [_from_row(tuple(dict(row).values())) for row in rows]
 
 
-GROUPINGS = ("provider", "model", "model_type", "credential", "user", "status")
+GROUPINGS = {
+    "provider": "provider",
+    "model": "model",
+    "model_type": "model_type",
+    "credential": "credential",
+    "key": "api_key",
+    "user": '"user"',
+    "tenant": "tenant",
+    "status": "status",
+    "day": "day",
+}
+"""What sums may be made by → the column."""
 
 
-def summarise(rows: Iterable[UsageRow], by: Sequence[str]) -> list[Spending]:
-    """Rows added up, dearest first."""
-    groups: dict[tuple[str, ...], list[UsageRow]] = defaultdict(list)
-    for row in rows:
-        key = tuple(str(getattr(row, name) or "-") for name in by)
-        groups[(*key, row.currency)].append(row)
-    lines = [
-        Spending(
-            key=key[:-1],
-            calls=len(group),
-            failed=sum(row.status != "ok" for row in group),
-            prompt_tokens=sum(row.prompt_tokens for row in group),
-            completion_tokens=sum(row.completion_tokens for row in group),
-            cost=sum((row.total_price for row in group if row.total_price is not None), Decimal(0)),
-            currency=key[-1],
-            unpriced=sum(row.total_price is None for row in group),
-        )
-        for key, group in groups.items()
-    ]
-    return sorted(lines, key=lambda line: (-line.cost, -line.calls, line.key))
+class _Lost(NamedTuple):
+    """The usage of an attempt that nobody saw the end of."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    price: Priced
+
+    @property
+    def total_price(self) -> Decimal | None:
+        return self.price.total_price
+
+    @property
+    def currency(self) -> str:
+        return self.price.currency
+
+    @property
+    def price_source(self) -> str:
+        return self.price.source
+
+
+def _row(
+    intent: Intent,
+    status: str,
+    usage: "ModelUsage | _Lost | None",
+    counted_by: str,
+    price_version: str,
+    latency: float,
+    first_chunk: float | None,
+) -> tuple[Any, ...]:
+    """In the order of the table's columns. Nothing was used: nothing is owed. Something was, at an unknown price:
+    nobody knows."""
+    counted: Any = usage
+    price = Decimal(0) if usage is None else usage.total_price
+    return (
+        f"{intent.invocation}.{intent.attempt}",
+        intent.invocation,
+        intent.attempt,
+        intent.tenant,
+        intent.api_key,
+        intent.user,
+        intent.created_at,
+        int(intent.created_at // _DAY),
+        intent.provider,
+        intent.model,
+        intent.model_type,
+        intent.credential,
+        intent.credential_id,
+        status,
+        counted_by,
+        getattr(counted, "prompt_tokens", None) or getattr(counted, "tokens", 0),
+        getattr(counted, "completion_tokens", 0),
+        getattr(counted, "cached_tokens", 0),
+        getattr(counted, "cache_write_tokens", 0),
+        getattr(counted, "reasoning_tokens", 0),
+        getattr(counted, "characters", 0),
+        float(getattr(counted, "seconds", 0.0)),
+        getattr(counted, "searches", 0),
+        None if price is None else format(price, "f"),
+        None if price is None else int(price * _NANO),
+        usage.currency if usage else "USD",
+        usage.price_source if usage else "",
+        price_version,
+        latency,
+        first_chunk,
+    )
+
+
+def _insert(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    Database.insert(connection, statement, list(rows))
+
+
+def _from_row(row: Sequence[Any]) -> UsageRow:
+    return msgspec.convert(list(row), UsageRow, strict=False)
+
+
+def _spending(row: Any, by: Sequence[str]) -> Spending:
+    columns = [GROUPINGS[name].strip('"') for name in by]
+    return Spending(
+        key=tuple(str(row[column] if row[column] is not None else "") or "-" for column in columns),
+        calls=int(row["calls"]),
+        attempts=int(row["attempts"]),
+        failed=int(row["failed"]),
+        prompt_tokens=int(row["prompt_tokens"]),
+        completion_tokens=int(row["completion_tokens"]),
+        cached_tokens=int(row["cached_tokens"]),
+        reasoning_tokens=int(row["reasoning_tokens"]),
+        characters=int(row["characters"]),
+        seconds=float(row["seconds"]),
+        searches=int(row["searches"]),
+        cost=(Decimal(int(row["nanos"])) / _NANO).normalize() + 0,
+        currency=row["currency"],
+        unpriced=int(row["unpriced"]),
+    )
+
+
+def _read(lines: Iterable[bytes]) -> tuple[list[tuple[Any, ...]], list[tuple[Intent, Slot]]]:
+    """The rows that were settled, and the attempts that never were."""
+    settled: dict[str, tuple[Any, ...]] = {}
+    opened: dict[str, tuple[Intent, Slot]] = {}
+    for line in lines:
+        try:
+            what, *rest = msgspec.json.decode(line)
+            if what == _SETTLED:
+                settled[rest[0][0]] = tuple(rest[0])
+            else:
+                intent = msgspec.convert(rest[2], Intent)
+                opened[f"{intent.invocation}.{intent.attempt}"] = intent, Slot(rest[0], rest[1])
+        except (msgspec.MsgspecError, IndexError, ValueError, TypeError) as error:  # a line that a full disk cut short
+            logger.error("a line of a journal cannot be read", extra={"fields": {"error": str(error)}})
+    return list(settled.values()), [one for name, one in opened.items() if name not in settled]

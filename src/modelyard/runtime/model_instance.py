@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
 import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError, NotFoundError
+from modelyard.base.ids import new_id
 from modelyard.models.base import AnyModel, LargeLanguageModel
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import AIModelEntity, PriceInfo, PriceType
@@ -22,7 +22,8 @@ from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Chunks, ModelType
 from modelyard.runtime.callbacks import Callback
-from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.caller import Caller
+from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.pipeline import Call, compose
 from modelyard.runtime.policies.observe import Observe
 
@@ -35,11 +36,10 @@ class How(TypedDict, total=False):
     """Seconds for the whole call; the settings' total where nothing is said."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelInstance:
+class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     """Call it with the method of its type; a method of another type raises NotFoundError."""
 
-    tenant: str
+    caller: Caller
     provider: str
     model: str
     model_type: ModelType
@@ -49,6 +49,13 @@ class ModelInstance:
     clock: Clock
     credentials: Callable[[], Mapping[str, Any]]
     total_timeout: float | None = None
+    route: str = ""
+    """The route that was named in the place of a model."""
+    context: Context | None = None
+
+    @property
+    def tenant(self) -> str:
+        return self.caller.tenant
 
     @property
     def name(self) -> str:
@@ -123,14 +130,19 @@ class ModelInstance:
         if kind is not self.model_type:
             raise self._mismatch(kind)
         seconds = timeout if timeout is not None else self.total_timeout
+        caller, context = self.caller, self.context
         invocation = Invocation(
-            tenant=self.tenant,
+            id=context.take_id() if context else new_id("call"),
+            tenant=caller.tenant,
+            caller=caller,
             provider=self.provider,
             model=self.model,
             model_type=kind,
             request=request,
-            user=user,
+            user=user or caller.user,
             deadline=self.clock.monotonic() + seconds if seconds is not None else None,
+            route=self.route,
+            cache=context.cache if context else "",
         )
         call = compose([Observe(self.clock, callbacks)], self.call) if callbacks else self.call
         return call(invocation)

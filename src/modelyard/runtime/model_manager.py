@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import cast
 
+import msgspec
+
 from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError, near
 from modelyard.models.types import Chunks, ModelType
-from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.caller import Caller, ModelNotAllowedError
+from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.pipeline import Call, Policy, compose
 from modelyard.runtime.provider_manager import ProviderManager
@@ -16,6 +19,7 @@ ALIASES: Mapping[str, ModelType] = {
     **{f"default-{kind.value}": kind for kind in ModelType if kind is not ModelType.LLM},
 }
 """Names that stand for a tenant's default model of a type."""
+_MOST_BOUND = 4096
 
 
 class ModelManager:
@@ -37,10 +41,23 @@ class ModelManager:
         self._call: Call = compose(policies, self._invoke)
         self._found: dict[tuple[str, str, ModelType], ModelInstance] = {}
         self._instances: dict[tuple[str, str, ModelType, str], ModelInstance] = {}
+        self._bound: dict[tuple[Caller, str, ModelType], ModelInstance] = {}
 
     @property
     def providers(self) -> ProviderManager:
         return self._providers
+
+    def use(self, defaults: Mapping[ModelType, str], total_timeout: float | None) -> None:
+        """Settings from now on."""
+        self._defaults = dict(defaults)
+        self._total_timeout = total_timeout
+        self.forget()
+
+    def forget(self) -> None:
+        """What was found before: providers, routes or models have changed."""
+        self._found.clear()
+        self._instances.clear()
+        self._bound.clear()
 
     def _invoke(self, invocation: Invocation) -> Chunks:
         """The end of the pipeline: the provider's own model."""
@@ -55,11 +72,11 @@ class ModelManager:
         factory = self._providers.factory
         entity = factory.get_definition(provider).entity
         callee = factory.get_model(provider, model_type)
-        schema = factory.get_model_schema(provider, model_type, model)
+        schema = self._providers.schema(tenant, provider, model_type, model)
         if schema is None and not entity.is_customizable:
             raise self._unknown(tenant, model, model_type, provider)
         instance = ModelInstance(
-            tenant=tenant,
+            caller=Caller(tenant=tenant),
             provider=provider,
             model=model,
             model_type=model_type,
@@ -75,21 +92,41 @@ class ModelManager:
         return instance
 
     def _first_credential(self, tenant: str, provider: str) -> Mapping[str, object]:
-        balancer = self._providers.balancer(tenant, provider)
-        return balancer.credentials[0].values if balancer and balancer.credentials else {}
+        credentials = self._providers.credentials(tenant, provider)
+        return credentials[0].values if credentials else {}
 
     def get_default_model_instance(self, tenant: str, model_type: ModelType) -> ModelInstance:
         """The tenant's default of a type: the one that was set, else the first that is ready."""
         if name := self._defaults.get(model_type):
-            return self.find(tenant, name, model_type)
+            return self._find(tenant, name, model_type)
         provider, model = self._providers.first_model(tenant, model_type)
         return self.get_model_instance(tenant, provider, model_type, model)
 
-    def find(self, tenant: str, name: str, model_type: ModelType) -> ModelInstance:
-        """By `provider/model`, by a bare model name, or by a default's alias.
+    def find(
+        self, caller: Caller | str, name: str, model_type: ModelType, *, context: Context | None = None
+    ) -> ModelInstance:
+        """By `provider/model`, by a bare model name, by a route's, or by a default's alias; a tenant's name may stand
+        for a caller of its own.
 
-        Raises NotFoundError that lists near names, or says that the model is of another type.
+        Raises NotFoundError that lists near names, or says that the model is of another type; ModelNotAllowedError
+        where the caller's key is not for it.
         """
+        caller = Caller(tenant=caller) if isinstance(caller, str) else caller
+        key = (caller, name, model_type)
+        if (bound := self._bound.get(key)) is None:
+            found = self._find(caller.tenant, name, model_type)
+            if not (caller.may_call(found.name) or (found.route and caller.may_call(found.route))):
+                raise ModelNotAllowedError(
+                    f"this API key may not call {name!r}; it may call {', '.join(caller.models)}"
+                )
+            bound = msgspec.structs.replace(found, caller=caller)
+            if found.schema is not None:
+                if len(self._bound) >= _MOST_BOUND:
+                    self._bound.clear()
+                self._bound[key] = bound
+        return msgspec.structs.replace(bound, context=context) if context else bound
+
+    def _find(self, tenant: str, name: str, model_type: ModelType) -> ModelInstance:
         if (alias := ALIASES.get(name)) is not None:
             if alias is not model_type:
                 raise NotFoundError(
@@ -105,6 +142,9 @@ class ModelManager:
         return instance
 
     def _look_up(self, tenant: str, name: str, model_type: ModelType) -> ModelInstance:
+        if (route := self._providers.route(tenant, name)) is not None:
+            first = self._look_up(tenant, route.targets[0].model, model_type)
+            return msgspec.structs.replace(first, route=name)
         provider, slash, model = name.partition("/")
         known = {entity.provider for entity in self._providers.factory.get_providers()}
         if slash and provider in known:

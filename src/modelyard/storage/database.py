@@ -1,24 +1,23 @@
-"""The embedded database: SQLite in WAL mode, one writer thread that commits in groups.
+"""The database: one thread that writes in groups, reads beside it. SQLite by default, PostgreSQL for several machines.
 
-Why the standard library's driver and no toolkit: docs/design/0002-storage.md.
+Why no toolkit stands between, and what the two engines share: docs/design/0002-storage.md.
 """
 
 import logging
 import re
-import sqlite3
 import threading
-import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
+from importlib import import_module, resources
 from itertools import chain, groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from modelyard.base.errors import ConfigError
+from modelyard.base.errors import ConfigError, ModelyardError
 
 logger = logging.getLogger("modelyard.storage")
 
@@ -26,18 +25,82 @@ _GATHER_SECONDS = 0.02  # writes of so long share one commit: a commit costs mor
 _RETRY_SECONDS = 0.5
 _MAX_WAITING = 100_000
 _ROWS_AT_ONCE = 50
-# A full disk, a lock, an unreadable moment: what could not be written is kept and tried again.
-_PASSING = frozenset({
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
-})  # fmt: skip
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_ROW = re.compile(r"(?s)(.*\bVALUES\s*)(\([^()]*\))(.*)")
+
+Row = Mapping[str, Any]
+
+
+class StorageUnavailableError(ModelyardError):
+    """The database cannot be used at the moment: its disk is full, its server is down. Nothing was done."""
+
+    code = "storage_unavailable"
+
+
+class Connection(Protocol):
+    """One connection, in the words that the engines share: statements with `?` or `:name`, rows by name."""
+
+    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]: ...
+
+    def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """What differs between databases."""
+
+    name: str
+    where: str
+    """For messages; without a password."""
+    errors: tuple[type[Exception], ...]
+
+    def connect(self) -> Connection:
+        """Raises StorageUnavailableError where the server is down, ConfigError for what is no database."""
+        ...
+
+    def begin(self) -> str:
+        """The statement that opens a transaction which will write."""
+        ...
+
+    def lock_schema(self, connection: Connection) -> None:
+        """Within a transaction: nobody else brings the schema up to date meanwhile."""
+        ...
+
+    def version(self, connection: Connection) -> int: ...
+
+    def set_version(self, connection: Connection, version: int) -> None: ...
+
+    def adapted(self, statement: str) -> str:
+        """A migration's statement, written for SQLite, in this engine's words."""
+        ...
+
+    def passes(self, error: Exception) -> bool:
+        """Whether the same may work later: a full disk, a lock, a server that is away."""
+        ...
+
+
+def open_engine(where: Path | str) -> Engine:
+    """For a file, `:memory:`, or `postgresql://…`. Raises ConfigError for anything else."""
+    text = str(where)
+    if text.startswith(("postgresql://", "postgres://")):
+        return import_module("modelyard.storage.postgresql").PostgresqlEngine(text)
+    if "://" in text:
+        scheme = text.partition("://")[0]
+        raise ConfigError(f"database {scheme}://… is not known; it is a path, or postgresql://USER:PASSWORD@HOST/NAME")
+    return import_module("modelyard.storage.sqlite").SqliteEngine(text)
 
 
 def statements(name: str) -> dict[str, str]:
     """The named statements of `sql/<name>.sql`."""
     text = (resources.files("modelyard.storage") / "sql" / f"{name}.sql").read_text("utf-8")
     parts = _NAME.split(text)[1:]
-    return {key: body.strip() for key, body in zip(parts[::2], parts[1::2], strict=True)}
+    return {key: _bare(body) for key, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _bare(body: str) -> str:
+    """Without its description."""
+    return "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip().rstrip(";")
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -47,153 +110,272 @@ def migrations() -> list[tuple[int, str]]:
     return [(int(name[:4]), text) for name, text in files]
 
 
+@lru_cache(64)
+def _for_many(statement: str) -> str | None:
+    """The statement for `_ROWS_AT_ONCE` rows.
+
+    SQLite's driver lets go of the interpreter's lock at every statement: row by row, the two threads would spend more
+    on passing it to and fro than on the rows.
+    """
+    match = _ROW.fullmatch(statement)
+    return f"{match[1]}{','.join([match[2]] * _ROWS_AT_ONCE)}{match[3]}" if match else None
+
+
+Work = Callable[[Connection], Any]
 _Write = tuple[str, Sequence[Any]]
 
 
-@lru_cache(64)
-def _for_many(statement: str) -> str:
-    """The statement for `_ROWS_AT_ONCE` rows.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Item:
+    """Work of more than one statement, done as a whole or not at all."""
 
-    The driver lets go of the interpreter's lock at every statement: row by row, the two threads would spend more on
-    passing it to and fro than on the rows.
-    """
-    head, word, row = statement.rstrip("; \n").rpartition("VALUES")
-    return f"{head}{word}{','.join([row] * _ROWS_AT_ONCE)}"
+    work: Work
+    done: "Future[Any]"
+    is_kept: bool
+    may_gather: bool
 
 
 class Database:
-    """Writes go through one thread, in order; reads use a connection of their own.
+    """Writes go through one thread, in order, several to a transaction; reads use a connection of their own.
 
-    `path` may be `:memory:`, which lives as long as the object.
+    `where` is a path, `postgresql://…`, or `:memory:`, which lives as long as the object.
     """
 
-    def __init__(self, path: Path | str, *, busy_seconds: float = 10.0) -> None:
-        self._path = str(path)
-        self._busy_seconds = busy_seconds
-        self._uri = f"file:modelyard-{id(self)}?mode=memory&cache=shared" if self._path == ":memory:" else ""
+    def __init__(self, where: Path | str, *, engine: Engine | None = None) -> None:
+        self._engine = engine or open_engine(where)
         # A deque and one event a batch: a queue.Queue would lock and wake for every row.
-        self._waiting: deque[_Write | Future[None] | None] = deque()
+        self._waiting: deque[_Write | _Item | Future[None] | None] = deque()
         self._has_work = threading.Event()
-        self._reader = self._connect()
+        self._is_urgent = threading.Event()
+        self._reader: Connection | None = self._engine.connect()
         self._reading = threading.Lock()
-        self._migrate()
+        _migrate(self._engine, self._reader)
         self._error: Exception | None = None
+        self.trouble: str | None = None
+        """Why nothing can be written at the moment, where that is so; what waits is kept and tried again."""
+        self._is_closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="modelyard-database", daemon=True)
         self._writer.start()
 
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            if not self._uri:
-                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self._uri or self._path,
-                uri=bool(self._uri),
-                timeout=self._busy_seconds,
-                check_same_thread=False,
-                isolation_level=None,
-            )
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigError(f"database {self._path!r} cannot be opened: {error}") from error
-        return connection
+    @property
+    def where(self) -> str:
+        return self._engine.where
 
-    def _migrate(self) -> None:
-        """Bring the schema up to date. Several processes may start at once: one does it, the others wait."""
-        known = migrations()
-        self._reader.execute("BEGIN IMMEDIATE")
-        try:
-            (version,) = self._reader.execute("PRAGMA user_version").fetchone()
-            if version > known[-1][0]:
-                raise ConfigError(
-                    f"database {self._path!r} was written by a newer Modelyard (schema {version}, "
-                    f"this one knows {known[-1][0]}); upgrade, or name another MODELYARD_HOME"
-                )
-            for number, text in known:
-                if number > version:
-                    for statement in text.split(";\n"):
-                        self._reader.execute(statement)
-                    self._reader.execute(f"PRAGMA user_version={number:d}")
-        except BaseException:
-            self._reader.execute("ROLLBACK")
-            raise
-        self._reader.execute("COMMIT")
+    @property
+    def engine(self) -> str:
+        return self._engine.name
+
+    @property
+    def backlog(self) -> int:
+        """Writes that wait for their commit."""
+        return len(self._waiting)
+
+    # what callers use
 
     def write(self, statement: str, values: Sequence[Any]) -> None:
-        """Have a row written soon by a statement that ends in `VALUES (?, …)`. Never blocks.
+        """Have a row written soon by a statement with one `VALUES (?, …)`. Never blocks.
 
-        Raises ConfigError where the statement before was wrong, or where the disk has been full for very long.
+        It may be written twice where a server dies in the middle: let the statement say `ON CONFLICT`.
+        Raises ConfigError where the statement before was wrong, StorageUnavailableError where too much waits.
         """
         if self._error is not None:
-            raise ConfigError(f"database {self._path!r} cannot be written: {self._error}")
+            raise ConfigError(f"database {self.where!r} cannot be written: {self._error}")
         if len(self._waiting) >= _MAX_WAITING:
-            raise ConfigError(f"database {self._path!r} is too slow: {_MAX_WAITING:,} writes are waiting")
+            raise StorageUnavailableError(f"database {self.where!r} is too slow: {_MAX_WAITING:,} writes are waiting")
         self._put((statement, values))
 
-    def _put(self, item: "_Write | Future[None] | None") -> None:
-        self._waiting.append(item)
+    def transact(self, work: Work, *, is_kept: bool = False, may_gather: bool = False) -> "Future[Any]":
+        """Have `work` done in a transaction; its result, once that is committed.
+
+        With `is_kept` it is tried again until the database takes it, else StorageUnavailableError is the outcome; with
+        `may_gather` it need not be at once.
+        """
+        done: Future[Any] = Future()
+        if not self._writer.is_alive():
+            done.set_exception(StorageUnavailableError(f"database {self.where!r} is closed"))
+            return done
+        self._waiting.append(_Item(work, done, is_kept, may_gather))
+        if not may_gather:
+            self._is_urgent.set()
         if not self._has_work.is_set():
             self._has_work.set()
+        return done
 
     def flush(self) -> "Future[None]":
         """Done when all that was written before is committed."""
         done: Future[None] = Future()
         if self._writer.is_alive():
             self._put(done)
+            self._is_urgent.set()
         else:
             done.set_result(None)
         return done
 
-    def read(self, statement: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
+    def read(self, statement: str, values: Mapping[str, Any] | Sequence[Any] = ()) -> list[Row]:
+        """Raises StorageUnavailableError where the database cannot be asked."""
         with self._reading:
-            return self._reader.execute(statement, values).fetchall()
+            for is_last in (False, True):
+                try:
+                    if self._reader is None:
+                        self._reader = self._engine.connect()
+                    return self._reader.execute(statement, values)
+                except self._engine.errors as error:
+                    if not self._engine.passes(error):
+                        raise
+                    self._close_reader()
+                    if is_last:
+                        raise StorageUnavailableError(f"database {self.where!r} cannot be read: {error}") from error
+        raise AssertionError("unreachable")
+
+    def _close_reader(self) -> None:
+        if self._reader is not None and self._engine.name != "sqlite":
+            self._reader.close()
+            self._reader = None
 
     def close(self) -> None:
         """Commit what is waiting and let go."""
+        self._is_closing.set()
         if self._writer.is_alive():
             self._put(None)
+            self._is_urgent.set()
             self._writer.join()
         with self._reading:
-            self._reader.close()
+            if self._reader is not None:
+                self._reader.close()
+
+    def _put(self, item: "_Write | Future[None] | None") -> None:
+        self._waiting.append(item)
+        if not self._has_work.is_set():
+            self._has_work.set()
+
+    # the writing thread
 
     def _write(self) -> None:
-        connection = self._connect()
+        connection: Connection | None = None
         is_open = True
         while is_open:
             self._has_work.wait()
-            if self._waiting and isinstance(self._waiting[0], tuple):
-                time.sleep(_GATHER_SECONDS)
+            self._is_urgent.wait(_GATHER_SECONDS)
+            self._is_urgent.clear()
             self._has_work.clear()
             batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
             is_open = None not in batch
-            self._commit(connection, [one for one in batch if isinstance(one, tuple)], may_wait=is_open)
+            items = [one for one in batch if isinstance(one, tuple | _Item)]
+            try:
+                connection = connection or self._engine.connect()
+                self._commit(connection, items)
+                self.trouble = None
+            except (*self._engine.errors, StorageUnavailableError) as error:
+                connection = self._rolled_back(connection)
+                self._failed(items, error, may_wait=is_open and not self._is_closing.is_set())
             for one in batch:
                 if isinstance(one, Future):
                     one.set_result(None)
-        connection.close()
+        if connection is not None:
+            connection.close()
 
-    def _commit(self, connection: sqlite3.Connection, writes: list[_Write], *, may_wait: bool) -> None:
-        if not writes:
+    def _commit(self, connection: Connection, items: Sequence[_Write | _Item]) -> None:
+        if not items:
             return
+        connection.execute(self._engine.begin())
+        outcomes: list[tuple[_Item, Any]] = []
+        for statement, same in groupby(items, key=lambda one: one[0] if isinstance(one, tuple) else None):
+            if statement is None:
+                outcomes += [(item, self._worked(connection, item)) for item in same if isinstance(item, _Item)]
+            else:
+                self.insert(connection, statement, [one[1] for one in same if isinstance(one, tuple)])
+        connection.execute("COMMIT")
+        for item, (result, error) in outcomes:
+            _settle(item.done, result, error)
+
+    @staticmethod
+    def insert(connection: Connection, statement: str, rows: list[Sequence[Any]]) -> None:
+        many = _for_many(statement)
+        while many and len(rows) >= _ROWS_AT_ONCE:
+            some, rows = rows[:_ROWS_AT_ONCE], rows[_ROWS_AT_ONCE:]
+            connection.execute(many, list(chain.from_iterable(some)))
+        if rows:
+            connection.execute_many(statement, rows)
+
+    def _worked(self, connection: Connection, item: _Item) -> tuple[Any, Exception | None]:
+        """What came of it; one that fails for reasons of its own leaves the others alone."""
+        connection.execute("SAVEPOINT work")
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement, same in groupby(writes, key=itemgetter(0)):
-                rows = [values for _, values in same]
-                while len(rows) >= _ROWS_AT_ONCE:
-                    some, rows = rows[:_ROWS_AT_ONCE], rows[_ROWS_AT_ONCE:]
-                    connection.execute(_for_many(statement), list(chain.from_iterable(some)))
-                connection.executemany(statement, rows)
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            passes = error.sqlite_errorcode & 0xFF in _PASSING
-            fields = {"rows": len(writes), "error": str(error), "kept": passes and may_wait}
-            logger.error("the database cannot be written", extra={"fields": fields})
-            if not passes:
-                self._error = error
-            elif may_wait:
-                self._waiting.extendleft(reversed(writes))
-                time.sleep(_RETRY_SECONDS)
-                self._has_work.set()
+            result = item.work(connection)
+        except self._engine.errors as error:
+            if self._engine.passes(error):
+                raise
+            connection.execute("ROLLBACK TO SAVEPOINT work")
+            return None, error
+        except Exception as error:  # noqa: BLE001  the work's own, handed to whoever asked for it
+            connection.execute("ROLLBACK TO SAVEPOINT work")
+            return None, error
+        connection.execute("RELEASE SAVEPOINT work")
+        return result, None
+
+    def _rolled_back(self, connection: Connection | None) -> Connection | None:
+        if connection is None:
+            return None
+        with suppress(*self._engine.errors):  # nothing was begun, or the connection is gone
+            connection.execute("ROLLBACK")
+        if self._engine.name == "sqlite":
+            return connection
+        connection.close()
+        return None
+
+    def _failed(self, items: Sequence[_Write | _Item], error: Exception, *, may_wait: bool) -> None:
+        passes = isinstance(error, StorageUnavailableError) or self._engine.passes(error)
+        kept = [one for one in items if isinstance(one, tuple) or one.is_kept]
+        fields = {"writes": len(items), "error": str(error), "kept": len(kept) if passes and may_wait else 0}
+        logger.error("the database cannot be written", extra={"fields": fields})
+        refusal = StorageUnavailableError(f"database {self.where!r} cannot be written: {error}")
+        keeps = passes and may_wait
+        for one in items:
+            if isinstance(one, _Item) and not (keeps and one.is_kept):
+                _settle(one.done, None, refusal)
+        if not passes:
+            self._error = error
+        elif keeps and kept:
+            self.trouble = str(error)
+            self._waiting.extendleft(reversed(kept))
+            self._is_closing.wait(_RETRY_SECONDS)
+            self._has_work.set()
+
+
+def _settle(done: "Future[Any]", result: Any, error: Exception | None) -> None:
+    if not done.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(result)
+
+
+def _migrate(engine: Engine, connection: Connection) -> None:
+    """Bring the schema up to date. Several processes may start at once: one does it, the others wait."""
+    known = migrations()
+    connection.execute(engine.begin())
+    try:
+        engine.lock_schema(connection)
+        version = engine.version(connection)
+        if version > known[-1][0]:
+            raise ConfigError(
+                f"database {engine.where!r} was written by a newer Modelyard (schema {version}, "
+                f"this one knows {known[-1][0]}); upgrade, or name another MODELYARD_HOME"
+            )
+        for number, text in known:
+            if number > version:
+                for statement in _split(text):
+                    connection.execute(engine.adapted(statement))
+                engine.set_version(connection, number)
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _split(text: str) -> Iterator[str]:
+    for statement in text.split(";\n"):
+        bare = "\n".join(line.partition("--")[0].rstrip() for line in statement.splitlines()).strip()
+        if bare:
+            yield bare

@@ -4,25 +4,17 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from decimal import Decimal
-from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from modelyard.base.clock import SystemClock
 from modelyard.base.errors import (
-    ContextTooLongError,
     InvokeAuthorizationError,
-    InvokeBadRequestError,
-    InvokeConnectionError,
     InvokeError,
-    InvokeRateLimitError,
     InvokeServerUnavailableError,
     InvokeTimeoutError,
-    NoCredentialAvailableError,
 )
 from modelyard.models.entities import PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResultChunk
@@ -31,16 +23,14 @@ from modelyard.models.types import Chunks, ModelType
 from modelyard.runtime.callbacks import Callback, Outcome
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
-from modelyard.runtime.load_balancing import Cooldowns, Credential, LBModelManager, pick
 from modelyard.runtime.pipeline import Call, Policy, compose
 from modelyard.runtime.policies.deadline import Deadline
-from modelyard.runtime.policies.failover import Failover, Target
-from modelyard.runtime.policies.load_balance import LoadBalance
 from modelyard.runtime.policies.meter import Meter
 from modelyard.runtime.policies.observe import Observe
-from modelyard.runtime.policies.retry import Retry, backoff
+from modelyard.runtime.record import Record
 from modelyard.storage.database import Database
 from modelyard.testing import FakeClock, last_chunk, scripted
+from tests.unit.runtime.test_dispatch import dispatch
 
 ASK = Invocation(
     tenant="t",
@@ -57,185 +47,6 @@ def texts(policies: Sequence[Policy], call: Call, ask: Invocation = ASK) -> list
             return [chunk.text async for chunk in chunks]
 
     return asyncio.run(gather())
-
-
-# failover
-
-
-def small(invocation: Invocation) -> list[Target]:
-    return [Target("p", "small")]
-
-
-def test_failover_moves_on_before_the_first_chunk():
-    call, seen = scripted({"big": [InvokeConnectionError("down")], "small": ["he", "llo"]})
-    assert texts([Failover(small)], call) == ["he", "llo"]
-    assert seen == ["big", "small"]
-
-
-def test_failover_never_happens_after_the_first_chunk():
-    call, seen = scripted({"big": ["he", InvokeConnectionError("down")], "small": ["x"]})
-    with pytest.raises(InvokeConnectionError):
-        texts([Failover(small)], call)
-    assert seen == ["big"]
-
-
-@pytest.mark.parametrize(
-    ("error", "moves"), [(InvokeBadRequestError("no"), False), (ContextTooLongError("long"), True)]
-)
-def test_the_error_says_whether_another_model_may_help(error: InvokeError, moves: bool):
-    call, seen = scripted({"big": [error], "small": ["x"]})
-    if moves:
-        assert texts([Failover(small)], call) == ["x"]
-    else:
-        with pytest.raises(InvokeBadRequestError):
-            texts([Failover(small)], call)
-    assert seen == (["big", "small"] if moves else ["big"])
-
-
-# retry
-
-
-def test_retry_tries_the_same_again_where_the_error_allows_it():
-    clock = FakeClock()
-    call, seen = scripted({"big": [[InvokeServerUnavailableError("busy", retry_after=3)], ["ok"]]})
-    assert texts([Retry(clock)], call) == ["ok"]
-    assert (seen, clock.slept) == (["big", "big"], [3])
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        InvokeBadRequestError("no"),
-        InvokeAuthorizationError("no"),
-        InvokeRateLimitError("slow"),
-        InvokeTimeoutError("late"),
-        InvokeServerUnavailableError("come back tomorrow", retry_after=86_400),
-    ],
-)
-def test_retry_leaves_other_errors_alone(error: InvokeError):
-    clock = FakeClock()
-    call, seen = scripted({"big": [error]})
-    with pytest.raises(type(error)):
-        texts([Retry(clock)], call)
-    assert (seen, clock.slept) == (["big"], [])
-
-
-def test_retry_gives_up_and_never_repeats_what_has_begun():
-    call, seen = scripted({"big": [InvokeServerUnavailableError("busy")]})
-    with pytest.raises(InvokeServerUnavailableError):
-        texts([Retry(FakeClock(), most=2)], call)
-    assert seen == ["big"] * 3
-    call, seen = scripted({"big": ["x", InvokeServerUnavailableError("busy")]})
-    with pytest.raises(InvokeServerUnavailableError):
-        texts([Retry(FakeClock())], call)
-    assert seen == ["big"]
-
-
-def test_retry_does_not_wait_past_the_deadline():
-    clock = FakeClock()
-    call, seen = scripted({"big": [InvokeServerUnavailableError("busy", retry_after=5)]})
-    with pytest.raises(InvokeServerUnavailableError):
-        texts([Retry(clock)], call, replace(ASK, deadline=clock.now + 4))
-    assert seen == ["big"]
-
-
-@given(st.integers(1, 50), st.floats(0, 1))
-def test_backoff_is_bounded(failures: int, share: float):
-    assert 0 <= backoff(failures, share) <= 8
-
-
-# load balancing
-
-
-def pool(clock: FakeClock, *names: str) -> LBModelManager:
-    return LBModelManager([Credential(name, name, {"api_key": name}) for name in names], Cooldowns(clock))
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(0, 1000))
-def test_pick_finds_a_rested_one_if_there_is_one(rested: list[bool], turn: int):
-    credentials = [Credential(str(place), "") for place in range(len(rested))]
-    resting = {str(place) for place, is_rested in enumerate(rested) if not is_rested}
-    chosen = pick(credentials, resting, turn)
-    assert (chosen is None) == (not any(rested))
-    assert chosen is None or chosen.id not in resting
-
-
-@given(st.integers(1, 6), st.integers(1, 5))
-def test_turns_go_round_evenly(size: int, rounds: int):
-    manager = pool(FakeClock(), *map(str, range(size)))
-    served = [one.id for _ in range(size * rounds) if (one := manager.fetch_next())]
-    assert all(served.count(str(name)) == rounds for name in range(size))
-
-
-def test_a_limited_credential_rests_and_the_next_serves():
-    clock = FakeClock()
-    manager = pool(clock, "a", "b")
-    call, seen = scripted({"a": [[InvokeRateLimitError("slow", retry_after=30)], ["a"]], "b": ["b"]}, by="credential")
-    balance = LoadBalance(lambda invocation: manager, clock)
-    assert texts([balance], call) == ["b"]
-    assert texts([balance], call) == ["b"]
-    assert seen == ["a", "b", "b"]
-    clock.advance(31)
-    assert {texts([balance], call)[0] for _ in range(2)} == {"a", "b"}
-
-
-def test_every_refusal_is_tried_once_and_the_last_is_raised():
-    clock = FakeClock()
-    manager = pool(clock, "a", "b")
-    call, seen = scripted(
-        {"a": [InvokeAuthorizationError("a no")], "b": [InvokeRateLimitError("b slow")]}, by="credential"
-    )
-    balance = LoadBalance(lambda invocation: manager, clock)
-    with pytest.raises(InvokeRateLimitError, match="b slow"):
-        texts([balance], call)
-    assert seen == ["a", "b"]
-    with pytest.raises(
-        NoCredentialAvailableError, match="all 2 credentials are resting; the first is back in 10 s"
-    ) as caught:
-        texts([balance], call)
-    assert caught.value.retry_after == pytest.approx(10)
-
-
-def test_a_short_rest_is_waited_for_once():
-    clock = FakeClock()
-    manager = pool(clock, "a")
-    call, seen = scripted({"a": [[InvokeRateLimitError("slow", retry_after=1)], ["ok"]]}, by="credential")
-    assert texts([LoadBalance(lambda invocation: manager, clock)], call) == ["ok"]
-    assert (seen, clock.slept) == (["a", "a"], [1])
-    call, seen = scripted({"a": [InvokeRateLimitError("slow", retry_after=1)]}, by="credential")
-    with pytest.raises(InvokeRateLimitError):
-        texts([LoadBalance(lambda invocation: manager, clock)], call)
-    assert seen == ["a", "a"]
-
-
-def test_the_only_credential_does_not_rest_for_nothing():
-    clock = FakeClock()
-    manager = pool(clock, "a")
-    call, seen = scripted({"a": [[InvokeConnectionError("down")], ["up"]]}, by="credential")
-    balance = LoadBalance(lambda invocation: manager, clock)
-    with pytest.raises(InvokeConnectionError):
-        texts([balance], call)
-    assert texts([balance], call) == ["up"]
-
-
-def test_no_credential_at_all_says_how_to_add_one():
-    manager = pool(FakeClock())
-    call, _ = scripted({})
-    with pytest.raises(NoCredentialAvailableError, match="providers add p"):
-        texts([LoadBalance(lambda invocation: manager, FakeClock())], call)
-
-
-def test_the_credentials_values_reach_the_call_and_no_repr():
-    manager = pool(FakeClock(), "canary-value")
-    got: list[Invocation] = []
-
-    async def call(invocation: Invocation) -> Chunks:
-        got.append(invocation)
-        yield last_chunk()
-
-    texts([LoadBalance(lambda invocation: manager, FakeClock())], call)
-    assert got[0].credentials == {"api_key": "canary-value"}
-    assert "api_key" not in repr(manager.credentials[0])
 
 
 # deadline
@@ -361,7 +172,7 @@ def metered(call: Call, *outer: Policy, cut: bool = False) -> list[Any]:
         ledger = Ledger(database)
         policies = [*outer, Meter(ledger, lambda invocation: PRICE, FakeClock())]
         try:
-            async with aclosing(compose(policies, call)(replace(ASK, attempts=count(1)))) as chunks:
+            async with aclosing(compose(policies, call)(replace(ASK, record=Record()))) as chunks:
                 async for _ in chunks:
                     if cut:
                         break
@@ -385,7 +196,7 @@ def test_a_row_has_what_the_provider_counted_and_what_it_costs():
 
 def test_every_attempt_has_a_row_with_its_number():
     call, _ = scripted({"big": [[InvokeServerUnavailableError("busy")], ["x", last_chunk()]]})
-    rows = metered(call, Retry(FakeClock()))
+    rows = metered(call, dispatch(FakeClock()))
     assert [(row.attempt, row.status) for row in rows] == [(1, "upstream_unavailable"), (2, "ok")]
     assert len({row.invocation for row in rows}) == 1
 
@@ -443,7 +254,7 @@ def test_closing_the_outside_closes_the_inside():
     async def work() -> None:
         clock = FakeClock()
         policies: list[Policy] = [
-            Observe(clock), Deadline(clock), Failover(small), LoadBalance(lambda invocation: None, clock), Retry(clock),
+            Observe(clock), Deadline(clock), dispatch(clock),
         ]  # fmt: skip
         async with aclosing(compose(policies, call)(ASK)) as chunks:
             await anext(chunks)

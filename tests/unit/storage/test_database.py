@@ -1,5 +1,7 @@
 import asyncio
 import sqlite3
+from decimal import Decimal
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,14 +12,17 @@ from modelyard.models.types import ModelType
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.storage.database import Database, migrations, statements
+from modelyard.storage.sqlite import SqliteEngine
+
+_TURN = count(1)
 
 
 def add(ledger: Ledger, tenant: str, model: str, price: str, status: str = "ok") -> None:
-    from decimal import Decimal
-
     invocation = Invocation(tenant=tenant, provider="p", model=model, model_type=ModelType.LLM, request=None)
     usage = LLMUsage.of(1, 2, total_price=Decimal(price))
-    ledger.add(invocation, attempt=1, created_at=1.0, status=status, usage=usage, latency=0.1, first_chunk=None)
+    ledger.add(
+        invocation, attempt=next(_TURN), created_at=1.0, status=status, usage=usage, latency=0.1, first_chunk=None
+    )
 
 
 def test_rows_survive_closing_and_sum_exactly(tmp_path: Path):
@@ -30,8 +35,8 @@ def test_rows_survive_closing_and_sum_exactly(tmp_path: Path):
     database.close()
     again = Database(tmp_path / "a" / "x.db")
     lines = Ledger(again).summary("t", by=["model"])
-    assert [(line.key, line.calls, line.failed, str(line.cost)) for line in lines] == [
-        (("m",), 100, 0, "10.0"),
+    assert [(line.key, line.calls, line.failed, f"{line.cost:f}") for line in lines] == [
+        (("m",), 100, 0, "10"),
         (("n",), 1, 1, "5"),
     ]
     again.close()
@@ -75,7 +80,7 @@ def test_a_write_that_fails_is_heard_of_at_the_next():
 
 
 def test_rows_outlast_a_lock(tmp_path: Path):
-    database = Database(tmp_path / "x.db", busy_seconds=0.01)
+    database = Database("", engine=SqliteEngine(str(tmp_path / "x.db"), busy_seconds=0.01))
     ledger = Ledger(database)
     with sqlite3.connect(tmp_path / "x.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -91,6 +96,6 @@ def test_rows_outlast_a_lock(tmp_path: Path):
 
 
 def test_statements_are_named_and_migrations_are_numbered():
-    assert set(statements("usage")) == {"add", "recent", "since"}
+    assert set(statements("usage")) == {"add", "recent", "page", "invocation", "forget", "sums", "used"}
     numbers = [number for number, _ in migrations()]
     assert numbers == list(range(1, len(numbers) + 1))

@@ -31,7 +31,7 @@ class SpeechRoute:
     async def __call__(self, request: Request) -> StreamReply:
         body = await request.json()
         asked = openai_audio.parse_speech_request(body)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.TTS)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.TTS)
         return audio_reply(_pieces(instance, asked), AUDIO_TYPES[asked.format])
 
 
@@ -54,7 +54,7 @@ class TranscriptionRoute:
         asked = openai_audio.parse_transcription_request(form.fields, form.file, form.filename)
         if not form.fields.get("model"):
             raise wrong("model", None, "a model's name")
-        instance = self.manager.find(request.tenant, form.fields["model"], ModelType.SPEECH2TEXT)
+        instance = request.find(self.manager, form.fields["model"], ModelType.SPEECH2TEXT)
         asked = msgspec.structs.replace(asked, task=self.task)
         result = await request.while_here(instance.invoke_speech2text(asked))
         said = openai_audio.dump_transcription_result(result, form.fields.get("response_format") or "json")

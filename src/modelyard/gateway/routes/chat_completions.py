@@ -20,7 +20,7 @@ class Route:
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
         asked = openai_chat.parse_request(body)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.LLM)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
         asked, headers = prepared(request, instance, asked)
         if not asked.stream:
             result = await whole(request, instance, asked, self.clock, prefix="chatcmpl")

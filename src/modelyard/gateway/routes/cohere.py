@@ -19,7 +19,7 @@ class ChatRoute:
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
         asked = cohere.parse_request(body)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.LLM)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
         asked, headers = prepared(request, instance, asked)
         if not asked.stream:
             result = await whole(request, instance, asked, self.clock, prefix="chat")
@@ -37,7 +37,7 @@ class EmbedRoute:
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
         asked = cohere_retrieval.parse_embed_request(body)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.TEXT_EMBEDDING)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.TEXT_EMBEDDING)
         result = await request.while_here(instance.invoke_text_embedding(asked))
         return json_reply(cohere_retrieval.dump_embed_result(result, response_id=request.id, texts=asked.texts))
 
@@ -49,6 +49,6 @@ class RerankRoute:
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
         asked = cohere_retrieval.parse_rerank_request(body)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.RERANK)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.RERANK)
         result = await request.while_here(instance.invoke_rerank(asked))
         return json_reply(cohere_retrieval.dump_rerank_result(result, response_id=request.id))

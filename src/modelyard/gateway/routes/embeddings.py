@@ -16,6 +16,6 @@ class Route:
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
         asked = openai_embeddings.parse_request(body)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.TEXT_EMBEDDING)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.TEXT_EMBEDDING)
         result = await request.while_here(instance.invoke_text_embedding(asked))
         return json_reply(openai_embeddings.dump_result(result, encoding_format=body.get("encoding_format") or "float"))

@@ -42,7 +42,7 @@ class Route:
 
     async def _generate(self, request: Request, name: str, body: JSON, *, stream: bool) -> Reply | StreamReply:
         asked = gemini.parse_request(body, stream=stream)
-        instance = self.manager.find(request.tenant, name, ModelType.LLM)
+        instance = request.find(self.manager, name, ModelType.LLM)
         asked, headers = prepared(request, instance, asked)
         if not stream:
             result = await whole(request, instance, asked, self.clock, prefix="resp")
@@ -56,7 +56,7 @@ class Route:
     async def _count(self, request: Request, name: str, body: JSON) -> Reply:
         inner = body.get("generateContentRequest")
         asked = gemini.parse_request(inner if isinstance(inner, dict) else body)
-        instance = self.manager.find(request.tenant, name, ModelType.LLM)
+        instance = request.find(self.manager, name, ModelType.LLM)
         counted = await request.while_here(instance.count_tokens(asked))
         headers = {"x-modelyard-estimated": "true"} if counted.estimated else {}
         return json_reply(gemini.dump_token_count(counted.tokens), headers=headers)
@@ -65,7 +65,7 @@ class Route:
         if is_batch:
             need(body, "requests", list)
         asked = gemini_embeddings.parse_request(body)
-        instance = self.manager.find(request.tenant, name, ModelType.TEXT_EMBEDDING)
+        instance = request.find(self.manager, name, ModelType.TEXT_EMBEDDING)
         result = await request.while_here(instance.invoke_text_embedding(asked))
         return json_reply(gemini_embeddings.dump_result(result, is_batch=is_batch))
 
@@ -96,7 +96,11 @@ class ListRoute:
 
     async def __call__(self, request: Request) -> Reply:
         wanted = request.path.removeprefix("/v1beta/models").strip("/")
-        every = [_shown(owner, model) for owner, model in self.manager.providers.get_models(request.tenant)]
+        every = [
+            _shown(owner, model)
+            for owner, model in self.manager.providers.get_models(request.tenant)
+            if request.caller.may_call(f"{owner}/{model.model}")
+        ]
         if not wanted:
             return json_reply({"models": every})
         for one in every:

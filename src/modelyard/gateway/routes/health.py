@@ -1,5 +1,6 @@
-"""GET /health, and a word of welcome at /."""
+"""GET /health, /health/live, /health/ready, and a word of welcome at /."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelyard.base.version import __version__
@@ -13,6 +14,18 @@ class Route:
 
     async def __call__(self, request: Request) -> Reply:
         return json_reply({"status": "ok", "version": __version__})
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Whether calls should be sent here: 503 while the server drains, or cannot write down what calls cost."""
+
+    problem: Callable[[], str | None]
+
+    async def __call__(self, request: Request) -> Reply:
+        problem = self.problem()
+        document = {"status": "ok" if problem is None else "unavailable", "problem": problem}
+        return json_reply(document, status=200 if problem is None else 503)
 
 
 _WELCOME = f"""Modelyard {__version__}

@@ -19,7 +19,7 @@ class Route:
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
         asked = anthropic.parse_request(body)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.LLM)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
         asked, headers = prepared(request, instance, asked)
         if not asked.stream:
             result = await whole(request, instance, asked, self.clock, prefix="msg")
@@ -37,7 +37,7 @@ class CountRoute:
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
         asked = anthropic.parse_request(body, is_count=True)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.LLM)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
         counted = await request.while_here(instance.count_tokens(asked))
         headers = {"x-modelyard-estimated": "true"} if counted.estimated else {}
         return json_reply(anthropic.dump_token_count(counted.tokens), headers=headers)

@@ -7,6 +7,7 @@ from modelyard.base.errors import NotFoundError, near
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.types import JSON
+from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ALIASES, ModelManager
 
 
@@ -15,7 +16,7 @@ class ListRoute:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
-        return json_reply({"object": "list", "data": list(listed(self.manager, request.tenant))})
+        return json_reply({"object": "list", "data": list(listed(self.manager, request.caller))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class OneRoute:
 
     async def __call__(self, request: Request) -> Reply:
         name = request.path.removeprefix("/v1/models/")
-        every = list(listed(self.manager, request.tenant))
+        every = list(listed(self.manager, request.caller))
         for model in every:
             if name in (model["id"], model["id"].partition("/")[2]):
                 return json_reply(model)
@@ -34,9 +35,12 @@ class OneRoute:
         raise NotFoundError(f"model {name!r} does not exist; {hint}", code="model_not_found")
 
 
-def listed(manager: ModelManager, tenant: str) -> Iterator[JSON]:
-    """Every model that can be called, then the aliases that stand for something."""
+def listed(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
+    """Every model that the caller can call, then routes, then the aliases that stand for something."""
+    tenant = caller.tenant
     for provider, model in manager.providers.get_models(tenant):
+        if not caller.may_call(f"{provider}/{model.model}"):
+            continue
         voices = model.model_properties.get(ModelPropertyKey.VOICES)
         yield {
             "id": f"{provider}/{model.model}",
@@ -47,10 +51,16 @@ def listed(manager: ModelManager, tenant: str) -> Iterator[JSON]:
             "context_size": model.context_size,
             **({"voices": [voice["mode"] for voice in voices]} if voices else {}),
         }
+    for name, route in manager.providers.routes(tenant):
+        if caller.may_call(name):
+            targets = [target.model for target in route.targets]
+            yield {"id": name, "object": "model", "created": 0, "owned_by": "modelyard", "targets": targets}
     for alias, kind in ALIASES.items():
         try:
             instance = manager.get_default_model_instance(tenant, kind)
         except NotFoundError:
+            continue
+        if not caller.may_call(instance.name):
             continue
         yield {
             "id": alias,

@@ -17,6 +17,6 @@ class Route:
         body = await request.json()
         asked = openai_moderations.parse_request(body)
         name = may(body, "model", str) or "default-moderation"
-        instance = self.manager.find(request.tenant, name, ModelType.MODERATION)
+        instance = request.find(self.manager, name, ModelType.MODERATION)
         result = await request.while_here(instance.invoke_moderation(asked))
         return json_reply(openai_moderations.dump_result(result, response_id=request.id))

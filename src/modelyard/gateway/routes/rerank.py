@@ -17,7 +17,7 @@ class Route:
         body = await request.json()
         asked = openai_rerank.parse_request(body)
         with_documents = may(body, "return_documents", bool)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.RERANK)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.RERANK)
         result = await request.while_here(instance.invoke_rerank(asked))
         return json_reply(
             openai_rerank.dump_result(result, response_id=request.id, return_documents=with_documents is not False)

@@ -31,7 +31,7 @@ class CreateRoute:
                 raise InvokeBadRequestError(f"{name!r} is not offered here; leave it out", param=name)
         items = _items(body)
         asked = openai_responses.parse_request(self._with_history(request.tenant, body, items))
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.LLM)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
         asked, headers = prepared(request, instance, asked)
         echo = openai_responses.echo_of(body)
         is_kept = body.get("store") is not False
@@ -102,7 +102,7 @@ class OneRoute:
     async def _count(self, request: Request) -> Reply:
         body = await request.json()
         asked = openai_responses.parse_request(body)
-        instance = self.manager.find(request.tenant, need(body, "model", str), ModelType.LLM)
+        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
         counted = await request.while_here(instance.count_tokens(asked))
         headers = {"x-modelyard-estimated": "true"} if counted.estimated else {}
         return json_reply({"object": "response.input_tokens", "input_tokens": counted.tokens}, headers=headers)

@@ -1,8 +1,9 @@
-"""End a call at its deadline, whatever it is doing."""
+"""End a call that takes too long: in all, until its first word, or between two of them."""
 
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeTimeoutError
@@ -10,59 +11,95 @@ from modelyard.models.types import Chunks
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.pipeline import Call
 
+_NEVER = float("inf")
+
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """One timer a call. It interrupts only while the call waits for its next chunk, never the caller in between."""
+    """One timer a call. It interrupts only while the call waits for its next chunk, never the caller in between.
+
+    Bytes alone do not keep a stream alive: a server that sends comments for ever says nothing.
+    """
 
     clock: Clock
+    first_token: float | None = None
+    """Seconds until a stream's first chunk."""
+    between_tokens: float | None = None
 
     def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
-        if invocation.deadline is None:
+        is_stream = getattr(invocation.request, "stream", False) is True
+        first = (self.first_token or _NEVER) if is_stream else _NEVER
+        if invocation.deadline is None and first == _NEVER:
             return call_next(invocation)
-        return self._until(invocation.deadline, invocation, call_next)
+        return self._until(invocation.deadline or _NEVER, first, invocation, call_next)
 
-    async def _until(self, deadline: float, invocation: Invocation, call_next: Call) -> Chunks:
-        timer = _Timer(deadline - self.clock.monotonic())
+    async def _until(self, deadline: float, first: float, invocation: Invocation, call_next: Call) -> Chunks:
+        now = self.clock.monotonic
+        timer = _Timer(now)
+        gap, between = first, (self.between_tokens or _NEVER) if first != _NEVER else _NEVER
         try:
             async with aclosing(call_next(invocation)) as chunks:
                 while True:
-                    timer.enter()
+                    timer.enter(min(deadline, now() + gap))
                     try:
                         chunk = await anext(chunks)
                     except StopAsyncIteration:
                         return
                     except asyncio.CancelledError:
                         if timer.is_ours():
-                            raise InvokeTimeoutError(
-                                f"'{invocation.provider}/{invocation.model}' did not finish by the call's deadline"
-                            ) from None
+                            raise self._late(invocation, deadline, gap, gap == first) from None
                         raise
                     finally:
                         timer.leave()
+                    gap = between
                     yield chunk
         finally:
             timer.stop()
 
+    def _late(self, invocation: Invocation, deadline: float, gap: float, is_first: bool) -> InvokeTimeoutError:
+        who = f"'{invocation.provider}/{invocation.model}'"
+        if self.clock.monotonic() >= deadline:
+            return InvokeTimeoutError(f"{who} did not finish by the call's deadline")
+        what = "said nothing" if is_first else "stopped in the middle, and said nothing more"
+        return InvokeTimeoutError(f"{who} {what} within {gap:g} s")
+
 
 class _Timer:
-    """Like asyncio.timeout, but its scope may be left and entered again around each chunk."""
+    """Like asyncio.timeout, but its scope is left and entered again around each chunk, with a new end each time.
 
-    def __init__(self, seconds: float) -> None:
+    The loop's timer is set once and put off when it fires too early: setting one for each chunk would cost more than
+    the chunk.
+    """
+
+    def __init__(self, now: Any) -> None:
+        self._now = now
         self._task: asyncio.Task[object] | None = None
-        self._is_over = False
         self._has_cancelled = False
-        self._handle = asyncio.get_running_loop().call_later(max(0.0, seconds), self._expire)
+        self._due = _NEVER
+        self._fires_at = _NEVER
+        self._handle: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
 
-    def _expire(self) -> None:
-        self._is_over = True
-        if self._task is not None:
-            self._has_cancelled = True
-            self._task.cancel()
-
-    def enter(self) -> None:
+    def enter(self, due: float) -> None:
         self._task = asyncio.current_task()
-        if self._is_over and self._task is not None:
+        self._due = due
+        if due < self._fires_at:
+            self._set(due)
+
+    def _set(self, due: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._fires_at = due
+        self._handle = self._loop.call_later(max(0.0, due - self._now()), self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        self._fires_at = _NEVER
+        if self._task is None:
+            return  # the caller's own time: what is due is looked at when the call goes on
+        if self._due > self._now() + 0.001:
+            self._set(self._due)
+        else:
             self._has_cancelled = True
             self._task.cancel()
 
@@ -77,4 +114,5 @@ class _Timer:
         return self._task.uncancel() == 0
 
     def stop(self) -> None:
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()

@@ -9,7 +9,7 @@ CREATE TABLE usage (
     model             TEXT NOT NULL,
     model_type        TEXT NOT NULL,
     credential        TEXT NOT NULL,     -- its name; never its value
-    user              TEXT,
+    "user"            TEXT,
     status            TEXT NOT NULL,     -- ok, cancelled, or the code of the error
     prompt_tokens     INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,

@@ -9,7 +9,7 @@ CREATE TABLE usage_with_prices (
     model              TEXT NOT NULL,
     model_type         TEXT NOT NULL,
     credential         TEXT NOT NULL,     -- its name; never its value
-    user               TEXT,
+    "user"             TEXT,
     status             TEXT NOT NULL,     -- ok, cancelled, or the code of the error
     prompt_tokens      INTEGER NOT NULL,
     completion_tokens  INTEGER NOT NULL,
@@ -26,9 +26,9 @@ CREATE TABLE usage_with_prices (
     price_source       TEXT NOT NULL DEFAULT ''
 ) STRICT;
 INSERT INTO usage_with_prices (id, invocation, attempt, tenant, created_at, provider, model, model_type, credential,
-                               user, status, prompt_tokens, completion_tokens, characters, seconds, estimated,
+                               "user", status, prompt_tokens, completion_tokens, characters, seconds, estimated,
                                total_price, currency, latency, first_chunk)
-    SELECT id, invocation, attempt, tenant, created_at, provider, model, model_type, credential, user, status,
+    SELECT id, invocation, attempt, tenant, created_at, provider, model, model_type, credential, "user", status,
            prompt_tokens, completion_tokens, characters, seconds, estimated, total_price, currency, latency,
            first_chunk
     FROM usage;

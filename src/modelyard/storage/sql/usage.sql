@@ -1,14 +1,46 @@
 -- name: add
--- One attempt.
-INSERT INTO usage (invocation, attempt, tenant, created_at, provider, model, model_type, credential, user, status,
-                   prompt_tokens, completion_tokens, characters, seconds, estimated, total_price, currency, latency,
-                   first_chunk, cached_tokens, cache_write_tokens, reasoning_tokens, price_source)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+-- One attempt. The first word about it stands.
+INSERT INTO usage (id, invocation, attempt, tenant, api_key, "user", created_at, day, provider, model, model_type,
+                   credential, credential_id, status, counted_by, prompt_tokens, completion_tokens, cached_tokens,
+                   cache_write_tokens, reasoning_tokens, characters, seconds, searches, total_price, nanos, currency,
+                   price_source, price_version, latency, first_chunk)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING;
 
 -- name: recent
 -- A tenant's latest attempts, newest first.
 SELECT * FROM usage WHERE tenant = :tenant AND created_at >= :since ORDER BY created_at DESC, id DESC LIMIT :most;
 
--- name: since
--- All of a tenant's attempts since a moment, oldest first.
-SELECT * FROM usage WHERE tenant = :tenant AND created_at >= :since ORDER BY created_at, id;
+-- name: page
+-- A tenant's attempts of a span of time, oldest first, from where the last page ended.
+SELECT * FROM usage
+WHERE tenant = :tenant AND created_at >= :since AND created_at < :until
+  AND (created_at > :after OR (created_at = :after AND id > :after_id))
+ORDER BY created_at, id LIMIT :most;
+
+-- name: invocation
+-- All attempts of one call.
+SELECT * FROM usage WHERE tenant = :tenant AND invocation = :invocation ORDER BY attempt, created_at;
+
+-- name: forget
+-- Attempts that are older than they are to be kept.
+DELETE FROM usage WHERE created_at < :before
+;
+
+-- name: sums
+-- A tenant's attempts of a span of time, added up by columns that the caller picked from a fixed list.
+SELECT {columns}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS calls,
+       SUM(CASE WHEN status IN ('ok', 'cached') THEN 0 ELSE 1 END) AS failed,
+       SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens,
+       SUM(cached_tokens) AS cached_tokens, SUM(reasoning_tokens) AS reasoning_tokens,
+       SUM(characters) AS characters, SUM(seconds) AS seconds, SUM(searches) AS searches,
+       COALESCE(SUM(nanos), 0) AS nanos, SUM(CASE WHEN total_price IS NULL THEN 1 ELSE 0 END) AS unpriced
+FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until
+GROUP BY {columns}, currency;
+
+-- name: used
+-- What every tenant, key, user and model used since a moment: what the limits' counters are rebuilt from.
+SELECT tenant, api_key, "user", provider, model, COUNT(DISTINCT invocation) AS calls,
+       SUM(prompt_tokens + completion_tokens) AS tokens, COALESCE(SUM(nanos), 0) AS nanos
+FROM usage WHERE created_at >= :since AND status <> 'cached'
+GROUP BY tenant, api_key, "user", provider, model;

@@ -1,0 +1,546 @@
+"""The composition root: settings in, wired objects out. The only place that names concrete classes."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from modelyard.app.money import Admission, HostedQuotas, price_of_lost
+from modelyard.app.providers import added_providers, configure_credentials, definitions_of
+from modelyard.app.upkeep import Upkeep
+from modelyard.base.clock import Clock, SystemClock
+from modelyard.base.errors import ConfigError, NotFoundError
+from modelyard.base.log import redaction
+from modelyard.base.settings import ProviderSettings, Settings, load_settings
+from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.entities import AIModelEntity, ModelFeature, ModelPropertyKey, PriceConfig
+from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
+from modelyard.models.messages import AnyPromptMessage, PromptMessageTool, SystemPromptMessage, UserPromptMessage
+from modelyard.models.moderation import ModerationRequest, ModerationResult
+from modelyard.models.rerank import RerankRequest, RerankResult
+from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
+from modelyard.models.tts import TTSRequest, joined
+from modelyard.models.types import Credentials, ModelType
+from modelyard.providers.definition import ProviderDefinition
+from modelyard.providers.endpoint import Endpoint
+from modelyard.providers.factory import Builder, ModelProviderFactory
+from modelyard.providers.http_provider import WIRES, http_models
+from modelyard.providers.local.hub import hub_fetch
+from modelyard.providers.local.provider import local_models
+from modelyard.providers.local.runtime import LocalOptions, LocalRuntime
+from modelyard.providers.local.weights import WeightStore
+from modelyard.runtime.administration import Administration, configured_limit, configured_route, cycle
+from modelyard.runtime.callbacks import Callback, LoggingCallback
+from modelyard.runtime.caller import DEFAULT_TENANT
+from modelyard.runtime.fair_queue import FairQueue
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.metrics import Metrics
+from modelyard.runtime.model_instance import ModelInstance
+from modelyard.runtime.model_manager import ALIASES, ModelManager
+from modelyard.runtime.pipeline import Policy
+from modelyard.runtime.policies.batch import Batch
+from modelyard.runtime.policies.cache import Cache, Semantic
+from modelyard.runtime.policies.deadline import Deadline
+from modelyard.runtime.policies.dispatch import Dispatch
+from modelyard.runtime.policies.limit import Limits
+from modelyard.runtime.policies.meter import Meter
+from modelyard.runtime.policies.observe import Observe
+from modelyard.runtime.policies.structured import Structured
+from modelyard.runtime.provider_manager import ProviderManager
+from modelyard.runtime.response_store import ResponseStore
+from modelyard.runtime.retry_budget import RetryBudget
+from modelyard.runtime.tenancy import Directory
+from modelyard.runtime.traces import Traces
+from modelyard.storage.answers import Answers, DatabaseAnswers, MemoryAnswers, Patient
+from modelyard.storage.counters import Counters, DatabaseCounters, MemoryCounters
+from modelyard.storage.database import Database, StorageUnavailableError
+from modelyard.storage.resources import Resources
+from modelyard.storage.secrets import KeyRing, load_key_ring
+from modelyard.transport.http import HttpClient, Timeouts
+
+logger = logging.getLogger("modelyard.app")
+
+MASTER_KEY = "master.key"
+"""In the home folder: what encrypts credentials, where the settings hold none."""
+_CACHE_ON_DEMAND = 3600.0
+"""Seconds that an answer is kept for whom asked for it, where the settings say nothing."""
+
+Prompt = str | Sequence[AnyPromptMessage]
+
+
+class Modelyard:
+    """Everything, wired: six kinds of calls as methods, and the parts for those who need more.
+
+        async with Modelyard() as yard:
+            print((await yard.chat("Say hello.")).text)
+
+    `settings` default to `modelyard.yaml` and the environment. `definitions` and `builders` add providers in code.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+        definitions: Sequence[ProviderDefinition] = (),
+        builders: Mapping[str, Builder] | None = None,
+        clock: Clock | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environ = os.environ if environ is None else environ
+        self.settings = settings or load_settings(self._environ)
+        self.clock = clock or SystemClock()
+        self.http = HttpClient()
+        self.weights = weight_store(self.settings)
+        self.local = LocalRuntime(self.weights, _local_options(self.settings))
+        self._added = tuple(definitions)
+        self._builders = dict(builders or {})
+        redaction.add([*self.settings.api_keys, self.settings.master_key])
+        self.database = Database(self.settings.database_url)
+        self.resources = Resources(self.database, self.clock)
+        self.directory = Directory(self.resources)
+        self.keys = self._key_ring()
+        configured = self._configured(self.settings)
+        self.providers = ProviderManager(
+            self._factory(self.settings, configured),
+            self.clock,
+            on_secret=redaction.add,
+            is_present=self._is_present,
+            directory=self.directory,
+            unlock=self._unlock,
+        )
+        configure_credentials(self.providers, configured, self._environ)
+        self.providers.plan_with(self._failover, self._resolve)
+        self.ledger = Ledger(
+            self.database, self.settings.home_path / "ledger", price=partial(price_of_lost, self.providers)
+        )
+        self.administration = Administration(self.resources, self.directory, self.keys, self.providers, self.clock)
+        self.responses = ResponseStore(self.database, self.clock)
+        self._valkey: Any = None
+        self._traced: Any = None
+        self._on_reload: list[Callable[[Settings], None]] = []
+        self.counters = self._counters()
+        self.admission = Admission(self.directory, self.providers, self.ledger, self.clock)
+        self.queue = FairQueue(self.settings.queue.capacity, self.settings.queue.waiting)
+        self.answers = self._answers()
+        self.metrics = Metrics()
+        self.traces = Traces(self.database, self.ledger, self.clock, keep=self.settings.telemetry.decisions)
+        self._gauges()
+        self.models = ModelManager(
+            self.providers,
+            self._policies((*callbacks, *self._telemetry())),
+            self.clock,
+            defaults=_defaults(self.settings),
+            total_timeout=self.settings.timeouts.total or None,
+        )
+        self.directory.on_change(lambda touched: self.models.forget())
+        self._apply(self.settings)
+        self.directory.refresh()
+        self.upkeep = Upkeep(self)
+
+    # settings
+
+    def _key_ring(self) -> KeyRing:
+        return load_key_ring(self.settings.home_path / MASTER_KEY, self.settings.master_key)
+
+    def _unlock(self, tenant: str, row: str, secret: str) -> str:
+        return self.administration.unlock(tenant, row, secret)
+
+    @staticmethod
+    def _configured(settings: Settings) -> list[ProviderSettings]:
+        return [*settings.providers, *added_providers(settings.home_path)]
+
+    def _factory(self, settings: Settings, configured: Sequence[ProviderSettings]) -> ModelProviderFactory:
+        self._timeouts = _timeouts(settings)
+        return ModelProviderFactory(
+            [*definitions_of(settings, configured), *self._added],
+            {
+                **dict.fromkeys(WIRES, partial(http_models, client=self.http, timeouts=self._timeouts)),
+                "local": lambda definition: local_models(self.local),
+                **self._builders,
+            },
+        )
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other settings: providers, credentials, routes, limits, defaults, timeouts.
+
+        Raises ConfigError where they are wrong, and then goes on as before. Address, database, workers and what is
+        shared are those of the start.
+        """
+        configured = self._configured(settings)
+        factory = self._factory(settings, configured)
+        trial = ProviderManager(factory, self.clock, on_secret=redaction.add)
+        configure_credentials(trial, configured, self._environ)  # all that can be wrong is found here
+        _checked_failover(settings)
+        _overlay(settings)
+        defaults = _defaults(settings)
+        redaction.add(settings.api_keys)
+        self.providers.use(factory)
+        configure_credentials(self.providers, configured, self._environ)
+        self.settings = settings
+        self.models.use(defaults, settings.timeouts.total or None)
+        self._apply(settings)
+        for listener in self._on_reload:
+            listener(settings)
+
+    def on_reload(self, listener: Callable[[Settings], None]) -> None:
+        """Have it told of settings that were taken up."""
+        self._on_reload.append(listener)
+
+    def _apply(self, settings: Settings) -> None:
+        _checked_failover(settings)
+        self.directory.configure(DEFAULT_TENANT, _overlay(settings))
+        self.queue.capacity, self.queue.most_waiting = settings.queue.capacity, settings.queue.waiting
+
+    # parts
+
+    def _counters(self) -> Counters:
+        shared = self.settings.shared
+        if not shared and (self.settings.workers > 1 or self.database.engine == "postgresql"):
+            shared = "database"
+        if not shared:
+            return MemoryCounters(self.clock)
+        if shared == "database":
+            return DatabaseCounters(self.database, self.clock)
+        from modelyard.storage.valkey import ValkeyCounters
+
+        return ValkeyCounters(self._shared(), self.clock)
+
+    def _shared(self) -> Any:
+        """The connection to Valkey."""
+        from modelyard.storage.valkey import Valkey
+
+        if not self.settings.shared.startswith(("valkey://", "valkeys://", "redis://", "rediss://")):
+            raise ConfigError(
+                f"shared {self.settings.shared.partition('://')[0]!r} is not known; it is empty, 'database', or valkey://HOST:PORT"
+            )
+        if self._valkey is None:
+            self._valkey = Valkey(self.settings.shared)
+        return self._valkey
+
+    def _answers(self) -> Answers:
+        match self.settings.cache.store:
+            case "memory":
+                return MemoryAnswers(self.clock, most_bytes=self.settings.cache.megabytes << 20)
+            case "database":
+                return Patient(DatabaseAnswers(self.database, self.clock), _cache_trouble)
+            case "shared":
+                from modelyard.storage.valkey import ValkeyAnswers
+
+                return Patient(ValkeyAnswers(self._shared()), _cache_trouble)
+
+    def _semantic(self) -> Semantic | None:
+        cache = self.settings.cache
+        if not cache.semantic_model:
+            return None
+
+        async def embed(tenant: str, text: str) -> Sequence[float]:
+            model = self.models.find(tenant, cache.semantic_model, ModelType.TEXT_EMBEDDING)
+            result = await model.invoke_text_embedding(
+                TextEmbeddingRequest(texts=[text], input_type=EmbeddingInputType.QUERY)
+            )
+            return result.embeddings[0]
+
+        return Semantic(embed=embed, threshold=cache.semantic_threshold)
+
+    def _cache_seconds(self, invocation: Invocation) -> float:
+        route = self.providers.route(invocation.tenant, invocation.route) if invocation.route else None
+        seconds = (route.cache_seconds if route else 0.0) or self.settings.cache.seconds
+        return seconds or (_CACHE_ON_DEMAND if invocation.cache in ("on", "refresh") else 0.0)
+
+    def _telemetry(self) -> Sequence[Callback]:
+        telemetry = self.settings.telemetry
+        if not telemetry.endpoint:
+            return ()
+        from modelyard.app.telemetry import Traced
+
+        self._traced = Traced(telemetry, self.http)
+        return (self._traced,)
+
+    def _gauges(self) -> None:
+        self.metrics.gauge(
+            "modelyard_resting", "Deployments and credentials that rest.", (),
+            lambda: {(): float(len(self.providers.health.resting()))},
+        )  # fmt: skip
+        self.metrics.gauge(
+            "modelyard_queue", "Calls that wait for a turn.", (), lambda: {(): float(self.queue.waiting)}
+        )
+        self.metrics.gauge(
+            "modelyard_ledger_backlog", "Writes that wait for the database.", (),
+            lambda: {(): float(self.database.backlog)},
+        )  # fmt: skip
+
+    def _policies(self, callbacks: Sequence[Callback]) -> list[Policy]:
+        """The order of the pipeline, outermost first. Why this order: docs/architecture.md."""
+        timeouts = self.settings.timeouts
+        return [
+            Observe(self.clock, (LoggingCallback(), self.metrics, self.traces, *callbacks)),
+            Limits(
+                self.admission.applying,
+                self.admission.estimate,
+                self.counters,
+                self.admission.seeds,
+                self.queue,
+                self.clock,
+                patience=self.settings.queue.seconds,
+            ),
+            Cache(self.answers, self._cache_seconds, self.ledger, self.clock, self._semantic()),
+            Dispatch(
+                self.providers.plan,
+                self.clock,
+                RetryBudget(self.clock),
+                self.settings.retries,
+                HostedQuotas(self.counters, self.admission, self.clock),
+            ),
+            Structured(self._features),
+            Deadline(self.clock, timeouts.first_token or None, timeouts.between_tokens or None),
+            Meter(self.ledger, self._pricing, self.clock),
+            Batch(self._most_texts, self.settings.embedding_batch_ms / 1000),
+        ]
+
+    def _is_present(self, provider: str, model: str) -> bool:
+        return provider != "local" or self.weights.is_present(model)
+
+    def _pricing(self, invocation: Invocation) -> PriceConfig | None:
+        schema = self._schema(invocation)
+        return schema.pricing if schema else None
+
+    def _schema(self, invocation: Invocation) -> AIModelEntity | None:
+        return self.providers.schema(invocation.tenant, invocation.provider, invocation.model_type, invocation.model)
+
+    def _features(self, invocation: Invocation) -> Collection[ModelFeature] | None:
+        schema = self._schema(invocation)
+        return schema.features if schema else None
+
+    def _most_texts(self, invocation: Invocation) -> int:
+        """How many texts an embedding model takes at once; models on this machine join calls themselves."""
+        schema = self._schema(invocation)
+        if schema is None or invocation.provider == "local":
+            return 0
+        return int(schema.model_properties.get(ModelPropertyKey.MAX_CHUNKS) or 0)
+
+    def _failover(self, tenant: str, provider: str, model: str, kind: ModelType) -> Sequence[tuple[str, str]]:
+        if tenant != DEFAULT_TENANT or not (named := self.settings.failover.get(f"{provider}/{model}")):
+            return ()
+        try:
+            return [self._resolve(tenant, name, kind) for name in named]
+        except NotFoundError as error:  # the settings name it, not the caller
+            raise ConfigError(f"failover of '{provider}/{model}': {error}") from error
+
+    def _resolve(self, tenant: str, name: str, kind: ModelType) -> tuple[str, str]:
+        found = self.models.find(tenant, name, kind)
+        return found.provider, found.model
+
+    # the six kinds of calls
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "default",
+        system: str | None = None,
+        tools: Sequence[PromptMessageTool] = (),
+        tool_choice: str | dict[str, Any] | None = None,
+        stop: Sequence[str] = (),
+        user: str | None = None,
+        callbacks: tuple[Callback, ...] = (),
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Chat, piece by piece. `parameters` as `temperature` and `max_tokens`; close the generator to stop early."""
+        request = LLMRequest(
+            messages=_messages(prompt, system),
+            model_parameters=parameters,
+            tools=list(tools),
+            tool_choice=tool_choice,
+            stop=list(stop),
+            stream=True,
+            user=user,
+        )
+        return self.model(model).stream_llm(request, callbacks=callbacks, timeout=timeout)
+
+    async def chat(self, prompt: Prompt, **how: Any) -> LLMResult:
+        """Chat, the whole answer at once. Takes what `stream` takes."""
+        return await LLMResult.collect(self.stream(prompt, **how))
+
+    async def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "default-text-embedding",
+        dimensions: int | None = None,
+        input_type: EmbeddingInputType = EmbeddingInputType.DOCUMENT,
+    ) -> TextEmbeddingResult:
+        """One vector a text, in `embeddings`."""
+        request = TextEmbeddingRequest(texts=_texts(texts), dimensions=dimensions, input_type=input_type)
+        return await self.model(model, ModelType.TEXT_EMBEDDING).invoke_text_embedding(request)
+
+    async def rerank(
+        self, query: str, docs: Sequence[str], *, model: str = "default-rerank", top_n: int | None = None
+    ) -> RerankResult:
+        """The documents with scores, best first, in `docs`."""
+        request = RerankRequest(query=query, docs=list(docs), top_n=top_n)
+        return await self.model(model, ModelType.RERANK).invoke_rerank(request)
+
+    async def transcribe(
+        self, audio: bytes | Path | str, *, model: str = "default-speech2text", language: str | None = None
+    ) -> Speech2TextResult:
+        """The words of a recording: a path or a whole file's bytes."""
+        if isinstance(audio, bytes):
+            request = Speech2TextRequest(audio=audio, language=language)
+        else:
+            path = Path(audio)
+            request = Speech2TextRequest(audio=read_file(path), filename=path.name, language=language)
+        return await self.model(model, ModelType.SPEECH2TEXT).invoke_speech2text(request)
+
+    async def speak(
+        self,
+        text: str,
+        *,
+        model: str = "default-tts",
+        voice: str = "default",
+        format: str = "wav",  # noqa: A002  the field's word
+        speed: float = 1.0,
+    ) -> bytes:
+        """A whole audio file."""
+        request = TTSRequest(text=text, voice=voice, format=format, speed=speed)
+        return await joined(self.model(model, ModelType.TTS).invoke_tts(request))
+
+    async def moderate(self, texts: str | Sequence[str], *, model: str = "default-moderation") -> ModerationResult:
+        """A verdict a text, in `verdicts`."""
+        request = ModerationRequest(texts=_texts(texts))
+        return await self.model(model, ModelType.MODERATION).invoke_moderation(request)
+
+    def model(self, name: str, model_type: ModelType = ModelType.LLM, *, tenant: str = DEFAULT_TENANT) -> ModelInstance:
+        """A model by `provider/model`, bare name or alias. Raises NotFoundError with near names."""
+        return self.models.find(tenant, name, model_type)
+
+    async def check_provider(self, provider: str, *, tenant: str = DEFAULT_TENANT) -> dict[str, list[str]]:
+        """Ask a provider, with each of its credentials, what it offers: credential's name → models.
+
+        Raises the provider's own refusal. Costs nothing where the provider lists its models, else a token or two.
+        """
+        definition = self.providers.factory.get_definition(provider)
+        if definition.wire == "local":
+            models = [model.model for model in definition.entity.models if self.weights.is_present(model.model)]
+            return {"weights": models}
+        status = self.providers.get_provider(tenant, provider)
+        if not status.is_ready:
+            raise ConfigError(f"provider {provider!r} has no credential; `modelyard providers add {provider}` adds one")
+        given = {one.name: one.values for one in status.credentials} or {"none needed": {}}
+        return {name: await self._offered(definition, values) for name, values in given.items()}
+
+    async def _offered(self, definition: ProviderDefinition, credentials: Credentials) -> list[str]:
+        """What a provider lists; where it has no list, one of its models after a call as small as can be."""
+        if definition.paths.get("list") != "":
+            return await Endpoint(definition, self.http, self._timeouts).list_models(credentials)
+        for model in definition.entity.models:
+            if (request := _SMALLEST.get(model.model_type)) is not None:
+                callee: Any = self.providers.factory.get_model(definition.name, model.model_type)
+                async with aclosing(callee.invoke(model.model, credentials, request)) as chunks:
+                    async for _ in chunks:
+                        pass
+                return [model.model]
+        return []
+
+    # lifetime
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop the local models, close connections, commit what is waiting."""
+        await self.upkeep.stop()
+        await self.local.aclose()
+        await self.counters.aclose()
+        if self._traced is not None:
+            await self._traced.aclose()
+        if self._valkey is not None:
+            await self._valkey.aclose()
+        await self.http.aclose()
+        await asyncio.to_thread(self.database.close)
+        self.ledger.close()
+
+
+_SMALLEST: Mapping[ModelType, Any] = {
+    ModelType.LLM: LLMRequest(messages=[UserPromptMessage(content="hi")], model_parameters={"max_tokens": 1}),
+    ModelType.TEXT_EMBEDDING: TextEmbeddingRequest(texts=["hi"]),
+    ModelType.RERANK: RerankRequest(query="hi", docs=["hello"]),
+}
+
+
+def _messages(prompt: Prompt, system: str | None) -> list[AnyPromptMessage]:
+    head: list[AnyPromptMessage] = [SystemPromptMessage(content=system)] if system else []
+    return [*head, UserPromptMessage(content=prompt)] if isinstance(prompt, str) else [*head, *prompt]
+
+
+def _texts(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def read_file(path: Path) -> bytes:
+    """Raises ConfigError that says what is wrong with the path."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def weight_store(settings: Settings) -> WeightStore:
+    named = Path(settings.local.weights).expanduser() if settings.local.weights else None
+    hub = hub_fetch(settings.local.hub) if settings.local.hub else None
+    return WeightStore(settings.home_path / "models", named_folder=named, hub=hub)
+
+
+def _local_options(settings: Settings) -> LocalOptions:
+    local = settings.local
+    return LocalOptions(
+        threads=local.threads,
+        context=local.context,
+        parallel=local.parallel,
+        queue=local.queue,
+        idle_seconds=local.idle_seconds,
+    )
+
+
+def _timeouts(settings: Settings) -> Timeouts:
+    limits = settings.timeouts
+    return Timeouts(connect=limits.connect, first_byte=limits.first_byte, between_bytes=limits.between_bytes)
+
+
+def _defaults(settings: Settings) -> dict[ModelType, str]:
+    defaults: dict[ModelType, str] = {}
+    for name, model in settings.defaults.items():
+        kind = ALIASES.get(name) or next((one for one in ModelType if one.value == name), None)
+        if kind is None:
+            raise ConfigError(
+                f"defaults: {name!r} is no model type; there are {', '.join(one.value for one in ModelType)}"
+            )
+        defaults[kind] = model
+    return defaults
+
+
+def _checked_failover(settings: Settings) -> None:
+    """Raises ConfigError for models that fail over to each other in a circle."""
+    if path := cycle(settings.failover):
+        raise ConfigError(f"failover goes round in a circle: {' → '.join(path)}")
+
+
+def _overlay(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Limits and routes of the settings, as resources of the default tenant."""
+    return {
+        "limit": {name: configured_limit(name, one) for name, one in settings.limits.items()},
+        "route": {name: configured_route(name, one) for name, one in settings.routes.items()},
+    }
+
+
+def _cache_trouble(error: StorageUnavailableError) -> None:
+    logger.warning("the cache cannot be used", extra={"fields": {"error": str(error)}})

@@ -1,0 +1,155 @@
+"""What a call can cost at most, which limits hold for it, and where their counters start."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from modelyard.base.clock import Clock
+from modelyard.models.entities import AIModelEntity, PriceConfig, PricePer
+from modelyard.models.llm import LLMUsage
+from modelyard.models.pricing import in_force, priced
+from modelyard.models.types import ModelType
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.ledger import Intent, Ledger, Priced
+from modelyard.runtime.limits import Applied, Estimate, Subject, applying, began, charge, reserve, seed_of, taken
+from modelyard.runtime.load_balancing import Deployment
+from modelyard.runtime.provider_manager import ProviderManager
+from modelyard.runtime.tenancy import Directory, Limit
+from modelyard.storage.counters import Charge, Counters
+
+_USUAL_ANSWER = 4096
+"""Tokens reserved for an answer where neither the caller nor the model says how long it can be."""
+_NANO = 1_000_000_000
+_MOST_SUBJECTS = 16_384
+
+
+class Admission:
+    """What the policy `Limits` asks."""
+
+    def __init__(self, directory: Directory, providers: ProviderManager, ledger: Ledger, clock: Clock) -> None:
+        self._directory = directory
+        self._providers = providers
+        self._ledger = ledger
+        self._clock = clock
+        self._known: dict[Subject, Sequence[Applied]] = {}
+        directory.on_change(lambda touched: self._known.clear())
+
+    def applying(self, subject: Subject) -> Sequence[Applied]:
+        if (known := self._known.get(subject)) is None:
+            if len(self._known) >= _MOST_SUBJECTS:  # users that anybody may invent must not fill the memory
+                self._known.clear()
+            limits = [(one.id, one.name, limit) for one, limit in self._directory.of(subject.tenant, Limit)]
+            known = self._known[subject] = applying(limits, subject)
+        return known
+
+    def estimate(self, invocation: Invocation) -> Estimate:
+        """The most that one attempt can take."""
+        schema = self._providers.schema(invocation.tenant, invocation.provider, invocation.model_type, invocation.model)
+        prompt = invocation.rough_tokens()
+        answer = _longest_answer(invocation, schema) if invocation.model_type is ModelType.LLM else 0
+        return Estimate(prompt + answer, _nanos(schema.pricing if schema else None, prompt, answer))
+
+    async def seeds(self, subject: Subject, applied: Sequence[Applied]) -> Sequence[float]:
+        """By the ledger, which is brought up to date first."""
+        now = self._clock.time()
+        await self._ledger.flush()
+        sums: dict[float, list[Any]] = {}
+        levels: list[float] = []
+        for one in applied:
+            since = began(one.limit.window, now)
+            if since not in sums:
+                sums[since] = await asyncio.to_thread(self._ledger.used_since, since)
+            levels.append(seed_of(one, subject, sums[since], now))
+        return levels
+
+
+def _longest_answer(invocation: Invocation, schema: AIModelEntity | None) -> int:
+    asked = invocation.request.model_parameters.get("max_tokens")
+    if isinstance(asked, int):
+        return asked
+    rules = schema.parameter_rules if schema else ()
+    most = next((rule.max for rule in rules if rule.name == "max_tokens" and rule.max), None)
+    return min(int(most), _USUAL_ANSWER) if most else _USUAL_ANSWER
+
+
+def _nanos(pricing: PriceConfig | None, prompt: int, answer: int) -> int:
+    if pricing is None:
+        return 0
+    prices = in_force(pricing, prompt_tokens=prompt)
+    request = prices.rates.get("request", Decimal(0))
+    if pricing.per is not PricePer.TOKEN:
+        return int(request * _NANO)
+    cost = (prompt * prices.input + answer * (prices.output or 0)) * prices.unit + request
+    return int(cost * _NANO)
+
+
+def price_of_lost(providers: ProviderManager, intent: Intent, tokens: int) -> Priced:
+    """What an attempt cost whose process was killed: by what went in and what had come."""
+    kind = ModelType(intent.model_type)
+    schema = providers.schema(intent.tenant, intent.provider, kind, intent.model)
+    pricing = schema.pricing if schema else None
+    if pricing is None or kind is not ModelType.LLM:
+        return Priced(None, "USD", "", "")
+    usage = priced(LLMUsage.of(intent.prompt_tokens, tokens, estimated=True), pricing)
+    return Priced(
+        usage.total_price, usage.currency, usage.price_source, pricing.as_of.isoformat() if pricing.as_of else ""
+    )
+
+
+class _Held(NamedTuple):
+    name: str
+    applied: Sequence[Applied]
+    charges: Sequence[Charge]
+    tokens: int
+    nanos: int
+
+
+class HostedQuotas:
+    """What each tenant may use of credentials that all share."""
+
+    def __init__(self, counters: Counters, admission: Admission, clock: Clock) -> None:
+        self._counters = counters
+        self._admission = admission
+        self._clock = clock
+        self._held: dict[tuple[str, str], _Held] = {}
+
+    async def reserve(self, invocation: Invocation, deployment: Deployment) -> str | None:
+        """None where there is room, else why there is none."""
+        credential = deployment.credential
+        if credential is None:
+            return None
+        name = f"{deployment.provider}/{deployment.model}"
+        subject = Subject(invocation.tenant, invocation.api_key, invocation.user or "", name)
+        applied = applying([(row, row, limit) for row, limit in credential.quotas], subject)
+        if not applied:
+            return None
+        now, estimate = self._clock.time(), self._admission.estimate(invocation)
+        charges = [charge(one, subject, estimate, now) for one in applied]
+        held = f"{invocation.id}:{deployment.id}:{invocation.record.attempts}"
+
+        async def seed(unknown: Sequence[str]) -> None:
+            pairs = [(one, each) for one, each in zip(applied, charges, strict=True) if each.name in unknown]
+            levels = await self._admission.seeds(subject, [one for one, _ in pairs])
+            found = {each.name: level for (_, each), level in zip(pairs, levels, strict=True)}
+            await self._counters.seed(found, [each for _, each in pairs])
+
+        refusal = await reserve(self._counters, held, charges, seed)
+        if refusal is not None:
+            return f"its quota of {refusal.charge.cap:g} is used up"
+        record = invocation.record
+        self._held[invocation.id, deployment.id] = _Held(held, applied, charges, record.tokens, record.cost_nanos)
+        return None
+
+    def settle(self, invocation: Invocation, deployment: Deployment, *, is_served: bool) -> None:
+        held = self._held.pop((invocation.id, deployment.id), None)
+        if held is None:
+            return
+        record = invocation.record
+        amounts: Mapping[str, float] = {
+            each.name: taken(
+                one, each, tokens=record.tokens - held.tokens, nanos=record.cost_nanos - held.nanos, is_served=is_served
+            )
+            for one, each in zip(held.applied, held.charges, strict=True)
+        }
+        self._counters.settle(held.name, amounts)

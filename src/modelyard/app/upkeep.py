@@ -1,0 +1,150 @@
+"""What a server does beside answering: hear of others' changes, take over what the dead left, follow its settings,
+ask for health where that is wanted, and tidy up."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelyard.base.errors import ConfigError, InvokeError, ModelyardError
+from modelyard.base.settings import ProviderSettings, Settings
+from modelyard.runtime.ledger import UsageRow
+from modelyard.storage.counters import DatabaseCounters
+from modelyard.storage.database import StorageUnavailableError
+from modelyard.storage.resources import Resource
+from modelyard.transport.http import Timeouts
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
+logger = logging.getLogger("modelyard.upkeep")
+
+_REFRESH_SECONDS = 0.4
+"""A key that is revoked anywhere serves nobody after a second."""
+_RECOVER_SECONDS = 5.0
+_TIDY_SECONDS = 3600.0
+_DAY = 86_400.0
+
+
+class Upkeep:
+    def __init__(self, yard: "Modelyard") -> None:
+        self._yard = yard
+        self._tasks: list[asyncio.Task[None]] = []
+        self._seen: tuple[float, int] | None = None
+        self.is_fresh = True
+        """Whether changes of others are heard of."""
+
+    def start(self, *, settings_file: Path | None = None, load: Callable[[], Settings] | None = None) -> None:
+        """Begin, on the running loop. With a file, its changes are taken up."""
+        self.every(_REFRESH_SECONDS, self._refresh)
+        self.every(_RECOVER_SECONDS, self._recover)
+        self.every(_TIDY_SECONDS, self._tidy)
+        if settings_file is not None and load is not None:
+            self._seen = _stamp(settings_file)
+            self.every(1.0, lambda: self._follow(settings_file, load))
+        for one in self._yard.settings.providers:
+            if one.health_url:
+                self.every(one.health_seconds, lambda one=one: self._ask(one))
+
+    def every(self, seconds: float, act: Callable[[], "object"]) -> None:
+        """Have something done at once and again and again; a coroutine is waited for."""
+
+        async def again() -> None:
+            while True:
+                try:
+                    done = act()
+                    if asyncio.iscoroutine(done):
+                        await done
+                except Exception:  # whatever is wrong this time, the next may be better
+                    logger.exception("upkeep failed")
+                await asyncio.sleep(seconds)
+
+        self._tasks.append(asyncio.create_task(again()))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
+
+    async def _refresh(self) -> None:
+        directory = self._yard.directory
+        try:
+            changed = await asyncio.to_thread(self._changed)
+        except StorageUnavailableError as error:
+            if self.is_fresh:
+                logger.error("changes cannot be heard of", extra={"fields": {"error": str(error)}})
+            self.is_fresh = False
+            return
+        self.is_fresh = True
+        if changed:
+            directory.take(changed)
+
+    def _changed(self) -> Sequence[Resource]:
+        directory, resources = self._yard.directory, self._yard.resources
+        if resources.revision() == directory.revision:
+            return ()
+        return resources.since(directory.revision)
+
+    async def _recover(self) -> None:
+        self.release(await asyncio.to_thread(self._yard.ledger.recover))
+        counters = self._yard.counters
+        if isinstance(counters, DatabaseCounters):
+            longest = (self._yard.settings.timeouts.total or _DAY) + 300
+            counters.release_older(self._yard.clock.time() - longest)
+
+    def release(self, lost: Sequence[UsageRow]) -> None:
+        """Settle what calls held whose process is gone."""
+        for row in lost:
+            self._yard.counters.settle(row.invocation, {})
+
+    async def _tidy(self) -> None:
+        yard, now = self._yard, self._yard.clock.time()
+        telemetry = yard.settings.telemetry
+        yard.traces.forget(now - telemetry.decision_days * _DAY)
+        if telemetry.usage_days:
+            yard.ledger.forget(now - telemetry.usage_days * _DAY)
+        yard.resources.forget(now - 7 * _DAY)
+
+    # settings
+
+    async def _follow(self, path: Path, load: Callable[[], Settings]) -> None:
+        stamp = _stamp(path)
+        if stamp == self._seen or stamp is None:
+            return
+        self._seen = stamp
+        try:
+            self._yard.reload(load())
+            logger.info("the settings were taken up", extra={"fields": {"file": str(path)}})
+        except ModelyardError as error:
+            fields = {"file": str(path), "error": str(error)}
+            logger.error("the new settings are wrong; going on with the old ones", extra={"fields": fields})
+
+    # health
+
+    async def _ask(self, one: ProviderSettings) -> None:
+        """Let a provider's credentials rest while its health address does not answer with success."""
+        yard = self._yard
+        limits = Timeouts(connect=5.0, first_byte=5.0, between_bytes=5.0)
+        try:
+            response = await yard.http.send("GET", one.health_url, headers={}, timeouts=limits)
+            status = response.status
+            response.close()
+            problem = "" if 200 <= status < 300 else f"HTTP status {status}"
+        except (InvokeError, ConfigError) as error:
+            problem = str(error)
+        if problem:
+            fields = {"provider": one.name, "error": problem}
+            logger.warning("a provider is not healthy", extra={"fields": fields})
+            for credential in yard.providers.credentials("default", one.name):
+                yard.providers.health.rest(credential.id, one.health_seconds * 1.5)
+
+
+def _stamp(path: Path) -> tuple[float, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime, found.st_size

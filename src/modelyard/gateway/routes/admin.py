@@ -1,0 +1,315 @@
+"""/admin/v1: tenants, users, keys, credentials, models, routes, limits; what was used, and why a call went its way.
+
+A caller reaches its own tenant. The default tenant's owner may name another with `?tenant=`; for anybody else that
+tenant does not exist.
+"""
+
+import asyncio
+import csv
+import io
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.fields import need
+from modelyard.base.version import __version__
+from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply
+from modelyard.models.types import JSON
+from modelyard.runtime.administration import INPUTS, Administration
+from modelyard.runtime.caller import Role
+from modelyard.runtime.ledger import GROUPINGS, Ledger, UsageRow
+from modelyard.runtime.load_balancing import Health
+from modelyard.runtime.traces import Traces
+from modelyard.storage.answers import Answers
+
+PREFIX = "/admin/v1/"
+PLURALS: Mapping[str, str] = {
+    "tenants": "tenant",
+    "users": "user",
+    "keys": "key",
+    "credentials": "credential",
+    "models": "model",
+    "routes": "route",
+    "limits": "limit",
+}
+_MOST = 1000
+_DAY = 86_400.0
+
+
+def tenant_of(request: Request) -> str:
+    """Whose things are meant. Raises NotFoundError for a tenant that is not the caller's."""
+    named = request.query("tenant")
+    if named is None or named == request.tenant:
+        return request.tenant
+    if not request.caller.is_operator:
+        raise NotFoundError(f"tenant {named!r} does not exist", code="tenant_not_found")
+    return named
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """GET and POST of a kind of thing, and what may be done with one of them."""
+
+    admin: Administration
+    kind: str
+
+    async def __call__(self, request: Request) -> Reply:
+        rest = request.path.removeprefix(PREFIX).rstrip("/").split("/")[1:]
+        if self.kind == "tenant":
+            return await self._tenants(request, rest)
+        tenant = tenant_of(request)
+        if tenant != request.tenant:
+            await self.admin.get(tenant, "tenant", tenant)  # an operator, and a tenant that is there
+        return await self._one_of(request, tenant, rest)
+
+    async def _tenants(self, request: Request, rest: Sequence[str]) -> Reply:
+        """An operator's: all of them. Anybody's: their own, to look at."""
+        if not request.caller.is_operator:
+            if request.method == "GET" and rest in ([], [request.tenant]):
+                own = await self.admin.get(request.tenant, "tenant", request.tenant)
+                return json_reply(own if rest else {"data": [own], "has_more": False})
+            raise NotFoundError(f"tenant {'/'.join(rest)!r} does not exist", code="tenant_not_found")
+        if request.method == "GET" and not rest:
+            return json_reply({"data": self.admin.tenants(), "has_more": False})
+        return await self._one_of(request, rest[0] if rest else "", rest)
+
+    async def _one_of(self, request: Request, tenant: str, rest: Sequence[str]) -> Reply:
+        match request.method, *rest:
+            case ("GET",):
+                most = _count(request, "limit", 100)
+                found = await self.admin.list(tenant, self.kind, after=request.query("after") or "", most=most + 1)
+                return json_reply({"data": found[:most], "has_more": len(found) > most})
+            case ("POST",):
+                given = await request.json()
+                name = need(given, "name", str)
+                rest_of = {key: value for key, value in given.items() if key != "name"}
+                made = await self.admin.create(request.caller, tenant, self.kind, name, rest_of)
+                return json_reply(made, status=201)
+            case "GET", id_:
+                return json_reply(await self.admin.get(tenant, self.kind, id_))
+            case "PATCH", id_:
+                given = await request.json()
+                return json_reply(await self.admin.change(request.caller, tenant, self.kind, id_, given))
+            case "DELETE", id_:
+                await self.admin.remove(request.caller, tenant, self.kind, id_)
+                return json_reply({"id": id_, "deleted": True})
+            case "POST", id_, "revoke" if self.kind == "key":
+                return json_reply(await self.admin.revoke(request.caller, tenant, id_))
+            case "POST", id_, "rotate" if self.kind == "key":
+                body = await request.body()
+                given = msgspec.json.decode(body, type=_Rotation) if body else _Rotation()
+                made = await self.admin.rotate(request.caller, tenant, id_, grace_seconds=given.grace_seconds)
+                return json_reply(made, status=201)
+            case _:
+                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+
+
+class _Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    grace_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """GET /admin/v1/usage: sums by `by`, between `since` and `until` (seconds since 1970)."""
+
+    ledger: Ledger
+
+    async def __call__(self, request: Request) -> Reply:
+        by = [one for one in (request.query("by") or "provider,model").split(",") if one]
+        if not by or set(by) - set(GROUPINGS):
+            raise InvokeBadRequestError(f"'by' takes {', '.join(GROUPINGS)}", param="by")
+        since, until = _span(request)
+        tenant = tenant_of(request)
+        sums = await asyncio.to_thread(self.ledger.summary, tenant, by=by, since=since, until=until)
+        data = [{**dict(zip(by, one.key, strict=True)), **_built(one)} for one in sums]
+        return json_reply({"data": data, "since": since, "until": until})
+
+
+def _built(one: Any) -> JSON:
+    return {key: value for key, value in msgspec.to_builtins(one).items() if key != "key"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """GET /admin/v1/usage/rows: every attempt, as JSON lines or CSV."""
+
+    ledger: Ledger
+
+    async def __call__(self, request: Request) -> StreamReply:
+        since, until = _span(request)
+        tenant = tenant_of(request)
+        form = request.query("format") or "jsonl"
+        if form not in ("jsonl", "csv"):
+            raise InvokeBadRequestError("'format' is jsonl or csv", param="format")
+        rows = self.ledger.export(tenant, since=since, until=until)
+        kind = b"text/csv; charset=utf-8" if form == "csv" else b"application/x-ndjson"
+        return StreamReply(_pieces(rows, as_csv if form == "csv" else as_lines), None, [(b"content-type", kind)])
+
+
+async def _pieces(
+    rows: Iterator[UsageRow], write: Callable[[Sequence[UsageRow], bool], bytes]
+) -> AsyncGenerator[bytes, None]:
+    is_first = True
+    while True:
+        page = await asyncio.to_thread(_page, rows)
+        if page or is_first:
+            yield write(page, is_first)
+        is_first = False
+        if len(page) < _MOST:
+            return
+
+
+def _page(rows: Iterator[UsageRow]) -> list[UsageRow]:
+    return [row for _, row in zip(range(_MOST), rows, strict=False)]
+
+
+def as_lines(rows: Sequence[UsageRow], is_first: bool) -> bytes:
+    del is_first
+    return b"".join([encode(row.as_dict()) + b"\n" for row in rows])
+
+
+def as_csv(rows: Sequence[UsageRow], is_first: bool) -> bytes:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if is_first:
+        writer.writerow(UsageRow.__struct_fields__)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row.as_dict().values()])
+    return out.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    """What a spreadsheet would take for a formula is marked as text."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t"):
+        return "'" + value
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """GET /admin/v1/calls/ID: what was decided on the way of a call, and its attempts."""
+
+    traces: Traces
+    ledger: Ledger
+
+    async def __call__(self, request: Request) -> Reply:
+        name = request.path.removeprefix(f"{PREFIX}calls/")
+        await self.ledger.flush()
+        return json_reply(await asyncio.to_thread(self.traces.explain, tenant_of(request), name))
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """GET /admin/v1/resting: which of a tenant's deployments and credentials rest, in this process, and how long."""
+
+    health: Health
+
+    async def __call__(self, request: Request) -> Reply:
+        tenant = tenant_of(request)
+        found = self.health.resting()
+        mine = {place: round(seconds, 1) for place, seconds in found.items() if place.startswith(f"{tenant}/")}
+        return json_reply({"data": mine})
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRoute:
+    """DELETE /admin/v1/cache: a tenant's answers are not given again."""
+
+    answers: Answers
+
+    async def __call__(self, request: Request) -> Reply:
+        await self.answers.clear(tenant_of(request))
+        return json_reply({"cleared": True})
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """GET /admin/openapi.json: all of this, for programs."""
+
+    paths: Callable[[], Mapping[str, Mapping[str, tuple[Role | None, Any]]]]
+
+    async def __call__(self, request: Request) -> Reply:
+        return json_reply(described(self.paths()))
+
+
+def described(paths: Mapping[str, Mapping[str, tuple[Role | None, Any]]]) -> JSON:
+    """An OpenAPI 3.1 description of the admin routes."""
+    kinds = list(INPUTS.values())
+    (_, schemas) = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    found: JSON = {}
+    for path, methods in paths.items():
+        if path.startswith(PREFIX):
+            found |= _described(path, methods)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Modelyard admin API", "version": __version__},
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}],
+        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}, "schemas": schemas},
+        "paths": found,
+    }
+
+
+def _described(path: str, methods: Mapping[str, tuple[Role | None, Any]]) -> JSON:
+    name = path.removeprefix(PREFIX).strip("/")
+    kind = PLURALS.get(name)
+    if kind is None:
+        shown = f"{path}{{id}}" if path.endswith("/") else path
+        return {shown: {verb.lower(): _operation(verb, name, role, shown) for verb, (role, _) in methods.items()}}
+    if not path.endswith("/"):
+        return {path: {verb.lower(): _operation(verb, name, role, path, kind) for verb, (role, _) in methods.items()}}
+    one = f"{path}{{id}}"
+    found: JSON = {
+        one: {
+            verb.lower(): _operation(verb, name, role, one, kind)
+            for verb, (role, _) in methods.items()
+            if verb != "POST"
+        }
+    }
+    if kind == "key":
+        for verb in ("rotate", "revoke"):
+            found[f"{one}/{verb}"] = {"post": _operation("POST", f"{name}_{verb}", methods["POST"][0], f"{one}/{verb}")}
+    return found
+
+
+def _operation(verb: str, name: str, role: Role | None, path: str, kind: str | None = None) -> JSON:
+    parameters: list[JSON] = [_parameter("tenant", "query", is_needed=False)]
+    if "{id}" in path:
+        parameters.append(_parameter("id", "path", is_needed=True))
+    operation: JSON = {
+        "operationId": f"{verb.lower()}_{name}{'_one' if path.endswith('{id}') else ''}".replace("/", "_"),
+        "description": f"Needs the role {role.value}." if role else "",
+        "parameters": parameters,
+        "responses": {"200": {"description": "done"}, "404": {"description": "this tenant has no such thing"}},
+    }
+    if kind is not None and verb in ("POST", "PATCH"):
+        schema = {"$ref": f"#/components/schemas/{INPUTS[kind].__name__}"}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return operation
+
+
+def _parameter(name: str, where: str, *, is_needed: bool) -> JSON:
+    return {"name": name, "in": where, "required": is_needed, "schema": {"type": "string"}}
+
+
+def _count(request: Request, name: str, default: int) -> int:
+    text = request.query(name)
+    if text is None:
+        return default
+    if not text.isdigit() or not 1 <= int(text) <= _MOST:
+        raise InvokeBadRequestError(f"{name!r} must be from 1 to {_MOST}", param=name)
+    return int(text)
+
+
+def _span(request: Request) -> tuple[float, float]:
+    now = time.time()
+    try:
+        since = float(request.query("since") or now - 30 * _DAY)
+        until = float(request.query("until") or now + 1)
+    except ValueError:
+        raise InvokeBadRequestError("'since' and 'until' are seconds since 1970", param="since") from None
+    return since, until

@@ -1,0 +1,20 @@
+"""GET /metrics, for Prometheus: of all the server's processes together."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelyard.gateway.http import Reply, Request
+from modelyard.runtime.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    metrics: Metrics
+    others: Callable[[], Iterable[Mapping[str, Any]]]
+    """What the server's other processes counted."""
+
+    async def __call__(self, request: Request) -> Reply:
+        text = self.metrics.text(await asyncio.to_thread(lambda: list(self.others())))
+        return Reply(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")

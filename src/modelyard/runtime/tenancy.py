@@ -1,0 +1,242 @@
+"""Tenants and what belongs to them, as each process knows it: users, keys, credentials, limits, routes, models."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
+
+import msgspec
+
+from modelyard.runtime.caller import DEFAULT_TENANT, Role
+from modelyard.storage.resources import Resource, Resources
+
+logger = logging.getLogger("modelyard.tenancy")
+
+
+# ---------------------------------------------------------------------------------------------- what is stored
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: ClassVar[str] = "tenant"
+    label: str = ""
+    is_enabled: bool = True
+    preferred: dict[str, Literal["custom", "system"]] = {}
+    """Provider → whose credentials go first; custom where nothing is said and there are some."""
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: ClassVar[str] = "user"
+    role: Role = Role.DEVELOPER
+    email: str = ""
+    is_enabled: bool = True
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: ClassVar[str] = "key"
+    digest: str = ""
+    hint: str = ""
+    role: Role = Role.DEVELOPER
+    user: str | None = None
+    models: list[str] = []
+    priority: int = 0
+    expires_at: float | None = None
+    """Seconds since 1970."""
+    revoked_at: float | None = None
+
+
+class StoredCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: ClassVar[str] = "credential"
+    provider: str
+    secret: str = ""
+    """The form's values as JSON, encrypted."""
+    model: str = ""
+    """For one model alone; empty for all of the provider's."""
+    model_type: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    """Lower goes first; the others serve when those before them cannot."""
+    domain: str = ""
+    """Credentials that share a quota at the provider: what exhausts it for one does for all."""
+    is_enabled: bool = True
+
+
+Unit = Literal["requests", "tokens", "cost", "concurrency", "credits", "times"]
+Window = Literal["minute", "hour", "day", "month", "total"]
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """So much of a unit, within a window, for each of what `per` names; -1 is unlimited."""
+
+    kind: ClassVar[str] = "limit"
+    unit: Unit
+    amount: float
+    window: Window = "minute"
+    per: Literal["tenant", "key", "user", "model"] = "tenant"
+    """A counter for each: `key` means that every key has so much."""
+    key: str = ""
+    """For this key alone, by id."""
+    user: str = ""
+    model: str = ""
+    """For models that fit this pattern alone, as `openai/*`."""
+    credits: dict[str, float] = {}
+    """For the unit credits: model pattern → what one call takes; 1 where none fits."""
+    currency: str = "USD"
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that a route may choose."""
+
+    model: str
+    """`provider/model`."""
+    weight: float = 1.0
+    priority: int = 0
+
+
+Strategy = Literal["round_robin", "weighted", "least_in_flight", "lowest_latency", "lowest_cost", "random"]
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A name that callers use as a model, and where such a call may go."""
+
+    kind: ClassVar[str] = "route"
+    targets: list[Target]
+    strategy: Strategy = "round_robin"
+    sticky: Literal["", "user", "prompt"] = ""
+    """Keep a user, or a prompt's beginning, with one credential, so that the provider's prompt cache is hit."""
+    failover: list[str] = []
+    """What to try, in order, when no target can answer."""
+    hedge_after: float | None = None
+    """A percentile of this model's times to the first chunk: after so long a second one is asked, the first wins."""
+    continue_streams: bool = False
+    """Have another model go on with a text that broke off."""
+    when_resting: Literal["wait", "fail"] = "wait"
+    cache_seconds: float = 0.0
+    """Answers may be given again for so long, whatever the temperature; 0 for deterministic requests alone."""
+
+
+class CustomModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model beyond the catalogue's, in the catalogue's words."""
+
+    kind: ClassVar[str] = "model"
+    provider: str
+    definition: dict[str, Any]
+
+
+Stored = Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel
+KINDS: Mapping[str, type[Any]] = {
+    one.kind: one for one in (Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel)
+}
+StoredT = TypeVar("StoredT")
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A resource with its words read."""
+
+    id: str
+    name: str
+    value: Any
+
+
+# ---------------------------------------------------------------------------------------------- the view
+
+_FROM_SETTINGS = "file:"
+
+
+class Directory:
+    """Everything that tenants have set up, in memory; `refresh` brings in what other processes changed.
+
+    The data path looks things up here and nowhere else: a call waits for no database.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self._revision = 0
+        self._all: dict[tuple[str, str], dict[str, Known]] = defaultdict(dict)
+        self._owner_of_key: dict[str, str] = {}
+        self._listeners: list[Callable[[set[tuple[str, str]]], None]] = []
+        self.changes = 0
+        """Grows with every change: what was derived from the view before is stale."""
+
+    def on_change(self, listener: Callable[[set[tuple[str, str]]], None]) -> None:
+        """Have it told which (tenant, kind) changed."""
+        self._listeners.append(listener)
+
+    def configure(self, tenant: str, given: Mapping[str, Mapping[str, Any]]) -> None:
+        """Resources from the settings, kind → name → value, in the place of those that came from there before."""
+        for kind, values in given.items():
+            here = self._all[tenant, kind]
+            for row in [one for one in here if one.startswith(_FROM_SETTINGS)]:
+                del here[row]
+            for name, value in values.items():
+                here[f"{_FROM_SETTINGS}{name}"] = Known(f"{_FROM_SETTINGS}{name}", name, value)
+        self._tell({(tenant, kind) for kind in given})
+
+    def _tell(self, touched: set[tuple[str, str]]) -> None:
+        if touched:
+            self.changes += 1
+            for listener in self._listeners:
+                listener(touched)
+
+    def refresh(self) -> None:
+        """Bring in what changed since the last time. Raises StorageUnavailableError."""
+        self.take(self.resources.since(self._revision))
+
+    def take(self, changed: Sequence[Resource]) -> None:
+        touched: set[tuple[str, str]] = set()
+        for one in changed:
+            self._revision = max(self._revision, one.revision)
+            self._apply(one)
+            touched.add((one.tenant, one.kind))
+        self._tell(touched)
+
+    def _apply(self, one: Resource) -> None:
+        here = self._all[one.tenant, one.kind]
+        here.pop(one.id, None)
+        if one.is_deleted:
+            if one.kind == ApiKey.kind:
+                self._owner_of_key.pop(one.id, None)
+            return
+        try:
+            here[one.id] = Known(one.id, one.name, msgspec.json.decode(one.body, type=KINDS[one.kind]))
+        except (msgspec.MsgspecError, KeyError) as error:  # written by a newer version: left out, and said
+            fields = {"tenant": one.tenant, "kind": one.kind, "id": one.id, "error": str(error)}
+            logger.error("a stored resource cannot be read", extra={"fields": fields})
+            return
+        if one.kind == ApiKey.kind:
+            self._owner_of_key[one.id] = one.tenant
+
+    @property
+    def revision(self) -> int:
+        return self._revision
+
+    def of(self, tenant: str, kind: type[StoredT]) -> list[tuple[Known, StoredT]]:
+        """A tenant's resources of a kind."""
+        known: Any = kind
+        return [(one, one.value) for one in self._all.get((tenant, known.kind), {}).values()]
+
+    def one(self, tenant: str, kind: type[StoredT], id: str) -> StoredT | None:  # noqa: A002
+        known: Any = kind
+        found = self._all.get((tenant, known.kind), {}).get(id)
+        return found.value if found else None
+
+    def named(self, tenant: str, kind: type[StoredT], name: str) -> StoredT | None:
+        return next((value for one, value in self.of(tenant, kind) if one.name == name), None)
+
+    def key(self, id: str) -> tuple[str, ApiKey] | None:  # noqa: A002
+        """(tenant, key): whose it is follows from the key, never from what the caller says."""
+        tenant = self._owner_of_key.get(id)
+        found = self.one(tenant, ApiKey, id) if tenant is not None else None
+        return (tenant, found) if tenant is not None and found is not None else None
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self._owner_of_key)
+
+    def tenants(self) -> Iterator[tuple[str, Tenant]]:
+        for (tenant, kind), here in list(self._all.items()):
+            if kind == Tenant.kind:
+                yield from ((tenant, one.value) for one in here.values())
+
+    def is_enabled(self, tenant: str) -> bool:
+        found = self.one(tenant, Tenant, tenant)
+        return tenant == DEFAULT_TENANT if found is None else found.is_enabled

@@ -1,0 +1,86 @@
+"""Why a call went where it went, kept for those who ask later: of the notable calls, unless all are wanted."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from modelyard.base.clock import Clock
+from modelyard.base.errors import NotFoundError
+from modelyard.base.log import redaction
+from modelyard.runtime.callbacks import Callback, Outcome
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.ledger import Ledger
+from modelyard.storage.database import Database, StorageUnavailableError, statements
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Traces(Callback):
+    def __init__(
+        self, database: Database, ledger: Ledger, clock: Clock, *, keep: Literal["notable", "all", "none"] = "notable"
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._clock = clock
+        self._keep = keep
+        self._sql = statements("traces")
+
+    def on_after_invoke(self, invocation: Invocation, outcome: Outcome) -> None:
+        self._ended(invocation, outcome)
+
+    def on_invoke_error(self, invocation: Invocation, error: BaseException, outcome: Outcome) -> None:
+        self._ended(invocation, outcome)
+
+    def _ended(self, invocation: Invocation, outcome: Outcome) -> None:
+        if self._keep == "none":
+            return
+        if self._keep == "all" or invocation.record.is_notable or outcome.status not in ("ok", "cancelled"):
+            body = redaction.strike(_encode(_story(invocation, outcome, self._clock.monotonic())).decode())
+            values = (invocation.id, invocation.tenant, self._clock.time(), body)
+            try:
+                self._database.write(self._sql["put"], values)
+            except StorageUnavailableError:  # the ledger says so louder
+                return
+
+    def explain(self, tenant: str, invocation: str) -> dict[str, Any]:
+        """What was decided, and the ledger's rows. Raises NotFoundError where this tenant has no such call."""
+        rows = self._ledger.of_invocation(tenant, invocation)
+        found = self._database.read(self._sql["one"], {"tenant": tenant, "invocation": invocation})
+        if not rows and not found:
+            raise NotFoundError(f"call {invocation!r} does not exist", code="call_not_found")
+        story = msgspec.json.decode(found[0]["body"]) if found else {}
+        return {
+            "call": invocation,
+            **story,
+            "decisions": story.get("decisions") or [{"what": "chose", "why": "the first choice served at once"}],
+            "attempts": [_attempt(row) for row in rows],
+        }
+
+    def forget(self, before: float) -> None:
+        self._database.transact(lambda it: it.execute(self._sql["forget"], (before,)), is_kept=True, may_gather=True)
+
+
+def _story(invocation: Invocation, outcome: Outcome, now: float) -> dict[str, Any]:
+    return {
+        "asked_for": invocation.route or f"{invocation.provider}/{invocation.model}",
+        "type": invocation.model_type.value,
+        "status": outcome.status,
+        "ms": round(outcome.latency * 1000, 3),
+        "decisions": invocation.record.story(now - outcome.latency),
+    }
+
+
+def _attempt(row: Any) -> dict[str, Any]:
+    return {
+        "attempt": row.attempt,
+        "model": f"{row.provider}/{row.model}",
+        "credential": row.credential,
+        "status": row.status,
+        "ms": round(row.latency * 1000, 3),
+        "first_chunk_ms": None if row.first_chunk is None else round(row.first_chunk * 1000, 3),
+        "prompt_tokens": row.prompt_tokens,
+        "completion_tokens": row.completion_tokens,
+        "counted_by": row.counted_by,
+        "cost": None if row.total_price is None else f"{row.total_price:f}",
+        "currency": row.currency,
+    }

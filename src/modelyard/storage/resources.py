@@ -1,0 +1,119 @@
+"""What tenants have set up, as rows: every call names a tenant, and reaches its rows alone."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+
+from modelyard.base.clock import Clock
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.ids import new_id
+from modelyard.storage.database import Connection, Database, statements
+
+
+class Resource(msgspec.Struct, frozen=True, kw_only=True):
+    tenant: str
+    kind: str
+    id: str
+    name: str
+    body: str
+    """JSON; secrets in it are encrypted."""
+    revision: int
+    created_at: float
+    updated_at: float
+    is_deleted: bool
+
+
+def _from(row: Any) -> Resource:
+    return msgspec.convert(dict(row), Resource, strict=False)
+
+
+class Resources:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._sql = statements("resources")
+
+    # the view that each process keeps
+
+    def revision(self) -> int:
+        return int(self._database.read(self._sql["revision"])[0]["value"])
+
+    def since(self, revision: int) -> list[Resource]:
+        """Changes of all tenants, removals too, oldest first."""
+        return [_from(row) for row in self._database.read(self._sql["since"], {"revision": revision})]
+
+    # one tenant's
+
+    def all(self, tenant: str, kind: str, *, after: str = "", most: int = 1000) -> list[Resource]:
+        values = {"tenant": tenant, "kind": kind, "after": after, "most": most}
+        return [_from(row) for row in self._database.read(self._sql["all"], values)]
+
+    def one(self, tenant: str, kind: str, id: str) -> Resource:  # noqa: A002  the field's word
+        """Raises NotFoundError where this tenant has no such thing."""
+        rows = self._database.read(self._sql["one"], {"tenant": tenant, "kind": kind, "id": id})
+        if not rows:
+            raise missing(kind, id)
+        return _from(rows[0])
+
+    def add(self, tenant: str, kind: str, name: str, body: Callable[[str], str], *, id: str = "") -> "Future[Resource]":  # noqa: A002
+        """`body` is given the new row's id. Raises InvokeBadRequestError where the tenant has one of that name."""
+        row = id or new_id(kind)
+        text, now = body(row), self._clock.time()
+
+        def work(connection: Connection) -> Resource:
+            revision = self._raise(connection)
+            values = (tenant, kind, row, name, text, revision, now, now)
+            self._unique(kind, name, lambda: connection.execute(self._sql["add"], values))
+            return Resource(
+                tenant=tenant, kind=kind, id=row, name=name, body=text, revision=revision, created_at=now,
+                updated_at=now, is_deleted=False,
+            )  # fmt: skip
+
+        return self._database.transact(work)
+
+    def change(self, old: Resource, *, name: str, body: str) -> "Future[Resource]":
+        """Raises NotFoundError where it is gone, InvokeBadRequestError where the name is taken."""
+        now = self._clock.time()
+
+        def work(connection: Connection) -> Resource:
+            revision = self._raise(connection)
+            values = (name, body, revision, now, old.tenant, old.kind, old.id)
+            if not self._unique(old.kind, name, lambda: connection.execute(self._sql["change"], values)):
+                raise missing(old.kind, old.id)
+            return msgspec.structs.replace(old, name=name, body=body, revision=revision, updated_at=now)
+
+        return self._database.transact(work)
+
+    def remove(self, tenant: str, kind: str, id: str) -> "Future[int]":  # noqa: A002
+        """Raises NotFoundError where there is no such thing. The revision it went with."""
+
+        def work(connection: Connection) -> int:
+            revision = self._raise(connection)
+            if not connection.execute(self._sql["remove"], (revision, self._clock.time(), tenant, kind, id)):
+                raise missing(kind, id)
+            return revision
+
+        return self._database.transact(work)
+
+    def forget(self, before: float) -> None:
+        self._database.transact(lambda it: it.execute(self._sql["forget"], (before,)), may_gather=True)
+
+    def _raise(self, connection: Connection) -> int:
+        return int(connection.execute(self._sql["raise"])[0]["value"])
+
+    @staticmethod
+    def _unique(kind: str, name: str, act: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        try:
+            return act()
+        except Exception as error:
+            if isinstance(error, sqlite3.IntegrityError) or getattr(error, "sqlstate", "") == "23505":
+                raise InvokeBadRequestError(f"there is a {kind} named {name!r} already", param="name") from error
+            raise
+
+
+def missing(kind: str, id: str) -> NotFoundError:  # noqa: A002
+    """The same words whether it never was, is gone, or is another tenant's."""
+    return NotFoundError(f"{kind} {id!r} does not exist", code=f"{kind}_not_found")

@@ -1,0 +1,199 @@
+"""Counters and cached answers on Valkey or Redis, for several machines. One script a step, so that each is atomic."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelyard.base.clock import Clock
+from modelyard.base.errors import ConfigError
+from modelyard.storage.counters import Charge, Refusal, UnseededError
+from modelyard.storage.database import StorageUnavailableError
+
+try:
+    import valkey.asyncio
+    from valkey.exceptions import ValkeyError
+except ImportError as missing:
+    raise ConfigError("valkey:// needs its driver: pip install 'modelyard[valkey]'") from missing
+
+logger = logging.getLogger("modelyard.valkey")
+
+_RESERVATION_SECONDS = 3600
+
+# KEYS: the reservation, then a counter for each charge. ARGV: now, the charges as JSON, then need, cap, refill, amount
+# and seconds to live for each. The same arithmetic as `admit`; a script, since nothing may come between.
+_RESERVE = """
+local now, unknown, left = tonumber(ARGV[1]), {}, {}
+for i = 2, #KEYS do
+  local level = redis.call('HMGET', KEYS[i], 'used', 'stamp')
+  if not level[1] then
+    unknown[#unknown + 1] = i - 2
+  else
+    local at = (i - 2) * 5 + 2
+    local drained = tonumber(level[1]) - tonumber(ARGV[at + 3]) * math.max(0, now - tonumber(level[2]))
+    left[i] = {math.max(0, drained), math.max(now, tonumber(level[2]))}
+  end
+end
+if #unknown > 0 then return {'unseeded', unknown} end
+for i = 2, #KEYS do
+  local at = (i - 2) * 5 + 2
+  if left[i][1] + tonumber(ARGV[at + 1]) > tonumber(ARGV[at + 2]) then
+    return {'refused', i - 2, string.format('%.17g', left[i][1])}
+  end
+end
+for i = 2, #KEYS do
+  local at = (i - 2) * 5 + 2
+  local used = string.format('%.17g', left[i][1] + tonumber(ARGV[at + 4]))
+  redis.call('HSET', KEYS[i], 'used', used, 'stamp', string.format('%.17g', left[i][2]))
+  redis.call('EXPIRE', KEYS[i], ARGV[at + 5])
+  redis.call('HSET', KEYS[1], KEYS[i], ARGV[at + 4])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return {'ok'}
+"""
+
+# KEYS: the reservation, then counters. ARGV: what was taken of each. Charges of a reservation that is not there were
+# settled before, or Valkey lost it: then what was taken is in the ledger, which the counters are rebuilt from.
+_SETTLE = """
+local reserved = redis.call('HGETALL', KEYS[1])
+if #reserved == 0 then return 0 end
+local taken = {}
+for i = 2, #KEYS do taken[KEYS[i]] = tonumber(ARGV[i - 1]) end
+for i = 1, #reserved, 2 do
+  local name, amount = reserved[i], tonumber(reserved[i + 1])
+  local used = redis.call('HGET', name, 'used')
+  local now = taken[name]
+  if now == nil then now = amount end
+  if used then
+    redis.call('HSET', name, 'used', string.format('%.17g', math.max(0, tonumber(used) + now - amount)))
+  end
+end
+redis.call('DEL', KEYS[1])
+return 1
+"""
+
+# KEYS: counters. ARGV: now, then level and seconds to live of each.
+_SEED = """
+for i = 1, #KEYS do
+  if redis.call('HSETNX', KEYS[i], 'used', ARGV[i * 2]) == 1 then
+    redis.call('HSET', KEYS[i], 'stamp', ARGV[1])
+    redis.call('EXPIRE', KEYS[i], ARGV[i * 2 + 1])
+  end
+end
+"""
+
+
+class Valkey:
+    """One pool of connections, for whoever shares something through it."""
+
+    def __init__(self, url: str) -> None:
+        address = "redis" + url[len("valkey") :] if url.startswith("valkey") else url
+        self._client: Any = valkey.asyncio.Valkey.from_url(
+            address, socket_timeout=5, socket_connect_timeout=5, max_connections=64, health_check_interval=30
+        )
+        self._scripts = {text: self._client.register_script(text) for text in (_RESERVE, _SETTLE, _SEED)}
+
+    async def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
+        try:
+            return await self._scripts[script](keys=keys, args=values)
+        except (ValkeyError, OSError, TimeoutError) as error:
+            raise StorageUnavailableError(f"Valkey cannot be used: {error}") from error
+
+    async def call(self, *words: Any) -> Any:
+        try:
+            return await self._client.execute_command(*words)
+        except (ValkeyError, OSError, TimeoutError) as error:
+            raise StorageUnavailableError(f"Valkey cannot be used: {error}") from error
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class ValkeyCounters:
+    """For all machines on one Valkey."""
+
+    def __init__(self, valkey: Valkey, clock: Clock, *, prefix: str = "modelyard") -> None:
+        self._valkey = valkey
+        self._clock = clock
+        # The same hash tag in every key: a cluster keeps them together, as a script needs them.
+        self._prefix = f"{{{prefix}}}"
+        self._settling: set[asyncio.Task[None]] = set()
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:counter:{name}"
+
+    def _call(self, name: str) -> str:
+        return f"{self._prefix}:call:{name}"
+
+    async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
+        values: list[Any] = [self._clock.time(), _RESERVATION_SECONDS]
+        for one in charges:
+            values += [one.need, one.cap, one.refill, one.amount, max(1, int(one.lasts))]
+        keys = [self._call(name), *(self._key(one.name) for one in charges)]
+        what, *rest = await self._valkey.run(_RESERVE, keys, values)
+        if what == b"unseeded":
+            raise UnseededError([charges[int(place)].name for place in rest[0]])
+        return Refusal(charges[int(rest[0])], float(rest[1])) if what == b"refused" else None
+
+    def settle(self, name: str, amounts: Mapping[str, float]) -> None:
+        task = asyncio.ensure_future(self._settle(name, dict(amounts)))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _settle(self, name: str, amounts: Mapping[str, float]) -> None:
+        keys = [self._call(name), *(self._key(one) for one in amounts)]
+        for wait in (0.1, 1.0, 5.0, 0.0):
+            try:
+                await self._valkey.run(_SETTLE, keys, list(amounts.values()))
+                return
+            except StorageUnavailableError as error:
+                if not wait:
+                    fields = {"call": name, "error": str(error)}
+                    logger.error("a reservation could not be settled", extra={"fields": fields})
+                await self._clock.sleep(wait)
+
+    async def seed(self, levels: Mapping[str, float], charges: Sequence[Charge]) -> None:
+        wanted = [one for one in charges if one.name in levels]
+        values: list[Any] = [self._clock.time()]
+        for one in wanted:
+            values += [levels[one.name], max(1, int(one.lasts))]
+        await self._valkey.run(_SEED, [self._key(one.name) for one in wanted], values)
+
+    async def levels(self, names: Sequence[str]) -> Mapping[str, float]:
+        found = {name: await self._valkey.call("HGET", self._key(name), "used") for name in names}
+        return {name: float(used) for name, used in found.items() if used is not None}
+
+    async def reset(self, names: Sequence[str]) -> None:
+        if names:
+            await self._valkey.call("DEL", *(self._key(name) for name in names))
+
+    async def aclose(self) -> None:
+        """Settle what is under way."""
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=5)
+
+
+class ValkeyAnswers:
+    """Cached answers that all machines share; each lies under its tenant's name."""
+
+    def __init__(self, valkey: Valkey, *, prefix: str = "modelyard") -> None:
+        self._valkey = valkey
+        self._prefix = prefix
+
+    def _key(self, tenant: str, name: str) -> str:
+        return f"{self._prefix}:answer:{tenant}:{name}"
+
+    async def get(self, tenant: str, name: str) -> bytes | None:
+        return await self._valkey.call("GET", self._key(tenant, name))
+
+    async def put(self, tenant: str, name: str, body: bytes, seconds: float) -> None:
+        await self._valkey.call("SET", self._key(tenant, name), body, "PX", max(1, int(seconds * 1000)))
+
+    async def clear(self, tenant: str) -> None:
+        cursor: Any = 0
+        while True:
+            cursor, keys = await self._valkey.call("SCAN", cursor, "MATCH", f"{self._prefix}:answer:{tenant}:*")
+            if keys:
+                await self._valkey.call("DEL", *keys)
+            if int(cursor) == 0:
+                return

@@ -1,0 +1,217 @@
+"""Every way in which a provider fails, streamed and not, in three wire formats: nothing hangs, the error is the right
+one or another model answers, and the ledger has the right row."""
+
+import asyncio
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings, TimeoutSettings
+from tests.faults.upstream import FAULTS, FORMATS, FaultyUpstream
+from tests.gateway.conftest import Running
+
+LIMITS = TimeoutSettings(connect=1.0, first_byte=1.0, between_bytes=0.6, first_token=1.0, between_tokens=0.6, total=1.6)
+LONGEST = 1.6 + 0.5
+
+# Mode → (statuses that the caller may see where nothing had begun, statuses that the ledger's row may have). A stream
+# that had begun has 200, and an error event as its last word.
+UNREACHABLE = ({502}, {"upstream_unreachable"})
+LATE = ({504}, {"upstream_timeout"})
+REFUSED = ({502}, {"upstream_authorization"})
+BAD = ({400}, {"invalid_request", "context_length_exceeded"})
+LIMITED = ({429}, {"rate_limit_exceeded"})
+DOWN = ({503}, {"upstream_unavailable"})
+FINE = ({200}, {"ok"})
+EXPECTED: dict[str, tuple[set[int], set[str]]] = {
+    "healthy": FINE,
+    "refused": UNREACHABLE,
+    "reset": UNREACHABLE,
+    "s401": REFUSED,
+    "s403": REFUSED,
+    "s404": BAD,
+    "s408": DOWN,
+    "s413": BAD,
+    "s422": BAD,
+    "s429": LIMITED,
+    "s429_retry_after": LIMITED,
+    "s500": DOWN,
+    "s502": DOWN,
+    "s503": DOWN,
+    "s529": DOWN,
+    "s302": DOWN,
+    "slow_headers": LATE,
+    "drip_headers": LATE,
+    "drip_body": LATE,
+    "silence_midstream": LATE,
+    "cut_midstream": UNREACHABLE,
+    "end_midstream": DOWN,
+    "half_close": UNREACHABLE,
+    "garbage_sse": DOWN,
+    "truncated_json": DOWN,
+    "wrong_content_type": (FINE[0] | DOWN[0], FINE[1] | DOWN[1]),
+    "html_with_200": DOWN,
+    "oversized_line": DOWN,
+    "gzip_bomb": DOWN,
+    "nan_usage": (FINE[0] | DOWN[0], FINE[1] | DOWN[1]),
+    "negative_usage": FINE,
+    "huge_usage": FINE,
+    "content_length_too_long": (UNREACHABLE[0] | LATE[0], UNREACHABLE[1] | LATE[1]),
+    "content_length_too_short": (DOWN[0] | UNREACHABLE[0], DOWN[1] | UNREACHABLE[1]),
+    "no_http": DOWN,
+    "deep_json": DOWN,
+    "huge_headers": DOWN,
+    "error_in_stream": DOWN,
+}
+# These say something before they fail: a stream has begun, and must end with an error and not as if it were whole.
+BEGUN = {
+    "silence_midstream", "cut_midstream", "end_midstream", "half_close", "content_length_too_long",
+    "content_length_too_short", "truncated_json",
+}  # fmt: skip
+PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages", "gemini": ""}
+NAMES = {"openai": "nimbus", "anthropic": "cirrus", "gemini": "stratus"}
+WIRES = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
+
+
+def nobody_listens() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, FaultyUpstream]]:
+    with FaultyUpstream() as upstream:
+        one = CredentialSettings(values={"api_key": "sk-faulty-canary"})
+        models = [{"name": mode, "context_size": 1000, "input_price": 1, "output_price": 2} for mode in FAULTS]
+        providers = [
+            ProviderSettings(
+                name=name, base_url=f"http://127.0.0.1:{port}/v1", wire=WIRES[form], credentials=[one], models=listed
+            )
+            for form, name in NAMES.items()
+            for name, port, listed in (
+                (name, upstream.port, models),
+                (f"{name}-gone", nobody_listens(), [{"name": "refused"}]),
+            )
+        ]
+        failover = {
+            f"{name}{'-gone' if mode == 'refused' else ''}/{mode}": [f"{name}/healthy"]
+            for name in NAMES.values()
+            for mode in EXPECTED
+            if mode != "healthy"
+        }
+        home = tmp_path_factory.mktemp("faults")
+        settings = Settings(home=str(home), providers=providers, retries=0, timeouts=LIMITS)
+        plain = Running(settings)
+        saved = Running(Settings(home=str(home / "2"), providers=providers, retries=0, timeouts=LIMITS, failover=failover))
+        plain.saved = saved  # type: ignore[attr-defined]
+        yield plain, upstream
+        plain.close()
+        saved.close()
+
+
+class Seen:
+    def __init__(self, status: int, body: bytes, headers: dict[str, str], seconds: float, *, is_cut: bool) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers
+        self.seconds = seconds
+        self.is_cut = is_cut
+
+    @property
+    def has_error(self) -> bool:
+        return b'"error"' in self.body or self.is_cut
+
+
+def ask(origin: str, form: str, mode: str, *, stream: bool) -> Seen:
+    """Call it in the provider's own format, as its client would."""
+    name = f"{NAMES[form]}{'-gone' if mode == 'refused' else ''}/{mode}"
+    path, body = PATHS[form], {"model": name, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
+    if form == "anthropic":
+        body["max_tokens"] = 50
+    if form == "gemini":
+        path = f"/v1beta/models/{name}:" + ("streamGenerateContent?alt=sse" if stream else "generateContent")
+        body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+    connection = http.client.HTTPConnection(origin.removeprefix("http://"), timeout=10)
+    begun = time.monotonic()
+    try:
+        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        answer = connection.getresponse()
+        try:
+            read, is_cut = answer.read(), False
+        except http.client.IncompleteRead as error:
+            read, is_cut = error.partial, True
+        headers = {key.lower(): value for key, value in answer.getheaders()}
+        return Seen(answer.status, read, headers, time.monotonic() - begun, is_cut=is_cut)
+    finally:
+        connection.close()
+
+
+def row_of(running: Running, seen: Seen) -> list[Any]:
+    """The ledger's rows of a call."""
+    asyncio.run_coroutine_threadsafe(running.yard.ledger.flush(), running.loop).result(5)
+    return running.yard.ledger.of_invocation("default", seen.headers["x-request-id"])
+
+
+CASES = [(mode, form, stream) for mode in EXPECTED for form in FORMATS for stream in (False, True)]
+
+
+@pytest.mark.parametrize(("mode", "form", "stream"), CASES)
+def test_a_fault_is_an_error_in_time_and_one_row(
+    faulty: tuple[Running, FaultyUpstream], mode: str, form: str, stream: bool
+):
+    running, _ = faulty
+    seen = ask(running.origin, form, mode, stream=stream)
+    assert seen.seconds < LONGEST
+    statuses, rows = EXPECTED[mode]
+    has_begun = stream and seen.status == 200 and mode in BEGUN
+    assert seen.status in statuses or has_begun, seen.body
+    if seen.status != 200 or has_begun:
+        assert seen.has_error
+    assert b"sk-faulty-canary" not in seen.body
+    if mode == "s429_retry_after":
+        assert seen.headers["retry-after"] == "7"
+    (row,) = row_of(running, seen)
+    assert row.status in rows or (has_begun and row.status != "ok")
+    assert 0 <= row.prompt_tokens < 10**10
+    assert 0 <= row.completion_tokens < 10**10
+    assert row.total_price is None or 0 <= row.total_price < 10**9
+
+
+@pytest.mark.parametrize(("mode", "form", "stream"), [one for one in CASES if one[0] != "healthy"])
+def test_another_model_answers_where_nothing_had_begun(
+    faulty: tuple[Running, FaultyUpstream], mode: str, form: str, stream: bool
+):
+    running = faulty[0].saved  # type: ignore[attr-defined]
+    seen = ask(running.origin, form, mode, stream=stream)
+    assert seen.seconds < LONGEST
+    rows = row_of(running, seen)
+    if stream and mode in BEGUN:
+        assert seen.has_error or rows[-1].status == "ok"
+        return
+    if "ok" in EXPECTED[mode][1] and len(rows) == 1:
+        return
+    if EXPECTED[mode] is BAD:
+        assert seen.status == 400  # another model would say the same
+        return
+    late = EXPECTED[mode][0] & LATE[0]
+    assert seen.status == 200 or late, seen.body
+    if seen.status == 200:
+        assert b"hello" in seen.body
+        assert [row.status for row in rows][-1] == "ok"
+        assert len(rows) == 2
+
+
+def test_nothing_is_left_open(faulty: tuple[Running, FaultyUpstream]):
+    running, upstream = faulty
+    for mode in ("silence_midstream", "drip_body", "no_http"):
+        ask(running.origin, "openai", mode, stream=True)
+    until = time.monotonic() + 5
+    while upstream.open > 40 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert upstream.open <= 40  # kept for the next call, not one a fault
+    counts = running.yard.metrics.in_flight.values
+    assert counts[()] == 0

@@ -1,0 +1,467 @@
+"""Where calls go: balancing, rests, retries, failover, hedging; on scripts and a clock that takes no time."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from modelyard.base.errors import (
+    ContentFilterError,
+    ContextTooLongError,
+    InvokeAuthorizationError,
+    InvokeBadRequestError,
+    InvokeConnectionError,
+    InvokeError,
+    InvokeRateLimitError,
+    InvokeServerUnavailableError,
+    InvokeTimeoutError,
+    NoCredentialAvailableError,
+)
+from modelyard.models.llm import LLMRequest, LLMResultChunk
+from modelyard.models.messages import UserPromptMessage
+from modelyard.models.types import Chunks, ModelType
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.load_balancing import Credential, Deployment, Health, LBModelManager, Plan, stuck, weighted
+from modelyard.runtime.pipeline import Call, compose
+from modelyard.runtime.policies.dispatch import Dispatch, backoff
+from modelyard.runtime.record import Record
+from modelyard.runtime.retry_budget import RetryBudget
+from modelyard.testing import FakeClock, chunk, last_chunk, scripted
+
+ASK = Invocation(
+    tenant="t",
+    provider="p",
+    model="big",
+    model_type=ModelType.LLM,
+    request=LLMRequest(messages=[UserPromptMessage(content="hello")]),
+)
+
+
+def deployments(*names: str, model: str = "big", **how: Any) -> list[Deployment]:
+    return [
+        Deployment(f"{name}/{model}", "p", model, Credential(name, name, {"api_key": name}), **how) for name in names
+    ]
+
+
+def bare(model: str) -> list[Deployment]:
+    """A model that needs no credential."""
+    return [Deployment(f"p/{model}", "p", model, None)]
+
+
+def pool(clock: FakeClock, *names: str, health: Health | None = None, **how: Any) -> LBModelManager:
+    return LBModelManager(deployments(*names), health or Health(clock), **how)
+
+
+def dispatch(clock: FakeClock, *groups: LBModelManager, retries: int = 2, **plan: Any) -> Dispatch:
+    found = list(groups) or [LBModelManager(bare("big"), Health(clock))]
+    made = Plan(found, **plan)
+    return Dispatch(lambda invocation: made, clock, RetryBudget(clock), retries)
+
+
+def texts(policy: Dispatch, call: Call, ask: Invocation | None = None) -> list[str]:
+    asked = ask or replace(ASK, record=Record())
+
+    async def gather() -> list[str]:
+        async with aclosing(compose([policy], call)(asked)) as chunks:
+            return [one.text async for one in chunks]
+
+    return asyncio.run(gather())
+
+
+def two_models(clock: FakeClock) -> Dispatch:
+    health = Health(clock)
+    return dispatch(clock, LBModelManager(bare("big"), health), LBModelManager(bare("small"), health), retries=0)
+
+
+# failover
+
+
+def test_failover_moves_on_before_the_first_chunk():
+    call, seen = scripted({"big": [InvokeConnectionError("down")], "small": ["he", "llo"]})
+    assert texts(two_models(FakeClock()), call) == ["he", "llo"]
+    assert seen == ["big", "small"]
+
+
+def test_failover_never_happens_after_the_first_chunk():
+    call, seen = scripted({"big": ["he", InvokeConnectionError("down")], "small": ["x"]})
+    with pytest.raises(InvokeConnectionError):
+        texts(two_models(FakeClock()), call)
+    assert seen == ["big"]
+
+
+def test_a_stream_that_has_said_nothing_yet_has_not_begun():
+    role = LLMResultChunk(model="big")
+    call, seen = scripted({"big": [role, InvokeConnectionError("down")], "small": [role, "hello"]})
+    assert texts(two_models(FakeClock()), call) == ["", "hello"]
+    assert seen == ["big", "small"]
+
+
+@pytest.mark.parametrize(
+    ("error", "moves"),
+    [(InvokeBadRequestError("no"), False), (ContextTooLongError("long"), True), (ContentFilterError("no"), True)],
+)
+def test_the_error_says_whether_another_model_may_help(error: InvokeError, moves: bool):
+    call, seen = scripted({"big": [error], "small": ["x"]})
+    if moves:
+        assert texts(two_models(FakeClock()), call) == ["x"]
+    else:
+        with pytest.raises(InvokeBadRequestError):
+            texts(two_models(FakeClock()), call)
+    assert seen == (["big", "small"] if moves else ["big"])
+
+
+def test_a_text_that_broke_off_is_gone_on_with_where_that_is_wanted():
+    clock = FakeClock()
+    asked: list[Invocation] = []
+
+    async def call(invocation: Invocation) -> Chunks:
+        asked.append(invocation)
+        if len(asked) == 1:
+            yield chunk("once upon")
+            raise InvokeServerUnavailableError("cut")
+        yield chunk(" a time")
+        yield last_chunk()
+
+    policy = dispatch(clock, pool(clock, "a", "b"), continue_streams=True)
+    assert texts(policy, call) == ["once upon", " a time", ""]
+    assert asked[1].request.messages[-1].text == "once upon"
+    assert asked[1].credential == "b"
+
+
+# retry
+
+
+def test_retry_tries_the_same_again_where_the_error_allows_it():
+    clock = FakeClock()
+    call, seen = scripted({"big": [[InvokeServerUnavailableError("busy", retry_after=3)], ["ok"]]})
+    assert texts(dispatch(clock), call) == ["ok"]
+    assert (seen, clock.slept) == (["big", "big"], [3])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvokeBadRequestError("no"),
+        InvokeAuthorizationError("no"),
+        InvokeRateLimitError("slow"),
+        InvokeTimeoutError("late"),
+        InvokeServerUnavailableError("come back tomorrow", retry_after=86_400),
+    ],
+)
+def test_retry_leaves_other_errors_alone(error: InvokeError):
+    clock = FakeClock()
+    call, seen = scripted({"big": [error]})
+    with pytest.raises(type(error)):
+        texts(dispatch(clock), call)
+    assert (seen, clock.slept) == (["big"], [])
+
+
+def test_retry_gives_up_and_never_repeats_what_has_begun():
+    call, seen = scripted({"big": [InvokeServerUnavailableError("busy")]})
+    with pytest.raises(InvokeServerUnavailableError):
+        texts(dispatch(FakeClock(), retries=2), call)
+    assert seen == ["big"] * 3
+    call, seen = scripted({"big": ["x", InvokeServerUnavailableError("busy")]})
+    with pytest.raises(InvokeServerUnavailableError):
+        texts(dispatch(FakeClock()), call)
+    assert seen == ["big"]
+
+
+def test_retry_does_not_wait_past_the_deadline():
+    clock = FakeClock()
+    call, seen = scripted({"big": [InvokeServerUnavailableError("busy", retry_after=5)]})
+    with pytest.raises(InvokeServerUnavailableError):
+        texts(dispatch(clock), call, replace(ASK, deadline=clock.now + 4, record=Record()))
+    assert seen == ["big"]
+
+
+@given(st.integers(1, 50), st.floats(0, 1))
+def test_backoff_is_bounded(failures: int, share: float):
+    assert 0 <= backoff(failures, share) <= 8
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=300))
+def test_repeats_stay_within_a_fifth_of_all_calls(fails: list[bool]):
+    budget, repeats = RetryBudget(FakeClock(), free=5), 0
+    for one in fails:
+        budget.called("p")
+        repeats += one and budget.may_repeat("p")
+    assert repeats <= 5 + 0.2 * len(fails)
+
+
+def test_a_provider_that_is_down_is_not_kept_down():
+    clock = FakeClock()
+    call, seen = scripted({"big": [InvokeServerUnavailableError("down")]})
+    policy = dispatch(clock)
+    clock_still = FakeClock()
+    policy = Dispatch(policy.plan, clock_still, RetryBudget(FakeClock()), 2)
+    for _ in range(100):
+        with pytest.raises(InvokeServerUnavailableError):
+            texts(policy, call)
+    assert len(seen) <= 100 * 1.2 * 1.2 + 6
+
+
+# load balancing
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(0, 100))
+def test_a_rested_one_is_found_if_there_is_one(rested: list[bool], turns: int):
+    clock = FakeClock()
+    manager = pool(clock, *(str(place) for place in range(len(rested))))
+    for one, is_rested in zip(manager.deployments, rested, strict=True):
+        if not is_rested:
+            manager.health.rest(one.id, 100)
+    for _ in range(turns % 7 + 1):
+        chosen = manager.fetch_next()
+        assert (chosen is None) == (not any(rested))
+        assert chosen is None or rested[int(chosen.id.partition("/")[0])]
+
+
+@given(st.integers(1, 6), st.integers(1, 5))
+def test_turns_go_round_evenly(size: int, rounds: int):
+    manager = pool(FakeClock(), *map(str, range(size)))
+    served = [one.id for _ in range(size * rounds) if (one := manager.fetch_next())]
+    assert all(served.count(f"{name}/big") == rounds for name in range(size))
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=6), st.floats(0, 0.999999))
+def test_weight_decides_the_share(weights: list[float], share: float):
+    many = [
+        Deployment(str(place), "p", "m", Credential(str(place), "", {}), weight=weight)
+        for place, weight in enumerate(weights)
+    ]
+    chosen = weighted(many, share)
+    assert chosen.weight > 0 or not sum(weights) > 0
+
+
+def test_strategies_choose_as_they_say():
+    clock = FakeClock()
+    health = Health(clock)
+    cheap = Deployment("cheap", "p", "m", None, price=1)
+    dear = Deployment("dear", "p", "m", None, price=2)
+    assert LBModelManager([dear, cheap], health, strategy="lowest_cost").fetch_next() is cheap
+    health.begin(cheap)
+    assert LBModelManager([dear, cheap], health, strategy="least_in_flight").fetch_next() is dear
+    health.end(cheap)
+    health.served(cheap, 1.0)
+    health.served(dear, 0.1)
+    picks = iter([0.0, 0.9, 0.0, 0.9])
+    quick = LBModelManager([dear, cheap], health, strategy="lowest_latency", rng=lambda: next(picks))
+    assert quick.fetch_next() is dear
+    first = Deployment("first", "p", "m", None, priority=0)
+    then = Deployment("then", "p", "m", None, priority=1)
+    ordered = LBModelManager([then, first], health)
+    assert [ordered.fetch_next() for _ in range(3)] == [first] * 3
+    assert ordered.fetch_next(without={"first"}) is then
+
+
+@given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=30, unique=True))
+def test_a_key_sticks_and_few_move_when_one_goes(keys: list[str]):
+    many = deployments(*"abcd")
+    before = {key: stuck(many, key) for key in keys}
+    left = many[:-1]
+    after = {key: stuck(left, key) for key in keys}
+    assert all(after[key] is before[key] for key in keys if before[key] in left)
+
+
+def test_a_limited_credential_rests_and_the_next_serves():
+    clock = FakeClock()
+    call, seen = scripted({"a": [[InvokeRateLimitError("slow", retry_after=30)], ["a"]], "b": ["b"]}, by="credential")
+    balance = dispatch(clock, pool(clock, "a", "b"))
+    assert texts(balance, call) == ["b"]
+    assert texts(balance, call) == ["b"]
+    assert seen == ["a", "b", "b"]
+    clock.advance(31)
+    assert {texts(balance, call)[0] for _ in range(2)} == {"a", "b"}
+
+
+def test_a_shared_quota_rests_together():
+    clock = FakeClock()
+    many = [
+        Deployment(name, "p", "big", Credential(name, name, {}, domain="org" if name != "c" else "other"))
+        for name in "abc"
+    ]
+    call, seen = scripted({"a": [InvokeRateLimitError("slow")], "b": ["b"], "c": ["c"]}, by="credential")
+    balance = dispatch(clock, LBModelManager(many, Health(clock)))
+    assert texts(balance, call) == ["c"]
+    assert texts(balance, call) == ["c"]
+    assert seen == ["a", "c", "c"]
+
+
+def test_every_refusal_is_tried_once_and_the_last_is_raised():
+    clock = FakeClock()
+    call, seen = scripted(
+        {"a": [InvokeAuthorizationError("a no")], "b": [InvokeRateLimitError("b slow")]}, by="credential"
+    )
+    balance = dispatch(clock, pool(clock, "a", "b"))
+    with pytest.raises(InvokeRateLimitError, match="b slow"):
+        texts(balance, call)
+    assert seen == ["a", "b"]
+    with pytest.raises(
+        NoCredentialAvailableError, match="all 2 credentials are resting; the first is back in 10 s"
+    ) as caught:
+        texts(balance, call)
+    assert caught.value.retry_after == pytest.approx(10)
+
+
+def test_a_short_rest_is_waited_for_once():
+    clock = FakeClock()
+    call, seen = scripted({"a": [[InvokeRateLimitError("slow", retry_after=1)], ["ok"]]}, by="credential")
+    assert texts(dispatch(clock, pool(clock, "a")), call) == ["ok"]
+    assert (seen, clock.slept) == (["a", "a"], [1])
+    call, seen = scripted({"a": [InvokeRateLimitError("slow", retry_after=1)]}, by="credential")
+    with pytest.raises(InvokeRateLimitError):
+        texts(dispatch(clock, pool(clock, "a")), call)
+    assert seen == ["a", "a"]
+
+
+def test_a_group_of_one_may_fail_at_once():
+    clock = FakeClock()
+    call, seen = scripted({"a": [InvokeRateLimitError("slow", retry_after=1)]}, by="credential")
+    with pytest.raises(InvokeRateLimitError):
+        texts(dispatch(clock, pool(clock, "a", patience=0.0)), call)
+    assert (seen, clock.slept) == (["a"], [])
+
+
+def test_the_only_credential_does_not_rest_for_nothing():
+    clock = FakeClock()
+    call, seen = scripted({"a": [[InvokeConnectionError("down")], ["up"]]}, by="credential")
+    balance = dispatch(clock, pool(clock, "a"), retries=0)
+    with pytest.raises(InvokeConnectionError):
+        texts(balance, call)
+    assert texts(balance, call) == ["up"]
+
+
+def test_rests_grow_and_end_with_one_real_call():
+    clock = FakeClock()
+    call, seen = scripted({"a": [InvokeAuthorizationError("no")], "b": ["b"]}, by="credential")
+    balance = dispatch(clock, pool(clock, "a", "b"))
+    waits: list[float] = []
+    for _ in range(4):
+        while "a" not in seen[len(waits) and -2 :]:
+            texts(balance, call)
+        seen.clear()
+        health = balance.plan(ASK).groups[0].health
+        waits.append(max(health.resting().values()))
+        clock.advance(waits[-1] + 0.1)
+    assert waits == [10, 20, 30, 30]
+
+
+def test_only_one_call_probes_a_rested_credential():
+    clock = FakeClock()
+    manager = pool(clock, "a", "b")
+    a, b = manager.deployments
+    manager.health.rest(a.id, 5)
+    clock.advance(6)
+    manager.health.begin(a)
+    assert {manager.fetch_next() for _ in range(4)} == {b}
+    manager.health.end(a)
+    manager.served(a, 0.1)
+    assert {manager.fetch_next() for _ in range(4)} == {a, b}
+
+
+def test_never_more_than_half_rests_for_the_providers_own_failures():
+    clock = FakeClock()
+    manager = pool(clock, *"abcd")
+    for _ in range(10):
+        for one in manager.deployments:
+            manager.cooldown(one, InvokeServerUnavailableError("500"))
+    assert len(manager.health.resting()) == 2
+
+
+def test_an_answer_from_before_a_rest_does_not_end_it():
+    clock = FakeClock()
+    manager = pool(clock, "a", "b")
+    manager.cooldown(manager.deployments[0], InvokeRateLimitError("slow", retry_after=30))
+    manager.served(manager.deployments[0], 0.1)
+    assert manager.health.wait(manager.deployments[0]) == pytest.approx(30)
+
+
+def test_one_that_is_many_times_slower_rests():
+    clock = FakeClock()
+    manager = pool(clock, *"abcd")
+    for _ in range(30):
+        for one in manager.deployments:
+            manager.served(one, 5.0 if one.id.startswith("a") else 0.1)
+    assert list(manager.health.resting()) == ["a/big"]
+
+
+def test_no_credential_at_all_says_how_to_add_one():
+    clock = FakeClock()
+    call, _ = scripted({})
+    with pytest.raises(NoCredentialAvailableError, match="providers add p"):
+        texts(dispatch(clock, pool(clock)), call)
+
+
+def test_the_credentials_values_reach_the_call_and_no_repr():
+    clock = FakeClock()
+    got: list[Invocation] = []
+
+    async def call(invocation: Invocation) -> Chunks:
+        got.append(invocation)
+        yield last_chunk()
+
+    manager = pool(clock, "canary-value")
+    texts(dispatch(clock, manager), call)
+    assert got[0].credentials == {"api_key": "canary-value"}
+    assert "api_key" not in repr(manager.deployments[0])
+
+
+@given(
+    st.lists(st.sampled_from(["ok", "limited", "down", "refused", "broken", "bad"]), min_size=1, max_size=4),
+    st.integers(0, 3),
+)
+def test_a_call_ends_and_asks_nobody_without_end(fates: list[str], retries: int):
+    """Whatever the deployments do, a call ends with an answer or an error, after a bounded number of tries."""
+    clock = FakeClock()
+    errors = {
+        "limited": InvokeRateLimitError("x"),
+        "down": InvokeConnectionError("x"),
+        "refused": InvokeAuthorizationError("x"),
+        "broken": InvokeServerUnavailableError("x"),
+        "bad": InvokeBadRequestError("x"),
+    }
+    script: dict[str, Sequence[Any]] = {str(n): [errors.get(fate, "yes")] for n, fate in enumerate(fates)}
+    call, seen = scripted(script, by="credential")
+    policy = dispatch(clock, pool(clock, *script), retries=retries)
+    try:
+        assert texts(policy, call) == ["yes"]
+        assert "ok" in fates
+    except InvokeError:
+        assert set(fates) != {"ok"}
+    assert len(seen) <= len(fates) + 2 * (retries + 1) + 1
+
+
+# hedging
+
+
+def test_a_slow_first_one_is_overtaken_and_closed():
+    async def work() -> None:
+        clock = FakeClock()
+        closed: list[str] = []
+        manager = pool(clock, "slow", "quick")
+        for _ in range(30):
+            manager.served(manager.deployments[1], 0.01)
+
+        async def call(invocation: Invocation) -> Chunks:
+            try:
+                if invocation.credential == "slow":
+                    await asyncio.sleep(30)
+                yield chunk(invocation.credential)
+                yield last_chunk()
+            finally:
+                closed.append(invocation.credential)
+
+        policy = dispatch(clock, manager, hedge_after=95.0)
+        async with aclosing(compose([policy], call)(replace(ASK, record=Record()))) as chunks:
+            said = [one.text async for one in chunks]
+        assert said == ["quick", ""]
+        assert closed == ["slow", "quick"]
+        assert manager.health.in_flight(manager.deployments[0]) == 0
+
+    asyncio.run(asyncio.wait_for(work(), 5))
