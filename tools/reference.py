@@ -42,6 +42,9 @@ def settings_page() -> str:
         (settings.Settings, "The file"),
         (settings.LocalSettings, "`local`"),
         (settings.TimeoutSettings, "`timeouts`"),
+        (settings.CacheSettings, "`cache`"),
+        (settings.QueueSettings, "`queue`"),
+        (settings.TelemetrySettings, "`telemetry`"),
         (settings.ProviderSettings, "Each of `providers`"),
         (settings.CredentialSettings, "Each of `credentials`"),
     ):

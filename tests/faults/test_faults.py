@@ -164,6 +164,7 @@ def test_a_fault_is_an_error_in_time_and_one_row(
     faulty: tuple[Running, FaultyUpstream], mode: str, form: str, stream: bool
 ):
     running, _ = faulty
+    running.yard.providers.health.clear()
     seen = ask(running.origin, form, mode, stream=stream)
     assert seen.seconds < LONGEST
     statuses, rows = EXPECTED[mode]
@@ -186,6 +187,7 @@ def test_another_model_answers_where_nothing_had_begun(
     faulty: tuple[Running, FaultyUpstream], mode: str, form: str, stream: bool
 ):
     running = faulty[0].saved  # type: ignore[attr-defined]
+    running.yard.providers.health.clear()
     seen = ask(running.origin, form, mode, stream=stream)
     assert seen.seconds < LONGEST
     rows = row_of(running, seen)

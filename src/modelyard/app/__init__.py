@@ -298,8 +298,8 @@ class Modelyard:
                 HostedQuotas(self.counters, self.admission, self.clock),
             ),
             Structured(self._features),
-            Deadline(self.clock, timeouts.first_token or None, timeouts.between_tokens or None),
             Meter(self.ledger, self._pricing, self.clock),
+            Deadline(self.clock, timeouts.first_token or None, timeouts.between_tokens or None),
             Batch(self._most_texts, self.settings.embedding_batch_ms / 1000),
         ]
 

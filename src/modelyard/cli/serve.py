@@ -17,15 +17,19 @@ import msgspec
 import uvicorn
 
 from modelyard.app import Modelyard
+from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import configure_logging
 from modelyard.base.settings import Settings
 from modelyard.cli.serving import gateway_of
 from modelyard.cli.show import settings_file, settings_of
 from modelyard.cli.workers import Peers, Supervisor
-from modelyard.gateway.auth import check_bind
+from modelyard.gateway.auth import check_bind, is_loopback
 from modelyard.gateway.routes.models import listed
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
+from modelyard.runtime.tenancy import Directory
+from modelyard.storage.database import Database
+from modelyard.storage.resources import Resources
 
 
 class Server(uvicorn.Server):
@@ -77,12 +81,26 @@ def serve(ctx: click.Context, worker: int | None, **given: Any) -> None:
         with socket.socket(fileno=worker) as listening:
             _run(ctx, settings, load, listening, welcome=False)
         return
+    _check_bind(settings)
     with _listen(settings.host, settings.port) as listening:
         if settings.workers > 1:
             _supervise(settings, listening, given)
             return
         with _only_server(settings):
             _run(ctx, settings, load, listening, welcome=True)
+
+
+def _check_bind(settings: Settings) -> None:
+    """Raises ConfigError for an address that others can reach, where no key is needed."""
+    if settings.api_keys or is_loopback(settings.host):
+        return
+    database = Database(settings.database_url)
+    try:
+        directory = Directory(Resources(database, SystemClock()))
+        directory.refresh()
+        check_bind(settings.host, is_open=not directory.has_keys)
+    finally:
+        database.close()
 
 
 def _supervise(settings: Settings, listening: socket.socket, given: dict[str, Any]) -> None:
@@ -110,7 +128,6 @@ def _run(ctx: click.Context, settings: Settings, load: Any, listening: socket.so
         is_draining=lambda: state["server"].should_exit,
         others=peers.others if peers else lambda: (),
     )
-    check_bind(settings.host, is_open=gateway.is_open)
     config = uvicorn.Config(
         gateway,  # pyright: ignore[reportArgumentType]  uvicorn's types of scopes are its own
         loop="auto",

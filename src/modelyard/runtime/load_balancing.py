@@ -113,6 +113,11 @@ class Health:
         """Seconds to the first chunk, of late; 0 where nobody knows, so that it is found out."""
         return self._latency.get(deployment.id, 0.0)
 
+    def clear(self) -> None:
+        """Forget every rest: somebody knows that all is well again."""
+        self._rests.clear()
+        self._failures.clear()
+
     def resting(self) -> dict[str, float]:
         """What rests → seconds that it will still."""
         now = self._clock.monotonic()
@@ -164,7 +169,9 @@ class Health:
         own, *above = deployment.places
         credential = above[0] if above else own
         if isinstance(error, InvokeRateLimitError) and error.cooldown:
-            return self._limited(above[-1] if above else own, error, group)
+            # Providers limit each model for itself, unless several credentials were said to share a quota.
+            is_shared = deployment.credential is not None and bool(deployment.credential.domain)
+            return self._limited(above[-1] if is_shared else own, error, group)
         if isinstance(error, InvokeAuthorizationError | InvokeConnectionError):
             place = credential if isinstance(error, InvokeAuthorizationError) else own
             return self._grown(place, error.rest or error.cooldown, error.retry_after, group)
