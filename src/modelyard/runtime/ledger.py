@@ -296,7 +296,7 @@ class Ledger:
         lost: list[UsageRow] = []
         for left in abandoned(self._folder) if self._folder else ():
             try:
-                settled, opened = _read(left.lines())
+                settled, opened = _read(left.records())
                 rows = [*settled, *(self._lost(intent, left.progress(slot)) for intent, slot in opened)]
                 self._database.transact(lambda it, rows=rows: _insert(it, self._sql["add"], rows)).result(30)
                 left.remove()
@@ -470,18 +470,18 @@ def _spending(row: Any, by: Sequence[str]) -> Spending:
     )
 
 
-def _read(lines: Iterable[bytes]) -> tuple[list[tuple[Any, ...]], list[tuple[Intent, Slot]]]:
+def _read(records: Iterable[bytes]) -> tuple[list[tuple[Any, ...]], list[tuple[Intent, Slot]]]:
     """The rows that were settled, and the attempts that never were."""
     settled: dict[str, tuple[Any, ...]] = {}
     opened: dict[str, tuple[Intent, Slot]] = {}
-    for line in lines:
+    for record in records:
         try:
-            what, *rest = msgspec.json.decode(line)
+            what, *rest = msgspec.json.decode(record)
             if what == _SETTLED:
                 settled[rest[0][0]] = tuple(rest[0])
             else:
                 intent = msgspec.convert(rest[2], Intent)
                 opened[f"{intent.invocation}.{intent.attempt}"] = intent, Slot(rest[0], rest[1])
-        except (msgspec.MsgspecError, IndexError, ValueError, TypeError) as error:  # a line that a full disk cut short
-            logger.error("a line of a journal cannot be read", extra={"fields": {"error": str(error)}})
+        except (msgspec.MsgspecError, IndexError, ValueError, TypeError) as error:  # damaged, by whatever
+            logger.error("a record of a journal cannot be read", extra={"fields": {"error": str(error)}})
     return list(settled.values()), [one for name, one in opened.items() if name not in settled]

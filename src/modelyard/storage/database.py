@@ -327,7 +327,8 @@ class Database:
         passes = isinstance(error, StorageUnavailableError) or self._engine.passes(error)
         kept = [one for one in items if isinstance(one, tuple) or one.is_kept]
         fields = {"writes": len(items), "error": str(error), "kept": len(kept) if passes and may_wait else 0}
-        logger.error("the database cannot be written", extra={"fields": fields})
+        if self.trouble != str(error):  # once, not at every try
+            logger.error("the database cannot be written", extra={"fields": fields})
         refusal = StorageUnavailableError(f"database {self.where!r} cannot be written: {error}")
         keeps = passes and may_wait
         for one in items:

@@ -1,8 +1,10 @@
 """Files that a process appends to and that outlive it, however it ends: what the ledger writes before it may forget.
 
-A line is one `write` into the operating system's page cache: a killed process loses none, and no commit is waited for.
-How far an answer has come lies beside it, in memory that is mapped to a file. The lock on a process's files goes when
-the process does; whoever gets it afterwards may read what was left and take it over (docs/design/0005-ledger.md).
+The files are mapped into memory: a record is a copy of its bytes, without a call to the operating system, and what was
+copied belongs to the system's page cache, so that a killed process loses none of it. The space is taken beforehand: a
+full disk is met when a file is made, and never in the middle of a record. How far an answer has come lies beside it.
+The lock on a process's files goes when the process does; whoever gets it afterwards may read what was left and take it
+over. Why so: docs/design/0005-ledger.md.
 """
 
 import fcntl
@@ -11,7 +13,6 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,17 +20,20 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_id
 from modelyard.storage.database import StorageUnavailableError
 
-_SEGMENT_BYTES = 8 << 20
+_SEGMENT_BYTES = 4 << 20
+_LENGTH = struct.Struct("<I")
 _SLOT = struct.Struct("<QQ")  # whose it is, how far it has come
 _SLOTS = 65_536
+_SPARE = 1
 
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """One file of lines. It goes when nothing in it is still needed."""
+    """One file of records, each with its length before it; a length of 0 ends them. It goes when nothing in it is
+    still needed."""
 
     path: Path
-    descriptor: int
+    memory: mmap.mmap
     size: int = 0
     needed: int = 0
 
@@ -44,7 +48,7 @@ class Slot:
 
 @dataclass(slots=True)
 class Journal:
-    """One process's files in `folder`. Lines are appended by one thread; `forget` may be called by another."""
+    """One process's files in `folder`. Records are appended by one thread; `forget` may be called by another."""
 
     folder: Path
     segment_bytes: int = _SEGMENT_BYTES
@@ -55,6 +59,7 @@ class Journal:
     _progress: mmap.mmap = field(init=False)
     _free: list[int] = field(init=False)
     _marks: int = field(init=False)
+    _opened: int = 0
 
     def __post_init__(self) -> None:
         self.name = new_id("by")
@@ -65,65 +70,73 @@ class Journal:
             self._owner = os.open(unseen, os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             unseen.rename(self.folder / f"{self.name}.lock")
-            self._progress = _mapped(self.folder / f"{self.name}.progress")
+            self._progress = _mapped(self.folder / f"{self.name}.progress", _SLOTS * _SLOT.size)
+            self._open_segment()
         except OSError as error:
             raise ConfigError(f"folder {str(self.folder)!r} cannot be written: {error.strerror}") from error
         self._free = list(range(_SLOTS - 1, -1, -1))
         self._marks = 0
-        self._open_segment()
 
     def _open_segment(self) -> Segment:
-        number = len(self._segments) and int(self._segments[-1].path.suffixes[0][1:]) + 1
+        number = self._opened
+        self._opened += 1
         path = self.folder / f"{self.name}.{number:06d}.journal"
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-        segment = Segment(path, descriptor)
+        segment = Segment(path, _mapped(path, self.segment_bytes))
         self._segments.append(segment)
         return segment
 
-    def append(self, line: bytes) -> Segment:
-        """Write a line, without its end, and say where it lies. Raises StorageUnavailableError where that fails."""
+    def append(self, record: bytes) -> Segment:
+        """Write a record, and say where it lies. Raises StorageUnavailableError where there is no room for it."""
         segment = self._segments[-1]
-        if segment.size > self.segment_bytes:
-            segment = self._turned()
-        data = line + b"\n"
-        try:
-            written = os.write(segment.descriptor, data)
-        except OSError as error:
-            raise StorageUnavailableError(f"the ledger's journal cannot be written: {error.strerror}") from error
-        if written < len(data):  # the disk is full to the byte: half a line helps nobody
-            with suppress(OSError):
-                os.ftruncate(segment.descriptor, segment.size)
-            raise StorageUnavailableError("the ledger's journal cannot be written: the disk is full")
-        segment.size += written
+        length = len(record)
+        end = segment.size + _LENGTH.size + length
+        if end + _LENGTH.size > self.segment_bytes:
+            segment = self._turned(length)
+            end = segment.size + _LENGTH.size + length
+        memory = segment.memory
+        _LENGTH.pack_into(memory, end, 0)  # what lay here before is not to be read after this record
+        memory[segment.size + _LENGTH.size : end] = record
+        # The length last: a record whose length is there is whole.
+        _LENGTH.pack_into(memory, segment.size, length)
+        segment.size = end
         with self._lock:
             segment.needed += 1
         return segment
 
-    def _turned(self) -> Segment:
+    def _turned(self, length: int) -> Segment:
+        """Another segment: the last one is full."""
+        if length + 2 * _LENGTH.size > self.segment_bytes:
+            raise StorageUnavailableError(f"a record of {length:,} bytes is larger than the ledger's journal takes")
         try:
             with self._lock:
-                segment = self._open_segment()
+                segment = self._recycled() or self._open_segment()
                 self._drop_unneeded()
         except OSError as error:
             raise StorageUnavailableError(f"the ledger's journal cannot be written: {error.strerror}") from error
         return segment
 
+    def _recycled(self) -> Segment | None:
+        """One that nobody needs any more, empty again: cheaper than a file whose pages are all new."""
+        found = next((one for one in self._segments[:-1] if one.needed <= 0), None)
+        if found is not None:
+            _LENGTH.pack_into(found.memory, 0, 0)
+            found.size = 0
+            self._segments.remove(found)
+            self._segments.append(found)
+        return found
+
     def forget(self, segments: Sequence[Segment]) -> None:
-        """These lines are safe elsewhere."""
+        """These records are safe elsewhere."""
         with self._lock:
             for segment in segments:
                 segment.needed -= 1
             self._drop_unneeded()
 
     def _drop_unneeded(self) -> None:
-        for segment in [one for one in self._segments[:-1] if one.needed <= 0]:
-            os.close(segment.descriptor)
+        for segment in [one for one in self._segments[:-1] if one.needed <= 0][_SPARE:]:
+            segment.memory.close()
             segment.path.unlink(missing_ok=True)
             self._segments.remove(segment)
-        last = self._segments[-1]
-        if last.needed <= 0 and last.size > self.segment_bytes // 4:
-            os.ftruncate(last.descriptor, 0)
-            last.size = 0
 
     # progress
 
@@ -147,7 +160,7 @@ class Journal:
         with self._lock:
             is_needed = any(segment.needed > 0 for segment in self._segments)
             for segment in self._segments:
-                os.close(segment.descriptor)
+                segment.memory.close()
             self._progress.close()
             if not is_needed:
                 _remove(self.folder, self.name)
@@ -155,12 +168,15 @@ class Journal:
             self._segments.clear()
 
 
-def _mapped(path: Path) -> mmap.mmap:
+def _mapped(path: Path, size: int) -> mmap.mmap:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         # Space is taken now: a full disk would otherwise be met as a signal, in the middle of an answer.
-        os.posix_fallocate(descriptor, 0, _SLOTS * _SLOT.size)
-        return mmap.mmap(descriptor, _SLOTS * _SLOT.size)
+        os.posix_fallocate(descriptor, 0, size)
+        return mmap.mmap(descriptor, size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     finally:
         os.close(descriptor)
 
@@ -173,10 +189,16 @@ class Abandoned:
     name: str
     owner: int
 
-    def lines(self) -> Iterator[bytes]:
+    def records(self) -> Iterator[bytes]:
         for path in sorted(self.folder.glob(f"{self.name}.*.journal")):
-            *whole, _torn = path.read_bytes().split(b"\n")
-            yield from whole
+            data, place = path.read_bytes(), 0
+            while place + _LENGTH.size <= len(data):
+                (length,) = _LENGTH.unpack_from(data, place)
+                place += _LENGTH.size
+                if not length or place + length > len(data):
+                    break
+                yield data[place : place + length]
+                place += length
 
     def progress(self, slot: Slot) -> int | None:
         """How far the answer had come; None where nobody knows."""
