@@ -106,7 +106,9 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, 
         home = tmp_path_factory.mktemp("faults")
         settings = Settings(home=str(home), providers=providers, retries=0, timeouts=LIMITS)
         plain = Running(settings)
-        saved = Running(Settings(home=str(home / "2"), providers=providers, retries=0, timeouts=LIMITS, failover=failover))
+        saved = Running(
+            Settings(home=str(home / "2"), providers=providers, retries=0, timeouts=LIMITS, failover=failover)
+        )
         plain.saved = saved  # type: ignore[attr-defined]
         yield plain, upstream
         plain.close()

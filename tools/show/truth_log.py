@@ -119,11 +119,11 @@ class TruthfulUpstream:
         base = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
         deaths = self._deaths
         try:
-            for number in range(self.events):
+            for _ in range(self.events):
                 await asyncio.sleep(self.gap)
                 if reader.at_eof() or writer.is_closing() or deaths != self._deaths:
                     raise ConnectionResetError
-                delta = {"index": 0, "delta": {"content": f"w{number} "}}
+                delta = {"index": 0, "delta": {"content": " the"}}  # one token
                 _event(writer, {**base, "choices": [delta]})
                 one.sent += 1
                 await writer.drain()
@@ -166,6 +166,7 @@ for line in sys.stdin:
 """
 
     def __init__(self, environ: dict[str, str]) -> None:
+        self._started: list[int] = []
         self._process = subprocess.Popen(
             [sys.executable, "-c", self._CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, **environ}, cwd=ROOT, text=True,
@@ -177,12 +178,15 @@ for line in sys.stdin:
         assert self._process.stdout is not None
         self._process.stdin.write(" ".join(arguments) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        self._started.append(int(self._process.stdout.readline()))
+        return self._started[-1]
 
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(20)
+        for one in self._started:
+            kill(one)
 
 
 @contextmanager
@@ -333,7 +337,7 @@ def rows_of(database: str) -> list[Any]:
 
     found = Database(database)
     try:
-        return [dict(row) for row in found.read('SELECT * FROM usage')]
+        return [dict(row) for row in found.read("SELECT * FROM usage")]
     finally:
         found.close()
 

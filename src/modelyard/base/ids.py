@@ -7,6 +7,15 @@ from itertools import count
 _turn = count(int.from_bytes(os.urandom(6)) << 16)
 
 
+def _start_anew() -> None:
+    """Processes that were forked from one must not count on from the same number."""
+    global _turn
+    _turn = count(int.from_bytes(os.urandom(6)) << 16)
+
+
+os.register_at_fork(after_in_child=_start_anew)
+
+
 def new_id(prefix: str) -> str:
     """`prefix_` and 27 hexadecimal digits: milliseconds, a count from a random start. Sorts by time; no secret."""
     return f"{prefix}_{time.time_ns() // 1_000_000:011x}{next(_turn):016x}"

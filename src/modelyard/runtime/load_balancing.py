@@ -21,7 +21,7 @@ from modelyard.base.errors import (
 )
 from modelyard.runtime.tenancy import Limit, Strategy
 
-_LONGEST_REST = 30.0
+_LONGEST_REST = 25.0
 """So long a credential that keeps failing rests at most: that it works again is noticed by then."""
 _LONGEST_LIMITED = 300.0
 _FAILURES = 3

@@ -1,6 +1,7 @@
 """SQLite in WAL mode: what a killed process has committed stays, readers never wait for the writer."""
 
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,23 @@ class SqliteEngine:
                 isolation_level=None,
             )
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
+            self._set_up(connection)
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"database {self.where!r} cannot be opened: {error}") from error
         return _Connection(connection)
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        until = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+                return
+            except sqlite3.OperationalError as error:
+                # Where two processes turn a new file to WAL at once, one is told at once that it is busy.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
 
     def begin(self) -> str:
         return "BEGIN IMMEDIATE"

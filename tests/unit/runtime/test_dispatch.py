@@ -349,7 +349,7 @@ def test_rests_grow_and_end_with_one_real_call():
         health = balance.plan(ASK).groups[0].health
         waits.append(max(health.resting().values()))
         clock.advance(waits[-1] + 0.1)
-    assert waits == [10, 20, 30, 30]
+    assert waits == [10, 20, 25, 25]
 
 
 def test_only_one_call_probes_a_rested_credential():
