@@ -18,7 +18,7 @@ PROOFS = {
     "clients": "The official clients, LangChain and pydantic-ai against the gateway, with local and recorded models.",
     "catalogue": "Every provider by model type and feature, and the how-to that adds one, executed.",
     "bench-formats": "Microseconds of CPU a format, beside the bare parse of the same bytes.",
-    "ledger-kill": "1,000 times kill -9 under load: the ledger beside what the provider wrote down; PostgreSQL killed too.",
+    "ledger-kill": "1,000 times kill -9 under load: the ledger beside the provider's own account.",
     "stream-cut": "1,000 streams cut by the caller at any byte: a row each, and the provider let go.",
     "faults": "Every way in which a provider fails, streamed and not, in three wire formats.",
     "dead-credential": "One of three credentials dead: nobody notices, and it is back when it lives.",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from modelyard.app import Modelyard
 from modelyard.base.errors import ModelyardError
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
-from modelyard.testing import Answer, FakeClock, Upstream, chat_answer, error_answer
+from modelyard.testing import Answer, FakeClock, Upstream, UpstreamRequest, chat_answer, error_answer
 from tools.show.proof import Proof
 
 _CALLS = 3000
@@ -68,6 +68,20 @@ def _no_total() -> object:
     return TimeoutSettings(total=0.0, first_token=0.0, between_tokens=0.0)
 
 
+class _Provider:
+    """One of its keys is dead until it is revived."""
+
+    def __init__(self, fate: Callable[[], Answer]) -> None:
+        self._fate = fate
+        self._is_dead = True
+
+    def answer(self, request: UpstreamRequest) -> Answer:
+        return self._fate() if self._is_dead and request.key == "sk-a-key" else chat_answer("fine")
+
+    def revive(self) -> None:
+        self._is_dead = False
+
+
 def prove() -> Proof:
     proof = Proof()
     fates: dict[str, Callable[[], Answer]] = {
@@ -77,19 +91,9 @@ def prove() -> Proof:
         "limited (429)": lambda: error_answer(429, "slow down", retry_after="5"),
     }
     for name, fate in fates.items():
-        is_dead = True
-
-        def answer(request: object, fate: Callable[[], Answer] = fate) -> Answer:
-            if is_dead and getattr(request, "key", "") == "sk-a-key":
-                return fate()
-            return chat_answer("fine")
-
-        def revive() -> None:
-            nonlocal is_dead
-            is_dead = False
-
-        with Upstream(answer) as upstream:
-            found = asyncio.run(_run(upstream, revive))
+        provider = _Provider(fate)
+        with Upstream(provider.answer) as upstream:
+            found = asyncio.run(_run(upstream, provider.revive))
         proof.line(f"{name}: calls answered", f"{found['success']:.2%}", found["success"] >= 0.999)
         proof.line(f"{name}: ejected after calls", found["ejected_after"], 0 < found["ejected_after"] <= 5)
         proof.line(f"{name}: requests at the provider for a call", f"{found['load']:.3f}", found["load"] <= 1.2)

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modelyard.base.errors import NotFoundError
 from modelyard.gateway.http import Reply, Request
+from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.metrics import Metrics
 
 
@@ -16,5 +18,8 @@ class Route:
     """What the server's other processes counted."""
 
     async def __call__(self, request: Request) -> Reply:
+        """The server's numbers are the operator's: they add up all tenants'."""
+        if request.tenant != DEFAULT_TENANT:
+            raise NotFoundError("there is nothing at '/metrics' for this tenant", code="unknown_url")
         text = self.metrics.text(await asyncio.to_thread(lambda: list(self.others())))
         return Reply(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")

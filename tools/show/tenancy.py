@@ -1,0 +1,331 @@
+"""Every route with every id of another tenant's, in every place where an id can stand; and secrets, looked for wherever
+words go.
+
+The matrix follows from the routes: one that is added is in it the same day.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import tempfile
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelyard.app import Modelyard
+from modelyard.base.log import JsonFormatter, TextFormatter
+from modelyard.base.settings import Settings
+from modelyard.cli.serving import gateway_of
+from modelyard.gateway.routes.admin import PLURALS, PREFIX
+from modelyard.gateway.server import Gateway
+from modelyard.runtime.caller import Caller, Role
+from modelyard.runtime.telemetry import OpenTelemetryCallback
+from modelyard.testing import Upstream, chat_answer, chat_events, error_answer, json_answer, stream_answer
+from tools.show.proof import Proof
+
+CANARY = "canary7731"
+"""In every name and value of the one tenant; the other must never see it."""
+SECRET = "sk-secretcanary-9f8e7d6c5b4a"
+_RESPONSE = {
+    "id": "resp_upstream", "object": "response", "status": "completed", "model": "m", "created_at": 1,
+    "output": [{
+        "type": "message", "role": "assistant", "id": "m1", "status": "completed",
+        "content": [{"type": "output_text", "text": "fine", "annotations": []}],
+    }],
+    "usage": {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4},
+}  # fmt: skip
+_OPERATOR = Caller(tenant="default")
+
+
+@dataclass
+class Seen:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def ask(
+    gateway: Gateway, method: str, path: str, key: str, body: Any = None, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> Seen:
+    """A request, without a socket between."""
+    data = json.dumps(body).encode() if body is not None else b""
+    target, _, query = path.partition("?")
+    scope = {
+        "type": "http", "method": method, "path": urllib.parse.unquote(target), "query_string": query.encode(),
+        "headers": [
+            (b"host", b"127.0.0.1"), (b"content-type", b"application/json"),
+            (b"authorization", f"Bearer {key}".encode()), (b"content-length", str(len(data)).encode()), *headers,
+        ],
+    }  # fmt: skip
+    sent: list[Any] = []
+    messages = iter([{"type": "http.request", "body": data, "more_body": False}])
+
+    async def receive() -> Any:
+        if (message := next(messages, None)) is not None:
+            return message
+        await asyncio.sleep(3600)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await gateway(scope, receive, send)
+    found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return Seen(sent[0]["status"], found, b"".join(one.get("body", b"") for one in sent[1:]))
+
+
+@dataclass
+class World:
+    """Two tenants; the first has something of everything."""
+
+    yard: Modelyard
+    gateway: Gateway
+    keys: dict[str, str] = field(default_factory=dict[str, str])
+    """`tenant/role` → key."""
+    ids: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Kind → ids of the first tenant's things."""
+
+
+async def build(home: str, url: str, callbacks: Sequence[Any]) -> World:
+    yard = Modelyard(Settings(home=home, retries=0), environ={}, callbacks=callbacks)
+    world = World(yard, gateway_of(yard))
+    admin = yard.administration
+    for tenant in ("alpha", "beta"):
+        await admin.create(
+            _OPERATOR, tenant, "tenant", tenant, {"label": f"{CANARY} label" if tenant == "alpha" else ""}
+        )
+        owner = Caller(tenant=tenant)
+        for role in Role:
+            made = await admin.create(owner, tenant, "key", f"{tenant}-{role.value}", {"role": role.value})
+            world.keys[f"{tenant}/{role.value}"] = made["key"]
+    alpha = Caller(tenant="alpha")
+    target = {"model": "openai/gpt-5-mini"}
+    for kind, given in (
+        ("user", {"email": f"{CANARY}@example.org"}),
+        ("key", {"role": "viewer"}),
+        ("credential", {"provider": "openai", "values": {"api_key": SECRET, "base_url": url}}),
+        ("limit", {"unit": "requests", "amount": 100_000}),
+        ("route", {"targets": [target]}),
+        ("model", {"provider": "openai", "definition": {"name": f"{CANARY}-model", "context_size": 100}}),
+    ):
+        made = await admin.create(alpha, "alpha", kind, f"{CANARY}-{kind}", given)
+        world.ids.setdefault(kind, []).append(made["id"])
+    await admin.create(Caller(tenant="beta"), "beta", "credential", "own", {
+        "provider": "openai", "values": {"api_key": "sk-beta-own-key", "base_url": url},
+    })  # fmt: skip
+    world.ids["tenant"] = ["alpha"]
+    key = world.keys["alpha/owner"]
+    chat = {
+        "model": "openai/gpt-5-mini",
+        "messages": [{"role": "user", "content": f"{CANARY} question"}],
+        "user": CANARY,
+    }
+    called = await ask(world.gateway, "POST", "/v1/chat/completions", key, chat)
+    world.ids["call"] = [called.headers["x-request-id"]]
+    kept = await ask(
+        world.gateway, "POST", "/v1/responses", key, {"model": "openai/gpt-5-mini", "input": f"{CANARY} input"}
+    )
+    world.ids["response"] = [json.loads(kept.body)["id"]]
+    await yard.ledger.flush()
+    return world
+
+
+def cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
+    """(method, path, body, the foreign id) for every route, every verb, every place where an id may stand."""
+    every = [(kind, id_) for kind, many in world.ids.items() for id_ in many]
+    names = [f"{CANARY}-route", f"openai/{CANARY}-model", f"{CANARY}-model"]
+    for path, verbs in world.gateway.routes.items():
+        for method in verbs:
+            body = _body(path) if method in ("POST", "PATCH") else None
+            if path.endswith("/") and path != "/":
+                for _, id_ in every:
+                    yield method, f"{path}{id_}", body, id_
+                    if path.startswith(PREFIX):
+                        for verb in ("revoke", "rotate"):
+                            yield "POST", f"{path}{id_}/{verb}", {}, id_
+                    if "/responses/" in path:
+                        yield method, f"{path}{id_}/input_items", body, id_
+            yield method, f"{path}?tenant=alpha", body, "alpha"
+            if body is not None:
+                for name in names:
+                    yield method, _full(path, name), _with_model(body, name), name
+                for _, id_ in every:
+                    yield method, _full(path, "openai/gpt-5-mini"), {**body, **_ids(id_)}, id_
+
+
+def _full(path: str, model: str) -> str:
+    """Where the model stands in the address."""
+    return f"{path}{model}:generateContent" if path.endswith("models/") and path.startswith("/v1") else path
+
+
+def _ids(id_: str) -> dict[str, Any]:
+    return {
+        "previous_response_id": id_, "id": id_, "tenant": "alpha", "user": id_, "conversation": id_, "key": id_,
+        "credential": id_,
+    }  # fmt: skip
+
+
+def _body(path: str) -> dict[str, Any]:
+    if path.startswith(PREFIX):
+        return {"name": "made", "label": "x"} if "tenants" in path else {"name": "made"}
+    question = [{"role": "user", "content": "hi"}]
+    return {
+        "model": "openai/gpt-5-mini", "messages": question, "input": "hi", "prompt": "hi", "max_tokens": 5,
+        "contents": [{"role": "user", "parts": [{"text": "hi"}]}], "query": "q", "documents": ["d"], "texts": ["t"],
+    }  # fmt: skip
+
+
+def _with_model(body: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**body, "model": name}
+
+
+async def matrix(world: World) -> tuple[int, list[str], list[str]]:
+    """(cases tried, foreign bytes seen, answers that differ from those to an id that never was)."""
+    tried, foreign, differing = 0, list[str](), list[str]()
+    before = _alpha(world)
+    for role in Role:
+        key = world.keys[f"beta/{role.value}"]
+        for method, path, body, id_ in cases(world):
+            seen = await ask(world.gateway, method, path, key, body)
+            tried += 1
+            what = f"{role.value} {method} {path} {str(body)[:80]}: {seen.status} {seen.body[:160]!r}"
+            said = seen.body.replace(id_.encode(), b"").replace(urllib.parse.quote(id_).encode(), b"")
+            if CANARY.encode() in said or SECRET.encode() in seen.body or b"alpha-" in said:
+                foreign.append(what)
+            owner, slash, name = id_.rpartition("/")
+            never = f"{owner}{slash}zz{name[2:]}"
+            other = await ask(world.gateway, method, path.replace(id_, never), key, _replaced(body, id_, never))
+            if (seen.status, _shape(seen, id_)) != (other.status, _shape(other, never)):
+                differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
+    if _alpha(world) != before:
+        foreign.append("something of the first tenant's was changed")
+    return tried, foreign, differing
+
+
+def _alpha(world: World) -> list[Any]:
+    """All that the first tenant has, to be compared."""
+    resources = [one for kind in PLURALS.values() for one in world.yard.resources.all("alpha", kind)]
+    return [*resources, *world.yard.ledger.recent("alpha", most=1000)]
+
+
+def _replaced(body: Any, id_: str, never: str) -> Any:
+    return json.loads(json.dumps(body).replace(id_, never)) if body is not None else None
+
+
+def _shape(seen: Seen, id_: str) -> str:
+    """The answer without what differs between any two calls."""
+    try:
+        document = json.loads(seen.body)
+    except ValueError:
+        return seen.body.decode("latin-1").replace(id_, "ID")[:40]
+    if seen.status < 400:
+        return "fine"
+    error = document.get("error", document)
+    words = error.get("message") if isinstance(error, dict) else document.get("message")
+    # What is near a name is looked for among what the caller has: the suggestion may differ, the refusal may not.
+    return str(words or document).replace(id_, "ID").partition(";")[0]
+
+
+async def secrets_said(world: World, logs: io.StringIO, spans: Any, home: str) -> list[str]:
+    """Where the secret, or a form of it, can be read."""
+    key = world.keys["alpha/owner"]
+    shown = [key]
+    for body in ({"model": "openai/gpt-5-mini", "messages": [{"role": "user", "content": f"my key is {SECRET}"}]},):
+        for stream in (False, True):
+            await ask(world.gateway, "POST", "/v1/chat/completions", key, {**body, "stream": stream})
+    paths = (
+        "credentials",
+        "keys",
+        "users",
+        "limits",
+        "routes",
+        "models",
+        "usage",
+        "usage/rows",
+        "usage/rows?format=csv",
+    )
+    answers = [(path, (await ask(world.gateway, "GET", PREFIX + path, key)).body) for path in paths]
+    answers.append(("metrics", (await ask(world.gateway, "GET", "/metrics", key)).body))
+    answers.append(("openapi", (await ask(world.gateway, "GET", "/admin/openapi.json", key)).body))
+    explained = f"{PREFIX}calls/{world.ids['call'][0]}"
+    answers.append(("explain", (await ask(world.gateway, "GET", explained, key)).body))
+    await world.yard.ledger.flush()
+    places = [(f"answer of {name}", body) for name, body in answers]
+    places += [("the log", logs.getvalue().encode())]
+    places += [("a trace", str([dict(one.attributes) for one in spans]).encode())]
+    places += [("a trace's events", str([[e.name, dict(e.attributes)] for one in spans for e in one.events]).encode())]
+    places += await asyncio.to_thread(_files, Path(home))
+    found = []
+    for name, text in places:
+        for secret in (SECRET, *shown):
+            forms = {secret, base64.b64encode(secret.encode()).decode(), urllib.parse.quote(secret), secret[:16]}
+            found += [
+                f"{name} says {form[:6]}…" for form in forms if form.encode() in text and name != "file master.key"
+            ]
+    return sorted(set(found))
+
+
+def _files(home: Path) -> list[tuple[str, bytes]]:
+    return [(f"file {path.name}", path.read_bytes()) for path in home.rglob("*") if path.is_file()]
+
+
+def prove() -> Proof:
+    return asyncio.run(_prove())
+
+
+async def _prove() -> Proof:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    proof = Proof()
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    logs, logger = io.StringIO(), logging.getLogger("modelyard")
+    handlers = [logging.StreamHandler(logs), logging.StreamHandler(logs)]
+    handlers[0].setFormatter(JsonFormatter())
+    handlers[1].setFormatter(TextFormatter())
+
+    def answer(request: Any) -> Any:
+        if "secretcanary" in json.dumps(request.json):
+            return error_answer(401, f"the key {SECRET} is wrong")  # some providers repeat it
+        if request.path.endswith("/responses"):
+            return json_answer(_RESPONSE)
+        return stream_answer(chat_events(["fi", "ne"])) if request.json.get("stream") else chat_answer("fine")
+
+    with tempfile.TemporaryDirectory(prefix="modelyard-show-") as home, Upstream(answer) as upstream:
+        traced = OpenTelemetryCallback(provider.get_tracer("x"), content=True)
+        world = await build(home, upstream.url, [traced])
+        asked = {request.key for request in upstream.requests}
+        tried, foreign, differing = await matrix(world)
+        wrong = {request.key for request in upstream.requests} - asked - {"sk-beta-own-key"}
+        for handler in handlers:
+            logger.addHandler(handler)
+        level = logger.level
+        logger.setLevel(logging.DEBUG)
+        try:
+            said = await secrets_said(world, logs, exporter.get_finished_spans(), home)
+        finally:
+            logger.setLevel(level)
+            for handler in handlers:
+                logger.removeHandler(handler)
+        await world.yard.aclose()
+    routes = sum(len(verbs) for verbs in world.gateway.routes.values())
+    proof.line("routes, cases tried by four roles", f"{routes}, {tried}", tried > 1000)
+    proof.line("foreign bytes", foreign[:3] or "none", not foreign)
+    proof.line("answers unlike those to an id that never was", differing[:3] or "none", not differing)
+    proof.line("foreign credentials used upstream", wrong or "none", not wrong)
+    proof.line("places where a secret is said", said[:5] or "none", not said)
+    proof.figures |= {
+        "routes": routes,
+        "cases": tried,
+        "foreign": len(foreign),
+        "differing": len(differing),
+        "secrets": len(said),
+    }
+    return proof
