@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from modelyard.base.errors import QueueFullError
 
 
+_MOST_TENANTS = 100_000
+
+
 @dataclass(slots=True, eq=False)
 class _Waiter:
     tenant: str
@@ -23,6 +26,8 @@ class FairQueue:
     running: int = 0
     _by_tenant: dict[str, int] = field(default_factory=dict[str, int])
     _waiting: OrderedDict[str, deque[_Waiter]] = field(default_factory=OrderedDict[str, deque[_Waiter]])
+    _last_turn: dict[str, int] = field(default_factory=dict[str, int])
+    _turn: int = 0
     waiting: int = 0
 
     def try_enter(self, tenant: str) -> bool:
@@ -66,15 +71,21 @@ class FairQueue:
 
     def _start(self, tenant: str) -> None:
         self.running += 1
+        self._turn += 1
+        if len(self._last_turn) > _MOST_TENANTS:
+            self._last_turn.clear()
+        self._last_turn[tenant] = self._turn
         self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + 1
 
     def _next(self) -> None:
-        """The highest priority first; among equals, whoever has the fewest running; among those, in turn."""
-        chosen = min(self._waiting, key=lambda one: (-self._waiting[one][0].priority, self._by_tenant.get(one, 0)))
+        """The highest priority first; among equals, whoever has the fewest running; among those, who was served the
+        longest ago."""
+        chosen = min(
+            self._waiting,
+            key=lambda one: (-self._waiting[one][0].priority, self._by_tenant.get(one, 0), self._last_turn.get(one, 0)),
+        )
         waiter = self._waiting[chosen][0]
         self._leave(waiter)
-        if chosen in self._waiting:
-            self._waiting.move_to_end(chosen)
         if not waiter.turn.done():
             self._start(waiter.tenant)
             waiter.turn.set_result(None)

@@ -88,9 +88,16 @@ class Valkey:
 
     def __init__(self, url: str) -> None:
         address = "redis" + url[len("valkey") :] if url.startswith("valkey") else url
-        self._client: Any = valkey.asyncio.Valkey.from_url(
-            address, socket_timeout=5, socket_connect_timeout=5, max_connections=64, health_check_interval=30
+        # Callers wait for a free connection rather than to be refused.
+        pool: Any = valkey.asyncio.BlockingConnectionPool.from_url(
+            address,
+            max_connections=32,
+            timeout=5,
+            socket_timeout=5,
+            socket_connect_timeout=5,
+            health_check_interval=30,
         )
+        self._client: Any = valkey.asyncio.Valkey(connection_pool=pool)
         self._scripts = {text: self._client.register_script(text) for text in (_RESERVE, _SETTLE, _SEED)}
 
     async def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
@@ -107,6 +114,7 @@ class Valkey:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+        await self._client.connection_pool.disconnect()
 
 
 class ValkeyCounters:

@@ -1,0 +1,168 @@
+"""One suite for every store of counters: in memory, on SQLite, on PostgreSQL, on Valkey."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.base.ids import new_id
+from modelyard.storage.counters import Charge, Counters, DatabaseCounters, Level, MemoryCounters, UnseededError, admit
+from modelyard.storage.database import Database
+from modelyard.testing import FakeClock
+
+Make = Callable[[], Any]
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql", "valkey"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Opens counters, several times for what several processes share."""
+    kind = request.param
+
+    @asynccontextmanager
+    async def opened(clock: FakeClock) -> AsyncGenerator[Counters]:
+        if kind == "memory":
+            yield MemoryCounters(clock)
+        elif kind == "valkey":
+            from modelyard.storage.valkey import Valkey, ValkeyCounters
+
+            server = Valkey(request.getfixturevalue("valkey_url"))
+            counters: Counters = ValkeyCounters(server, clock)
+            yield counters
+            await counters.aclose()
+            await server.aclose()
+        else:
+            where = str(tmp_path / "x.db") if kind == "sqlite" else request.getfixturevalue("postgres_url")
+            database = Database(where)
+            yield DatabaseCounters(database, clock)
+            await asyncio.to_thread(database.close)
+
+    opened.kind = kind  # type: ignore[attr-defined]
+    return opened
+
+
+def charge(name: str, amount: float = 1, cap: float = 10, refill: float = 0.0, need: float | None = None) -> Charge:
+    return Charge(name, amount, amount if need is None else need, cap, refill, 100_000)
+
+
+async def seeded(counters: Counters, *names: str, level: float = 0.0) -> None:
+    await counters.seed(dict.fromkeys(names, level), [charge(name) for name in names])
+
+
+async def settled(counters: Counters, name: str, amounts: dict[str, float]) -> None:
+    counters.settle(name, amounts)
+    await asyncio.sleep(0.05)
+
+
+def test_all_of_a_calls_charges_are_taken_or_none(make: Make):
+    async def work() -> None:
+        async with make(FakeClock()) as counters:
+            a, b = new_id("a"), new_id("b")
+            await seeded(counters, a, b)
+            assert await counters.reserve(new_id("x"), [charge(a, 4), charge(b, 8)]) is None
+            refusal = await counters.reserve(new_id("x"), [charge(a, 4), charge(b, 8)])
+            assert refusal is not None
+            assert (refusal.charge.name, refusal.used) == (b, 8)
+            assert await counters.levels([a, b]) == {a: 4, b: 8}
+
+    asyncio.run(work())
+
+
+def test_what_was_not_used_is_given_back_once(make: Make):
+    async def work() -> None:
+        async with make(FakeClock()) as counters:
+            a, call = new_id("a"), new_id("x")
+            await seeded(counters, a)
+            await counters.reserve(call, [charge(a, 9)])
+            await settled(counters, call, {a: 2})
+            await settled(counters, call, {a: 2})
+            assert await counters.levels([a]) == {a: 2}
+            assert await counters.reserve(new_id("x"), [charge(a, 8)]) is None
+
+    asyncio.run(work())
+
+
+def test_a_counter_that_drains_lets_more_through_as_time_goes(make: Make):
+    async def work() -> None:
+        clock = FakeClock(2_000_000_000.0)
+        async with make(clock) as counters:
+            a = new_id("a")
+            await seeded(counters, a)
+            assert await counters.reserve(new_id("x"), [charge(a, 10, refill=1)]) is None
+            assert await counters.reserve(new_id("x"), [charge(a, 5, refill=1)]) is not None
+            clock.advance(5)
+            assert await counters.reserve(new_id("x"), [charge(a, 5, refill=1)]) is None
+            clock.advance(-1000)  # a clock that jumps back drains nothing, and gives nothing away
+            assert await counters.reserve(new_id("x"), [charge(a, 1, refill=1)]) is not None
+
+    asyncio.run(work())
+
+
+def test_counters_that_are_not_there_are_asked_for_and_seeds_never_overwrite(make: Make):
+    async def work() -> None:
+        async with make(FakeClock()) as counters:
+            a = new_id("a")
+            with pytest.raises(UnseededError) as caught:
+                await counters.reserve(new_id("x"), [charge(a)])
+            assert list(caught.value.names) == [a]
+            await seeded(counters, a, level=7)
+            await seeded(counters, a, level=0)
+            assert await counters.levels([a]) == {a: 7}
+            await counters.reset([a])
+            assert await counters.levels([a]) == {}
+
+    asyncio.run(work())
+
+
+def test_racing_callers_never_take_more_than_there_is(make: Make):
+    async def work() -> None:
+        clock = FakeClock()
+        async with make(clock) as one, make(clock) as other:
+            stores = [one] if make.kind == "memory" else [one, other]  # type: ignore[attr-defined]
+            a = new_id("a")
+            await seeded(one, a)
+            tries = [stores[n % len(stores)].reserve(new_id("x"), [charge(a, 1, cap=50)]) for n in range(200)]
+            refusals = await asyncio.gather(*tries)
+            assert sum(refusal is None for refusal in refusals) == 50
+
+    asyncio.run(work())
+
+
+def test_what_a_dead_process_held_can_be_settled_by_another(make: Make):
+    async def work() -> None:
+        clock = FakeClock()
+        async with make(clock) as one, make(clock) as other:
+            if make.kind == "memory":  # type: ignore[attr-defined]
+                return
+            a, call = new_id("a"), new_id("x")
+            await seeded(one, a)
+            await one.reserve(call, [charge(a, 9)])
+            await settled(other, call, {a: 1})
+            assert await one.levels([a]) == {a: 1}
+
+    asyncio.run(work())
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 10), st.floats(0, 5), st.booleans()), max_size=40),
+    st.floats(1, 20),
+    st.floats(0, 2),
+)
+def test_a_counter_never_holds_more_than_its_cap(steps: list[tuple[float, float, bool]], cap: float, refill: float):
+    levels = {"a": Level(0.0, 0.0)}
+    now = 0.0
+    for amount, passes, is_known in steps:
+        now += passes
+        need = amount if is_known else min(amount, 1e-6)
+        before = levels["a"].used
+        refusal = admit(levels, [Charge("a", amount, need, cap, refill, 1.0)], now)
+        if refusal is not None:
+            assert levels["a"].used == before
+        # At most one call's estimate beyond the cap, and nothing where the amount is known beforehand.
+        assert levels["a"].used <= cap + max(one for one, _, _ in steps) + 1e-9
+        if all(known for _, _, known in steps):
+            assert levels["a"].used <= cap + 1e-9

@@ -1,0 +1,250 @@
+"""Limits: which hold, what they take, when they end; who goes next; keys; shares of a batch."""
+
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.base.errors import QueueFullError
+from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingResult
+from modelyard.runtime import api_keys
+from modelyard.runtime.administration import cycle
+from modelyard.runtime.caller import Caller, Role
+from modelyard.runtime.fair_queue import FairQueue
+from modelyard.runtime.limits import (
+    Applied,
+    Estimate,
+    QuotaExceededError,
+    Subject,
+    applying,
+    began,
+    charge,
+    ends_in,
+    refused,
+    taken,
+)
+from modelyard.runtime.policies.batch import _share, _Waiting, shares
+from modelyard.runtime.tenancy import Limit
+
+ALICE = Subject("t", "k1", "alice", "openai/gpt-5")
+NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()
+
+
+def found(limit: Limit, subject: Subject = ALICE) -> list[Applied]:
+    return applying([("l", "name", limit)], subject)
+
+
+@pytest.mark.parametrize(
+    ("limit", "holds", "whose"),
+    [
+        (Limit(unit="requests", amount=1), True, "t"),
+        (Limit(unit="requests", amount=1, per="key"), True, "k1"),
+        (Limit(unit="requests", amount=1, per="user"), True, "alice"),
+        (Limit(unit="requests", amount=1, per="model"), True, "openai/gpt-5"),
+        (Limit(unit="requests", amount=1, key="k2"), False, ""),
+        (Limit(unit="requests", amount=1, user="alice", model="openai/*"), True, "t"),
+        (Limit(unit="requests", amount=1, model="anthropic/*"), False, ""),
+        (Limit(unit="requests", amount=-1), False, ""),
+    ],
+)
+def test_a_limit_holds_for_what_it_names(limit: Limit, holds: bool, whose: str):
+    assert [one.whose for one in found(limit)] == ([whose] if holds else [])
+
+
+def test_what_a_call_takes_of_each_unit():
+    estimate = Estimate(500, 2_000_000)
+    limits = {
+        "requests": 1, "times": 1, "concurrency": 1, "tokens": 500, "cost": 2_000_000, "credits": 20,
+    }  # fmt: skip
+    for unit, amount in limits.items():
+        one = found(Limit(unit=unit, amount=5, window="total", credits={"openai/*": 20}))[0]  # type: ignore[arg-type]
+        assert charge(one, ALICE, estimate, NOON).amount == amount
+    spent = {"tokens": 7.0, "cost": 9.0, "concurrency": 0.0, "credits": 20.0, "times": 1.0, "requests": 1.0}
+    for unit, amount in spent.items():
+        one = found(Limit(unit=unit, amount=5, window="total", credits={"openai/*": 20}))[0]  # type: ignore[arg-type]
+        held = charge(one, ALICE, estimate, NOON)
+        assert taken(one, held, tokens=7, nanos=9, is_served=True) == amount
+        failed = taken(one, held, tokens=0, nanos=0, is_served=False)
+        assert failed == (1.0 if unit == "requests" else 0.0)
+
+
+def test_windows_begin_and_end_with_the_calendar_of_utc():
+    assert ends_in("day", NOON) == 12 * 3600
+    assert ends_in("month", NOON) == 12 * 3600
+    assert ends_in("total", NOON) is None
+    assert datetime.fromtimestamp(began("month", NOON), UTC) == datetime(2026, 2, 1, tzinfo=UTC)
+    assert began("minute", NOON) == NOON - 60
+    day = found(Limit(unit="requests", amount=1, window="day"))[0]
+    assert charge(day, ALICE, Estimate(0, 0), NOON).name != charge(day, ALICE, Estimate(0, 0), NOON + 43_200).name
+
+
+def test_a_refusal_says_what_and_until_when():
+    minute = found(Limit(unit="tokens", amount=60))[0]
+    held = charge(minute, ALICE, Estimate(30, 0), NOON)
+    error = refused(minute, held, 60.0, NOON)
+    assert "60 tokens a minute" in str(error)
+    assert 0 < error.retry_after < 1
+    month = found(Limit(unit="cost", amount=5, window="month", per="key"))[0]
+    error = refused(month, charge(month, ALICE, Estimate(0, 1), NOON), 5e9, NOON)
+    assert isinstance(error, QuotaExceededError)
+    assert "API key 'k1' has used its 5 USD a month" in str(error)
+    assert error.retry_after == 12 * 3600
+
+
+# who goes next
+
+
+def test_tenants_take_turns_and_the_quiet_one_goes_first():
+    async def work() -> list[str]:
+        queue, order = FairQueue(2, 100), list[str]()
+        assert queue.try_enter("noisy")
+        assert queue.try_enter("noisy")
+
+        async def wait(tenant: str, priority: int = 0) -> None:
+            await queue.enter(tenant, priority=priority, seconds=5)
+            order.append(tenant)
+
+        waiting = [asyncio.create_task(wait("noisy")) for _ in range(3)]
+        waiting += [asyncio.create_task(wait("quiet")), asyncio.create_task(wait("urgent", 5))]
+        await asyncio.sleep(0)
+        for _ in range(5):
+            queue.leave("noisy" if order.count("noisy") < 4 else "quiet")
+            await asyncio.sleep(0.01)
+            if len(order) == 2:
+                break
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert queue.waiting == 0
+        return order
+
+    assert asyncio.run(work()) == ["urgent", "quiet"]
+
+
+def test_a_full_queue_gives_room_to_who_holds_little_of_it():
+    async def work() -> None:
+        queue = FairQueue(1, 3)
+        assert queue.try_enter("noisy")
+        noisy = [asyncio.create_task(queue.enter("noisy", seconds=5)) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="3 calls wait"):
+            await queue.enter("noisy", seconds=5)
+        quiet = asyncio.create_task(queue.enter("quiet", seconds=5))
+        await asyncio.sleep(0)
+        queue.leave("noisy")
+        await quiet
+        done = await asyncio.wait({noisy[2]})
+        assert isinstance(next(iter(done[0])).exception(), QueueFullError)
+        for task in noisy:
+            task.cancel()
+        await asyncio.gather(*noisy, return_exceptions=True)
+        queue.leave("quiet")
+        assert (queue.running, queue.waiting) == (0, 0)
+
+    asyncio.run(work())
+
+
+def test_nobody_waits_longer_than_they_want():
+    async def work() -> None:
+        queue = FairQueue(1, 3)
+        assert queue.try_enter("t")
+        with pytest.raises(QueueFullError, match="no turn came"):
+            await queue.enter("t", seconds=0.01)
+        queue.leave("t")
+        assert (queue.running, queue.waiting) == (0, 0)
+
+    asyncio.run(work())
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
+def test_a_queue_never_lets_in_more_than_it_may_and_forgets_nobody(steps: list[tuple[str, bool]]):
+    async def work() -> None:
+        queue, inside, waiting = FairQueue(2, 5), list[str](), list[asyncio.Task[None]]()
+
+        async def enter(tenant: str) -> None:
+            await queue.enter(tenant, seconds=5)
+            inside.append(tenant)
+
+        for tenant, comes in steps:
+            if comes and queue.try_enter(tenant):
+                inside.append(tenant)
+            elif comes:
+                waiting.append(asyncio.create_task(enter(tenant)))
+            elif inside:
+                queue.leave(inside.pop())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert queue.running <= 2
+        while inside:
+            queue.leave(inside.pop())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert (queue.running, queue.waiting) == (0, 0)
+
+    asyncio.run(work())
+
+
+# keys
+
+
+@given(st.integers(0, 60), st.sampled_from("0aZ_-"))
+def test_a_mistyped_key_is_none(place: int, sign: str):
+    name, key = api_keys.mint()
+    assert api_keys.id_of(key) == name
+    place %= len(key)
+    wrong = key[:place] + sign + key[place + 1 :]
+    assert wrong == key or api_keys.id_of(wrong) is None
+    assert key not in api_keys.hint(key)
+    assert len(api_keys.hint(key)) == 13
+
+
+def test_roles_cover_those_after_them():
+    assert [role.covers(Role.DEVELOPER) for role in Role] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("models", "model", "may"),
+    [
+        ((), "a/b", True),
+        (("a/*",), "a/b", True),
+        (("a/*",), "ab/c", False),
+        (("a/b",), "a/b2", False),
+        (("*",), "x/y", True),
+    ],
+)
+def test_a_key_may_call_what_its_patterns_fit(models: tuple[str, ...], model: str, may: bool):
+    assert Caller(tenant="t", models=models).may_call(model) is may
+
+
+def test_a_circle_of_failover_is_found():
+    assert cycle({"a": ["b"], "b": ["c"]}) == []
+    assert cycle({"a": ["b", "c"], "c": ["a"]}) == ["a", "c", "a"]
+    assert cycle({"a": ["a"]}) == ["a", "a"]
+
+
+# shares
+
+
+@given(st.integers(0, 10**9), st.lists(st.integers(1, 1000), min_size=1, max_size=50))
+def test_shares_add_up_to_the_whole(total: int, weights: list[int]):
+    parts = shares(total, weights)
+    assert sum(parts) == total
+    assert min(parts) >= 0
+
+
+def test_each_caller_of_a_batch_gets_its_vectors_and_its_share():
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(["a"], loop.create_future()), _Waiting(["b", "c"], loop.create_future())]
+        usage = EmbeddingUsage(tokens=10, total_tokens=10, total_price=Decimal("0.0000007"))
+        _share(TextEmbeddingResult(embeddings=[[1.0], [2.0], [3.0]], usage=usage), waiting)
+        one, two = await waiting[0].done, await waiting[1].done
+        assert (one.embeddings, two.embeddings) == ([[1.0]], [[2.0], [3.0]])
+        assert one.usage.tokens + two.usage.tokens == 10
+        assert one.usage.total_price + two.usage.total_price == Decimal("0.0000007")
+
+    asyncio.run(work())

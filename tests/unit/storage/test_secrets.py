@@ -1,0 +1,80 @@
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.base.errors import ConfigError
+from modelyard.storage.secrets import KeyRing, SecretError, load_key_ring, save_key_ring
+
+RING = KeyRing({}).rotated()
+PLACE = {"tenant": "t", "kind": "credential", "row": "r"}
+
+
+@given(st.text(max_size=200))
+def test_what_is_encrypted_comes_back(text: str):
+    sealed = RING.encrypt(text, **PLACE)
+    assert RING.decrypt(sealed, **PLACE) == text
+    assert RING.encrypt(text, **PLACE) != sealed
+    assert len(text) < 4 or text not in sealed
+
+
+@pytest.mark.parametrize(
+    "other", [{"tenant": "u"}, {"kind": "x"}, {"row": "s"}, {"tenant": "t|credential", "kind": ""}]
+)
+def test_a_row_that_is_copied_elsewhere_cannot_be_read_there(other: dict[str, str]):
+    sealed = RING.encrypt("secret", **PLACE)
+    with pytest.raises(SecretError, match="belongs to another row"):
+        RING.decrypt(sealed, **{**PLACE, **other})
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_bit_that_flips_is_noticed(place: int, flip: int):
+    sealed = bytearray(RING.encrypt("a secret", **PLACE).encode())
+    place %= len(sealed)
+    sealed[place] ^= flip
+    try:
+        text = sealed.decode()
+    except UnicodeDecodeError:
+        return
+    if text == RING.encrypt("a secret", **PLACE):
+        return
+    try:
+        assert RING.decrypt(text, **PLACE) == "a secret"  # base64's last digit holds bits that nobody reads
+    except SecretError:
+        pass
+
+
+def test_keys_are_rotated_by_their_ids():
+    sealed, digest = RING.encrypt("secret", **PLACE), RING.digest(b"key")
+    newer = RING.rotated()
+    assert newer.decrypt(sealed, **PLACE) == "secret"
+    assert not newer.is_current(sealed)
+    assert newer.is_current(newer.encrypt("secret", **PLACE))
+    assert newer.matches(b"key", digest)
+    assert not newer.matches(b"other", digest)
+    lost = newer.without(RING.active)
+    with pytest.raises(SecretError, match=f"{RING.active}.*not here"):
+        lost.decrypt(sealed, **PLACE)
+    assert not lost.matches(b"key", digest)
+
+
+def test_the_first_start_makes_a_key_that_its_owner_alone_can_read(tmp_path: Path):
+    path = tmp_path / "home" / "master.key"
+    ring = load_key_ring(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load_key_ring(path).keys == ring.keys
+    save_key_ring(path, ring.rotated())
+    assert list(load_key_ring(path).keys)[1:] == list(ring.keys)
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_key_ring(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "k1:short", "k1:" + "A" * 43, ":AbCdEfGhIjKlMnOpQrStUvWxYz0123456789abcdefg"]
+)
+def test_a_key_that_is_none_is_refused(text: str):
+    with pytest.raises(ConfigError, match="master key"):
+        KeyRing.parse(text, source="here")
