@@ -319,10 +319,11 @@ class Modelyard:
 
     def _most_texts(self, invocation: Invocation) -> int:
         """How many texts an embedding model takes at once; models on this machine join calls themselves."""
-        schema = self._schema(invocation)
-        if schema is None or invocation.provider == "local":
+        if invocation.provider == "local":
             return 0
-        return int(schema.model_properties.get(ModelPropertyKey.MAX_CHUNKS) or 0)
+        schema = self._schema(invocation)
+        stated = schema.model_properties.get(ModelPropertyKey.MAX_CHUNKS) if schema else None
+        return int(stated or self.providers.factory.get_definition(invocation.provider).quirks.get("max_texts", 0))
 
     def _failover(self, tenant: str, provider: str, model: str, kind: ModelType) -> Sequence[tuple[str, str]]:
         if tenant != DEFAULT_TENANT or not (named := self.settings.failover.get(f"{provider}/{model}")):
