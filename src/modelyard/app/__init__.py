@@ -131,12 +131,14 @@ class Modelyard:
         self.metrics = Metrics()
         self.traces = Traces(self.database, self.ledger, self.clock, keep=self.settings.telemetry.decisions)
         self._gauges()
+        self._traces_sent = self._telemetry()
         self.models = ModelManager(
             self.providers,
-            self._policies((*callbacks, *self._telemetry())),
+            self._policies((*callbacks, *self._traces_sent)),
             self.clock,
             defaults=_defaults(self.settings),
             total_timeout=self.settings.timeouts.total or None,
+            passes_on=not any(_reads_along(one) for one in (*callbacks, *self._traces_sent)),
         )
         self.directory.on_change(lambda touched: self.models.forget())
         self._apply(self.settings)
@@ -541,6 +543,11 @@ def _overlay(settings: Settings) -> dict[str, dict[str, Any]]:
         "limit": {name: configured_limit(name, one) for name, one in settings.limits.items()},
         "route": {name: configured_route(name, one) for name, one in settings.routes.items()},
     }
+
+
+def _reads_along(callback: Callback) -> bool:
+    """Whether a callback wants to see what is said: then it has to be read."""
+    return callback.wants_result or type(callback).on_new_chunk is not Callback.on_new_chunk
 
 
 def _cache_trouble(error: StorageUnavailableError) -> None:

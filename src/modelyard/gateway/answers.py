@@ -11,10 +11,11 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import wrong
 from modelyard.base.ids import new_id
 from modelyard.gateway.errors import Shape, error_document
-from modelyard.gateway.http import Request, StreamReply, encode, sse_reply
-from modelyard.models.llm import LLMRequest, LLMResult
+from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
+from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.streams import StreamDumper
 from modelyard.models.types import JSON
+from modelyard.models.verbatim import VerbatimChunk, VerbatimRequest
 from modelyard.runtime.model_instance import ModelInstance
 
 UNSUPPORTED = b"x-modelyard-unsupported"
@@ -46,7 +47,10 @@ async def whole(
     request: Request, instance: ModelInstance, asked: LLMRequest, clock: Clock, *, prefix: str
 ) -> LLMResult:
     """The answer with an id, a moment and a model's name, whoever gave it."""
-    result = await request.while_here(instance.invoke_llm(asked))
+    return _named(await request.while_here(instance.invoke_llm(asked)), instance, clock, prefix)
+
+
+def _named(result: LLMResult, instance: ModelInstance, clock: Clock, prefix: str) -> LLMResult:
     return msgspec.structs.replace(
         result,
         id=result.id or new_id(prefix),
@@ -55,9 +59,25 @@ async def whole(
     )
 
 
+async def passed_on(
+    request: Request, instance: ModelInstance, asked: VerbatimRequest, clock: Clock, dump: Callable[[LLMResult], JSON]
+) -> Reply:
+    """The answer as it came, or written anew where another server gave it."""
+    chunks = await request.while_here(_gathered(instance.stream_verbatim(asked)))
+    if len(chunks) == 1 and isinstance(chunks[0], VerbatimChunk):
+        return Reply(chunks[0].data)
+    result = fold(chunks)
+    return json_reply(dump(_named(result, instance, clock, "chatcmpl")))
+
+
+async def _gathered(stream: AsyncGenerator[LLMResultChunk, None]) -> list[LLMResultChunk]:
+    async with aclosing(stream) as chunks:
+        return [chunk async for chunk in chunks]
+
+
 def streamed(
     instance: ModelInstance,
-    asked: LLMRequest,
+    asked: LLMRequest | VerbatimRequest,
     clock: Clock,
     make: Callable[..., StreamDumper],
     *,
@@ -72,8 +92,14 @@ def streamed(
 
     async def pieces() -> AsyncGenerator[bytes, None]:
         dumper: StreamDumper | None = None
-        async with aclosing(instance.stream_llm(asked)) as chunks:
+        is_verbatim = isinstance(asked, VerbatimRequest)
+        source = instance.stream_verbatim(asked) if isinstance(asked, VerbatimRequest) else instance.stream_llm(asked)
+        async with aclosing(source) as chunks:
             async for chunk in chunks:
+                if is_verbatim and isinstance(chunk, VerbatimChunk):
+                    if chunk.data:
+                        yield chunk.data
+                    continue
                 if dumper is None:
                     dumper = make(
                         response_id=chunk.id or new_id(prefix),
@@ -82,6 +108,9 @@ def streamed(
                     )
                 if events := dumper.feed(chunk):
                     yield _framed(events, frame)
+        if dumper is None and is_verbatim:
+            yield last
+            return
         if dumper is None:
             dumper = make(response_id=new_id(prefix), created=int(clock.time()), model=instance.model)
         yield _framed(dumper.finish(), frame) + last

@@ -123,15 +123,20 @@ class Request:
 
     async def json(self) -> JSON:
         """The body as an object. Raises InvokeBadRequestError where it is none."""
-        try:
-            document = _decode(await self.body())
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvokeBadRequestError(f"the request is not JSON: {error}") from error
-        except RecursionError as error:
-            raise InvokeBadRequestError("the request's JSON is nested too deeply") from error
-        if not isinstance(document, dict):
-            raise InvokeBadRequestError("the request must be a JSON object")
-        return document
+        return read_json(await self.body())
+
+
+def read_json(body: bytes) -> JSON:
+    """An object. Raises InvokeBadRequestError where it is none."""
+    try:
+        document = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvokeBadRequestError(f"the request is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InvokeBadRequestError("the request's JSON is nested too deeply") from error
+    if not isinstance(document, dict):
+        raise InvokeBadRequestError("the request must be a JSON object")
+    return document
 
 
 @dataclass(slots=True)

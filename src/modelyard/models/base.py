@@ -12,6 +12,7 @@ from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount, count_prompt
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Credentials, ModelType
+from modelyard.models.verbatim import VerbatimRequest
 
 RequestT = TypeVar("RequestT")
 ChunkT = TypeVar("ChunkT")
@@ -37,6 +38,14 @@ class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
         """The parameters of the request that the model's server has no word for, or refuses."""
         del model, credentials, request
         return []
+
+    takes_verbatim: ClassVar[bool] = False
+    """Whether `invoke` may be given a request as it came, too."""
+
+    def passes_on(self, model: str, credentials: Credentials, request: VerbatimRequest) -> bool:
+        """Whether such a request would be passed on as it came; else it is read in full."""
+        del model, credentials, request
+        return False
 
     async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
         """Prompt tokens of a request before it is sent; says whether they were counted or estimated."""

@@ -49,6 +49,8 @@ def in_force(pricing: PriceConfig, *, day: date | None = None, prompt_tokens: in
 
 def _prompt_cost(usage: LLMUsage, prices: PriceConfig) -> Decimal:
     """Kinds of tokens with a rate of their own at that, the rest at the plain price."""
+    if not (usage.cached_tokens or usage.cache_write_tokens or usage.audio_prompt_tokens or usage.image_prompt_tokens):
+        return usage.prompt_tokens * prices.input
     long_write = usage.cache_write_1h_tokens if "cache_write_1h" in prices.rates else 0
     kinds = (
         ("cached", usage.cached_tokens),
@@ -61,6 +63,8 @@ def _prompt_cost(usage: LLMUsage, prices: PriceConfig) -> Decimal:
 
 
 def _completion_cost(usage: LLMUsage, prices: PriceConfig) -> Decimal:
+    if not (usage.reasoning_tokens or usage.audio_completion_tokens or usage.image_completion_tokens):
+        return usage.completion_tokens * (prices.output or ZERO)
     kinds = (
         ("reasoning", usage.reasoning_tokens),
         ("audio_output", usage.audio_completion_tokens),

@@ -112,6 +112,8 @@ def estimate_prompt_tokens(messages: Iterable[AnyPromptMessage], tools: Iterable
 
 def rough_tokens(request: Any) -> int:
     """About how many tokens go in, for a request of any type; 0 where it is not counted in tokens."""
+    if (signs := getattr(request, "signs", None)) is not None:
+        return signs // 4 + 8
     if (messages := getattr(request, "messages", None)) is not None:
         return estimate_prompt_tokens(messages, request.tools)
     texts = getattr(request, "texts", None) or getattr(request, "docs", None) or ()

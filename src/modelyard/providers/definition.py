@@ -49,6 +49,16 @@ class ProviderDefinition:
     model_wires: Mapping[str, str] = field(default_factory=dict[str, str])
     source: str = ""
     """The file it was read from, for messages."""
+    url_field: str | None = field(init=False)
+    """The credential field that says where the server is, where there is one."""
+    needs_credential: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        forms = self.entity.credential_forms
+        names = {form.variable for form in forms}
+        url = next((name for name in _URL_FIELDS if name in names), None)
+        object.__setattr__(self, "url_field", url)
+        object.__setattr__(self, "needs_credential", any(one.required and one.default is None for one in forms))
 
     @property
     def name(self) -> str:
@@ -62,18 +72,8 @@ class ProviderDefinition:
         secret = (form.variable for form in self.entity.credential_forms if form.type == "secret-input")
         return usual or next(secret, None)
 
-    @property
-    def url_field(self) -> str | None:
-        """The credential field that says where the server is, where there is one."""
-        names = {form.variable for form in self.entity.credential_forms}
-        return next((name for name in _URL_FIELDS if name in names), None)
-
     def wires_of(self, model_type: ModelType) -> Sequence[Wire]:
         return self.wires.get(model_type) or (Wire(self.wire),)
-
-    @property
-    def needs_credential(self) -> bool:
-        return any(form.required and form.default is None for form in self.entity.credential_forms)
 
 
 def load_definition(path: Path, *, wire: str = "", base_url: str = "") -> ProviderDefinition:

@@ -143,7 +143,13 @@ class Endpoint:
 
     async def object(self, response: Response) -> JSON:
         """The whole answer as an object. Raises InvokeServerUnavailableError where it is none."""
-        body = await self.json(response)
+        return self._object(await self.json(response))
+
+    def read_object(self, data: bytes) -> JSON:
+        """A whole answer that was read already."""
+        return self._object(self._decoded(data, "the answer"))
+
+    def _object(self, body: Any) -> JSON:
         if not isinstance(body, dict):
             raise self.broken("the answer is JSON, but no object")
         return body
@@ -158,9 +164,17 @@ class Endpoint:
 
     async def events(self, response: Response, framing: Framing) -> AsyncGenerator[JSON | None, None]:
         """A stream's events; None stands for the word that ends it. Raises InvokeError where it breaks."""
+        async with aclosing(self.events_of(response.pieces(), framing)) as events:
+            async for event in events:
+                yield event
+
+    async def events_of(
+        self, source: AsyncGenerator[bytes, None], framing: Framing
+    ) -> AsyncGenerator[JSON | None, None]:
+        """The events that pieces of a body make."""
         reader = _READERS[framing]()
         try:
-            async with aclosing(response.pieces()) as pieces:
+            async with aclosing(source) as pieces:
                 async for piece in pieces:
                     for event in reader.feed(piece):
                         yield self._event(event)

@@ -17,6 +17,7 @@ from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.streams import StreamParser
 from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON
+from modelyard.models.verbatim import Passing
 from modelyard.wire import (
     anthropic,
     bedrock,
@@ -37,6 +38,7 @@ from modelyard.wire import (
     openai_embeddings,
     openai_rerank,
     openai_responses,
+    openai_verbatim,
     tei,
 )
 
@@ -61,6 +63,8 @@ class ChatFormat:
     """And a streamed one beside."""
     count_path: str = ""
     """Where tokens are counted, where the format has that."""
+    passing: Passing | None = None
+    """Passes on what came in the same format, where the format has that."""
 
 
 def _chat(
@@ -72,6 +76,7 @@ def _chat(
     count: str = "",
     headers: Mapping[str, str] | None = None,
     stream_headers: Mapping[str, str] | None = None,
+    passing: Passing | None = None,
 ) -> ChatFormat:
     return ChatFormat(
         module.FORMAT,
@@ -85,11 +90,12 @@ def _chat(
         headers or {},
         stream_headers or {},
         count,
+        passing,
     )
 
 
 CHAT: Mapping[str, ChatFormat] = {
-    "openai": _chat(openai_chat, "/chat/completions"),
+    "openai": _chat(openai_chat, "/chat/completions", passing=openai_verbatim.PASSING),
     "openai_responses": _chat(openai_responses, "/responses"),
     "openai_completions": _chat(openai_completions, "/completions"),
     "anthropic": _chat(

@@ -3,8 +3,8 @@
 import struct
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ from modelyard.models.thinking import ThinkStream
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import Credentials, ModelType
+from modelyard.models.verbatim import Passing, VerbatimRequest
 from modelyard.providers.definition import ProviderDefinition, Wire
 from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
 from modelyard.providers.formats import CHAT, EMBEDDING, MODERATION, RERANK, SPEECH2TEXT, TTS, ChatFormat
@@ -42,10 +43,25 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     """Speaks the first of the provider's formats, or the one that the request came in where it is among them: what
     only that format can say then arrives as it was said."""
 
+    takes_verbatim: ClassVar[bool] = True
     endpoint: Endpoint
     wires: tuple[tuple[Wire, ChatFormat], ...]
+    _known: dict[tuple[str, str, bool], tuple[Wire, ChatFormat]] = field(
+        default_factory=dict[tuple[str, str, bool], tuple[Wire, ChatFormat]]
+    )
 
-    def _wire(self, model: str, credentials: Credentials, request: LLMRequest) -> tuple[Wire, ChatFormat]:
+    def _wire(
+        self, model: str, credentials: Credentials, request: LLMRequest | VerbatimRequest
+    ) -> tuple[Wire, ChatFormat]:
+        named = self.endpoint.definition.url_field
+        key = (model, request.format, bool(named and credentials.get(named)))
+        if (known := self._known.get(key)) is None:
+            if len(self._known) > 1000:
+                self._known.clear()
+            known = self._known[key] = self._found(model, request.format, is_moved=key[2])
+        return known
+
+    def _found(self, model: str, asked_in: str, *, is_moved: bool) -> tuple[Wire, ChatFormat]:
         definition = self.endpoint.definition
         schema = definition.entity.find(model, ModelType.LLM)
         named = definition.model_wires.get(model)
@@ -53,10 +69,9 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             named = "openai_completions"
         if named is not None:
             return Wire(named), CHAT[named]
-        moved = definition.url_field and credentials.get(definition.url_field)
-        for wire, form in self.wires[1:] if request.format else ():
+        for wire, form in self.wires[1:] if asked_in else ():
             # An address in the credential stands for the first format's; the others' would reach another server.
-            if form.name == request.format and not (moved and wire.base_url):
+            if form.name == asked_in and not (is_moved and wire.base_url):
                 return wire, form
         return self.wires[0]
 
@@ -66,12 +81,25 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         said = [*request.model_parameters, *(["stop"] if request.stop else [])]
         return [name for name in said if name not in form.parameters or name in refused]
 
+    def passes_on(self, model: str, credentials: Credentials, request: VerbatimRequest) -> bool:
+        form = self._wire(model, credentials, request)[1]
+        passing = form.passing if form.name == request.format else None
+        return passing is not None and passing.passes(request, self.endpoint.quirks(model))
+
     async def invoke(
-        self, model: str, credentials: Credentials, request: LLMRequest
+        self, model: str, credentials: Credentials, request: LLMRequest | VerbatimRequest
     ) -> AsyncGenerator[LLMResultChunk, None]:
         endpoint = self.endpoint
-        wire, form = self._wire(model, credentials, request)
         quirks = endpoint.quirks(model)
+        wire, form = self._wire(model, credentials, request)
+        if isinstance(request, VerbatimRequest):
+            passing = form.passing if form.name == request.format else None
+            if passing is not None and passing.passes(request, quirks):
+                async with aclosing(self._passed_on(model, credentials, request, wire, form, passing)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            request = request.parse()
         response = await self._post(model, credentials, request, wire, form)
         thoughts = ThinkStream() if quirks.get("think_tags") else None
         try:
@@ -84,6 +112,64 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             raise endpoint.named(error) from error
         finally:
             response.close()
+
+    async def _passed_on(
+        self,
+        model: str,
+        credentials: Credentials,
+        request: VerbatimRequest,
+        wire: Wire,
+        form: ChatFormat,
+        passing: Passing,
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        """The answer's bytes as they come. What cannot be passed on is read in full from there on."""
+        endpoint = self.endpoint
+        quirks = endpoint.quirks(model)
+        path = endpoint.definition.paths.get("llm", form.path) if form is self.wires[0][1] else form.path
+        url = endpoint.url(credentials, path, model=model, base=wire.base_url)
+        sent = passing.dump(request, model, quirks)
+        response = await endpoint.send("POST", url, credentials, [sent], headers=form.headers)
+        try:
+            if not request.stream or response.headers.get("content-type", "").startswith("application/json"):
+                body = await response.read(most=MAX_ANSWER)
+                if (whole := passing.result(body) if not request.stream else None) is not None:
+                    yield whole
+                    return
+                for chunk in form.parse_result(endpoint.read_object(body), quirks).as_chunks():
+                    yield chunk
+                return
+            glance = passing.glance(request)
+            async with aclosing(response.pieces()) as pieces:
+                async for piece in pieces:
+                    if (passed := glance.feed(piece)) is not None:
+                        yield passed
+                    if glance.unread is not None:
+                        break
+                if glance.unread is None:
+                    glance.finish()
+                if glance.unread is not None:
+                    async with aclosing(self._read_on(glance.unread, pieces, form, quirks)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+        except InvokeError as error:
+            raise endpoint.named(error) from error
+        finally:
+            response.close()
+
+    async def _read_on(
+        self, unread: bytes, pieces: AsyncGenerator[bytes, None], form: ChatFormat, quirks: Mapping[str, Any]
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        """The rest of a stream that was passed on up to here."""
+        parser, is_done = form.parser(quirks), False
+        async with aclosing(self.endpoint.events_of(_first(unread, pieces), form.framing)) as events:
+            async for event in events:
+                if event is None:
+                    is_done = True
+                elif not is_done:
+                    for chunk in parser.feed(event):
+                        yield chunk
+        for chunk in parser.finish(done=is_done):
+            yield chunk
 
     async def _post(
         self, model: str, credentials: Credentials, request: LLMRequest, wire: Wire, form: ChatFormat
@@ -143,6 +229,12 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         if not isinstance(tokens, int):
             raise self.endpoint.broken("the answer holds no count of tokens")
         return TokenCount(tokens, estimated=False)
+
+
+async def _first(piece: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    yield piece
+    async for one in pieces:
+        yield one
 
 
 _COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking")

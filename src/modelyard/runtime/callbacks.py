@@ -31,6 +31,10 @@ class Callback:
     wants_result: bool = False
     """Set to be given the folded answer in `Outcome.result`; costs the memory of all chunks."""
 
+    def sees_chunks(self) -> bool:
+        """Whether `on_new_chunk` is to be called at the moment."""
+        return True
+
     def on_before_invoke(self, invocation: Invocation) -> None: ...
 
     def on_new_chunk(self, invocation: Invocation, chunk: Any) -> None: ...
@@ -42,6 +46,9 @@ class Callback:
 
 class LoggingCallback(Callback):
     """A line before, a line after, and at debug level every chunk. Prompts and answers only at debug level."""
+
+    def sees_chunks(self) -> bool:
+        return logger.isEnabledFor(logging.DEBUG)
 
     def on_before_invoke(self, invocation: Invocation) -> None:
         if logger.isEnabledFor(logging.DEBUG):

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from modelyard.base.errors import QueueFullError
 
-
 _MOST_TENANTS = 100_000
 
 

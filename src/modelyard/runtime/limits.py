@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from modelyard.base.errors import InvokeRateLimitError, ModelyardError
@@ -66,13 +67,19 @@ class Applied(NamedTuple):
     limit: Limit
     whose: str
     """The value of what the limit counts apart: a key's id, a user's name."""
+    counter: str
+    """The name of its counter; of a day's or a month's, what stands before the day or month."""
+    cap: float
+    refill: float
+    lasts: float
+    is_known_before: bool
 
 
 def applying(limits: Iterable[tuple[str, str, Limit]], subject: Subject) -> list[Applied]:
     """Those of a tenant's limits, (id, name, limit) each, that hold for a subject."""
     return [
-        Applied(id, name, limit, subject.tenant if limit.per == "tenant" else str(getattr(subject, limit.per) or "-"))
-        for id, name, limit in limits  # noqa: A001  the field's word
+        _applied(row, name, limit, subject)
+        for row, name, limit in limits
         if limit.amount >= 0
         and limit.key in ("", subject.key)
         and limit.user in ("", subject.user)
@@ -80,31 +87,48 @@ def applying(limits: Iterable[tuple[str, str, Limit]], subject: Subject) -> list
     ]
 
 
+def _applied(row: str, name: str, limit: Limit, subject: Subject) -> Applied:
+    whose = subject.tenant if limit.per == "tenant" else str(getattr(subject, limit.per) or "-")
+    cap = limit.amount * 1e9 if limit.unit == "cost" else limit.amount
+    counter = f"{row}|{subject.tenant}|{whose}|"
+    is_known = limit.unit in _KNOWN_BEFORE
+    if limit.unit == "concurrency":
+        return Applied(row, name, limit, whose, f"{counter}now", cap, 0.0, _CONCURRENCY_SECONDS, is_known)
+    if limit.window not in ("day", "month"):
+        counter += limit.window
+    seconds = _DRAINS.get(limit.window)
+    refill, lasts = (cap / seconds, 2 * seconds) if seconds else (0.0, _lasts(limit.window))
+    return Applied(row, name, limit, whose, counter, cap, refill, lasts, is_known)
+
+
 def charge(one: Applied, subject: Subject, estimate: Estimate, now: float) -> Charge:
     """What a call takes of a limit."""
     limit = one.limit
-    name = f"{one.id}|{subject.tenant}|{one.whose}|{span(limit.window, now) if limit.unit != 'concurrency' else 'now'}"
-    amount, cap = _amount(limit, subject, estimate), limit.amount
-    if limit.unit == "cost":
-        cap *= 1e9
-    need = amount if limit.unit in _KNOWN_BEFORE else min(amount, max(_SMALLEST, cap * _SMALLEST))
-    if limit.unit == "concurrency":
-        return Charge(name, amount, need, cap, 0.0, _CONCURRENCY_SECONDS)
-    seconds = _DRAINS.get(limit.window)
-    refill = cap / seconds if seconds else 0.0
-    return Charge(name, amount, need, cap, refill, 2 * seconds if seconds else _lasts(limit.window))
+    amount = _amount(limit, subject, estimate)
+    need = amount if one.is_known_before else min(amount, max(_SMALLEST, one.cap * _SMALLEST))
+    name = one.counter
+    if limit.window in ("day", "month") and limit.unit != "concurrency":
+        name += _span(limit.window, int(now // 86_400))
+    return Charge(name, amount, need, one.cap, one.refill, one.lasts)
+
+
+@lru_cache(8)
+def _span(window: Window, day: int) -> str:
+    """The name of the day or month that a day (days since 1970) lies in."""
+    moment = datetime.fromtimestamp(day * 86_400, UTC)
+    return moment.strftime("%Y-%m-%d" if window == "day" else "%Y-%m")
 
 
 def _amount(limit: Limit, subject: Subject, estimate: Estimate) -> float:
     match limit.unit:
+        case "requests" | "times" | "concurrency":
+            return 1.0
         case "tokens":
             return float(estimate.tokens)
         case "cost":
             return float(estimate.nanos)
         case "credits":
             return next((each for pattern, each in limit.credits.items() if fits(pattern, subject.model)), 1.0)
-        case "requests" | "times" | "concurrency":
-            return 1.0
 
 
 def taken(one: Applied, reserved: Charge, *, tokens: int, nanos: int, is_served: bool) -> float:
@@ -120,17 +144,6 @@ def taken(one: Applied, reserved: Charge, *, tokens: int, nanos: int, is_served:
             return reserved.amount if is_served else 0.0
         case "requests":
             return reserved.amount
-
-
-def span(window: Window, now: float) -> str:
-    """The name of the span of time that a moment lies in."""
-    match window:
-        case "day":
-            return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d")
-        case "month":
-            return datetime.fromtimestamp(now, UTC).strftime("%Y-%m")
-        case "minute" | "hour" | "total":
-            return window
 
 
 def began(window: Window, now: float) -> float:

@@ -59,18 +59,18 @@ class Deployment:
     priority: int = 0
     price: float = 0.0
     """For comparing: what a thousand tokens in and out cost; unknown counts as dear."""
+    name: str = field(init=False)
+    places: tuple[str, ...] = field(init=False)
+    """What may rest on its account: itself, its credential, the quota that it shares."""
 
-    @property
-    def name(self) -> str:
-        return f"{self.provider}/{self.model}" + (f" with {self.credential.name}" if self.credential else "")
-
-    @property
-    def places(self) -> tuple[str, ...]:
-        """What may rest on its account: itself, its credential, the quota that it shares."""
-        if self.credential is None:
-            return (self.id,)
-        own = (self.id, self.credential.id)
-        return (*own, f"quota of {self.credential.domain}") if self.credential.domain else own
+    def __post_init__(self) -> None:
+        credential = self.credential
+        name = f"{self.provider}/{self.model}" + (f" with {credential.name}" if credential else "")
+        object.__setattr__(self, "name", name)
+        places = (self.id,) if credential is None else (self.id, credential.id)
+        if credential is not None and credential.domain:
+            places = (*places, f"quota of {credential.domain}")
+        object.__setattr__(self, "places", places)
 
 
 @dataclass(slots=True)
@@ -105,6 +105,10 @@ class Health:
             if (rest := rests.get(place)) is not None:
                 longest = max(longest, rest.until - now, float("inf") if rest.is_probing else 0.0)
         return longest
+
+    @property
+    def is_anything_resting(self) -> bool:
+        return bool(self._rests)
 
     def in_flight(self, deployment: Deployment) -> int:
         return self._in_flight.get(deployment.id, 0)
@@ -278,7 +282,10 @@ class LBModelManager:
     def fetch_next(self, *, without: Collection[str] = (), sticky: str = "") -> Deployment | None:
         """The next that neither rests nor is in `without`; None where all do."""
         health = self.health
-        free = [one for one in self.deployments if one.id not in without and not health.wait(one) > 0]
+        if without or health.is_anything_resting:
+            free = [one for one in self.deployments if one.id not in without and not health.wait(one) > 0]
+        else:
+            free = self.deployments
         if not free:
             return None
         if self._has_priorities:

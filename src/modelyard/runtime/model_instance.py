@@ -21,6 +21,7 @@ from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Chunks, ModelType
+from modelyard.models.verbatim import VerbatimRequest
 from modelyard.runtime.callbacks import Callback
 from modelyard.runtime.caller import Caller
 from modelyard.runtime.invocation import Context, Invocation
@@ -49,6 +50,10 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     credentials: Callable[[], Mapping[str, Any]]
     total_timeout: float | None = None
+    may_pass_on: bool = False
+    """Whether calls may be passed on as they came: nobody wants to read along."""
+    passing: dict[tuple[str, ...], bool] = {}
+    """What was found of that, by format and parameters."""
     route: str = ""
     """The route that was named in the place of a model."""
     context: Context | None = None
@@ -66,6 +71,10 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     ) -> AsyncGenerator[LLMResultChunk, None]:
         """Chunks as they come. Closing the generator ends the call upstream."""
         return self._stream(ModelType.LLM, self._checked(request), request.user, callbacks, timeout)
+
+    def stream_verbatim(self, request: VerbatimRequest) -> AsyncGenerator[LLMResultChunk, None]:
+        """The answer to a call that `passes_on`: its bytes, or chunks where another server answered in the end."""
+        return self._stream(ModelType.LLM, request, request.user, (), None)
 
     async def invoke_llm(
         self, request: LLMRequest, *, callbacks: tuple[Callback, ...] = (), timeout: float | None = None
@@ -95,6 +104,21 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(self.callee, LargeLanguageModel):
             raise self._mismatch(ModelType.LLM)
         return await self.callee.count_tokens(self.model, self.credentials(), request)
+
+    def passes_on(self, request: VerbatimRequest) -> bool:
+        """Whether a call may be passed on as it came."""
+        if not self.may_pass_on:
+            return False
+        key = (request.format, *request.model_parameters)
+        if (known := self.passing.get(key)) is None:
+            known = isinstance(self.callee, LargeLanguageModel) and self.callee.passes_on(
+                self.model, self.credentials(), request
+            )
+            self.passing[key] = known
+        if not known or not request.model_parameters or self.schema is None:
+            return known
+        accepted = validated(self.schema.parameter_rules, request.model_parameters, model=self.model)
+        return all(accepted.get(name, value) == value for name, value in request.model_parameters.items())
 
     def get_price(self, price_type: PriceType, count: int) -> PriceInfo:
         return get_price(self.schema.pricing if self.schema else None, price_type, count)

@@ -1,13 +1,14 @@
 """(tenant, provider, type, model) → something to call."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any
 
 import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError, near
 from modelyard.models.types import Chunks, ModelType
+from modelyard.models.verbatim import VerbatimRequest
 from modelyard.runtime.caller import Caller, ModelNotAllowedError
 from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.model_instance import ModelInstance
@@ -33,7 +34,9 @@ class ModelManager:
         *,
         defaults: Mapping[ModelType, str] | None = None,
         total_timeout: float | None = None,
+        passes_on: bool = False,
     ) -> None:
+        self._passes_on = passes_on
         self._providers = providers
         self._clock = clock
         self._defaults = dict(defaults or {})
@@ -61,8 +64,11 @@ class ModelManager:
 
     def _invoke(self, invocation: Invocation) -> Chunks:
         """The end of the pipeline: the provider's own model."""
-        model = self._providers.factory.get_model(invocation.provider, invocation.model_type)
-        return cast("Chunks", model.invoke(invocation.model, invocation.credentials, invocation.request))
+        model: Any = self._providers.factory.get_model(invocation.provider, invocation.model_type)
+        request = invocation.request
+        if isinstance(request, VerbatimRequest) and not model.takes_verbatim:
+            request = request.parse()
+        return model.invoke(invocation.model, invocation.credentials, request)
 
     def get_model_instance(self, tenant: str, provider: str, model_type: ModelType, model: str) -> ModelInstance:
         """Raises NotFoundError that lists near names where provider, type or model do not exist."""
@@ -86,6 +92,7 @@ class ModelManager:
             clock=self._clock,
             credentials=lambda: self._first_credential(tenant, provider),
             total_timeout=self._total_timeout,
+            may_pass_on=self._passes_on and model_type is ModelType.LLM,
         )
         if schema is not None:  # names that anybody may invent must not fill the memory
             self._instances[key] = instance

@@ -23,6 +23,7 @@ from modelyard.models.messages import UserPromptMessage
 from modelyard.models.moderation import ModerationResult
 from modelyard.models.rerank import RerankResult
 from modelyard.models.types import ZERO, Chunks, ModelType
+from modelyard.models.verbatim import plain
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call
@@ -91,6 +92,7 @@ class Cache:
             return call_next(invocation)
         if isinstance(invocation.request, TextEmbeddingRequest):
             return self._embeddings(invocation, call_next, seconds)
+        invocation = msgspec.structs.replace(invocation, request=plain(invocation.request))
         if invocation.model_type not in _KINDS or not _may_repeat(invocation):
             return call_next(invocation)
         return self._exact(invocation, call_next, seconds)

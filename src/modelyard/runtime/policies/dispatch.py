@@ -24,6 +24,7 @@ from modelyard.base.errors import (
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import AssistantPromptMessage
 from modelyard.models.types import Chunks
+from modelyard.models.verbatim import VerbatimChunk, plain
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Deployment, LBModelManager, Plan
 from modelyard.runtime.pipeline import Call
@@ -63,6 +64,8 @@ class Dispatch:
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         plan = self.plan(invocation)
+        if plan.sticky == "prompt" or plan.continue_streams:
+            invocation = structs.replace(invocation, request=plain(invocation.request))
         course = _Course(self, plan, invocation)
         said: list[str] = []
         held: list[Any] = []
@@ -70,22 +73,26 @@ class Dispatch:
             deployment = await course.next()
             has_begun = False
             begun = self.clock.monotonic()
-            tries = self._one(course, deployment, course.this(deployment, said), call_next)
+            delay = course.hedge_delay() if plan.hedge_after is not None else None
+            tries = self._tried(course, deployment, course.this(deployment, said), call_next, delay)
             try:
-                async with aclosing(tries) as chunks:
-                    async for chunk in chunks:
-                        if not has_begun:
-                            if _is_blank(chunk):
-                                held.append(chunk)  # nothing that the caller could see: the next may still serve
-                                continue
-                            has_begun = True
-                            course.served(self.clock.monotonic() - begun)
-                            for one in held if not said else ():
-                                yield one
-                            held.clear()
-                        if plan.continue_streams:
-                            said.append(chunk.text if isinstance(chunk, LLMResultChunk) else "")
-                        yield chunk
+                try:
+                    async with aclosing(tries) as chunks:
+                        async for chunk in chunks:
+                            if not has_begun:
+                                if _is_blank(chunk):
+                                    held.append(chunk)  # nothing that the caller could see: the next may still serve
+                                    continue
+                                has_begun = True
+                                course.served(self.clock.monotonic() - begun)
+                                for one in held if not said else ():
+                                    yield one
+                                held.clear()
+                            if plan.continue_streams:
+                                said.append(chunk.text if isinstance(chunk, LLMResultChunk) else "")
+                            yield chunk
+                finally:
+                    course.left(deployment, is_hedged=delay is not None)
                 for one in held:
                     yield one
                 if not has_begun:
@@ -93,27 +100,17 @@ class Dispatch:
                 return
             except InvokeError as error:
                 held.clear()
-                course.failed(
-                    error, has_begun=has_begun, may_go_on=plan.continue_streams and _is_text(invocation, said)
-                )
+                may_go_on = plan.continue_streams and _is_text(invocation, said)
+                course.failed(error, has_begun=has_begun, may_go_on=may_go_on)
 
-    async def _one(self, course: "_Course", deployment: Deployment, this: Invocation, call_next: Call) -> Chunks:
+    def _tried(
+        self, course: "_Course", deployment: Deployment, this: Invocation, call_next: Call, delay: float | None
+    ) -> Chunks:
         """One try, or two at once where the first takes long."""
-        health = course.group.health
-        delay = course.hedge_delay()
         if delay is not None:
-            async with aclosing(self._hedged(course, deployment, this, call_next, delay)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-            return
-        health.begin(deployment)
-        try:
-            async with aclosing(call_next(this)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            health.end(deployment)
-            course.left(deployment)
+            return self._hedged(course, deployment, this, call_next, delay)
+        course.group.health.begin(deployment)
+        return call_next(this)
 
     async def _hedged(
         self, course: "_Course", deployment: Deployment, this: Invocation, call_next: Call, delay: float
@@ -136,12 +133,13 @@ class Dispatch:
                 yield rest
         finally:
             await race.close()
-            course.left(deployment)
 
 
 def _is_blank(chunk: Any) -> bool:
     """Whether it says nothing yet: many streams begin with a role alone."""
     if not isinstance(chunk, LLMResultChunk):
+        return False
+    if isinstance(chunk, VerbatimChunk) and (chunk.said or not chunk.data.startswith(b"data:")):
         return False
     delta = chunk.delta
     message = delta.message
@@ -207,7 +205,7 @@ class _Course:
     def _say(self, group: LBModelManager, chosen: Deployment) -> None:
         record = self._invocation.record
         details: dict[str, Any] = {"deployment": chosen.name, "by": group.strategy, "of": len(group.deployments)}
-        if self._tried or group.health.resting():
+        if self._tried or group.health.is_anything_resting:
             details["resting"] = group.skipped()
         record.note(self._policy.clock.monotonic(), "chose", is_notable=bool(self._tried), **details)
 
@@ -264,8 +262,10 @@ class _Course:
         if self.deployment is not None:
             self.group.served(self.deployment, seconds)
 
-    def left(self, deployment: Deployment) -> None:
+    def left(self, deployment: Deployment, *, is_hedged: bool) -> None:
         """A try is over, however it went."""
+        if not is_hedged:
+            self.group.health.end(deployment)
         if deployment.credential and deployment.credential.quotas and self._policy.quotas:
             is_served = deployment is self.deployment and self._last is None
             self._policy.quotas.settle(self._invocation, deployment, is_served=is_served)

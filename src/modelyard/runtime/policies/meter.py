@@ -17,6 +17,7 @@ from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
 from modelyard.models.pricing import priced
 from modelyard.models.tokens import count_prompt, count_texts, estimate_tokens
 from modelyard.models.types import Chunks, ModelUsage
+from modelyard.models.verbatim import plain
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call
@@ -156,7 +157,7 @@ class _Tally:
 
     def _estimate(self) -> LLMUsage | None:
         """By the model's own vocabulary where that is at hand."""
-        request = self._invocation.request
+        request = plain(self._invocation.request)
         if not isinstance(request, LLMRequest):
             return None
         model = self._invocation.model
