@@ -1,0 +1,53 @@
+"""What `make show` proves at length, short enough for every change."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from tools.show import budget_race, dead_credential, stream_cut, tenancy
+from tools.show.ledger_kill import killed_database, killed_servers
+from tools.show.proof import Proof
+
+_KILLS = int(os.environ.get("MODELYARD_KILLS", "200"))
+
+
+def holds(proof: Proof) -> None:
+    assert proof.ok, "\n".join(proof.table())
+
+
+@pytest.mark.timeout(600)
+def test_no_row_is_lost_when_the_server_is_killed(tmp_path: Path):
+    found, _ = killed_servers(_KILLS, tmp_path)
+    assert (found.lost, found.doubled, found.wrong) == (0, 0, 0)
+    assert found.requests > _KILLS
+    assert found.difference < 0.02
+
+
+@pytest.mark.timeout(300)
+def test_no_row_is_lost_when_postgresql_is_killed(tmp_path: Path):
+    found = killed_database(2, tmp_path)
+    assert (found.lost, found.doubled, found.wrong) == (0, 0, 0)
+
+
+def test_a_stream_that_is_cut_leaves_one_row(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream_cut, "_STREAMS", 100)
+    holds(stream_cut.prove())
+
+
+def test_a_dead_credential_is_not_noticed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dead_credential, "_CALLS", 600)
+    holds(dead_credential.prove())
+
+
+@pytest.mark.timeout(300)
+def test_racing_callers_do_not_overspend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(budget_race, "_CALLS", 100)
+    found, spent = budget_race.race(tmp_path, shared="database")
+    assert found.other == []
+    assert spent <= 100 * budget_race._COST + budget_race._ESTIMATE
+
+
+def test_no_tenant_sees_anothers_bytes_and_no_secret_is_said():
+    proof = asyncio.run(tenancy._prove())
+    holds(proof)
