@@ -1,10 +1,13 @@
 """Calls a chat endpoint over N kept connections, M times, and says how long it took.
 
 python -m bench.load HOST PORT CONNECTIONS REQUESTS MODEL STREAM
+
+BENCH_HEADERS holds further headers, as a JSON object.
 """
 
 import asyncio
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -50,6 +53,8 @@ async def main(host: str, port: str, connections: str, requests: str, model: str
         "messages": [{"role": "system", "content": "You are helpful."}, {"role": "user", "content": "Hello " * 20}],
     }).encode()  # fmt: skip
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    for name, value in json.loads(os.environ.get("BENCH_HEADERS", "{}")).items():
+        head += f"{name}: {value}\r\n"
     request = head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body
     loop = asyncio.get_running_loop()
     turns, waiting = [int(requests)], [loop.create_future() for _ in range(int(connections))]

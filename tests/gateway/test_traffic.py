@@ -37,7 +37,11 @@ class Got:
 def ask(
     running: Running, method: str, path: str, body: Any = None, *, key: str = "", headers: dict[str, str] | None = None
 ) -> Got:
-    sent = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
+    sent = {
+        "content-type": "application/json",
+        **({"authorization": f"Bearer {key}"} if key else {}),
+        **(headers or {}),
+    }
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(running.origin + path, data, sent, method=method)
     try:
@@ -69,7 +73,9 @@ def upstream_fine(upstream: Callable[..., Upstream]) -> Upstream:
 # keys
 
 
-def test_a_tenants_key_calls_with_the_tenants_credential_until_it_is_revoked(start_gateway: Start, upstream_fine: Upstream):
+def test_a_tenants_key_calls_with_the_tenants_credential_until_it_is_revoked(
+    start_gateway: Start, upstream_fine: Upstream
+):
     running = start_gateway(upstream_fine, api_keys=["operator-key-1"])
     boss = "operator-key-1"
     assert ask(running, "POST", "/admin/v1/tenants", {"name": "acme"}, key=boss).status == 201
@@ -157,7 +163,9 @@ def test_a_name_is_taken_once(start_gateway: Start):
 # limits
 
 
-def test_a_limit_refuses_with_when_to_come_back_and_a_change_holds_at_once(start_gateway: Start, upstream_fine: Upstream):
+def test_a_limit_refuses_with_when_to_come_back_and_a_change_holds_at_once(
+    start_gateway: Start, upstream_fine: Upstream
+):
     running = start_gateway(upstream_fine, limits={"few": {"unit": "requests", "amount": 2}})
     assert [chat(running).status for _ in range(3)] == [200, 200, 429]
     refused = chat(running)
@@ -169,7 +177,9 @@ def test_a_limit_refuses_with_when_to_come_back_and_a_change_holds_at_once(start
     assert ask(running, "DELETE", f"/admin/v1/limits/{made.json['id']}").status == 200
 
 
-def test_a_budget_is_what_the_ledger_says_also_after_a_restart(start_gateway: Start, upstream_fine: Upstream, tmp_path: Path):
+def test_a_budget_is_what_the_ledger_says_also_after_a_restart(
+    start_gateway: Start, upstream_fine: Upstream, tmp_path: Path
+):
     model = {"name": "m", "input_price": 1000, "output_price": 1000}
     one = CredentialSettings(values={"api_key": "sk-own"})
     provider = ProviderSettings(name="own", base_url=upstream_fine.url, credentials=[one], models=[model])
@@ -273,7 +283,9 @@ def test_a_call_can_be_explained_by_its_request_id(start_gateway: Start, upstrea
     fates = iter([error_answer(500, "broken")])
     server = upstream(lambda request: next(fates, chat_answer("fine")))
     one, two = (CredentialSettings(name=name, values={"api_key": f"sk-{name}-key"}) for name in ("one", "two"))
-    running = start_gateway(providers=[ProviderSettings(name="openai", base_url=server.url, credentials=[one, two])], retries=2)
+    running = start_gateway(
+        providers=[ProviderSettings(name="openai", base_url=server.url, credentials=[one, two])], retries=2
+    )
     got = chat(running)
     found = ask(running, "GET", f"/admin/v1/calls/{got.headers['x-request-id']}").json
     assert [step["what"] for step in found["decisions"]] == ["chose", "failed", "chose"]
@@ -296,7 +308,11 @@ def test_prometheus_can_read_what_happened(start_gateway: Start, upstream_fine: 
     counts = [one.value for one in buckets if one.labels["model"] == "gpt-5-mini"]
     assert counts == sorted(counts)
     assert families["modelyard_in_flight"].samples[0].value == 0
-    tokens = {one.labels["direction"]: one.value for one in families["modelyard_tokens"].samples if one.labels["model"] == "gpt-5-mini"}
+    tokens = {
+        one.labels["direction"]: one.value
+        for one in families["modelyard_tokens"].samples
+        if one.labels["model"] == "gpt-5-mini"
+    }
     assert tokens == {"in": 10, "out": 5}
 
 
@@ -316,7 +332,9 @@ def test_usage_is_exported_whole_and_harmless_to_spreadsheets(start_gateway: Sta
 def test_the_admin_api_describes_itself(start_gateway: Start):
     document = ask(start_gateway(), "GET", "/admin/openapi.json").json
     assert document["openapi"].startswith("3.1")
-    assert {"/admin/v1/keys", "/admin/v1/keys/{id}", "/admin/v1/keys/{id}/rotate", "/admin/v1/usage"} <= set(document["paths"])
+    assert {"/admin/v1/keys", "/admin/v1/keys/{id}", "/admin/v1/keys/{id}/rotate", "/admin/v1/usage"} <= set(
+        document["paths"]
+    )
     assert "KeyInput" in document["components"]["schemas"]
 
 
@@ -327,7 +345,12 @@ def test_settings_are_taken_up_and_wrong_ones_are_not(start_gateway: Start, upst
     running = start_gateway(upstream_fine)
     home, yard = tmp_path / "home", running.yard
     home.mkdir()
-    base = {"home": str(home), "providers": [{"name": "openai", "base_url": upstream_fine.url, "credentials": [{"values": {"api_key": "sk-two"}}]}]}
+    base = {
+        "home": str(home),
+        "providers": [
+            {"name": "openai", "base_url": upstream_fine.url, "credentials": [{"values": {"api_key": "sk-two"}}]}
+        ],
+    }
 
     def take(**more: Any) -> None:
         path = home / "modelyard.yaml"

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from bench.gateway import load, memory_mb, started
+
 from tools.show.proof import Proof, free_port
 from tools.show.truth_log import home_with, kill, ready, zygote
 
@@ -16,7 +17,7 @@ _WARM_UP = 20_000
 
 
 def _count(pid: int, what: str) -> int:
-    return len(os.listdir(f"/proc/{pid}/{what}"))
+    return len(list(Path(f"/proc/{pid}/{what}").iterdir()))
 
 
 def prove() -> Proof:

@@ -176,10 +176,7 @@ def explain(ctx: click.Context, call: str, tenant: str, as_json: bool) -> None:
         print_json(found)
         return
     click.secho(f"{call}  {found.get('asked_for', '')}  {found.get('status', '')}", bold=True)
-    steps = [
-        (step.get("ms", ""), step["what"], ", ".join(_detail(key, value) for key, value in step.items() if value != {}))
-        for step in found["decisions"]
-    ]
+    steps = [(step.get("ms", ""), step["what"], ", ".join(_details(step))) for step in found["decisions"]]
     print_table("", ("ms", "what", "why"), [(ms, what, why) for ms, what, why in steps], right=("ms",))
     columns = (
         "attempt", "model", "credential", "status", "ms", "first_chunk_ms", "prompt_tokens", "completion_tokens",
@@ -189,7 +186,5 @@ def explain(ctx: click.Context, call: str, tenant: str, as_json: bool) -> None:
     print_table("", columns, rows)
 
 
-def _detail(key: str, value: Any) -> str:
-    if key in ("ms", "what"):
-        return ""
-    return f"{key.rstrip('_')} {value}"
+def _details(step: dict[str, Any]) -> list[str]:
+    return [f"{key.rstrip('_')} {value}" for key, value in step.items() if key not in ("ms", "what") and value != {}]

@@ -49,8 +49,10 @@ class Traces(Callback):
         if not rows and not found:
             raise NotFoundError(f"call {invocation!r} does not exist", code="call_not_found")
         story = msgspec.json.decode(found[0]["body"]) if found else {}
+        plain = {"asked_for": f"{rows[-1].provider}/{rows[-1].model}", "status": rows[-1].status} if rows else {}
         return {
             "call": invocation,
+            **plain,
             **story,
             "decisions": story.get("decisions") or [{"what": "chose", "why": "the first choice served at once"}],
             "attempts": [_attempt(row) for row in rows],

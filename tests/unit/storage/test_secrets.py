@@ -1,4 +1,5 @@
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,8 @@ def test_a_bit_that_flips_is_noticed(place: int, flip: int):
         return
     if text == RING.encrypt("a secret", **PLACE):
         return
-    try:
+    with suppress(SecretError):
         assert RING.decrypt(text, **PLACE) == "a secret"  # base64's last digit holds bits that nobody reads
-    except SecretError:
-        pass
 
 
 def test_keys_are_rotated_by_their_ids():

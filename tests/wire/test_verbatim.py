@@ -1,0 +1,144 @@
+"""What is passed on says what the full reader would have said."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.models.llm import fold
+from modelyard.testing import chat_answer, chat_events
+from modelyard.wire import openai_chat, openai_verbatim
+
+QUIRKS: list[dict[str, Any]] = [{}, {"max_tokens_field": "max_completion_tokens"}, {"no_stream_options": True}]
+TEXTS = st.text(max_size=40)
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": TEXTS}),
+    min_size=1,
+    max_size=5,
+)
+BODIES = st.fixed_dictionaries(
+    {"model": st.just("m"), "messages": MESSAGES},
+    optional={
+        "stream": st.booleans(),
+        "user": st.text(min_size=1, max_size=9),
+        "max_tokens": st.integers(1, 10**6),
+        "temperature": st.floats(0, 2),
+        "top_p": st.floats(0, 1),
+    },
+)
+
+
+@given(BODIES, st.sampled_from(QUIRKS))
+def test_a_request_that_is_passed_on_says_what_the_full_reader_says(body: dict[str, Any], quirks: dict[str, Any]):
+    found = openai_verbatim.glance_request(json.dumps(body).encode(), openai_chat.parse_request)
+    assert found is not None
+    model, request = found
+    assert (model, request.format) == ("m", openai_chat.FORMAT)
+    passed = json.loads(openai_verbatim.PASSING.dump(request, "other", quirks))
+    written = openai_chat.dump_request(openai_chat.parse_request(body), "other", quirks)
+    assert passed == json.loads(msgspec.json.encode(written))
+    assert request.parse() == openai_chat.parse_request(body)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": []}, {"response_format": {"type": "json_object"}}, {"temperature": 3}, {"max_tokens": 0}, {"nonsense": 1},
+        {"messages": []}, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
+        {"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]}, {"reasoning_effort": "low"},
+    ],
+)  # fmt: skip
+def test_what_is_not_plain_is_read_in_full(more: dict[str, Any]):
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **more}
+    assert openai_verbatim.glance_request(json.dumps(body).encode(), openai_chat.parse_request) is None
+
+
+@pytest.mark.parametrize("quirks", [{"rename": {"user": "who"}}, {"think_tags": True}, {"drop": ["max_tokens"]}])
+def test_servers_with_other_habits_are_written_to_in_full(quirks: dict[str, Any]):
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
+    found = openai_verbatim.glance_request(json.dumps(body).encode(), openai_chat.parse_request)
+    assert found is not None
+    assert not openai_verbatim.PASSING.passes(found[1], quirks)
+
+
+def test_a_whole_answer_is_the_same_bytes_with_the_same_usage():
+    body = chat_answer("hello", prompt=9, completion=4).body
+    passed = openai_verbatim.PASSING.result(body)
+    assert passed is not None
+    assert passed.data == body
+    read = openai_chat.parse_result(json.loads(body)).usage
+    assert msgspec.structs.replace(read, extra={}) == passed.spent
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"error": {"message": "no"}}, {"choices": []}, {"usage": None}, {"usage": {"prompt_tokens": -1, "completion_tokens": 1}},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.1}}, {"id": None},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5}}},
+    ],
+)  # fmt: skip
+def test_answers_that_have_to_be_understood_are_left_to_the_full_reader(change: dict[str, Any]):
+    body = {**json.loads(chat_answer("hello").body), **change}
+    assert openai_verbatim.PASSING.result(json.dumps(body).encode()) is None
+
+
+def glanced(pieces: list[bytes], *, wants_usage: bool) -> tuple[bytes, str, Any, Any]:
+    glance = openai_verbatim.Glance(wants_usage=wants_usage)
+    chunks = [chunk for piece in pieces if (chunk := glance.feed(piece)) is not None]
+    glance.finish()
+    usage = next((chunk.spent for chunk in chunks if chunk.spent is not None), None)
+    return b"".join(chunk.data for chunk in chunks), "".join(chunk.text for chunk in chunks), usage, glance.unread
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=12),
+    st.lists(st.integers(1, 400), max_size=20),
+    st.booleans(),
+)
+def test_a_stream_is_passed_on_however_it_is_cut(words: list[str], cuts: list[int], wants_usage: bool):
+    events = chat_events(words)
+    body, pieces, place = b"".join(events), [], 0
+    for cut in [*cuts, len(body)]:
+        pieces.append(body[place : place + cut])
+        place += cut
+    data, text, usage, unread = glanced([piece for piece in pieces if piece], wants_usage=wants_usage)
+    assert unread is None
+    assert text == "".join(words)
+    assert data == b"".join(events[:-1] if wants_usage else events[:-2])
+    parser = openai_chat.StreamParser()
+    chunks = [chunk for event in events[:-1] for chunk in parser.feed(json.loads(event[6:]))]
+    assert fold(chunks).text == text
+    assert msgspec.structs.replace(fold(chunks).usage, extra={}) == usage
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"data: {not json\n\n",
+        b'data: {"error": {"message": "x"}}\n\n',
+        b"data: [1]\n\n",
+        b"event: x\ndata: {}\n\n",
+        b"data: {}\r\n\r\n",
+    ],
+)
+def test_what_cannot_be_passed_on_is_handed_over_from_there_on(bad: bytes):
+    events = chat_events(["a", "b"])
+    glance = openai_verbatim.Glance(wants_usage=True)
+    first = glance.feed(events[0] + events[1])
+    assert first is not None
+    glance.feed(bad + events[2])
+    assert glance.unread is not None
+    assert glance.unread.startswith(bad[:6])
+    assert glance.unread.endswith(events[2])
+
+
+def test_a_stream_that_broke_off_is_not_taken_for_whole():
+    glance = openai_verbatim.Glance(wants_usage=True)
+    glance.feed(chat_events(["a"])[1])
+    with pytest.raises(InvokeServerUnavailableError, match="broke off"):
+        glance.finish()
