@@ -36,12 +36,17 @@ class Caller(asyncio.Protocol):
         elif not self._done.done():
             self._done.set_result(None)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._done.done():
+            self._done.set_exception(RuntimeError(f"the connection was closed: {exc}"))
+
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() != 200:
-            self._done.set_exception(RuntimeError(f"status {self._parser.get_status_code()}"))
+            if not self._done.done():
+                self._done.set_exception(RuntimeError(f"status {self._parser.get_status_code()}"))
             return
         self._next()
 

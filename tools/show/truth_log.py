@@ -94,7 +94,7 @@ class TruthfulUpstream:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
                 body = json.loads(await reader.readexactly(length))
-                one = Served(body["user"], bool(body.get("stream")))
+                one = Served(body.get("user", ""), bool(body.get("stream")))
                 self.served.append(one)
                 if self.latency:
                     await asyncio.sleep(self.latency)

@@ -73,9 +73,20 @@ def _longest_answer(invocation: Invocation, schema: AIModelEntity | None) -> int
     return min(int(most), _USUAL_ANSWER) if most else _USUAL_ANSWER
 
 
+_PER_TOKEN: dict[int, tuple[PriceConfig, float, float]] = {}
+"""Plain prices in billionths a token, by the price's identity, which is held so that it stays its own."""
+
+
 def _nanos(pricing: PriceConfig | None, prompt: int, answer: int) -> int:
     if pricing is None:
         return 0
+    if (known := _PER_TOKEN.get(id(pricing))) is not None and known[0] is pricing:
+        return int(prompt * known[1] + answer * known[2]) + 1
+    if pricing.per is PricePer.TOKEN and not (pricing.tiers or pricing.history or pricing.rates.get("request")):
+        if len(_PER_TOKEN) > _MOST_SUBJECTS:
+            _PER_TOKEN.clear()
+        unit = pricing.unit * _NANO
+        _PER_TOKEN[id(pricing)] = pricing, float(pricing.input * unit), float((pricing.output or 0) * unit)
     prices = in_force(pricing, prompt_tokens=prompt)
     request = prices.rates.get("request", Decimal(0))
     if pricing.per is not PricePer.TOKEN:

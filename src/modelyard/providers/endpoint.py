@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from string import Formatter
 from typing import Any
 from urllib.parse import quote
@@ -81,9 +82,10 @@ class Endpoint:
         """A successful answer's head. Raises InvokeError of the kind that the status stands for."""
         try:
             sent = {"user-agent": _AGENT, "content-type": content_type}
-            for name, value in {**(headers or {}), **self.definition.headers}.items():
-                if filled := self._header(value, credentials):
-                    sent[name] = filled
+            if headers or self.definition.headers:
+                for name, value in {**(headers or {}), **self.definition.headers}.items():
+                    if filled := self._header(value, credentials):
+                        sent[name] = filled
             sent.update(await self.auth.headers(method, url, credentials, body))
             response = await self.client.send(method, url, headers=sent, body=body, timeouts=self.timeouts)
         except InvokeError as error:
@@ -95,9 +97,9 @@ class Endpoint:
     @staticmethod
     def _header(value: str, credentials: Credentials) -> str:
         """The value, filled in; nothing where the credential lacks what it is made of."""
-        if "{" not in value:
+        names = _names_in(value)
+        if not names:
             return value
-        names = [name for _, name, _, _ in Formatter().parse(value) if name]
         return value.format_map(credentials) if all(credentials.get(name) for name in names) else ""
 
     @staticmethod
@@ -201,6 +203,11 @@ class Endpoint:
             raise self.broken("the list of models holds no data")
         names = [one.get("id") or one.get("name") or one.get("modelId") for one in data if isinstance(one, dict)]
         return [str(name).removeprefix("models/") for name in names if name]
+
+
+@lru_cache(256)
+def _names_in(template: str) -> tuple[str, ...]:
+    return tuple(name for _, name, _, _ in Formatter().parse(template) if name) if "{" in template else ()
 
 
 class _SseReader:

@@ -29,6 +29,8 @@ _FAILURES = 3
 _EWMA = 0.2
 _SLOW = 5.0
 _SLOW_SAMPLES = 20
+_LOOK_EVERY = 8
+"""After so many answers it is looked whether one is much slower than the others."""
 _PERCENTILE_SAMPLES = 200
 
 
@@ -349,7 +351,7 @@ class LBModelManager:
         """Its first chunk came after so long."""
         self.health.served(deployment, seconds)
         self._times.append(seconds)
-        if len(self.deployments) > 2:
+        if len(self.deployments) > 2 and self._turn % _LOOK_EVERY == 0:
             self.health.watch_latency(deployment, self.deployments)
 
     def percentile(self, share: float) -> float | None:

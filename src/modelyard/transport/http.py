@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import httptools
@@ -289,8 +289,10 @@ class HttpClient:
         that cannot or must not be called. Cancelling aborts the connection.
         """
         limits = timeouts or Timeouts()
-        origin, target = parse_url(url)
-        head = _head(method, origin, target, headers, sum(map(len, body)))
+        origin, before = _known_head(method, url, tuple(headers.items()))
+        length = sum([len(piece) for piece in body])
+        is_sized = length or method in ("POST", "PUT", "PATCH")
+        head = b"%bcontent-length: %d\r\n\r\n" % (before, length) if is_sized else before + b"\r\n"
         await self._take_slot(limits)
         try:
             return await self._exchange(origin, head, body, limits)
@@ -391,17 +393,17 @@ class HttpClient:
         await asyncio.sleep(0)
 
 
-def _head(method: str, origin: Origin, target: str, headers: Mapping[str, str], length: int) -> bytes:
+@lru_cache(1024)  # a server asks the same few addresses with the same few keys
+def _known_head(method: str, url: str, headers: tuple[tuple[str, str], ...]) -> tuple[Origin, bytes]:
+    """Where a request goes, and its head up to the length of its body."""
+    origin, target = parse_url(url)
     lines = [f"{method} {target} HTTP/1.1\r\nhost: {origin.authority}\r\naccept-encoding: identity\r\n"]
-    for name, value in headers.items():
+    for name, value in headers:
         if "\r" in value or "\n" in value or "\0" in value:
             raise ConfigError(f"header {name!r} holds a line break; check the credential it is made of")
         lines.append(f"{name}: {value}\r\n")
-    if length or method in ("POST", "PUT", "PATCH"):
-        lines.append(f"content-length: {length}\r\n")
-    lines.append("\r\n")
     try:
-        return "".join(lines).encode("latin-1")
+        return origin, "".join(lines).encode("latin-1")
     except UnicodeEncodeError as error:
         message = "a header holds characters that HTTP cannot carry; check the credential it is made of"
         raise ConfigError(message) from error
