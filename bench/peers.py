@@ -181,7 +181,8 @@ def nginx(url: str) -> Generator[Peer]:
         config.write_text(
             f"worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log;\n"
             "events { worker_connections 4096; }\n"
-            f"http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;"
+            f"http {{ access_log off; keepalive_requests 100000000;"
+            f" client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;"
             f" fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;"
             f" upstream up {{ server {upstream}; keepalive 128; keepalive_requests 100000000; }}"
             f" server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://up; proxy_http_version 1.1;"
@@ -233,14 +234,8 @@ def litellm(url: str) -> Generator[Peer]:
         subprocess.run(install, check=True, capture_output=True)
     config = folder / "config.yaml"
     params = {"model": "openai/gpt-5-mini", "api_base": url, "api_key": "sk-bench"}
-    config.write_text(
-        json.dumps(
-            {
-                "model_list": [{"model_name": "gpt-5-mini", "litellm_params": params}],
-                "general_settings": {"master_key": "sk-bench"},
-            }
-        )  # fmt: skip
-    )
+    listed = [{"model_name": "gpt-5-mini", "litellm_params": params}]
+    config.write_text(json.dumps({"model_list": listed, "general_settings": {"master_key": "sk-bench"}}))
     environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
     command = [str(folder / "bin/litellm"), "--config", str(config), "--port", str(port), "--num_workers", "1"]
     with process(command, port, environ=environ, cwd=folder) as (pid, seconds):

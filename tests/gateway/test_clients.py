@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,6 +50,15 @@ def _collected() -> Iterator[None]:
     """Connections that a client leaves open are found here, and not in whatever test comes next."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected_at_the_end() -> Iterator[None]:
+    """Those too that were held until the last fixture went."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 def served(request: UpstreamRequest) -> Answer:

@@ -185,6 +185,8 @@ for line in sys.stdin:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(20)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         for one in self._started:
             kill(one)
 
@@ -243,8 +245,8 @@ class Callers:
         self._thread.join(30)
 
     async def _run(self) -> None:
-        # A connection for each call: on a kept one the client would ask again by itself where the server died on it, and
-        # one name would stand for two calls.
+        # A connection for each call: on a kept one the client would ask again by itself where the server died on it,
+        # and one name would stand for two calls.
         client = HttpClient(keep_idle=0)
         await asyncio.gather(*(self._call(client, number) for number in range(self.count)))
         await client.aclose()

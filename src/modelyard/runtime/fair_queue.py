@@ -18,7 +18,11 @@ class _Waiter:
 
 @dataclass(slots=True)
 class FairQueue:
-    """At most `capacity` at once, at most `most_waiting` behind them."""
+    """At most `capacity` at once, at most `most_waiting` behind them.
+
+    One tenant alone gets seven eighths: calls that began together end together, and whoever came just after them would
+    otherwise wait for all of them.
+    """
 
     capacity: int
     most_waiting: int
@@ -30,11 +34,15 @@ class FairQueue:
     waiting: int = 0
 
     def try_enter(self, tenant: str) -> bool:
-        """Go at once where there is room and nobody waits."""
-        if self.running >= self.capacity or self.waiting:
+        """Go at once where there is room. Where there is, those who wait have their share already."""
+        if tenant in self._waiting or not self._has_room(tenant):
             return False
         self._start(tenant)
         return True
+
+    def _has_room(self, tenant: str) -> bool:
+        share = self.capacity - self.capacity // 8
+        return self.running < self.capacity and self._by_tenant.get(tenant, 0) < share
 
     async def enter(self, tenant: str, *, priority: int = 0, seconds: float) -> None:
         """Wait for a turn. Raises QueueFullError where the queue is full, or the wait is longer than `seconds`."""
@@ -65,8 +73,8 @@ class FairQueue:
             self._by_tenant[tenant] = left
         else:
             del self._by_tenant[tenant]
-        while self.waiting and self.running < self.capacity:
-            self._next()
+        while self.waiting and self._next():
+            pass
 
     def _start(self, tenant: str) -> None:
         self.running += 1
@@ -76,11 +84,14 @@ class FairQueue:
         self._last_turn[tenant] = self._turn
         self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + 1
 
-    def _next(self) -> None:
+    def _next(self) -> bool:
         """The highest priority first; among equals, whoever has the fewest running; among those, who was served the
         longest ago."""
+        free = [one for one in self._waiting if self._has_room(one)]
+        if not free:
+            return False
         chosen = min(
-            self._waiting,
+            free,
             key=lambda one: (-self._waiting[one][0].priority, self._by_tenant.get(one, 0), self._last_turn.get(one, 0)),
         )
         waiter = self._waiting[chosen][0]
@@ -88,6 +99,7 @@ class FairQueue:
         if not waiter.turn.done():
             self._start(waiter.tenant)
             waiter.turn.set_result(None)
+        return True
 
     def _make_room(self, tenant: str, priority: int) -> None:
         """In a full queue, the last of whoever holds most of it gives way to one who holds little."""
