@@ -1,5 +1,6 @@
 """Real PostgreSQL and Valkey servers from Python packages, on sockets of this machine, for tests and proofs."""
 
+import atexit
 import os
 import signal
 import tempfile
@@ -59,6 +60,7 @@ class Postgres:
 def _forget(server: Any) -> None:
     """The package keeps one object a folder, which thinks that its server runs."""
     type(server)._instances.pop(getattr(server, "pgdata", None), None)
+    atexit.unregister(server._cleanup)
 
 
 class Valkey:
