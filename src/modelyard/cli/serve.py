@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import gc
 import os
+import signal
 import socket
 import sys
 from collections.abc import Generator
@@ -121,6 +122,7 @@ def _run(ctx: click.Context, settings: Settings, load: Any, listening: socket.so
         yard.upkeep.start(settings_file=settings_file(ctx), load=load)
         if peers is not None:
             yard.upkeep.every(1.0, partial(_tell, peers, yard))
+            yard.upkeep.every(1.0, partial(_stop_with, os.getppid()))
 
     gateway = gateway_of(
         yard,
@@ -157,6 +159,12 @@ def _run(ctx: click.Context, settings: Settings, load: Any, listening: socket.so
 
 def _tell(peers: Peers, yard: Modelyard) -> None:
     peers.tell(yard.metrics.snapshot())
+
+
+def _stop_with(supervisor: int) -> None:
+    """A worker whose supervisor is gone, however it went, stops as it would have been told to."""
+    if os.getppid() != supervisor:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

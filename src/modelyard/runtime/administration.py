@@ -104,7 +104,7 @@ class Administration:
         if not _NAME.fullmatch(name):
             raise InvokeBadRequestError("'name' must be 1 to 200 printable characters", param="name")
         value = self._read(kind, given)
-        self._check(caller, tenant, name, value)
+        self._checked(caller, tenant, name, value)
         if isinstance(value, KeyInput):
             return await self._mint(tenant, name, value)
         made = self._resources.add(tenant, kind, name, lambda row: self._body(tenant, row, value))
@@ -137,7 +137,7 @@ class Administration:
         before: JSON = msgspec.json.decode(old.body)
         ours = {field: before.pop(field, None) for field in (*_OURS.get(kind, ()), "hint") if field in before}
         value = self._read(kind, {**before, **{key: one for key, one in given.items() if key != "name"}})
-        self._check(caller, tenant, name, value, old=before)
+        self._checked(caller, tenant, name, value, old=before)
         if isinstance(value, KeyInput):
             body = _dump(
                 msgspec.structs.replace(_key(value, ours["digest"], ours["hint"]), revoked_at=ours.get("revoked_at"))
@@ -211,6 +211,12 @@ class Administration:
             return msgspec.convert(given, INPUTS[kind])
         except msgspec.ValidationError as error:
             raise InvokeBadRequestError(f"this is no {kind}: {error}") from error
+
+    def _checked(self, caller: Caller, tenant: str, name: str, value: Any, *, old: JSON | None = None) -> None:
+        try:
+            self._check(caller, tenant, name, value, old=old)
+        except ConfigError as error:  # what is wrong is the request here, and not the deployment
+            raise InvokeBadRequestError(str(error)) from error
 
     def _check(self, caller: Caller, tenant: str, name: str, value: Any, *, old: JSON | None = None) -> None:
         match value:

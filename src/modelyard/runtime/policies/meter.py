@@ -17,7 +17,7 @@ from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
 from modelyard.models.pricing import priced
 from modelyard.models.tokens import count_prompt, count_texts, estimate_tokens
 from modelyard.models.types import Chunks, ModelUsage
-from modelyard.models.verbatim import plain
+from modelyard.models.verbatim import VerbatimChunk, plain
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call
@@ -97,6 +97,12 @@ class _Tally:
         if self.first is None:
             self.first = self.elapsed()
         usage = chunk.spent
+        if isinstance(chunk, VerbatimChunk):
+            self._say(chunk.said)
+            if usage is not None:  # the caller gets the provider's own words: only the ledger wants to know the price
+                self._stated = self._price(usage)
+                self.counted_by = "provider"
+            return chunk
         if isinstance(chunk, LLMResultChunk):
             self._read(chunk)
             if usage is None:
@@ -113,7 +119,10 @@ class _Tally:
         """Keep what was said: all there is to count where the provider does not come to it."""
         message = chunk.delta.message
         texts = [chunk.text, message.reasoning_content or "", *(one.function.arguments for one in message.tool_calls)]
-        if text := "".join(texts):
+        self._say("".join(texts))
+
+    def _say(self, text: str) -> None:
+        if text:
             self._text.append(text)
             self._tokens += max(1, (len(text) + 2) // 4)
             self.on_progress(self._tokens)

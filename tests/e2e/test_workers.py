@@ -1,0 +1,107 @@
+"""Several workers on one address: they stand in for each other, count together, and leave nobody behind."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tools.show.proof import free_port
+from tools.show.truth_log import home_with, ready
+
+from modelyard.testing import Upstream, chat_answer
+
+
+class Served:
+    def __init__(self, port: int, process: "subprocess.Popen[bytes]") -> None:
+        self.port = port
+        self.process = process
+
+    def workers(self) -> list[int]:
+        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(one) for one in text.split()]
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            return answer.read()
+
+    def chat(self) -> int:
+        body = json.dumps({"model": "openai/gpt-5-mini", "messages": [{"role": "user", "content": "hi"}]}).encode()
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/chat/completions", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+
+@pytest.fixture
+def served(tmp_path: Path, upstream: Callable[..., Upstream]) -> Iterator[Served]:
+    server = upstream(lambda request: chat_answer("fine"))
+    environ = home_with(tmp_path, server.url, limits={"few": {"unit": "requests", "amount": 12, "window": "day"}})
+    port = free_port()
+    command = [sys.executable, "-m", "modelyard", "serve", "--workers", "2", "--port", str(port)]
+    process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.DEVNULL)
+    try:
+        assert ready(port)
+        yield Served(port, process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        process.wait(30)
+
+
+def runs(pid: int) -> bool:
+    """Whether it is there, and not merely waiting to be counted by whoever inherited it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids: list[int], seconds: float = 15.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not any(runs(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_workers_share_limits_and_numbers_and_one_that_dies_is_replaced(served: Served):
+    statuses = [served.chat() for _ in range(20)]
+    assert (statuses.count(200), statuses.count(429)) == (12, 8)
+    assert eventually(lambda: b'status="ok"} 12' in served.get("/metrics"), 10)
+    before = served.workers()
+    assert len(before) == 2
+    os.kill(before[0], signal.SIGKILL)
+    assert eventually(lambda: len(served.workers()) == 2 and before[0] not in served.workers())
+    assert served.chat() == 429
+    served.process.terminate()
+    served.process.wait(30)
+    assert gone(before)
+
+
+def test_workers_go_when_their_supervisor_is_killed(served: Served):
+    workers = served.workers()
+    served.process.kill()
+    served.process.wait(10)
+    assert gone(workers)
