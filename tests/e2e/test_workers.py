@@ -20,8 +20,9 @@ from modelyard.testing import Upstream, chat_answer
 
 
 class Served:
-    def __init__(self, port: int, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, port: int, process: "subprocess.Popen[bytes]", home: Path) -> None:
         self.port = port
+        self.home = home
         self.process = process
 
     def workers(self) -> list[int]:
@@ -32,9 +33,9 @@ class Served:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
             return answer.read()
 
-    def chat(self) -> int:
+    def chat(self, key: str = "") -> int:
         body = json.dumps({"model": "openai/gpt-5-mini", "messages": [{"role": "user", "content": "hi"}]}).encode()
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/chat/completions", body, headers)
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
@@ -53,7 +54,7 @@ def served(tmp_path: Path, upstream: Callable[..., Upstream]) -> Iterator[Served
     process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.DEVNULL)
     try:
         assert ready(port)
-        yield Served(port, process)
+        yield Served(port, process, tmp_path)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -98,6 +99,21 @@ def test_workers_share_limits_and_numbers_and_one_that_dies_is_replaced(served: 
     served.process.terminate()
     served.process.wait(30)
     assert gone(before)
+
+
+def test_a_key_that_is_revoked_by_another_process_serves_nobody_a_second_later(served: Served):
+    environ = {**os.environ, "MODELYARD_HOME": str(served.home)}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "modelyard", *arguments]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+
+    made = json.loads(run("keys", "create", "mine", "--json"))
+    assert eventually(lambda: served.chat() == 401, 3)  # there is a key now, so one is needed
+    assert eventually(lambda: {served.chat(made["key"]) for _ in range(6)} == {200}, 3)
+    run("keys", "revoke", made["id"])
+    time.sleep(1.0)
+    assert {served.chat(made["key"]) for _ in range(6)} == {401}
 
 
 def test_workers_go_when_their_supervisor_is_killed(served: Served):

@@ -62,9 +62,10 @@ class Server(uvicorn.Server):
 @click.option("--shared", help="What limits are shared through: database, or valkey://HOST:PORT.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[info]")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[text]")
-@click.option("--worker", type=int, hidden=True)
+@click.option("--worker", type=int, hidden=True, help="The listening socket's descriptor.")
+@click.option("--supervisor", type=int, hidden=True, help="Who started this worker.")
 @click.pass_context
-def serve(ctx: click.Context, worker: int | None, **given: Any) -> None:
+def serve(ctx: click.Context, worker: int | None, supervisor: int | None, **given: Any) -> None:
     """Start the server, for OpenAI's clients at http://127.0.0.1:8790/v1 and for Anthropic's, Google's and Cohere's at
     http://127.0.0.1:8790. It needs no key there.
 
@@ -80,7 +81,7 @@ def serve(ctx: click.Context, worker: int | None, **given: Any) -> None:
 
     if worker is not None:
         with socket.socket(fileno=worker) as listening:
-            _run(ctx, settings, load, listening, welcome=False)
+            _run(ctx, settings, load, listening, supervisor=supervisor)
         return
     _check_bind(settings)
     with _listen(settings.host, settings.port) as listening:
@@ -88,7 +89,7 @@ def serve(ctx: click.Context, worker: int | None, **given: Any) -> None:
             _supervise(settings, listening, given)
             return
         with _only_server(settings):
-            _run(ctx, settings, load, listening, welcome=True)
+            _run(ctx, settings, load, listening)
 
 
 def _check_bind(settings: Settings) -> None:
@@ -113,7 +114,9 @@ def _supervise(settings: Settings, listening: socket.socket, given: dict[str, An
     Supervisor(listening, settings.workers, arguments).run()
 
 
-def _run(ctx: click.Context, settings: Settings, load: Any, listening: socket.socket, *, welcome: bool) -> None:
+def _run(
+    ctx: click.Context, settings: Settings, load: Any, listening: socket.socket, *, supervisor: int | None = None
+) -> None:
     yard = Modelyard(settings)
     peers = Peers(settings.home_path / "run") if settings.workers > 1 else None
     state: dict[str, Server] = {}
@@ -122,7 +125,8 @@ def _run(ctx: click.Context, settings: Settings, load: Any, listening: socket.so
         yard.upkeep.start(settings_file=settings_file(ctx), load=load)
         if peers is not None:
             yard.upkeep.every(1.0, partial(_tell, peers, yard))
-            yard.upkeep.every(1.0, partial(_stop_with, os.getppid()))
+        if supervisor is not None:
+            yard.upkeep.every(1.0, partial(_stop_with, supervisor))
 
     gateway = gateway_of(
         yard,
@@ -146,7 +150,7 @@ def _run(ctx: click.Context, settings: Settings, load: Any, listening: socket.so
         backlog=2048,
     )
     server = state["server"] = Server(
-        config, _welcome(yard, settings.host, listening.getsockname()[1]) if welcome else ""
+        config, _welcome(yard, settings.host, listening.getsockname()[1]) if supervisor is None else ""
     )
     config.load()
     try:

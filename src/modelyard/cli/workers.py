@@ -87,6 +87,7 @@ class Supervisor:
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "modelyard", *self._arguments, "--worker", str(self._listening.fileno())]
+        command += ["--supervisor", str(os.getpid())]
         worker = subprocess.Popen(command, pass_fds=[self._listening.fileno()])
         self._workers[worker.pid] = worker
 

@@ -1,0 +1,150 @@
+"""What a server does beside answering: health, settings, traces, meanings; against real servers on loopback."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard.base.settings import (
+    CacheSettings,
+    CredentialSettings,
+    ProviderSettings,
+    TelemetrySettings,
+    load_settings,
+)
+from modelyard.runtime import conventions
+from modelyard.testing import Answer, Upstream, chat_answer, embedding_answer, json_answer
+from tests.gateway.conftest import Running
+from tests.gateway.test_traffic import chat
+
+Start = Callable[..., Running]
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 8.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def on_loop(running: Running, work: Any) -> Any:
+    return asyncio.run_coroutine_threadsafe(work, running.loop).result(10)
+
+
+def test_a_provider_that_is_not_healthy_is_left_alone(start_gateway: Start, upstream: Callable[..., Upstream]):
+    status = 503
+    server = upstream(
+        lambda request: json_answer({}, status=status) if request.path == "/health" else chat_answer("fine")
+    )
+    one = CredentialSettings(values={"api_key": "sk-own"})
+    url = server.url.removesuffix("/v1") + "/health"
+    provider = ProviderSettings(
+        name="openai", base_url=server.url, credentials=[one], health_url=url, health_seconds=0.2
+    )
+    running = start_gateway(providers=[provider])
+    assert eventually(lambda: running.yard.providers.health.resting())
+    status = 200
+    assert eventually(lambda: chat(running).status == 200)
+
+
+def test_the_settings_file_is_followed(start_gateway: Start, upstream: Callable[..., Upstream], tmp_path: Path):
+    running = start_gateway(upstream(lambda request: chat_answer("fine")))
+    path = tmp_path / "followed.yaml"
+    path.write_text("{}")
+
+    def load() -> Any:
+        return load_settings({"MODELYARD_HOME": str(tmp_path / "home")}, config=str(path))
+
+    async def follow() -> None:
+        running.yard.upkeep.start(settings_file=path, load=load)
+
+    on_loop(running, follow())
+    path.write_text(json.dumps({"limits": {"none": {"unit": "requests", "amount": 0}}}))
+    assert eventually(lambda: chat(running, model="echo/echo").status == 429)
+    path.write_text("limits: [this is, no mapping")
+    time.sleep(1.3)
+    assert chat(running, model="echo/echo").status == 429  # the old ones stay
+    path.write_text(json.dumps({"limits": {}, "retries": 1}))
+    assert eventually(lambda: chat(running, model="echo/echo").status == 200)
+
+
+def test_questions_that_mean_the_same_get_the_same_answer(start_gateway: Start, upstream: Callable[..., Upstream]):
+    vectors = {"What is the capital of France?": [1.0, 0.0], "France's capital?": [0.99, 0.05]}
+
+    def answer(request: Any) -> Answer:
+        if request.path.endswith("/embeddings"):
+            texts = request.json["input"]
+            many = texts if isinstance(texts, list) else [texts]
+            return embedding_answer([vectors.get(text, [0.0, 1.0]) for text in many])
+        return chat_answer(f"answer {len(server.requests)}")
+
+    server = upstream(answer)
+    cache = CacheSettings(seconds=60, semantic_model="openai/text-embedding-3-small", semantic_threshold=0.95)
+    running = start_gateway(server, cache=cache, embedding_batch_ms=0.0)
+
+    def ask(text: str, *before: dict[str, str]) -> str:
+        messages = [*before, {"role": "user", "content": text}]
+        got = chat(running, model="openai/gpt-4o-mini", temperature=0, messages=messages)
+        return got.json["choices"][0]["message"]["content"]
+
+    first = ask("What is the capital of France?")
+    assert ask("France's capital?") == first
+    assert ask("How are you?") != first
+    # The same words in another conversation are another question.
+    assert ask("France's capital?", {"role": "system", "content": "Answer in Greek."}) != first
+
+
+def test_calls_become_spans_with_both_vocabularies(start_gateway: Start, upstream: Callable[..., Upstream]):
+    spans: list[Any] = []
+
+    def collector(request: Any) -> Answer:
+        assert request.path == "/v1/traces"
+        for resource in request.json["resourceSpans"]:
+            for scope in resource["scopeSpans"]:
+                spans.extend(scope["spans"])
+        return json_answer({})
+
+    sent_to = upstream(collector).url.removesuffix("/v1")
+    running = start_gateway(
+        upstream(lambda request: chat_answer("fine", prompt=10, completion=5)),
+        telemetry=TelemetrySettings(endpoint=sent_to, sample=1.0),
+    )
+    answered = chat(running, user="alice")
+    assert answered.status == 200
+    assert eventually(lambda: spans)
+    (span,) = spans
+    found = {one["key"]: next(iter(one["value"].values())) for one in span["attributes"]}
+    assert span["name"] == "chat gpt-5-mini"
+    assert int(span["endTimeUnixNano"]) > int(span["startTimeUnixNano"])
+    assert (found[conventions.OPERATION], found[conventions.KIND]) == ("chat", "LLM")
+    assert (found[conventions.INPUT_TOKENS], found[conventions.PROMPT_TOKENS]) == ("10", "10")
+    assert (found[conventions.CALL], found[conventions.USER]) == (answered.headers["x-request-id"], "alice")
+    assert conventions.INPUT_VALUE not in found  # what was said is nobody's business unless it was made so
+    assert [event["name"] for event in span["events"]] == ["chose"]
+
+
+@pytest.mark.parametrize("shared", ["valkey", "database"])
+def test_answers_are_shared_where_that_is_wanted(
+    start_gateway: Start, upstream: Callable[..., Upstream], tmp_path: Path, shared: str
+):
+    from tools.show.servers import Valkey
+
+    server = upstream(lambda request: chat_answer("fine"))
+    with Valkey(tmp_path / "valkey") as valkey:
+        how: dict[str, Any] = {"cache": CacheSettings(seconds=60, store="database"), "database": str(tmp_path / "x.db")}
+        if shared == "valkey":
+            how = {"cache": CacheSettings(seconds=60, store="shared"), "shared": valkey.url}
+        one, other = start_gateway(server, **how), start_gateway(server, **{**how, "home": str(tmp_path / "other")})
+        asked = {"model": "openai/gpt-4o-mini", "temperature": 0}
+        assert chat(one, **asked).status == 200
+        one.flush()
+        assert chat(other, **asked).status == 200
+        assert len(server.requests) == 1
+        one.close()
+        other.close()
