@@ -200,6 +200,8 @@ class Presence:
     Not to be left open across the end of an answer: servers report that as a hang-up too.
     """
 
+    __slots__ = ("_has_left", "_receive", "_task", "_timer", "_watch")
+
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._has_left = False

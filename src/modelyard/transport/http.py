@@ -44,6 +44,28 @@ class Timeouts:
 class _Connection(asyncio.Protocol):
     """One socket and the answer that is coming in on it."""
 
+    __slots__ = (
+        "_buffered",
+        "_header_bytes",
+        "_is_lost",
+        "_is_paused",
+        "_keep_alive",
+        "_loop",
+        "_parser",
+        "_pieces",
+        "_transport",
+        "_waiter",
+        "_writable",
+        "error",
+        "has_bytes",
+        "headers",
+        "is_complete",
+        "is_head_complete",
+        "is_reused",
+        "origin",
+        "status",
+    )
+
     def __init__(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
         self.origin = origin
         self.is_reused = False
@@ -215,6 +237,8 @@ def _expire(waiter: asyncio.Future[None], authority: str, what: str, seconds: fl
 
 class Response:
     """An answer whose head has come. Leaving it unread and closed drops the connection."""
+
+    __slots__ = ("_client", "_connection", "_is_closed", "_timeouts", "headers", "status")
 
     def __init__(self, connection: _Connection, client: "HttpClient", timeouts: Timeouts) -> None:
         self._connection = connection

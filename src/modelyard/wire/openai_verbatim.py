@@ -219,6 +219,8 @@ class Glance:
     """Events as they come, each passed on. `unread` holds the rest of a stream from the first event on that has to be
     read in full: to be understood, or to be refused in the right words."""
 
+    __slots__ = ("_has_finished", "_is_done", "_rest", "_wants_usage", "unread")
+
     def __init__(self, *, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
         self._rest = b""

@@ -71,6 +71,8 @@ class _Timer:
     the chunk.
     """
 
+    __slots__ = ("_due", "_fires_at", "_handle", "_has_cancelled", "_loop", "_now", "_task")
+
     def __init__(self, now: Any) -> None:
         self._now = now
         self._task: asyncio.Task[object] | None = None

@@ -156,6 +156,20 @@ def _is_text(invocation: Invocation, said: Sequence[str]) -> bool:
 class _Course:
     """One call's way through its plan."""
 
+    __slots__ = (
+        "_has_waited",
+        "_invocation",
+        "_last",
+        "_place",
+        "_plan",
+        "_policy",
+        "_repeats",
+        "_sticky",
+        "_tried",
+        "_wait",
+        "deployment",
+    )
+
     def __init__(self, policy: Dispatch, plan: Plan, invocation: Invocation) -> None:
         self._policy = policy
         self._plan = plan

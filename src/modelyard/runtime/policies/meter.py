@@ -76,6 +76,21 @@ def _tokens(usage: ModelUsage) -> int:
 class _Tally:
     """What one attempt has used so far."""
 
+    __slots__ = (
+        "_begun",
+        "_clock",
+        "_day",
+        "_invocation",
+        "_pricing",
+        "_stated",
+        "_text",
+        "_tokens",
+        "counted_by",
+        "created_at",
+        "first",
+        "on_progress",
+    )
+
     def __init__(self, invocation: Invocation, pricing: PriceConfig | None, clock: Clock) -> None:
         self._invocation = invocation
         self._pricing = pricing
