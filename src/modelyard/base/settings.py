@@ -99,10 +99,10 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Calls at once in each process; the rest wait in turn, tenant by tenant."""
+    """Calls at once in each process; the rest wait in turn, tenant by tenant. One tenant alone gets seven eighths."""
 
-    capacity: int = 1024
-    waiting: int = 1024
+    capacity: int = 4096
+    waiting: int = 4096
     seconds: float = 10.0
 
 

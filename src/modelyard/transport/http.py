@@ -284,7 +284,7 @@ class Response:
 class HttpClient:
     """A pool of connections that is itself one place to send requests to."""
 
-    def __init__(self, *, max_connections: int = 1000, keep_idle: int = 100, idle_seconds: float = 30.0) -> None:
+    def __init__(self, *, max_connections: int = 4096, keep_idle: int = 100, idle_seconds: float = 30.0) -> None:
         self._idle: dict[Origin, deque[tuple[_Connection, float]]] = {}
         self._free = asyncio.Semaphore(max_connections)
         self._keep_idle = keep_idle
