@@ -20,7 +20,7 @@ _PG_KILLS = 10
 def killed_servers(kills: int, folder: Path, *, seed: int = 1, **settings: Any) -> tuple[Account, float]:
     """The account after so many kills, and the seconds that it took."""
     rng, begun, port = random.Random(seed), time.monotonic(), free_port()
-    # Whole answers take a moment, as they do: callers that ask without pause would keep the server from reading streams.
+    # Whole answers take a moment, as they do: callers without pause would keep the server from reading its streams.
     with TruthfulUpstream(latency=0.01) as upstream:
         environ = home_with(folder, upstream.url, **settings)
         with zygote(environ) as servers:

@@ -276,6 +276,7 @@ class Modelyard:
             "modelyard_ledger_backlog", "Writes that wait for the database.", (),
             lambda: {(): float(self.database.backlog)},
         )  # fmt: skip
+        self.metrics.gauge("modelyard_tasks", "Tasks of the event loop.", (), _tasks)
 
     def _policies(self, callbacks: Sequence[Callback]) -> list[Policy]:
         """The order of the pipeline, outermost first. Why this order: docs/architecture.md."""
@@ -548,6 +549,13 @@ def _overlay(settings: Settings) -> dict[str, dict[str, Any]]:
 def _reads_along(callback: Callback) -> bool:
     """Whether a callback wants to see what is said: then it has to be read."""
     return callback.wants_result or type(callback).on_new_chunk is not Callback.on_new_chunk
+
+
+def _tasks() -> dict[tuple[str, ...], float]:
+    try:
+        return {(): float(len(asyncio.all_tasks()))}
+    except RuntimeError:  # asked outside the loop
+        return {}
 
 
 def _cache_trouble(error: StorageUnavailableError) -> None:

@@ -21,5 +21,6 @@ class Route:
         """The server's numbers are the operator's: they add up all tenants'."""
         if request.tenant != DEFAULT_TENANT:
             raise NotFoundError("there is nothing at '/metrics' for this tenant", code="unknown_url")
-        text = self.metrics.text(await asyncio.to_thread(lambda: list(self.others())))
+        others = await asyncio.to_thread(lambda: list(self.others()))
+        text = self.metrics.text(others)
         return Reply(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
