@@ -27,7 +27,7 @@ from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.thinking import ThinkStream
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
-from modelyard.models.types import Credentials, ModelType
+from modelyard.models.types import JSON, Credentials, ModelType
 from modelyard.models.verbatim import Passing, VerbatimRequest
 from modelyard.providers.definition import ProviderDefinition, Wire
 from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
@@ -148,7 +148,8 @@ class HttpLargeLanguageModel(LargeLanguageModel):
                 if glance.unread is None:
                     glance.finish()
                 if glance.unread is not None:
-                    async with aclosing(self._read_on(glance.unread, pieces, form, quirks)) as chunks:
+                    rest = endpoint.events_of(_first(glance.unread, pieces), form.framing)
+                    async with aclosing(self._read(rest, form, quirks)) as chunks:
                         async for chunk in chunks:
                             yield chunk
         except InvokeError as error:
@@ -156,12 +157,12 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         finally:
             response.close()
 
-    async def _read_on(
-        self, unread: bytes, pieces: AsyncGenerator[bytes, None], form: ChatFormat, quirks: Mapping[str, Any]
+    async def _read(
+        self, events: AsyncGenerator[JSON | None, None], form: ChatFormat, quirks: Mapping[str, Any]
     ) -> AsyncGenerator[LLMResultChunk, None]:
-        """The rest of a stream that was passed on up to here."""
+        """Events in full, to the end of the stream or to the word that ends it."""
         parser, is_done = form.parser(quirks), False
-        async with aclosing(self.endpoint.events_of(_first(unread, pieces), form.framing)) as events:
+        async with aclosing(events):
             async for event in events:
                 if event is None:
                     is_done = True
@@ -200,17 +201,10 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             for chunk in form.parse_result(await self.endpoint.object(response), quirks).as_chunks():
                 yield chunk
             return
-        parser = form.parser(quirks)
-        is_done = False
-        async with aclosing(self.endpoint.events(response, form.framing)) as events:
-            async for event in events:
-                if event is None:
-                    is_done = True
-                elif not is_done:
-                    for chunk in parser.feed(event):
-                        yield chunk
-        for chunk in parser.finish(done=is_done):
-            yield chunk
+        events = self.endpoint.events(response, form.framing)
+        async with aclosing(self._read(events, form, quirks)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
         """By the provider's own counter where its format has one; else as our own tokenizers count."""
