@@ -35,12 +35,7 @@ class Limits:
             name = f"{invocation.provider}/{invocation.model}"
             subject = Subject(tenant, invocation.api_key, invocation.user or "", name)
             applied = self.applying(subject)
-            if not applied:
-                async with aclosing(call_next(invocation)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-                return
-            charges = await self._reserved(invocation, subject, applied)
+            charges = await self._reserved(invocation, subject, applied) if applied else []
             is_served = False
             try:
                 async with aclosing(call_next(invocation)) as chunks:
@@ -48,7 +43,8 @@ class Limits:
                         is_served = True
                         yield chunk
             finally:
-                self.counters.settle(invocation.id, _taken(invocation, applied, charges, is_served=is_served))
+                if charges:
+                    self.counters.settle(invocation.id, _taken(invocation, applied, charges, is_served=is_served))
         finally:
             self.queue.leave(tenant)
 
