@@ -45,8 +45,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     return opened
 
 
-def charge(name: str, amount: float = 1, cap: float = 10, refill: float = 0.0, need: float | None = None) -> Charge:
-    return Charge(name, amount, amount if need is None else need, cap, refill, 100_000)
+def charge(name: str, amount: float = 1, cap: float = 10, refill: float = 0.0, unit: str = "tokens") -> Charge:
+    return Charge(name, amount, amount, cap, refill, 100_000, unit)
 
 
 async def seeded(counters: Counters, *names: str, level: float = 0.0) -> None:
@@ -78,8 +78,8 @@ def test_what_was_not_used_is_given_back_once(make: Make):
             a, call = new_id("a"), new_id("x")
             await seeded(counters, a)
             await counters.reserve(call, [charge(a, 9)])
-            await settled(counters, call, {a: 2})
-            await settled(counters, call, {a: 2})
+            await settled(counters, call, {"tokens": 2})
+            await settled(counters, call, {"tokens": 2})
             assert await counters.levels([a]) == {a: 2}
             assert await counters.reserve(new_id("x"), [charge(a, 8)]) is None
 
@@ -138,11 +138,34 @@ def test_what_a_dead_process_held_can_be_settled_by_another(make: Make):
         async with make(clock) as one, make(clock) as other:
             if make.kind == "memory":  # type: ignore[attr-defined]
                 return
-            a, call = new_id("a"), new_id("x")
+            a, b, slots, call = new_id("a"), new_id("b"), new_id("slots"), new_id("x")
+            await seeded(one, a, b, slots)
+            await one.reserve(call, [charge(a, 9), charge(b, unit="requests"), charge(slots, unit="concurrency")])
+            await settled(other, call, {"tokens": 1, "cost": 5, "concurrency": 0})
+            assert await one.levels([a, b, slots]) == {a: 1, b: 1, slots: 0}
+
+    asyncio.run(work())
+
+
+def test_what_nobody_settles_is_given_back_in_the_end(make: Make):
+    async def work() -> None:
+        clock = FakeClock(2_000_000_000.0)
+        async with make(clock) as one, make(clock) as other:
+            if make.kind == "memory":  # type: ignore[attr-defined]
+                return
+            a, old, new = new_id("a"), new_id("x"), new_id("x")
             await seeded(one, a)
-            await one.reserve(call, [charge(a, 9)])
-            await settled(other, call, {a: 1})
-            assert await one.levels([a]) == {a: 1}
+            await one.reserve(old, [charge(a, 4)])
+            clock.advance(100)
+            await one.reserve(new, [charge(a, 2)])
+            other.release_older(clock.time() - 50)
+            for _ in range(100):
+                if await one.levels([a]) == {a: 2}:
+                    break
+                await asyncio.sleep(0.02)
+            assert await one.levels([a]) == {a: 2}
+            await settled(one, old, {"tokens": 4})  # it had not died after all: too late
+            assert await one.levels([a]) == {a: 2}
 
     asyncio.run(work())
 
@@ -159,7 +182,7 @@ def test_a_counter_never_holds_more_than_its_cap(steps: list[tuple[float, float,
         now += passes
         need = amount if is_known else min(amount, 1e-6)
         before = levels["a"].used
-        refusal = admit(levels, [Charge("a", amount, need, cap, refill, 1.0)], now)
+        refusal = admit(levels, [Charge("a", amount, need, cap, refill, 1.0, "tokens")], now)
         if refusal is not None:
             assert levels["a"].used == before
         # At most one call's estimate beyond the cap, and nothing where the amount is known beforehand.

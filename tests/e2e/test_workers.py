@@ -1,6 +1,7 @@
 """Several workers on one address: they stand in for each other, count together, and leave nobody behind."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -9,6 +10,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 from tools.show.proof import free_port
 from tools.show.truth_log import home_with, ready
 
-from modelyard.testing import Upstream, chat_answer
+from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer
 
 
 class Served:
@@ -45,10 +48,9 @@ class Served:
                 return error.code
 
 
-@pytest.fixture
-def served(tmp_path: Path, upstream: Callable[..., Upstream]) -> Iterator[Served]:
-    server = upstream(lambda request: chat_answer("fine"))
-    environ = home_with(tmp_path, server.url, limits={"few": {"unit": "requests", "amount": 12, "window": "day"}})
+@contextlib.contextmanager
+def serving(tmp_path: Path, server: Upstream, **limits: Any) -> Iterator[Served]:
+    environ = home_with(tmp_path, server.url, limits=limits)
     port = free_port()
     command = [sys.executable, "-m", "modelyard", "serve", "--workers", "2", "--port", str(port)]
     process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.DEVNULL)
@@ -59,6 +61,13 @@ def served(tmp_path: Path, upstream: Callable[..., Upstream]) -> Iterator[Served
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         process.wait(30)
+
+
+@pytest.fixture
+def served(tmp_path: Path, upstream: Callable[..., Upstream]) -> Iterator[Served]:
+    server = upstream(lambda request: chat_answer("fine"))
+    with serving(tmp_path, server, few={"unit": "requests", "amount": 12, "window": "day"}) as one:
+        yield one
 
 
 def runs(pid: int) -> bool:
@@ -121,3 +130,27 @@ def test_workers_go_when_their_supervisor_is_killed(served: Served):
     served.process.kill()
     served.process.wait(10)
     assert gone(workers)
+
+
+def test_what_a_killed_workers_call_held_is_free_again_and_it_is_charged_what_it_took(
+    tmp_path: Path, upstream: Callable[..., Upstream]
+):
+    def answer(request: UpstreamRequest) -> Answer:
+        return replace(chat_answer("fine"), delay=30.0 if len(server.requests) == 1 else 0.0)
+
+    server = upstream(answer)
+    one_at_once = {"unit": "concurrency", "amount": 1}
+    few_tokens = {"unit": "tokens", "amount": 1000, "window": "day"}  # fewer than are reserved for an answer
+    with serving(tmp_path, server, slots=one_at_once, few=few_tokens) as served:
+        with ThreadPoolExecutor(1) as pool:
+            broken = pool.submit(served.chat)
+            assert eventually(lambda: server.requests)
+            assert served.chat() == 429
+            before = served.workers()
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            with pytest.raises((OSError, http.client.HTTPException)):
+                broken.result(15)
+        assert eventually(lambda: len(served.workers()) == 2 and not set(before) & set(served.workers()))
+        assert eventually(lambda: served.chat() == 200)
+        assert served.chat() == 200

@@ -158,11 +158,11 @@ class Modelyard:
         return [*settings.providers, *added_providers(settings.home_path)]
 
     def _factory(self, settings: Settings, configured: Sequence[ProviderSettings]) -> ModelProviderFactory:
-        self._timeouts = _timeouts(settings)
+        timeouts = _timeouts(settings)
         return ModelProviderFactory(
             [*definitions_of(settings, configured), *self._added],
             {
-                **dict.fromkeys(WIRES, partial(http_models, client=self.http, timeouts=self._timeouts)),
+                **dict.fromkeys(WIRES, partial(http_models, client=self.http, timeouts=timeouts)),
                 "local": lambda definition: local_models(self.local),
                 **self._builders,
             },
@@ -442,7 +442,7 @@ class Modelyard:
     async def _offered(self, definition: ProviderDefinition, credentials: Credentials) -> list[str]:
         """What a provider lists; where it has no list, one of its models after a call as small as can be."""
         if definition.paths.get("list") != "":
-            return await Endpoint(definition, self.http, self._timeouts).list_models(credentials)
+            return await Endpoint(definition, self.http, _timeouts(self.settings)).list_models(credentials)
         for model in definition.entity.models:
             if (request := _SMALLEST.get(model.model_type)) is not None:
                 callee: Any = self.providers.factory.get_model(definition.name, model.model_type)

@@ -1,7 +1,7 @@
 """What a call can cost at most, which limits hold for it, and where their counters start."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from modelyard.runtime.limits import Applied, Estimate, Subject, applying, began
 from modelyard.runtime.load_balancing import Deployment
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.runtime.tenancy import Directory, Limit
-from modelyard.storage.counters import Charge, Counters
+from modelyard.storage.counters import Counters
 
 _USUAL_ANSWER = 4096
 """Tokens reserved for an answer where neither the caller nor the model says how long it can be."""
@@ -110,8 +110,6 @@ def price_of_lost(providers: ProviderManager, intent: Intent, tokens: int) -> Pr
 
 class _Held(NamedTuple):
     name: str
-    applied: Sequence[Applied]
-    charges: Sequence[Charge]
     tokens: int
     nanos: int
 
@@ -137,7 +135,9 @@ class HostedQuotas:
             return None
         now, estimate = self._clock.time(), self._admission.estimate(invocation)
         charges = [charge(one, subject, estimate, now) for one in applied]
-        held = f"{invocation.id}:{deployment.id}:{invocation.record.attempts}"
+        held = (
+            f"{invocation.id}.{invocation.record.attempts + 1}"  # the attempt's row: whoever finds it can settle this
+        )
 
         async def seed(unknown: Sequence[str]) -> None:
             pairs = [(one, each) for one, each in zip(applied, charges, strict=True) if each.name in unknown]
@@ -149,7 +149,7 @@ class HostedQuotas:
         if refusal is not None:
             return f"its quota of {refusal.charge.cap:g} is used up"
         record = invocation.record
-        self._held[invocation.id, deployment.id] = _Held(held, applied, charges, record.tokens, record.cost_nanos)
+        self._held[invocation.id, deployment.id] = _Held(held, record.tokens, record.cost_nanos)
         return None
 
     def settle(self, invocation: Invocation, deployment: Deployment, *, is_served: bool) -> None:
@@ -157,10 +157,6 @@ class HostedQuotas:
         if held is None:
             return
         record = invocation.record
-        amounts: Mapping[str, float] = {
-            each.name: taken(
-                one, each, tokens=record.tokens - held.tokens, nanos=record.cost_nanos - held.nanos, is_served=is_served
-            )
-            for one, each in zip(held.applied, held.charges, strict=True)
-        }
+        tokens, nanos = record.tokens - held.tokens, record.cost_nanos - held.nanos
+        amounts = taken(tokens=tokens, nanos=nanos, is_served=is_served)
         self._counters.settle(held.name, amounts)

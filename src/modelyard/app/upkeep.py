@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from modelyard.base.errors import ConfigError, InvokeError, ModelyardError
 from modelyard.base.settings import ProviderSettings, Settings
 from modelyard.runtime.ledger import UsageRow
-from modelyard.storage.counters import DatabaseCounters
+from modelyard.runtime.limits import taken
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.storage.resources import Resource
 from modelyard.transport.http import Timeouts
@@ -89,16 +89,22 @@ class Upkeep:
         return resources.since(directory.revision)
 
     async def _recover(self) -> None:
-        self.release(await asyncio.to_thread(self._yard.ledger.recover))
-        counters = self._yard.counters
-        if isinstance(counters, DatabaseCounters):
-            longest = (self._yard.settings.timeouts.total or _DAY) + 300
-            counters.release_older(self._yard.clock.time() - longest)
-
-    def release(self, lost: Sequence[UsageRow]) -> None:
-        """Settle what calls held whose process is gone."""
+        yard = self._yard
+        lost = await asyncio.to_thread(yard.ledger.recover)
         for row in lost:
-            self._yard.counters.settle(row.invocation, {})
+            await self._settle_lost(row)
+        longest = (yard.settings.timeouts.total or _DAY) + 300
+        yard.counters.release_older(yard.clock.time() - longest)
+
+    async def _settle_lost(self, row: UsageRow) -> None:
+        """Settle what a call held whose process is gone: its limits with all that it took, a hosted credential's quota
+        with what this attempt took. Counters of one process went with it."""
+        yard = self._yard
+        rows = await asyncio.to_thread(yard.ledger.of_invocation, row.tenant, row.invocation)
+        for name, those in ((row.invocation, rows), (row.id, [row])):
+            tokens = sum(one.prompt_tokens + one.completion_tokens for one in those)
+            nanos = sum(one.nanos or 0 for one in those)
+            yard.counters.settle(name, taken(tokens=tokens, nanos=nanos, is_served=True))
 
     async def _tidy(self) -> None:
         yard, now = self._yard, self._yard.clock.time()

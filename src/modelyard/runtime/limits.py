@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from modelyard.base.errors import InvokeRateLimitError, ModelyardError
 from modelyard.runtime.caller import fits
-from modelyard.runtime.tenancy import Limit, Window
+from modelyard.runtime.tenancy import Limit, Unit, Window
 from modelyard.storage.counters import Charge, Counters, Refusal, UnseededError
 
 _DRAINS: Mapping[str, float] = {"minute": 60.0, "hour": 3600.0}
@@ -109,7 +109,7 @@ def charge(one: Applied, subject: Subject, estimate: Estimate, now: float) -> Ch
     name = one.counter
     if limit.window in ("day", "month") and limit.unit != "concurrency":
         name += _span(limit.window, int(now // 86_400))
-    return Charge(name, amount, need, one.cap, one.refill, one.lasts)
+    return Charge(name, amount, need, one.cap, one.refill, one.lasts, limit.unit)
 
 
 @lru_cache(8)
@@ -131,19 +131,12 @@ def _amount(limit: Limit, subject: Subject, estimate: Estimate) -> float:
             return next((each for pattern, each in limit.credits.items() if fits(pattern, subject.model)), 1.0)
 
 
-def taken(one: Applied, reserved: Charge, *, tokens: int, nanos: int, is_served: bool) -> float:
-    """What a call that is over took of a limit."""
-    match one.limit.unit:
-        case "tokens":
-            return float(tokens)
-        case "cost":
-            return float(nanos)
-        case "concurrency":
-            return 0.0
-        case "credits" | "times":
-            return reserved.amount if is_served else 0.0
-        case "requests":
-            return reserved.amount
+def taken(*, tokens: int, nanos: int, is_served: bool) -> Mapping[Unit, float]:
+    """What a call that is over took of each unit; of those that are left out, what it reserved."""
+    amounts: dict[Unit, float] = {"tokens": float(tokens), "cost": float(nanos), "concurrency": 0.0}
+    if not is_served:
+        amounts["credits"] = amounts["times"] = 0.0
+    return amounts
 
 
 def began(window: Window, now: float) -> float:

@@ -19,6 +19,9 @@ logger = logging.getLogger("modelyard.counters")
 
 _TIDY_EVERY = 4096
 
+NOTHING: Mapping[str, float] = dict.fromkeys(("requests", "tokens", "cost", "concurrency", "credits", "times"), 0.0)
+"""What a call took that never was made."""
+
 
 class Charge(NamedTuple):
     """What a call takes of one limit."""
@@ -33,6 +36,8 @@ class Charge(NamedTuple):
     """So much drains away in a second."""
     lasts: float
     """Seconds after which the counter may be forgotten."""
+    unit: str
+    """What is counted: whoever settles the call says what it took of this, without knowing the counter."""
 
 
 class Level(NamedTuple):
@@ -60,7 +65,12 @@ class Counters(Protocol):
         ...
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
-        """Put in the place of what a call reserved what it took: counter → amount. Doing it twice does nothing."""
+        """Put in the place of what a call reserved what it took: unit → amount; of a unit that is not there it took
+        what it reserved. Doing it twice does nothing."""
+        ...
+
+    def release_older(self, before: float) -> None:
+        """Give back what calls hold that were admitted before a moment and that nobody is left to settle."""
         ...
 
     async def seed(self, levels: Mapping[str, float], charges: Sequence[Charge]) -> None:
@@ -118,9 +128,12 @@ class MemoryCounters:
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
         for charge in self._reserved.pop(name, ()):
-            taken = amounts.get(charge.name, charge.amount)
+            taken = amounts.get(charge.unit, charge.amount)
             if taken != charge.amount and (level := self._levels.get(charge.name)) is not None:
                 self._levels[charge.name] = corrected(level, charge.amount, taken)
+
+    def release_older(self, before: float) -> None:
+        """Nobody else's calls are counted here."""
 
     async def seed(self, levels: Mapping[str, float], charges: Sequence[Charge]) -> None:
         now = self._clock.time()
@@ -180,7 +193,7 @@ class DatabaseCounters:
                 levels = self._locked(connection, names)
                 for charge in charges:
                     if (level := levels.get(charge.name)) is not None:
-                        taken = amounts.get(charge.name, charge.amount)
+                        taken = amounts.get(charge.unit, charge.amount)
                         levels[charge.name] = corrected(level, charge.amount, taken)
                 self._put(connection, levels, list(levels))
 
@@ -221,23 +234,13 @@ class DatabaseCounters:
         await asyncio.wrap_future(self._database.transact(work))
 
     def release_older(self, before: float) -> None:
-        """Give back what calls hold that nobody is left to settle."""
-
         def work(connection: Connection) -> list[str]:
             return [row["id"] for row in connection.execute(self._sql["older"], (before,))]
 
         def then(done: Any) -> None:
             for name in done.result() if done.exception() is None else ():
-                self.settle(name, _Nothing())
+                self.settle(name, NOTHING)
 
         self._database.transact(work).add_done_callback(then)
 
     async def aclose(self) -> None: ...
-
-
-class _Nothing(dict[str, float]):
-    """Every counter: nothing was taken."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        del key, default
-        return 0.0

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
-from modelyard.storage.counters import Charge, Refusal, UnseededError
+from modelyard.storage.counters import NOTHING, Charge, Refusal, UnseededError
 from modelyard.storage.database import StorageUnavailableError
 
 try:
@@ -18,57 +18,59 @@ except ImportError as missing:
 
 logger = logging.getLogger("modelyard.valkey")
 
-_RESERVATION_SECONDS = 3600
+_RESERVATION_SECONDS = 3 * 86_400
+"""A day longer than anybody waits before what a call holds is given back."""
 
-# KEYS: the reservation, then a counter for each charge. ARGV: now, the charges as JSON, then need, cap, refill, amount
-# and seconds to live for each. The same arithmetic as `admit`; a script, since nothing may come between.
+# KEYS: the calls that hold something, the reservation, then a counter for each charge. ARGV: now, seconds that the
+# reservation is kept, its name, then need, cap, refill, amount, seconds to live and unit for each charge. The same
+# arithmetic as `admit`; a script, since nothing may come between.
 _RESERVE = """
 local now, unknown, left = tonumber(ARGV[1]), {}, {}
-for i = 2, #KEYS do
+local function of(i, what) return ARGV[(i - 3) * 6 + 3 + what] end
+for i = 3, #KEYS do
   local level = redis.call('HMGET', KEYS[i], 'used', 'stamp')
   if not level[1] then
-    unknown[#unknown + 1] = i - 2
+    unknown[#unknown + 1] = i - 3
   else
-    local at = (i - 2) * 5 + 2
-    local drained = tonumber(level[1]) - tonumber(ARGV[at + 3]) * math.max(0, now - tonumber(level[2]))
+    local drained = tonumber(level[1]) - tonumber(of(i, 3)) * math.max(0, now - tonumber(level[2]))
     left[i] = {math.max(0, drained), math.max(now, tonumber(level[2]))}
   end
 end
 if #unknown > 0 then return {'unseeded', unknown} end
-for i = 2, #KEYS do
-  local at = (i - 2) * 5 + 2
-  if left[i][1] + tonumber(ARGV[at + 1]) > tonumber(ARGV[at + 2]) then
-    return {'refused', i - 2, string.format('%.17g', left[i][1])}
+for i = 3, #KEYS do
+  if left[i][1] + tonumber(of(i, 1)) > tonumber(of(i, 2)) then
+    return {'refused', i - 3, string.format('%.17g', left[i][1])}
   end
 end
-for i = 2, #KEYS do
-  local at = (i - 2) * 5 + 2
-  local used = string.format('%.17g', left[i][1] + tonumber(ARGV[at + 4]))
+for i = 3, #KEYS do
+  local used = string.format('%.17g', left[i][1] + tonumber(of(i, 4)))
   redis.call('HSET', KEYS[i], 'used', used, 'stamp', string.format('%.17g', left[i][2]))
-  redis.call('EXPIRE', KEYS[i], ARGV[at + 5])
-  redis.call('HSET', KEYS[1], KEYS[i], ARGV[at + 4])
+  redis.call('EXPIRE', KEYS[i], of(i, 5))
+  redis.call('HSET', KEYS[2], KEYS[i], of(i, 6) .. ' ' .. of(i, 4))
 end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+redis.call('ZADD', KEYS[1], now, ARGV[3])
 return {'ok'}
 """
 
-# KEYS: the reservation, then counters. ARGV: what was taken of each. Charges of a reservation that is not there were
-# settled before, or Valkey lost it: then what was taken is in the ledger, which the counters are rebuilt from.
+# KEYS: the calls that hold something, the reservation. ARGV: its name, then unit and what was taken of it. Charges of a
+# reservation that is not there were settled before, or Valkey lost it: then what was taken is in the ledger, which the
+# counters are rebuilt from.
 _SETTLE = """
-local reserved = redis.call('HGETALL', KEYS[1])
+redis.call('ZREM', KEYS[1], ARGV[1])
+local reserved = redis.call('HGETALL', KEYS[2])
 if #reserved == 0 then return 0 end
 local taken = {}
-for i = 2, #KEYS do taken[KEYS[i]] = tonumber(ARGV[i - 1]) end
+for i = 2, #ARGV, 2 do taken[ARGV[i]] = tonumber(ARGV[i + 1]) end
 for i = 1, #reserved, 2 do
-  local name, amount = reserved[i], tonumber(reserved[i + 1])
-  local used = redis.call('HGET', name, 'used')
-  local now = taken[name]
-  if now == nil then now = amount end
+  local unit, amount = string.match(reserved[i + 1], '^(%S+) (%S+)$')
+  local used = redis.call('HGET', reserved[i], 'used')
   if used then
-    redis.call('HSET', name, 'used', string.format('%.17g', math.max(0, tonumber(used) + now - amount)))
+    local now = (taken[unit] or tonumber(amount)) - tonumber(amount)
+    redis.call('HSET', reserved[i], 'used', string.format('%.17g', math.max(0, tonumber(used) + now)))
   end
 end
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[2])
 return 1
 """
 
@@ -125,6 +127,7 @@ class ValkeyCounters:
         self._clock = clock
         # The same hash tag in every key: a cluster keeps them together, as a script needs them.
         self._prefix = f"{{{prefix}}}"
+        self._holding = f"{self._prefix}:holding"
         self._settling: set[asyncio.Task[None]] = set()
 
     def _key(self, name: str) -> str:
@@ -134,31 +137,47 @@ class ValkeyCounters:
         return f"{self._prefix}:call:{name}"
 
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
-        values: list[Any] = [self._clock.time(), _RESERVATION_SECONDS]
+        values: list[Any] = [self._clock.time(), _RESERVATION_SECONDS, name]
         for one in charges:
-            values += [one.need, one.cap, one.refill, one.amount, max(1, int(one.lasts))]
-        keys = [self._call(name), *(self._key(one.name) for one in charges)]
+            values += [one.need, one.cap, one.refill, one.amount, max(1, int(one.lasts)), one.unit]
+        keys = [self._holding, self._call(name), *(self._key(one.name) for one in charges)]
         what, *rest = await self._valkey.run(_RESERVE, keys, values)
         if what == b"unseeded":
             raise UnseededError([charges[int(place)].name for place in rest[0]])
         return Refusal(charges[int(rest[0])], float(rest[1])) if what == b"refused" else None
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
-        task = asyncio.ensure_future(self._settle(name, dict(amounts)))
+        self._later(self._settle(name, dict(amounts)))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
     async def _settle(self, name: str, amounts: Mapping[str, float]) -> None:
-        keys = [self._call(name), *(self._key(one) for one in amounts)]
+        keys = [self._holding, self._call(name)]
+        values = [name, *(part for pair in amounts.items() for part in pair)]
         for wait in (0.1, 1.0, 5.0, 0.0):
             try:
-                await self._valkey.run(_SETTLE, keys, list(amounts.values()))
+                await self._valkey.run(_SETTLE, keys, values)
                 return
             except StorageUnavailableError as error:
                 if not wait:
                     fields = {"call": name, "error": str(error)}
                     logger.error("a reservation could not be settled", extra={"fields": fields})
                 await self._clock.sleep(wait)
+
+    def release_older(self, before: float) -> None:
+        self._later(self._release_older(before))
+
+    async def _release_older(self, before: float) -> None:
+        try:
+            names = await self._valkey.call("ZRANGEBYSCORE", self._holding, "-inf", before)
+        except StorageUnavailableError as error:
+            logger.error("what nobody settles is not given back", extra={"fields": {"error": str(error)}})
+            return
+        for name in names:
+            await self._settle(name.decode(), NOTHING)
 
     async def seed(self, levels: Mapping[str, float], charges: Sequence[Charge]) -> None:
         wanted = [one for one in charges if one.name in levels]

@@ -377,9 +377,9 @@ class _Course:
     def other(self, deployment: Deployment) -> Deployment | None:
         """Another one to ask as well, within the retry budget."""
         chosen = self.group.fetch_next(without={*self._tried, deployment.id})
-        if chosen is None or not self._policy.budget.may_repeat(chosen.provider):
-            return None
-        return chosen
+        if chosen is None or (chosen.credential and chosen.credential.quotas):
+            return None  # what all share is for calls that have nothing else
+        return chosen if self._policy.budget.may_repeat(chosen.provider) else None
 
 
 def _sticky_key(kind: str, invocation: Invocation) -> str:

@@ -1,6 +1,6 @@
 """Admit a call within its limits: reserve the most it can take, and settle what it took."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +44,9 @@ class Limits:
                         yield chunk
             finally:
                 if charges:
-                    self.counters.settle(invocation.id, _taken(invocation, applied, charges, is_served=is_served))
+                    record = invocation.record
+                    amounts = taken(tokens=record.tokens, nanos=record.cost_nanos, is_served=is_served)
+                    self.counters.settle(invocation.id, amounts)
         finally:
             self.queue.leave(tenant)
 
@@ -77,13 +79,3 @@ class Limits:
         levels = await self.seeds(subject, [one for one, _ in pairs])
         found = {each.name: level for (_, each), level in zip(pairs, levels, strict=True)}
         await self.counters.seed(found, [each for _, each in pairs])
-
-
-def _taken(
-    invocation: Invocation, applied: Sequence[Applied], charges: Sequence[Charge], *, is_served: bool
-) -> Mapping[str, float]:
-    record = invocation.record
-    return {
-        each.name: taken(one, each, tokens=record.tokens, nanos=record.cost_nanos, is_served=is_served)
-        for one, each in zip(applied, charges, strict=True)
-    }
