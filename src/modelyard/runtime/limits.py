@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from modelyard.base.errors import InvokeRateLimitError, ModelyardError
 from modelyard.runtime.caller import fits
-from modelyard.runtime.tenancy import Limit, Unit, Window
+from modelyard.runtime.tenancy import Limit, Window
 from modelyard.storage.counters import Charge, Counters, Refusal, UnseededError
 
 _DRAINS: Mapping[str, float] = {"minute": 60.0, "hour": 3600.0}
@@ -131,9 +131,9 @@ def _amount(limit: Limit, subject: Subject, estimate: Estimate) -> float:
             return next((each for pattern, each in limit.credits.items() if fits(pattern, subject.model)), 1.0)
 
 
-def taken(*, tokens: int, nanos: int, is_served: bool) -> Mapping[Unit, float]:
+def taken(*, tokens: int, nanos: int, is_served: bool) -> Mapping[str, float]:
     """What a call that is over took of each unit; of those that are left out, what it reserved."""
-    amounts: dict[Unit, float] = {"tokens": float(tokens), "cost": float(nanos), "concurrency": 0.0}
+    amounts = {"tokens": float(tokens), "cost": float(nanos), "concurrency": 0.0}
     if not is_served:
         amounts["credits"] = amounts["times"] = 0.0
     return amounts
