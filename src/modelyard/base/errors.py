@@ -15,6 +15,8 @@ ModelyardError
 │  │  └─ ContentFilterError         the provider will not answer this
 │  ├─ NotReadyError                 weights or packages of a local model are missing
 │  └─ NoCredentialAvailableError    all credentials are resting
+├─ PluginError                      a plugin died, broke its protocol, or was refused what it asked for
+│  └─ PackageError                  a plugin's package is damaged, or says what cannot be
 └─ CredentialsValidateFailedError   a credential form was filled in wrongly
 """
 
@@ -161,6 +163,27 @@ class NoCredentialAvailableError(InvokeError):
     """All credentials are resting, or there is none."""
 
     code = "no_credential_available"
+
+
+class PluginError(ModelyardError):
+    """A plugin died, broke its protocol, or reports an error of its own.
+
+    `kind` is the plugin's own word for it, where it gave one: the name of an exception's class.
+    """
+
+    code = "plugin_error"
+
+    def __init__(self, message: str, *, plugin: str = "", kind: str = "", retry_after: float | None = None) -> None:
+        super().__init__(f"plugin {plugin!r}: {message}" if plugin else message)
+        self.plugin = plugin
+        self.kind = kind
+        self.retry_after = retry_after
+
+
+class PackageError(PluginError):
+    """A plugin's package or folder is damaged, or says what cannot be."""
+
+    code = "invalid_package"
 
 
 _BY_STATUS: dict[int, type[InvokeError]] = {

@@ -14,6 +14,8 @@ from modelyard.base.errors import (
     ModelyardError,
     NoCredentialAvailableError,
     NotFoundError,
+    PackageError,
+    PluginError,
 )
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
@@ -35,6 +37,7 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (StorageUnavailableError, 503, "server_error"),
     (BodyTooLargeError, 413, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
+    (PackageError, 400, "invalid_request_error"),
     (InvokeBadRequestError, 400, "invalid_request_error"),
     (InvokeRateLimitError, 429, "rate_limit_error"),
     (NoCredentialAvailableError, 503, "server_error"),
@@ -43,6 +46,7 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     # The provider refused our credential, not the caller's: 401 would send the caller looking at the wrong key.
     (InvokeAuthorizationError, 502, "server_error"),
     (InvokeError, 503, "server_error"),
+    (PluginError, 502, "server_error"),
     (ConfigError, 500, "server_error"),
 )
 

@@ -262,14 +262,25 @@ def _amounts(one: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_folder(folder: Path, *, wire: str, base_url: str, file: Path | None = None) -> ProviderDefinition:
     file = file or _provider_file(folder)
+    return definition_of(load_provider(folder, file), wire=wire, base_url=base_url, source=str(file))
+
+
+def load_provider(folder: Path, file: Path) -> dict[str, Any]:
+    """A provider's file of Dify's shape, its models in the place of their files' names. Raises ConfigError."""
     document = read_yaml(file)
-    models = [_model(read_yaml(path), str(path)) for path in _model_files(folder, document)]
+    return {**document, "models": [_model(read_yaml(path), str(path)) for path in _model_files(folder, document)]}
+
+
+def definition_of(
+    document: Mapping[str, Any], *, wire: str, base_url: str = "", source: str = ""
+) -> ProviderDefinition:
+    """A provider of Dify's shape, its models in full. Raises ConfigError that names source and field."""
     forms = document.get("provider_credential_schema") or {}
     model_forms = document.get("model_credential_schema")
     entity = {
         **{key: value for key, value in document.items() if value is not None},
         "label": i18n(document.get("label"), str(document.get("provider"))),
-        "models": models,
+        "models": [_model(one, source) for one in document.get("models") or ()],
         "provider_credential_schema": {"credential_form_schemas": _forms(forms)} if forms else None,
         "model_credential_schema": _model_forms(model_forms) if model_forms else None,
         "supported_model_types": document.get("supported_model_types") or [],
@@ -279,7 +290,7 @@ def _from_folder(folder: Path, *, wire: str, base_url: str, file: Path | None = 
         entity[key] = i18n(document[key]) if document.get(key) else None
     entity["help"] = _short_help(document.get("help"))
     return ProviderDefinition(
-        entity=convert(entity, ProviderEntity, str(file)), wire=wire, base_url=base_url, source=str(file)
+        entity=convert(entity, ProviderEntity, source), wire=wire, base_url=base_url, source=source
     )
 
 

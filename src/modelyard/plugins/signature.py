@@ -1,0 +1,157 @@
+"""Who a package comes from: RSA signatures, made and verified as the plugins' other host does.
+
+The signature is the ZIP's comment, `{"signature": base64, "time": seconds}`: RSA-4096, PKCS#1 v1.5, SHA-256, over the
+digests of all entries' contents in the order of the archive and the time as decimal digits. Names are not covered: a
+file that is renamed changes the checksum, and by that the plugin's identifier, but not the signature. The last entry,
+`.verification.dify.json`, says what kind of author signed.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from modelyard.base.errors import PackageError
+from modelyard.plugins.package import MAX_BYTES, read_package, write_package
+
+VERIFICATION = ".verification.dify.json"
+CATEGORIES = ("langgenius", "partner", "community")
+_BITS = 4096
+
+
+class Verification(NamedTuple):
+    """A signature that was found to be right."""
+
+    key: str
+    """The file of the key that it was made with."""
+    category: str
+    signed_at: int
+
+
+class _Comment(msgspec.Struct, frozen=True):
+    signature: str
+    time: int
+
+
+def generate_keys() -> tuple[bytes, bytes]:
+    """(private, public), both as PEM."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    private = rsa.generate_private_key(public_exponent=65537, key_size=_BITS)
+    return (
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        ),
+        private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.PKCS1),
+    )
+
+
+def sign(data: bytes, private_key: bytes, *, category: str = "community", now: int) -> bytes:
+    """The package, signed; an earlier signature is replaced."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+    if category not in CATEGORIES:
+        raise PackageError(f"category {category!r} is not known; there are {', '.join(CATEGORIES)}")
+    try:
+        key = serialization.load_pem_private_key(private_key, None)
+    except (ValueError, TypeError) as error:
+        raise PackageError(f"the private key cannot be read: {error}") from error
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise PackageError("the private key must be an RSA key")
+    files = {name: one for name, one in read_package(data).files.items() if name != VERIFICATION}
+    files[VERIFICATION] = msgspec.json.encode({"authorized_category": category})
+    message = _message(list(files.values()), now)
+    signature = key.sign(message, padding.PKCS1v15(), hashes.SHA256())
+    comment = msgspec.json.encode(_Comment(base64.b64encode(signature).decode(), now))
+    return write_package(files, comment=comment)
+
+
+def is_signed(data: bytes) -> bool:
+    return _comment(data) is not None
+
+
+def verify(data: bytes, public_keys: Sequence[tuple[str, bytes]]) -> Verification:
+    """Whose signature a package carries, among keys that are (name, PEM).
+
+    Raises PackageError where there is none, where it was made with another key, or where the content was changed.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    comment = _comment(data)
+    if comment is None:
+        raise PackageError("the package is not signed")
+    if not public_keys:
+        raise PackageError("the package is signed, and no key is known to check it with")
+    files = read_package(data).files
+    message = _message(list(files.values()), comment.time)
+    try:
+        signature = base64.b64decode(comment.signature, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PackageError("the package's signature is damaged") from error
+    for name, pem in public_keys:
+        try:
+            _public_key(name, pem).verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
+        except InvalidSignature:
+            continue
+        return Verification(name, _category(files.get(VERIFICATION)), comment.time)
+    names = ", ".join(name for name, _ in public_keys)
+    raise PackageError(f"the package was signed by somebody else, or changed afterwards; tried {names}")
+
+
+def _public_key(name: str, pem: bytes) -> Any:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except ValueError as error:
+        raise PackageError(f"public key {name!r} cannot be read: {error}") from error
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise PackageError(f"public key {name!r} must be an RSA key")
+    return key
+
+
+def _message(contents: Sequence[bytes], time: int) -> bytes:
+    return b"".join([hashlib.sha256(content).digest() for content in contents]) + str(time).encode()
+
+
+def _comment(data: bytes) -> _Comment | None:
+    if len(data) > MAX_BYTES:
+        raise PackageError(f"the package has {len(data):,} bytes; {MAX_BYTES:,} are allowed")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return msgspec.json.decode(archive.comment, type=_Comment)
+    except zipfile.BadZipFile as error:
+        raise PackageError(f"the package is no sound ZIP file: {error}") from error
+    except msgspec.MsgspecError:
+        return None
+
+
+def _category(content: bytes | None) -> str:
+    """What kind of author signed; packages that do not say are the first party's."""
+    if content is None:
+        return "langgenius"
+    try:
+        return str(msgspec.json.decode(content).get("authorized_category", ""))
+    except (msgspec.MsgspecError, AttributeError):
+        return ""
+
+
+def read_keys(paths: Sequence[Path]) -> list[tuple[str, bytes]]:
+    """Public keys from their files."""
+    try:
+        return [(path.name, path.read_bytes()) for path in paths]
+    except OSError as error:
+        raise PackageError(f"public key {error.filename!r} cannot be read: {error.strerror}") from error
