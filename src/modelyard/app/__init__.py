@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from modelyard.app.extensions import PluginParts
 from modelyard.app.money import Admission, HostedQuotas, price_of_lost
 from modelyard.app.providers import added_providers, configure_credentials, definitions_of
 from modelyard.app.upkeep import Upkeep
@@ -59,6 +60,7 @@ from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers, DatabaseAnswers, MemoryAnswers, Patient
 from modelyard.storage.counters import Counters, DatabaseCounters, MemoryCounters
 from modelyard.storage.database import Database, StorageUnavailableError
+from modelyard.storage.files import FileStore
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing, load_key_ring
 from modelyard.transport.http import HttpClient, Timeouts
@@ -70,6 +72,7 @@ MASTER_KEY = "master.key"
 _CACHE_ON_DEMAND = 3600.0
 """Seconds that an answer is kept for whom asked for it, where the settings say nothing."""
 
+TriggerListener = Callable[[str, str, str, dict[str, Any]], Awaitable[None]]
 Prompt = str | Sequence[AnyPromptMessage]
 
 
@@ -143,6 +146,10 @@ class Modelyard:
         self.directory.on_change(lambda touched: self.models.forget())
         self._apply(self.settings)
         self.directory.refresh()
+        self.files = FileStore(self.settings.home_path / "files", lambda data: self.keys.digest(data))
+        self.plugin_parts = PluginParts(self)
+        self.plugins = self.plugin_parts.plugins
+        self._trigger_listeners: list[TriggerListener] = []
         self.upkeep = Upkeep(self)
 
     # settings
@@ -198,6 +205,21 @@ class Modelyard:
         _checked_failover(settings)
         self.directory.configure(DEFAULT_TENANT, _overlay(settings))
         self.queue.capacity, self.queue.most_waiting = settings.queue.capacity, settings.queue.waiting
+
+    @property
+    def origin(self) -> str:
+        """Where the server is reached from this machine."""
+        return f"http://{self.settings.host}:{self.settings.port}"
+
+    def on_trigger(self, listener: TriggerListener) -> None:
+        """Have it told of what trigger plugins report: (tenant, subscription, event, variables)."""
+        self._trigger_listeners.append(listener)
+
+    async def triggered(self, tenant: str, subscription: str, event: str, variables: dict[str, Any]) -> None:
+        fields = {"tenant": tenant, "subscription": subscription, "event": event}
+        logger.info("a trigger fired", extra={"fields": fields})
+        for listener in self._trigger_listeners:
+            await listener(tenant, subscription, event, variables)
 
     # parts
 
@@ -326,7 +348,12 @@ class Modelyard:
             return 0
         schema = self._schema(invocation)
         stated = schema.model_properties.get(ModelPropertyKey.MAX_CHUNKS) if schema else None
-        return int(stated or self.providers.factory.get_definition(invocation.provider).quirks.get("max_texts", 0))
+        return int(
+            stated
+            or self.providers.factory_of(invocation.tenant)
+            .get_definition(invocation.provider)
+            .quirks.get("max_texts", 0)
+        )
 
     def _failover(self, tenant: str, provider: str, model: str, kind: ModelType) -> Sequence[tuple[str, str]]:
         if tenant != DEFAULT_TENANT or not (named := self.settings.failover.get(f"{provider}/{model}")):
@@ -429,7 +456,7 @@ class Modelyard:
 
         Raises the provider's own refusal. Costs nothing where the provider lists its models, else a token or two.
         """
-        definition = self.providers.factory.get_definition(provider)
+        definition = self.providers.factory_of(tenant).get_definition(provider)
         if definition.wire == "local":
             models = [model.model for model in definition.entity.models if self.weights.is_present(model.model)]
             return {"weights": models}
@@ -463,6 +490,7 @@ class Modelyard:
     async def aclose(self) -> None:
         """Stop the local models, close connections, commit what is waiting."""
         await self.upkeep.stop()
+        await self.plugin_parts.aclose()
         await self.local.aclose()
         await self.counters.aclose()
         if self._traced is not None:

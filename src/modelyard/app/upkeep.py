@@ -40,6 +40,7 @@ class Upkeep:
         self.every(_REFRESH_SECONDS, self._refresh)
         self.every(_RECOVER_SECONDS, self._recover)
         self.every(_TIDY_SECONDS, self._tidy)
+        self._tasks.append(asyncio.create_task(self._listen()))
         if settings_file is not None and load is not None:
             self._seen = _stamp(settings_file)
             self.every(1.0, lambda: self._follow(settings_file, load))
@@ -61,6 +62,9 @@ class Upkeep:
                 await asyncio.sleep(seconds)
 
         self._tasks.append(asyncio.create_task(again()))
+
+    async def _listen(self) -> None:
+        await self._yard.plugin_parts.listen()
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -113,6 +117,7 @@ class Upkeep:
         if telemetry.usage_days:
             yard.ledger.forget(now - telemetry.usage_days * _DAY)
         yard.resources.forget(now - 7 * _DAY)
+        await asyncio.to_thread(yard.plugins.host.collect, older_than=7 * _DAY)
 
     # settings
 

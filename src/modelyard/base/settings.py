@@ -122,6 +122,37 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """How long the ledger keeps its rows; 0 for ever."""
 
 
+class PluginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Plugins, and what they may take. Seconds and megabytes."""
+
+    instances: int = 1
+    """Processes of one plugin; the second is started while the first is busy."""
+    start_seconds: float = 60.0
+    idle_seconds: float = 600.0
+    silence_seconds: float = 120.0
+    """A plugin that says nothing for so long, not even a heartbeat, is ended."""
+    memory_mb: int = 1024
+    """Of a plugin's process and all that it started."""
+    processes: int = 64
+    must_be_signed: bool = False
+    public_keys: list[str] = []
+    """Files with the keys of those whose signatures are trusted."""
+    offline: bool = False
+    """Install nothing that is not on this machine already."""
+    wheelhouse: str = ""
+    """A folder of wheels; where it is given, packages come from there alone."""
+    index_url: str = ""
+    """Where Python packages come from instead of the usual index."""
+    markets: list[str] = []
+    """Folders, or addresses, where packages are listed: docs/reference/market.md."""
+    serverless: dict[str, str] = {}
+    """Plugin (`author/name`) → the address that serves it."""
+    debug_port: int = 5003
+    """Where plugins that their authors run connect to; 0 for nowhere."""
+    open_interface: bool = False
+    """Whether the daemon's interface, `/plugin/…`, answers callers from other machines too."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     home: str = "~/.modelyard"
     """Where weights, the ledger and what `providers add` wrote lie."""
@@ -157,6 +188,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache: CacheSettings = CacheSettings()
     queue: QueueSettings = QueueSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    plugins: PluginSettings = PluginSettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
 

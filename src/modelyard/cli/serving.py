@@ -34,6 +34,13 @@ def gateway_of(
         answers=yard.answers,
         clock=yard.clock,
         problem=problem,
+        plugins=yard.plugins,
+        files=yard.files,
+        sessions=yard.plugin_parts.sessions,
+        plugin_key=yard.plugin_parts.key,
+        is_plugin_interface_open=yard.settings.plugins.open_interface,
+        origin=lambda: yard.origin,
+        on_event=yard.triggered,
         others=others,
     )
     keeper = Gatekeeper(yard.settings.api_keys, yard.directory, yard.keys, yard.clock)

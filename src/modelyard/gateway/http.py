@@ -171,13 +171,14 @@ class StreamReply:
     on_error: Callable[[ModelyardError], bytes] | None
     """The last piece where the stream breaks; None where the format has none: then the connection breaks too."""
     headers: list[tuple[bytes, bytes]]
+    status: int = 200
 
     async def send(self, send: Send, request_id: bytes, receive: Receive) -> None:
         async with aclosing(self.pieces) as pieces:
             with Presence(receive):
                 first = await anext(pieces, None)
                 headers = [*self.headers, (b"x-request-id", request_id)]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.start", "status": self.status, "headers": headers})
                 if first is not None:
                     await send({"type": "http.response.body", "body": first, "more_body": True})
                     await self._rest(pieces, send)

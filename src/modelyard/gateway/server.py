@@ -21,22 +21,28 @@ from modelyard.gateway.routes import (
     embeddings,
     generate_content,
     health,
+    hooks,
     messages,
     metrics,
     models,
     moderations,
+    plugin_daemon,
     rerank,
     responses,
 )
+from modelyard.models.types import JSON
+from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.administration import Administration
 from modelyard.runtime.caller import ForbiddenError, Role
 from modelyard.runtime.invocation import ANYBODY
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.metrics import Metrics
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.response_store import ResponseStore
 from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers
+from modelyard.storage.files import FileStore
 
 logger = logging.getLogger("modelyard.gateway")
 
@@ -57,6 +63,17 @@ class Parts:
     clock: Clock
     problem: Callable[[], str | None]
     """Why calls should not be sent here at the moment; None where they may."""
+    plugins: Plugins
+    files: FileStore
+    sessions: ServerlessSessions
+    """Of plugins that are served elsewhere."""
+    plugin_key: str
+    """What programs show to use the plugins' interface."""
+    is_plugin_interface_open: bool = False
+    origin: Callable[[], str] = lambda: ""
+    """Where this server is reached, as `http://127.0.0.1:8790`."""
+    on_event: Callable[[str, str, str, JSON], Awaitable[None]]
+    """Is told of a trigger's events: (tenant, subscription, event, variables)."""
     others: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()
     """What the server's other processes counted."""
 
@@ -95,6 +112,7 @@ def build_routes(parts: Parts) -> _Routes:
     return {
         **{path: {verb: (Role.DEVELOPER, one) for verb, one in verbs.items()} for path, verbs in calls.items()},
         **_admin_routes(parts),
+        **_plugin_routes(parts),
         "/metrics": {"GET": (Role.VIEWER, metrics.Route(parts.metrics, parts.others))},
         "/health": {"GET": (None, health_of)},
         "/health/live": {"GET": (None, health_of)},
@@ -119,6 +137,21 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     found[f"{admin.PREFIX}cache"] = {"DELETE": (Role.ADMIN, admin.CacheRoute(parts.answers))}
     found["/admin/openapi.json"] = {"GET": (Role.VIEWER, admin.Description(lambda: found))}
     return found
+
+
+def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
+    """These see for themselves who is admitted: by a key of their own, or by what the address holds."""
+    daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.origin)
+    endpoint = hooks.EndpointRoute(parts.plugins, parts.origin)
+    trigger = hooks.TriggerRoute(parts.plugins, parts.on_event)
+    file = hooks.FileRoute(parts.files)
+    return {
+        plugin_daemon.PREFIX: {"GET": (None, daemon), "POST": (None, daemon)},
+        "/e/": dict.fromkeys(hooks.VERBS, (None, endpoint)),
+        "/t/": dict.fromkeys(hooks.VERBS, (None, trigger)),
+        "/files/": {"GET": (None, file), "POST": (None, file)},
+        "/backwards-invocation/transaction": {"POST": (None, hooks.TransactionRoute(parts.sessions))},
+    }
 
 
 class Gateway:

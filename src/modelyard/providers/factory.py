@@ -1,6 +1,6 @@
 """Which providers there are, in which order, and the models they offer."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class ModelProviderFactory:
         self._builders = builders
         self._built: dict[str, Mapping[ModelType, AnyModel]] = {}
         self._schemas: dict[str, dict[tuple[ModelType, str], AIModelEntity]] = {}
+        self._wider_than: ModelProviderFactory | None = None
         for definition in self._definitions.values():
             if definition.wire not in builders:
                 raise ConfigError(
@@ -53,8 +54,21 @@ class ModelProviderFactory:
                     + suggestion(definition.wire, builders, label="known wire formats are")
                 )
 
+    def with_more(self, definitions: Sequence[ProviderDefinition], builder: Builder) -> "ModelProviderFactory":
+        """These providers, and more behind them; what was built here is shared."""
+        if not definitions:
+            return self
+        wider = ModelProviderFactory((), {})
+        wider._definitions = {**self._definitions, **{one.name: one for one in definitions}}
+        wider._builders = {**self._builders, **{one.wire: builder for one in definitions}}
+        wider._wider_than = self
+        return wider
+
     def get_providers(self) -> list[ProviderEntity]:
         return [definition.entity for definition in self._definitions.values()]
+
+    def known(self, provider: str) -> ProviderDefinition | None:
+        return self._definitions.get(provider)
 
     def get_definition(self, provider: str) -> ProviderDefinition:
         """Raises NotFoundError with near names."""
@@ -68,6 +82,8 @@ class ModelProviderFactory:
 
     def get_model(self, provider: str, model_type: ModelType) -> AnyModel:
         """The object that serves this provider's models of this type. Raises NotFoundError where it serves none."""
+        if self._wider_than is not None and self._definitions.get(provider) is self._wider_than.known(provider):
+            return self._wider_than.get_model(provider, model_type)
         if provider not in self._built:
             definition = self.get_definition(provider)
             self._built[provider] = self._builders[definition.wire](definition)

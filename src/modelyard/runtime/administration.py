@@ -25,10 +25,13 @@ from modelyard.runtime.tenancy import (
     CustomModel,
     Directory,
     Limit,
+    PluginEndpoint,
     Route,
     StoredCredential,
+    Subscription,
     Target,
     Tenant,
+    ToolCredential,
     User,
 )
 from modelyard.storage.resources import Resource, Resources, missing
@@ -66,6 +69,7 @@ class CredentialInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 INPUTS: Mapping[str, type[Any]] = {**KINDS, "key": KeyInput, "credential": CredentialInput}
 """Kind → what may be sent for one."""
+_WITH_SECRET: tuple[type[Any], ...] = (StoredCredential, PluginEndpoint, Subscription, ToolCredential)
 _OURS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
 
 
@@ -230,9 +234,9 @@ class Administration:
                 ):
                     raise InvokeBadRequestError("'expires_at' is in the past", param="expires_at")
             case CredentialInput():
-                definition = self._providers.factory.get_definition(value.provider)
+                definition = self._providers.factory_of(tenant).get_definition(value.provider)
                 if value.values or old is None:
-                    self._providers.factory.validate_credentials(definition.name, value.values)
+                    self._providers.factory_of(tenant).validate_credentials(definition.name, value.values)
                 if value.weight < 0:
                     raise InvokeBadRequestError("'weight' must be 0 or more", param="weight")
             case Limit():
@@ -240,7 +244,7 @@ class Administration:
             case Route():
                 self._check_route(tenant, name, value)
             case CustomModel():
-                self._providers.factory.get_definition(value.provider)
+                self._providers.factory_of(tenant).get_definition(value.provider)
                 read_model(value.definition, value.provider)
             case _:
                 pass
@@ -254,10 +258,12 @@ class Administration:
             provider, slash, _ = model.partition("/")
             if not slash:
                 raise InvokeBadRequestError(f"{model!r} must read 'provider/model'; a route may not lead to a route")
-            self._providers.factory.get_definition(provider)
+            self._providers.factory_of(tenant).get_definition(provider)
         if len({*route.failover}) != len(route.failover):
             raise InvokeBadRequestError("'failover' names a model twice", param="failover")
-        if "/" in name and name.partition("/")[0] in {one.provider for one in self._providers.factory.get_providers()}:
+        if "/" in name and name.partition("/")[0] in {
+            one.provider for one in self._providers.factory_of(tenant).get_providers()
+        }:
             raise InvokeBadRequestError(f"{name!r} reads like a provider's model; choose another name", param="name")
         if route.hedge_after is not None and not 50 <= route.hedge_after < 100:
             raise InvokeBadRequestError("'hedge_after' is a percentile from 50 to below 100", param="hedge_after")
@@ -272,7 +278,7 @@ class Administration:
     def _body(self, tenant: str, row: str, value: Any) -> str:
         if not isinstance(value, CredentialInput):
             return _dump(value)
-        accepted = self._providers.factory.validate_credentials(value.provider, value.values)
+        accepted = self._providers.factory_of(tenant).validate_credentials(value.provider, value.values)
         text = msgspec.json.encode(accepted).decode()
         return _dump(_credential(value, self._keys.encrypt(text, tenant=tenant, kind=StoredCredential.kind, row=row)))
 
@@ -284,15 +290,16 @@ class Administration:
         """Have everything encrypted with the ring's active key; how many rows were not."""
         done = 0
         for tenant in [DEFAULT_TENANT, *(one for one, _ in self._directory.tenants() if one != DEFAULT_TENANT)]:
-            for row in await asyncio.to_thread(self._resources.all, tenant, StoredCredential.kind, most=1_000_000):
-                value = msgspec.json.decode(row.body, type=StoredCredential)
-                if keys.is_current(value.secret):
-                    continue
-                plain = keys.decrypt(value.secret, tenant=tenant, kind=row.kind, row=row.id)
-                sealed = keys.encrypt(plain, tenant=tenant, kind=row.kind, row=row.id)
-                body = _dump(msgspec.structs.replace(value, secret=sealed))
-                await self._known(self._resources.change(row, name=row.name, body=body))
-                done += 1
+            for kind in _WITH_SECRET:
+                for row in await asyncio.to_thread(self._resources.all, tenant, kind.kind, most=1_000_000):
+                    value = msgspec.json.decode(row.body, type=kind)
+                    if keys.is_current(value.secret):
+                        continue
+                    plain = keys.decrypt(value.secret, tenant=tenant, kind=row.kind, row=row.id)
+                    sealed = keys.encrypt(plain, tenant=tenant, kind=row.kind, row=row.id)
+                    body = _dump(msgspec.structs.replace(value, secret=sealed))
+                    await self._known(self._resources.change(row, name=row.name, body=body))
+                    done += 1
         self._keys = keys
         return done
 

@@ -64,7 +64,7 @@ class ModelManager:
 
     def _invoke(self, invocation: Invocation) -> Chunks:
         """The end of the pipeline: the provider's own model."""
-        model: Any = self._providers.factory.get_model(invocation.provider, invocation.model_type)
+        model: Any = self._providers.factory_of(invocation.tenant).get_model(invocation.provider, invocation.model_type)
         request = invocation.request
         if isinstance(request, VerbatimRequest) and not model.takes_verbatim:
             request = request.parse()
@@ -75,7 +75,7 @@ class ModelManager:
         key = (tenant, provider, model_type, model)
         if (known := self._instances.get(key)) is not None:
             return known
-        factory = self._providers.factory
+        factory = self._providers.factory_of(tenant)
         entity = factory.get_definition(provider).entity
         callee = factory.get_model(provider, model_type)
         schema = self._providers.schema(tenant, provider, model_type, model)
@@ -153,7 +153,7 @@ class ModelManager:
             first = self._look_up(tenant, route.targets[0].model, model_type)
             return msgspec.structs.replace(first, route=name)
         provider, slash, model = name.partition("/")
-        known = {entity.provider for entity in self._providers.factory.get_providers()}
+        known = {entity.provider for entity in self._providers.factory_of(tenant).get_providers()}
         if slash and provider in known:
             return self.get_model_instance(tenant, provider, model_type, model)
         for owner, entity in self._providers.get_models(tenant, model_type=model_type):

@@ -13,11 +13,20 @@ from modelyard.models.credentials import secrets_of
 from modelyard.models.entities import AIModelEntity, PriceConfig
 from modelyard.models.provider import ProviderEntity
 from modelyard.models.types import ModelType
-from modelyard.providers.definition import read_model
-from modelyard.providers.factory import ModelProviderFactory
+from modelyard.providers.definition import ProviderDefinition, read_model
+from modelyard.providers.factory import Builder, ModelProviderFactory
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Credential, Deployment, Health, LBModelManager, Plan
-from modelyard.runtime.tenancy import CustomModel, Directory, Limit, Route, StoredCredential, Target, Tenant
+from modelyard.runtime.tenancy import (
+    CustomModel,
+    Directory,
+    Installation,
+    Limit,
+    Route,
+    StoredCredential,
+    Target,
+    Tenant,
+)
 
 _MOST_PLANS = 4096
 _AFTER_ALL_OTHERS = 1_000_000
@@ -51,6 +60,8 @@ class Given:
 
 Unlock = Callable[[str, str, str], str]
 """(tenant, id, encrypted) → the credential's form as JSON."""
+Added = Callable[[str], tuple[Sequence[ProviderDefinition], Builder]]
+"""Tenant → providers of its own, and who makes their models."""
 
 
 class ProviderManager:
@@ -76,6 +87,8 @@ class ProviderManager:
         self._managers: dict[tuple[str, ...], LBModelManager] = {}
         self._on_secret = on_secret
         self._is_present = is_present
+        self._added: Added | None = None
+        self._factories: dict[str, ModelProviderFactory] = {}
         self._directory = directory
         self._unlock = unlock
         self._failover: Callable[[str, str, str, ModelType], Sequence[tuple[str, str]]] = lambda *call: ()
@@ -85,7 +98,22 @@ class ProviderManager:
 
     @property
     def factory(self) -> ModelProviderFactory:
+        """The providers that all tenants have."""
         return self._factory
+
+    def factory_of(self, tenant: str) -> ModelProviderFactory:
+        """Those, and what the tenant's plugins add."""
+        if self._added is None:
+            return self._factory
+        if (known := self._factories.get(tenant)) is None:
+            definitions, builder = self._added(tenant)
+            known = self._factories[tenant] = self._factory.with_more(definitions, builder)
+        return known
+
+    def add_from(self, added: Added) -> None:
+        """Have providers of a tenant's own added to those that all have; `forget` when they change."""
+        self._added = added
+        self.forget()
 
     def use(self, factory: ModelProviderFactory) -> None:
         """Providers from now on; credentials are to be configured anew."""
@@ -98,11 +126,18 @@ class ProviderManager:
         """What was derived from how things were set up."""
         self._plans.clear()
         self._managers.clear()
+        self._factories.clear()
         self._stored.clear()
         self._models.clear()
 
     def _changed(self, touched: set[tuple[str, str]]) -> None:
-        if {kind for _, kind in touched} & {StoredCredential.kind, Route.kind, Tenant.kind, CustomModel.kind}:
+        if {kind for _, kind in touched} & {
+            StoredCredential.kind,
+            Route.kind,
+            Tenant.kind,
+            CustomModel.kind,
+            Installation.kind,
+        }:
             self.forget()
 
     def configure(self, tenant: str, provider: str, credentials: Sequence[Given]) -> None:
@@ -111,16 +146,17 @@ class ProviderManager:
         Raises CredentialsValidateFailedError where a form is filled in wrongly, NotFoundError for no such provider.
         """
         own = [
-            self._checked(f"{tenant}/{provider}/{place}", provider, one, place)
+            self._checked(tenant, f"{tenant}/{provider}/{place}", provider, one, place)
             for place, one in enumerate(credentials, 1)
         ]
         self._own[tenant, provider] = [one for one in own if not one.quotas]
         self._hosted[provider] = [one for one in own if one.quotas]
         self.forget()
 
-    def _checked(self, row: str, provider: str, one: Given, place: int) -> Credential:
-        forms = self._factory.get_definition(provider).entity.credential_forms
-        accepted = self._factory.validate_credentials(provider, one.values)
+    def _checked(self, tenant: str, row: str, provider: str, one: Given, place: int) -> Credential:
+        factory = self.factory_of(tenant)
+        forms = factory.get_definition(provider).entity.credential_forms
+        accepted = factory.validate_credentials(provider, one.values)
         self._on_secret(secrets_of(forms, accepted))
         return Credential(
             row, one.name or f"credential-{place}", accepted, one.weight, one.priority, one.domain, one.quotas
@@ -157,7 +193,7 @@ class ProviderManager:
         values = msgspec.json.decode(self._unlock(tenant, row, one.secret), type=dict[str, Any])
         given = Given(values=values, name=name, weight=one.weight, priority=one.priority, domain=one.domain)
         try:
-            return self._checked(row, one.provider, given, 0)
+            return self._checked(tenant, row, one.provider, given, 0)
         except ModelyardError:  # the form has changed since: the tenant's others still serve
             return None
 
@@ -233,7 +269,7 @@ class ProviderManager:
         return known
 
     def _deployments(self, tenant: str, provider: str, kind: ModelType, model: str) -> Iterator[Deployment]:
-        definition = self._factory.get_definition(provider)
+        definition = self.factory_of(tenant).get_definition(provider)
         schema = self.schema(tenant, provider, kind, model)
         price = _comparable(schema.pricing if schema else None)
         credentials = self.credentials(tenant, provider, model)
@@ -246,7 +282,7 @@ class ProviderManager:
 
     def get_provider(self, tenant: str, provider: str) -> ProviderStatus:
         """Raises NotFoundError with near names."""
-        definition = self._factory.get_definition(provider)
+        definition = self.factory_of(tenant).get_definition(provider)
         return ProviderStatus(
             entity=definition.entity,
             credentials=self.credentials(tenant, provider),
@@ -254,7 +290,7 @@ class ProviderManager:
         )
 
     def get_providers(self, tenant: str) -> list[ProviderStatus]:
-        return [self.get_provider(tenant, entity.provider) for entity in self._factory.get_providers()]
+        return [self.get_provider(tenant, entity.provider) for entity in self.factory_of(tenant).get_providers()]
 
     def get_models(
         self, tenant: str, *, model_type: ModelType | None = None, ready: bool = True
@@ -276,7 +312,7 @@ class ProviderManager:
             for one in self._custom(tenant):
                 if one[0] == provider and one[1].model == model and one[1].model_type is kind:
                     return one[1]
-        return self._factory.get_model_schema(provider, kind, model)
+        return self.factory_of(tenant).get_model_schema(provider, kind, model)
 
     def _custom(self, tenant: str) -> Sequence[tuple[str, AIModelEntity]]:
         """The models that a tenant added."""

@@ -122,10 +122,77 @@ class CustomModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     definition: dict[str, Any]
 
 
-Stored = Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    """A plugin that a tenant has; its name is the plugin's, as `author/name`."""
+
+    kind: ClassVar[str] = "plugin"
+    plugin: str
+    """`author/name:version@checksum`."""
+    source: str = "package"
+    """`package`, `marketplace`, `github` or `bundle`."""
+    meta: dict[str, Any] = {}
+    granted: list[str] | None = None
+    """What it may ask its host for, of what its manifest asks; all of that where nothing is said."""
+    provider: str = ""
+    """What its model provider is called here, where it has one."""
+
+
+class PluginEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A plugin's own addresses, served under `/e/ID/`."""
+
+    kind: ClassVar[str] = "endpoint"
+    plugin: str
+    """`author/name`."""
+    secret: str = ""
+    """Its settings as JSON, encrypted."""
+    user: str = ""
+    is_enabled: bool = True
+
+
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a trigger plugin's provider sends what happens, served under `/t/ID`."""
+
+    kind: ClassVar[str] = "subscription"
+    plugin: str
+    provider: str
+    secret: str = ""
+    """The subscription and its credentials as JSON, encrypted."""
+    user: str = ""
+
+
+class ToolCredential(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool or datasource provider is called with."""
+
+    kind: ClassVar[str] = "tool_credential"
+    provider: str
+    """`author/plugin/provider`."""
+    secret: str = ""
+    type: str = "api-key"
+    """`api-key`, `oauth2` or `unauthorized`."""
+    expires_at: float = -1.0
+    """When an OAuth credential has to be made anew; -1 for never."""
+
+
+class PluginTask(msgspec.Struct, frozen=True, kw_only=True):
+    """An installation that runs, or ran."""
+
+    kind: ClassVar[str] = "plugin_task"
+    status: str
+    """`running`, `success` or `failed`."""
+    plugins: list[dict[str, Any]] = []
+
+
+Stored = (
+    Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel
+    | Installation | PluginEndpoint | Subscription | ToolCredential | PluginTask
+)  # fmt: skip
 KINDS: Mapping[str, type[Any]] = {
-    one.kind: one for one in (Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel)
-}
+    one.kind: one
+    for one in (
+        Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, Installation, PluginEndpoint, Subscription,
+        ToolCredential, PluginTask,
+    )
+}  # fmt: skip
 StoredT = TypeVar("StoredT")
 
 
@@ -231,6 +298,20 @@ class Directory:
     @property
     def has_keys(self) -> bool:
         return bool(self._owner_of_key)
+
+    def wherever(self, kind: type[StoredT], id: str) -> tuple[str, StoredT] | None:  # noqa: A002
+        """(tenant, resource) by an id that is a secret of its own, as the one in a webhook's address."""
+        known: Any = kind
+        for (tenant, name), here in self._all.items():
+            if name == known.kind and (found := here.get(id)) is not None:
+                return tenant, found.value
+        return None
+
+    def anybody(self, kind: type[StoredT], fits: Callable[[StoredT], bool]) -> bool:
+        """Whether any tenant has one of a kind that fits."""
+        known: Any = kind
+        here = [values for (_, name), values in self._all.items() if name == known.kind]
+        return any(fits(one.value) for values in here for one in values.values())
 
     def tenants(self) -> Iterator[tuple[str, Tenant]]:
         for (tenant, kind), here in list(self._all.items()):

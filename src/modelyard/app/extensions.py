@@ -1,0 +1,125 @@
+"""Plugins, wired: where they lie, what they may take, what they may ask for, and who listens for those in debug."""
+
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelyard.base.errors import ConfigError
+from modelyard.base.log import redaction
+from modelyard.base.settings import PluginSettings, Settings
+from modelyard.plugins.backwards import BackwardsCalls
+from modelyard.plugins.debug import DebugServer
+from modelyard.plugins.environment import Environments
+from modelyard.plugins.host import PluginHost
+from modelyard.plugins.market import Market
+from modelyard.plugins.process import ProcessOptions
+from modelyard.plugins.serverless import ServerlessRuntime, ServerlessSessions
+from modelyard.plugins.signature import read_keys
+from modelyard.runtime.plugin_services import PluginServices
+from modelyard.runtime.plugins import Plugins
+from modelyard.storage.plugin_storage import PluginStorage
+from modelyard.transport.http import Timeouts
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
+logger = logging.getLogger("modelyard.plugins")
+
+KEY = "plugin.key"
+"""In the home folder: what programs show to use the plugins' interface."""
+
+
+class PluginParts:
+    def __init__(self, yard: "Modelyard") -> None:
+        settings, chosen = yard.settings, yard.settings.plugins
+        self._yard = yard
+        self._services: PluginServices | None = None
+        self.key = _key(settings.home_path)
+        redaction.add([self.key])
+        storage = PluginStorage(yard.database)
+        backwards = BackwardsCalls(storage, lambda: self._services)
+        self.sessions = ServerlessSessions(backwards)
+        environ = os.environ
+        folder = settings.home_path / "plugins"
+        environments = Environments(
+            folder / "environments",
+            environ,
+            offline=chosen.offline,
+            wheelhouse=Path(chosen.wheelhouse).expanduser() if chosen.wheelhouse else None,
+            index_url=chosen.index_url,
+        )
+        host = PluginHost(folder, environments, backwards, yard.clock, environ, _options(chosen))
+        host.serverless = lambda plugin, address: ServerlessRuntime(
+            plugin, address, yard.http, self.sessions, _patience(settings)
+        )
+        self.plugins = Plugins(
+            host,
+            yard.resources,
+            yard.directory,
+            yard.providers,
+            yard.keys,
+            storage,
+            Market(chosen.markets, yard.http),
+            yard.clock,
+            public_keys=read_keys([Path(one).expanduser() for one in chosen.public_keys]),
+            must_be_signed=chosen.must_be_signed,
+        )
+        self.plugins.use_serverless(chosen.serverless)
+        self.plugins.on_change(yard.models.forget)
+        self._services = PluginServices(yard.models, self.plugins, yard.files, lambda: yard.origin)
+        self._debug = DebugServer(self.plugins, backwards, yard.clock.monotonic)
+
+    async def listen(self) -> int | None:
+        """Take plugins in debug from now on: the port. None where that is switched off, or not possible."""
+        settings = self._yard.settings
+        if not settings.plugins.debug_port:
+            return None
+        if settings.workers > 1:
+            logger.info("plugins in debug need a server with one worker; none can connect")
+            return None
+        try:
+            return await self._debug.start(settings.host, settings.plugins.debug_port)
+        except OSError as error:
+            fields = {"port": settings.plugins.debug_port, "error": error.strerror or str(error)}
+            logger.warning("plugins in debug cannot connect", extra={"fields": fields})
+            return None
+
+    async def aclose(self) -> None:
+        await self._debug.aclose()
+        await self.plugins.aclose()
+
+
+def _key(home: Path) -> str:
+    """Made at the first start; readable by its owner alone. Raises ConfigError where it cannot be kept."""
+    path = home / KEY
+    try:
+        if path.is_file():
+            return path.read_text("ascii").strip()
+        home.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:  # another process was quicker
+        return path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the key of the plugins' interface cannot be kept in {str(path)!r}: {error}") from error
+    key = secrets.token_urlsafe(32)
+    with os.fdopen(descriptor, "w") as out:
+        out.write(key + "\n")
+    return key
+
+
+def _options(chosen: PluginSettings) -> ProcessOptions:
+    return ProcessOptions(
+        instances=chosen.instances,
+        start_seconds=chosen.start_seconds,
+        idle_seconds=chosen.idle_seconds,
+        silence_seconds=chosen.silence_seconds,
+        max_memory=chosen.memory_mb << 20,
+        max_processes=chosen.processes,
+    )
+
+
+def _patience(settings: Settings) -> Timeouts:
+    limits = settings.timeouts
+    return Timeouts(connect=limits.connect, first_byte=limits.first_byte, between_bytes=limits.between_bytes)

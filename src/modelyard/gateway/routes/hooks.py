@@ -1,0 +1,203 @@
+"""Addresses that plugins serve (`/e/ID/…`), webhooks that trigger them (`/t/ID`), and files that they hand in and read.
+
+Whoever calls these has no key of ours: the id in the address, or the signature behind it, is what admits.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from email.parser import BytesParser
+from typing import Any
+
+import msgspec
+
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PluginError
+from modelyard.gateway.forms import parse_form
+from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
+from modelyard.models.types import JSON
+from modelyard.plugins.serverless import ServerlessSessions
+from modelyard.runtime.plugin_services import UPLOAD
+from modelyard.runtime.plugins import Plugins
+from modelyard.storage.files import FileStore
+
+VERBS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
+_MOST_BODY = 10 * 1024 * 1024
+_HOP = {"transfer-encoding", "content-length", "connection", "keep-alive", "upgrade"}
+_NOT_SENT = frozenset({
+    *_HOP, "x-forwarded-for", "x-real-ip", "x-forwarded", "x-original-forwarded-for", "x-original-url",
+    "x-original-host",
+})  # fmt: skip
+"""Headers that are about the way here, or that a plugin would read a false sender from."""
+
+
+def raw_request(request: Request, path: str, body: bytes, more: Mapping[str, str]) -> bytes:
+    """The request as it would be on the wire, at another path."""
+    query = request.scope.get("query_string", b"")
+    target = path.encode("latin-1", "replace") + (b"?" + query if query else b"")
+    lines = [request.method.encode() + b" " + target + b" HTTP/1.1"]
+    for name, value in request.scope["headers"]:
+        if name.decode("latin-1") not in _NOT_SENT and b"_" not in name:
+            lines.append(name + b": " + value)
+    lines += [f"{name}: {value}".encode("latin-1", "replace") for name, value in more.items()]
+    lines.append(b"content-length: " + str(len(body)).encode())
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRoute:
+    """ANY /e/ID/PATH: a plugin answers."""
+
+    plugins: Plugins
+    origin: Callable[[], str]
+
+    async def __call__(self, request: Request) -> Reply | StreamReply:
+        hook, _, rest = request.path.removeprefix("/e/").partition("/")
+        tenant, endpoint, settings = self.plugins.endpoint(hook)
+        path = f"/{rest}"
+        body = await request.body()
+        if len(body) > _MOST_BODY:
+            raise InvokeBadRequestError(f"the body has {len(body):,} bytes; {_MOST_BODY:,} are allowed")
+        sent = {"Dify-Hook-Id": hook, "Dify-Hook-Url": f"{self.origin()}/e/{hook}{path}"}
+        data = {"raw_http_request": raw_request(request, path, body, sent).hex(), "settings": settings}
+        answers = self.plugins.call(
+            tenant,
+            endpoint.plugin,
+            "endpoint",
+            "invoke_endpoint",
+            data,
+            user=endpoint.user,
+            more={"endpoint_id": hook},
+        )
+        first = await anext(answers, None)
+        if first is None:
+            await answers.aclose()
+            raise PluginError("it ended without an answer", plugin=endpoint.plugin)
+        headers = [
+            (str(name).lower().encode("latin-1", "replace"), str(value).encode("latin-1", "replace"))
+            for name, value in (first.get("headers") or {}).items()
+            if str(name).lower() not in _HOP
+        ]
+        return StreamReply(_pieces(first, answers), None, headers, status=int(first.get("status") or 200))
+
+
+async def _pieces(first: JSON, answers: AsyncGenerator[JSON, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(answers):
+        if first.get("result"):
+            yield _unhexed(first["result"])
+        async for answer in answers:
+            if answer.get("result"):
+                yield _unhexed(answer["result"])
+
+
+def _unhexed(value: Any) -> bytes:
+    try:
+        return bytes.fromhex(value)
+    except (TypeError, ValueError):
+        raise PluginError("its answer is not hexadecimal") from None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRoute:
+    """ANY /t/ID: something happened elsewhere; the trigger plugin says what, and what to answer."""
+
+    plugins: Plugins
+    on_event: Callable[[str, str, str, JSON], Awaitable[None]]
+    """Is told (tenant, subscription, event, variables)."""
+
+    async def __call__(self, request: Request) -> Reply:
+        name, _, rest = request.path.removeprefix("/t/").partition("/")
+        tenant, subscription, kept = self.plugins.subscription(name)
+        raw = raw_request(request, f"/{rest}", await request.body(), {}).hex()
+        common = {"provider": subscription.provider, "raw_http_request": raw, **kept}
+        found = await self.plugins.one(tenant, subscription.plugin, "trigger", "dispatch_trigger_event", common)
+        for event in found.get("events") or ():
+            data = {**common, "event": event, "parameters": {}, "payload": found.get("payload") or {}}
+            data.setdefault("credentials", {})
+            data.setdefault("credential_type", "unauthorized")
+            told = await self.plugins.one(tenant, subscription.plugin, "trigger", "invoke_trigger_event", data)
+            if not told.get("cancelled"):
+                await self.on_event(tenant, name, str(event), told.get("variables") or {})
+        return _answered(found.get("response"))
+
+
+def _answered(raw: Any) -> Reply:
+    """A raw HTTP response, in hexadecimal, as one of ours."""
+    data = _unhexed(raw) if raw else b"HTTP/1.1 200 OK\r\n\r\n"
+    head, _, body = data.partition(b"\r\n\r\n")
+    line, _, rest = head.partition(b"\r\n")
+    parts = line.split(b" ", 2)
+    status = int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 200
+    headers = {name: value for name, value in BytesParser().parsebytes(rest + b"\r\n\r\n").items()
+               if name.lower() not in _HOP}  # fmt: skip
+    kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "text/plain")
+    others = {name: value for name, value in headers.items() if name.lower() != "content-type"}
+    return Reply(body, status=status, content_type=kind.encode("latin-1", "replace"), headers=others)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRoute:
+    """GET /files/ID and POST /files/plugins/upload, both by signed address."""
+
+    files: FileStore
+
+    async def __call__(self, request: Request) -> Reply:
+        if request.method == "POST":
+            return await self._upload(request)
+        name = request.path.removeprefix("/files/").partition("/")[0]
+        tenant = self._signed(request, "read", name)
+        stored, data = self.files.get(tenant, name)
+        # Files are somebody's: a browser must not run what is in them on this server's behalf.
+        headers = {"content-disposition": f'attachment; filename="{stored.id}{stored.extension}"',
+                   "x-content-type-options": "nosniff"}  # fmt: skip
+        return Reply(data, content_type=stored.mime_type.encode("latin-1", "replace"), headers=headers)
+
+    async def _upload(self, request: Request) -> Reply:
+        plugin, name = request.query("plugin") or "", request.query("name") or ""
+        tenant = self._signed(request, "upload", f"{plugin}\n{name}")
+        form = parse_form(
+            request.header(b"content-type") or "", await request.body(),
+            wanted="send the file as multipart/form-data, in the field 'file'",
+        )  # fmt: skip
+        if form.file is None:
+            raise InvokeBadRequestError("'file' is missing: the file", param="file")
+        stored = self.files.add(tenant, name or form.filename, form.file, request.query("mimetype") or "")
+        query = self.files.sign("read", tenant, stored.id, seconds=86_400.0)
+        document = {**msgspec.to_builtins(stored), "extension": stored.extension,
+                    "preview_url": f"/files/{stored.id}?{query}"}  # fmt: skip
+        return json_reply(document, status=201)
+
+    def _signed(self, request: Request, what: str, rest: str) -> str:
+        """The tenant. Raises NotFoundError where the signature is none, or is too old."""
+        tenant = request.query("tenant") or ""
+        until, sign = request.query("until") or "", request.query("sign") or ""
+        if not self.files.is_signed(what, tenant, rest, until, sign):
+            raise NotFoundError("this address is not signed, or its time is over", code="file_not_found")
+        return tenant
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRoute:
+    """POST /backwards-invocation/transaction: what plugins that are served elsewhere ask of us. The session admits."""
+
+    sessions: ServerlessSessions
+
+    async def __call__(self, request: Request) -> Reply | StreamReply:
+        session = request.header(b"dify-plugin-session-id") or ""
+        body = await request.body()
+        pieces = self.sessions.answer(session, body)
+        try:
+            first = await anext(pieces)
+        except NotFoundError as error:
+            document = {"event": "error", "message": str(error), "data": {"error_type": "SessionNotFound"}}
+            return json_reply(document, status=400)
+        return StreamReply(_after(first, pieces), None, [(b"content-type", b"application/octet-stream")])
+
+
+async def _after(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(pieces):
+        yield first
+        async for piece in pieces:
+            yield piece
+
+
+__all__ = ["UPLOAD", "VERBS", "EndpointRoute", "FileRoute", "TransactionRoute", "TriggerRoute", "raw_request"]

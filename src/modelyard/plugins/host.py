@@ -1,0 +1,268 @@
+"""The plugin host of one machine: packages on its disk, their environments, and the runtimes that serve calls."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+
+import msgspec
+
+from modelyard.base.clock import Clock
+from modelyard.base.errors import NotFoundError, PluginError
+from modelyard.models.types import JSON
+from modelyard.plugins.conversation import Backwards, PluginCall
+from modelyard.plugins.declaration import Declaration, load_declaration
+from modelyard.plugins.environment import Environment, Environments
+from modelyard.plugins.identity import PluginIdentifier
+from modelyard.plugins.monitor import Monitor, taken
+from modelyard.plugins.package import Package, read_package, save
+from modelyard.plugins.process import Launch, LocalRuntime, ProcessOptions, Runtime
+from modelyard.plugins.wardens import Wardens
+
+logger = logging.getLogger("modelyard.plugins")
+
+Step = Callable[[str], None]
+"""Is told what an installation does next, for progress bars."""
+_LOOK_SECONDS = 1.0
+_REST_LOOKS = 600
+_PLUGIN_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY",
+                     "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TIKTOKEN_CACHE_DIR")  # fmt: skip
+"""All that a plugin is told of the host's environment: nothing that could be a secret."""
+
+
+class PluginHost:
+    """Owns plugins' processes. Which tenant has which plugin is decided above."""
+
+    def __init__(
+        self,
+        folder: Path,
+        environments: Environments,
+        backwards: Backwards,
+        clock: Clock,
+        environ: Mapping[str, str],
+        options: ProcessOptions,
+        *,
+        starts_at_once: int = 4,
+        forks: bool = True,
+    ) -> None:
+        self._folder = folder
+        self._environments = environments
+        self._backwards = backwards
+        self._clock = clock
+        self._environ = environ
+        self._options = options
+        self._wardens = Wardens(environ, forks=forks)
+        self._starts = asyncio.Semaphore(starts_at_once)
+        self._runtimes: dict[str, Runtime] = {}
+        self._making: dict[str, asyncio.Task[Runtime]] = {}
+        self._declarations: dict[str, Declaration] = {}
+        self._away: dict[str, str] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._monitor = Monitor()
+        self._looks = 0
+        self.serverless: Callable[[str, str], Runtime] | None = None
+        """(plugin id, address) → a runtime for a plugin that is served by HTTP."""
+
+    # packages
+
+    async def install(self, package: Package, step: Step = lambda what: None) -> Declaration:
+        """Unpack a plugin and make its environment. Raises PackageError, PluginError; leaves nothing behind then."""
+        identifier = package.identifier
+        step("unpacking")
+        folder = self._code(identifier)
+        was_there = folder.is_dir()
+        if not was_there:
+            await asyncio.to_thread(package.extract, folder)
+        try:
+            declaration = await asyncio.to_thread(load_declaration, folder)
+            step("installing dependencies")
+            environment = await self._environments.prepare(folder, name=package.manifest.id)
+        except BaseException:
+            if not was_there:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            raise
+        await asyncio.to_thread(save, self._package(identifier), package.data)
+        await asyncio.to_thread(save, _note(folder), msgspec.json.encode({"environment": environment.name}))
+        self._declarations[str(identifier)] = declaration
+        step("installed")
+        return declaration
+
+    def keep(self, package: Package) -> None:
+        """Store a package that may be installed later."""
+        save(self._package(package.identifier), package.data)
+
+    def package(self, identifier: str) -> Package:
+        """Raises NotFoundError where it was never here."""
+        path = self._package(PluginIdentifier.parse(identifier))
+        if not path.is_file():
+            raise NotFoundError(f"package {identifier!r} is not here", code="plugin_not_found")
+        return read_package(path.read_bytes(), source=identifier)
+
+    def folder(self, identifier: str) -> Path:
+        """Where a plugin's files lie."""
+        return self._code(PluginIdentifier.parse(identifier))
+
+    def declaration(self, identifier: str) -> Declaration:
+        """What a plugin offers. Raises NotFoundError where it is not on this machine."""
+        if (known := self._declarations.get(identifier)) is None:
+            folder = self._code(PluginIdentifier.parse(identifier))
+            if not folder.is_dir():
+                self.package(identifier).extract(folder)
+            known = self._declarations[identifier] = load_declaration(folder)
+        return known
+
+    async def remove(self, identifier: str) -> None:
+        """End a plugin that no tenant has any more, and take its files away."""
+        parsed = PluginIdentifier.parse(identifier)
+        if isinstance(runtime := self._runtimes.pop(identifier, None), LocalRuntime):
+            await runtime.drain()
+        elif runtime is not None:
+            await runtime.aclose()
+        self._declarations.pop(identifier, None)
+        folder = self._code(parsed)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        _note(folder).unlink(missing_ok=True)
+        self._package(parsed).unlink(missing_ok=True)
+
+    def collect(self, *, older_than: float) -> list[str]:
+        """Remove environments that no plugin here is in and that were not used for so many seconds."""
+        notes = (self._folder / "code").glob("*/*.json")
+        used = [str(msgspec.json.decode(one.read_bytes()).get("environment", "")) for one in notes]
+        return self._environments.collect(used, older_than=older_than)
+
+    def _code(self, identifier: PluginIdentifier) -> Path:
+        return self._folder / "code" / identifier.folder
+
+    def _package(self, identifier: PluginIdentifier) -> Path:
+        return self._folder / "packages" / f"{identifier.folder}.difypkg"
+
+    # calls
+
+    async def call(self, identifier: str, call: PluginCall) -> AsyncGenerator[JSON, None]:
+        """Raises PluginError: the plugin's own, or that it cannot be started or died."""
+        runtime = self._runtimes.get(identifier) or await self._made(identifier)
+        async with aclosing(runtime.call(call)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _made(self, identifier: str) -> Runtime:
+        task = self._making.get(identifier)
+        if task is None:
+            task = self._making[identifier] = asyncio.ensure_future(self._make(identifier))
+            task.add_done_callback(lambda done: self._making.pop(identifier, None))
+        return await asyncio.shield(task)
+
+    async def _make(self, identifier: str) -> Runtime:
+        parsed = PluginIdentifier.parse(identifier)
+        address = self._away.get(parsed.id)
+        if address is not None and self.serverless is not None:
+            runtime = self.serverless(parsed.id, address)
+        else:
+            runtime = await self._local(parsed, identifier)
+        self._runtimes[identifier] = runtime
+        if self._watching is None:
+            self._watching = asyncio.ensure_future(self._watch())
+        return runtime
+
+    async def _local(self, parsed: PluginIdentifier, identifier: str) -> LocalRuntime:
+        declaration = self.declaration(identifier)
+        folder = self._code(parsed)
+        env = {name: self._environ[name] for name in _PLUGIN_VARIABLES if name in self._environ}
+        env |= {"INSTALL_METHOD": "local", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder)}
+        launch = Launch(
+            plugin=parsed.id,
+            folder=folder,
+            module=declaration.manifest.meta.runner.entrypoint,
+            environment=await self._environment(folder, parsed.id),
+            env=env,
+        )
+        return LocalRuntime(launch, self._wardens, self._backwards, self._clock, self._starts, self._options)
+
+    async def _environment(self, folder: Path, name: str) -> Environment:
+        """As it was installed; made anew where it was collected."""
+        note = _note(folder)
+        if note.is_file():
+            known = self._environments.find(str(msgspec.json.decode(note.read_bytes()).get("environment", "")))
+            if known is not None:
+                known.touch()
+                return known
+        environment = await self._environments.prepare(folder, name=name)
+        save(note, msgspec.json.encode({"environment": environment.name}))
+        return environment
+
+    async def warm(self, identifier: str) -> None:
+        """Have a plugin's environment ready to start it at once."""
+        folder = self.folder(identifier)
+        await self._wardens.warm(await self._environment(folder, PluginIdentifier.parse(identifier).id))
+
+    # others' runtimes
+
+    def connect(self, identifier: str, declaration: Declaration, runtime: Runtime) -> None:
+        """A plugin that runs elsewhere, as one in debug does, is here until `disconnect`."""
+        self._declarations[identifier] = declaration
+        self._runtimes[identifier] = runtime
+
+    def disconnect(self, identifier: str, runtime: Runtime) -> None:
+        if self._runtimes.get(identifier) is runtime:
+            del self._runtimes[identifier]
+            self._declarations.pop(identifier, None)
+
+    def use_serverless(self, addresses: Mapping[str, str]) -> None:
+        """Plugin id → address, for plugins that are served by HTTP."""
+        self._away = dict(addresses)
+
+    # watching
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await self._look()
+            except Exception:  # one look that fails is not the last
+                logger.exception("plugins could not be looked after")
+
+    async def _look(self) -> None:
+        local = [one for one in self._runtimes.values() if isinstance(one, LocalRuntime)]
+        for runtime in local:
+            runtime.look()
+        pids = {instance.spawned.pid for runtime in local for instance in runtime.instances}
+        if pids:
+            found = await asyncio.to_thread(taken, pids)
+            now = self._clock.monotonic()
+            for runtime in local:
+                self._monitor.judge(runtime, found, now)
+            self._monitor.forget(pids)
+        self._looks += 1
+        if self._looks % _REST_LOOKS == 0:
+            self._wardens.rest()
+
+    def state(self, identifier: str) -> JSON:
+        runtime = self._runtimes.get(identifier)
+        return runtime.state() if runtime is not None else {"runtime": "local", "processes": []}
+
+    def pids(self) -> list[int]:
+        """Of wardens and plugins."""
+        local = [one for one in self._runtimes.values() if isinstance(one, LocalRuntime)]
+        return [*self._wardens.pids(), *(one.spawned.pid for runtime in local for one in runtime.instances)]
+
+    async def aclose(self) -> None:
+        """End every plugin."""
+        if self._watching is not None:
+            self._watching.cancel()
+        for task in list(self._making.values()):
+            task.cancel()
+        for runtime in self._runtimes.values():
+            await runtime.aclose()
+        self._runtimes.clear()
+        await self._wardens.aclose()
+
+
+def _note(folder: Path) -> Path:
+    """Beside a plugin's folder: which environment it is in."""
+    return folder.with_name(folder.name + ".json")
+
+
+def missing_plugin(plugin: str) -> PluginError:
+    return PluginError("it is not installed", plugin=plugin)

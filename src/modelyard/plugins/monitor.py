@@ -1,0 +1,97 @@
+"""What plugins' processes take of the machine, one look a second; those that take too much are ended."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelyard.plugins.process import Instance, LocalRuntime
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_MUCH = 0.5
+"""Of a processor: a process with nothing to do that takes so much is spinning."""
+_NICE_AFTER, _END_AFTER = 2.0, 15.0
+_LOWEST = 19
+
+
+@dataclass(slots=True)
+class Taken:
+    """By a plugin's process and all that it started."""
+
+    bytes: int = 0
+    processes: int = 0
+    seconds: float = 0.0
+    """Of processors, since they began."""
+
+
+def taken(sessions: Iterable[int], proc: Path = Path("/proc")) -> dict[int, Taken]:
+    """By session, as each plugin leads one."""
+    wanted = set(sessions)
+    found: dict[int, Taken] = defaultdict(Taken)
+    for path in proc.iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            fields = (path / "stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        session = int(fields[3])
+        if session in wanted and fields[0] != b"Z":
+            one = found[session]
+            one.bytes += int(fields[21]) * _PAGE
+            one.processes += 1
+            one.seconds += (int(fields[11]) + int(fields[12])) / _TICKS
+    return dict(found)
+
+
+class Monitor:
+    """Remembers what each took at the last look."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[float, float]] = {}
+
+    def judge(self, runtime: LocalRuntime, found: dict[int, Taken], now: float) -> None:
+        """End what takes more than its plugin may."""
+        for instance in list(runtime.instances):
+            pid = instance.spawned.pid
+            one = found.get(pid)
+            if one is None:
+                continue
+            options = runtime.options
+            if one.bytes > options.max_memory:
+                mega = 1 << 20
+                why = f"it took {one.bytes // mega:,} MB of memory; {options.max_memory // mega:,} are allowed"
+                runtime.evict(instance, why)
+            elif one.processes > options.max_processes:
+                runtime.evict(instance, f"it ran {one.processes} processes; {options.max_processes} are allowed")
+            else:
+                self._spin(runtime, instance, one, now)
+
+    def _spin(self, runtime: LocalRuntime, instance: Instance, one: Taken, now: float) -> None:
+        """One that keeps a processor busy with no request open gets the lowest priority, and then its end."""
+        pid = instance.spawned.pid
+        at, seconds = self._before.get(pid, (now, one.seconds))
+        self._before[pid] = (now, one.seconds)
+        is_spinning = now > at and (one.seconds - seconds) / (now - at) > _MUCH
+        if instance.conversation.open or not is_spinning or not instance.conversation.ready.done():
+            instance.spins_since = None
+            return
+        if instance.spins_since is None:
+            instance.spins_since = now
+        elif now - instance.spins_since > _END_AFTER:
+            runtime.evict(instance, f"it kept a processor busy for {_END_AFTER:.0f} s with nothing to do")
+        elif now - instance.spins_since > _NICE_AFTER:
+            _lower(pid)
+
+    def forget(self, living: set[int]) -> None:
+        for pid in [pid for pid in self._before if pid not in living]:
+            del self._before[pid]
+
+
+def _lower(pid: int) -> None:
+    try:
+        os.setpriority(os.PRIO_PGRP, pid, _LOWEST)
+    except (ProcessLookupError, PermissionError):
+        return

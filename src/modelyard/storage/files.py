@@ -1,0 +1,74 @@
+"""Files that callers and plugins hand in: below a folder, one place a tenant, reached by addresses that are signed."""
+
+import hmac
+import mimetypes
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from modelyard.base.errors import NotFoundError
+from modelyard.base.ids import new_id
+
+_ID = re.compile(r"file_[A-Za-z0-9_-]{6,80}")
+_PLAIN = re.compile(r"[^\w .()\[\]-]", re.UNICODE)
+_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    size: int
+    mime_type: str
+    created_at: float
+
+    @property
+    def extension(self) -> str:
+        return Path(self.name).suffix
+
+
+class FileStore:
+    def __init__(self, folder: Path, digest: Callable[[bytes], str], *, now: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._digest = digest
+        self._now = now
+
+    def add(self, tenant: str, name: str, data: bytes, mime_type: str = "") -> StoredFile:
+        name = _PLAIN.sub("_", name.replace("\\", "/").rpartition("/")[2])[:200] or "file"
+        kind = mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        stored = StoredFile(id=new_id("file"), name=name, size=len(data), mime_type=kind, created_at=self._now())
+        folder = self._place(tenant, stored.id)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.write_bytes(data)
+        folder.with_suffix(".json").write_bytes(msgspec.json.encode(stored))
+        return stored
+
+    def get(self, tenant: str, id: str) -> tuple[StoredFile, bytes]:  # noqa: A002  the field's word
+        """Raises NotFoundError where this tenant has no such file."""
+        path = self._place(tenant, id)
+        try:
+            return msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=StoredFile), path.read_bytes()
+        except (OSError, msgspec.MsgspecError):
+            raise NotFoundError(f"file {id!r} does not exist", code="file_not_found") from None
+
+    def _place(self, tenant: str, id: str) -> Path:  # noqa: A002
+        if not _ID.fullmatch(id) or not _TENANT.fullmatch(tenant):
+            raise NotFoundError(f"file {id[:80]!r} does not exist", code="file_not_found")
+        return self._folder / tenant / id[5:7] / id
+
+    # signed addresses
+
+    def sign(self, what: str, tenant: str, rest: str, *, seconds: float) -> str:
+        """The query of an address that may be used for so long: for `what`, of this tenant, for `rest`."""
+        until = int(self._now() + seconds)
+        return f"tenant={tenant}&until={until}&sign={self._signature(what, tenant, rest, until)}"
+
+    def is_signed(self, what: str, tenant: str, rest: str, until: str, sign: str) -> bool:
+        if not until.isdigit() or int(until) < self._now():
+            return False
+        return hmac.compare_digest(self._signature(what, tenant, rest, int(until)), sign)
+
+    def _signature(self, what: str, tenant: str, rest: str, until: int) -> str:
+        return self._digest(f"{what}\n{tenant}\n{rest}\n{until}".encode())
