@@ -28,7 +28,8 @@ def settings(tmp_path: Path, weights_folder: Path) -> Settings:
 def make_settings(home: Path, weights: Path, **changes: object) -> Settings:
     import msgspec
 
-    document = {"home": str(home), "local": {"weights": str(weights), "hub": "", "idle_seconds": 60}, **changes}
+    document = {"home": str(home), "local": {"weights": str(weights), "hub": "", "idle_seconds": 60},
+                "plugins": {"debug_port": 0}, **changes}  # fmt: skip
     return msgspec.convert(document, Settings)
 
 

@@ -20,9 +20,10 @@ class Running:
     """A gateway that answers at `url` until it is closed."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        port = self._socket.getsockname()[1]
+        self._settings = msgspec.structs.replace(settings, port=port)
+        self.origin = f"http://127.0.0.1:{port}"
         self.url = f"{self.origin}/v1"
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

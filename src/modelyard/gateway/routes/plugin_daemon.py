@@ -196,8 +196,18 @@ def _checked(path: str, data: JSON) -> JSON:
         given = data.get("model_type", wanted)
         if given != wanted:
             raise InvokeBadRequestError(f"'model_type' is {given!r}; at {path!r} it is {wanted!r}", param="model_type")
-        data = {**data, "model_type": wanted}
+        data = {**_UNSAID.get(path, {}), **data, "model_type": wanted}
     return data
+
+
+_UNSAID: Mapping[str, JSON] = {
+    "llm/invoke": {"model_parameters": {}, "tools": None, "stop": None, "stream": True},
+    "llm/num_tokens": {"tools": None},
+    "rerank/invoke": {"score_threshold": None, "top_n": None},
+    "multimodal_rerank/invoke": {"score_threshold": None, "top_n": None},
+    "tts/model/voices": {"language": None},
+}
+"""What plugins insist on and callers leave out."""
 
 
 # ------------------------------------------------------------------------------------------------ management

@@ -1,0 +1,79 @@
+"""A gateway with real plugins in real processes. Their environment is made once for all tests, from the index."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from modelyard.base.settings import PluginSettings
+from modelyard.plugins.package import Package, package_folder
+from modelyard.runtime.plugins import Installed
+from tests.gateway.conftest import Running, start_gateway
+
+__all__ = ["start_gateway"]
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
+
+
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared between the processes that run tests; what is in it never changes."""
+    folder = tmp_path_factory.getbasetemp().parent / "plugin-environments"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def example() -> Callable[[str], Package]:
+    return lambda name: package_folder(EXAMPLES / name)
+
+
+class Plugged:
+    """A running gateway, and its plugins."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.yard = running.yard
+        self.plugins = running.yard.plugins
+
+    def do(self, work: Any, seconds: float = 60) -> Any:
+        """Run something on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.running.loop).result(seconds)
+
+    def install(self, *names: str, tenant: str = "default", **how: Any) -> list[Installed]:
+        return [self.do(self.plugins.add(tenant, package_folder(EXAMPLES / name), **how)) for name in names]
+
+    def call(self, plugin: str, kind: str, action: str, tenant: str = "default", **data: Any) -> list[Any]:
+        async def gather() -> list[Any]:
+            return [one async for one in self.plugins.call(tenant, plugin, kind, action, data, user="alice")]
+
+        return self.do(gather())
+
+    def tool(self, tool: str, tenant: str = "default", **parameters: Any) -> list[Any]:
+        return self.call(
+            "modelyard/toolbox", "tool", "invoke_tool", tenant,
+            provider="toolbox", tool=tool, credentials={}, credential_type="api-key", tool_parameters=parameters,
+        )  # fmt: skip
+
+    def said(self, tool: str, **parameters: Any) -> str:
+        """The text that a tool answered."""
+        texts = [one["message"]["text"] for one in self.tool(tool, **parameters) if one["type"] == "text"]
+        return "".join(texts)
+
+
+@pytest.fixture
+def plugged(
+    start_gateway: Callable[..., Running], environments: Path, tmp_path: Path
+) -> Iterator[Callable[..., Plugged]]:
+    def start(upstream: Any = None, *, chosen: PluginSettings | None = None, **changes: Any) -> Plugged:
+        folder = tmp_path / "plugins"
+        folder.mkdir(exist_ok=True)
+        if not (folder / "environments").exists():
+            (folder / "environments").symlink_to(environments)
+        chosen = chosen or msgspec.structs.replace(PluginSettings(), debug_port=0)
+        return Plugged(start_gateway(upstream, plugins=chosen, **changes))
+
+    return start

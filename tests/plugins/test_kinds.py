@@ -1,0 +1,345 @@
+"""Plugins of every kind, unmodified, end to end: through the gateway's routes and through the daemon's interface."""
+
+import base64
+import io
+import json
+import wave
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PluginError
+from modelyard.runtime.tenancy import Subscription
+from tests.plugins.conftest import Plugged
+
+Plug = Callable[..., Plugged]
+
+
+def test_a_model_is_listed_and_streams_to_the_official_client(plugged: Plug):
+    one = plugged()
+    one.install("mockgpt")
+    with OpenAI(base_url=one.running.url, api_key="any") as client:
+        assert "mockgpt/mock-gpt-v1" in [model.id for model in client.models.list()]
+        ask: Any = {"model": "mockgpt/mock-gpt-v1", "messages": [{"role": "user", "content": "hi"}]}
+        whole = client.chat.completions.create(**ask)
+        assert whole.choices[0].message.content == "感谢你的提问，希望这个回答对你有所帮助。"
+        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (2, 20)  # type: ignore[union-attr]
+        with client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}) as stream:
+            chunks = list(stream)
+    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert len(pieces) == 20  # word by word
+    assert chunks[-1].usage.total_tokens == 22  # type: ignore[union-attr]
+    rows = one.running.flush()
+    assert [(row.provider, row.prompt_tokens, row.completion_tokens, str(row.total_price)) for row in rows] == [
+        ("mockgpt", 2, 20, "0.0000860")
+    ] * 2
+
+
+def test_parameters_are_held_to_the_plugins_rules(plugged: Plug):
+    one = plugged()
+    one.install("mockgpt")
+    ask = {"model": "mockgpt/mock-gpt-v1", "messages": [{"role": "user", "content": "hi"}]}
+    with httpx.Client(base_url=one.running.url, timeout=30) as client:
+        short = client.post("/chat/completions", json={**ask, "max_tokens": 3})
+        assert short.json()["usage"]["completion_tokens"] == 3
+        refused = client.post("/chat/completions", json={**ask, "max_tokens": 99_999})
+        assert (refused.status_code, "max_tokens" in refused.json()["error"]["message"]) == (400, True)
+
+
+def test_tokens_are_counted_by_the_plugin(plugged: Plug):
+    one = plugged()
+    one.install("mockgpt")
+    with httpx.Client(base_url=one.running.url, timeout=30) as client:
+        body = {"model": "mockgpt/mock-gpt-v1", "messages": [{"role": "user", "content": "一二三四五"}], "max_tokens": 5}
+        assert client.post("/messages/count_tokens", json=body).json() == {"input_tokens": 5}
+
+
+def test_five_more_model_types(plugged: Plug):
+    one = plugged()
+    one.install("sixfold")
+    with httpx.Client(base_url=one.running.url, timeout=30) as client:
+        vectors = client.post("/embeddings", json={"model": "sixfold/letters", "input": ["aaaa", "bbbb" * 9]}).json()
+        assert [len(entry["embedding"]) for entry in vectors["data"]] == [26, 26]
+        assert vectors["usage"]["prompt_tokens"] == 10
+        docs = ["blue sky", "the cat sat", "a cat"]
+        ranked = client.post("/rerank", json={"model": "sixfold/overlap", "query": "the cat", "documents": docs}).json()
+        assert [entry["index"] for entry in ranked["results"]] == [1, 2, 0]
+        spoken = client.post("/audio/speech", json={"model": "sixfold/tone", "input": "hello", "voice": "high"})
+        with wave.open(io.BytesIO(spoken.content)) as file:
+            assert file.getnframes() == 400
+        form = {"model": "sixfold/length"}
+        written = client.post("/audio/transcriptions", data=form, files={"file": ("a.wav", b"x" * 77)})
+        assert written.json()["text"] == "77 bytes"
+        verdict = client.post("/moderations", json={"model": "sixfold/words", "input": ["a bad word", "fine"]}).json()
+        assert [entry["flagged"] for entry in verdict["results"]] == [True, False]
+        wrong = client.post("/audio/speech", json={"model": "sixfold/tone", "input": "x", "voice": "nobody"})
+        assert (wrong.status_code, "low and high" in wrong.text) == (400, True)
+    assert {row.model_type for row in one.running.flush()} == {
+        "text-embedding", "rerank", "tts", "speech2text", "moderation",
+    }  # fmt: skip
+
+
+def test_a_tool_answers_in_texts_json_variables_and_files(plugged: Plug):
+    one = plugged()
+    one.install("toolbox")
+    assert [entry["type"] for entry in one.tool("add", a=2, b=3)] == ["text", "json", "variable"]
+    assert one.said("add", a=2, b=3) == "5"
+    pieces = [entry["message"] for entry in one.tool("draw", size=20_000)]
+    assert [piece["end"] for piece in pieces] == [False, False, False, True]
+    assert b"".join(base64.b64decode(piece["blob"]) for piece in pieces) == bytes(n % 256 for n in range(20_000))
+    options = one.call(
+        "modelyard/toolbox", "dynamic_parameter", "fetch_parameter_options",
+        provider="toolbox", provider_action="draw", parameter="colour", credentials={}, credential_type="api-key",
+    )  # fmt: skip
+    assert [entry["value"] for entry in options[0]["options"]] == ["red", "green"]
+    assert one.call("modelyard/toolbox", "tool", "validate_tool_credentials", provider="toolbox", credentials={}) == [
+        {"result": True}
+    ]
+    with pytest.raises(PluginError, match="this token is refused") as caught:
+        one.call(
+            "modelyard/toolbox", "tool", "validate_tool_credentials", provider="toolbox", credentials={"token": "wrong"}
+        )
+    assert caught.value.kind == "ToolProviderCredentialValidationError"
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "answer"),
+    [
+        ("llm", "say this", "say this"),
+        ("embedding", "abc", "26"),
+        ("rerank", "two words", "two words"),
+        ("tts", "hello", "844"),
+        ("moderation", "bad thing", "True"),
+        ("summary", "a long text", "a long text"),
+        ("tool", "4+5", "9"),
+        ("file", "some bytes", "note.txt 10"),
+    ],
+)
+def test_a_tool_asks_its_host_meanwhile(plugged: Plug, what: str, text: str, answer: str):
+    one = plugged()
+    one.install("toolbox", "sixfold")
+    assert one.said("ask", what=what, text=text) == answer
+
+
+def test_what_a_tool_asks_is_the_tenants_and_stands_in_the_ledger(plugged: Plug):
+    one = plugged()
+    one.install("toolbox")
+    one.said("ask", what="llm", text="hi")
+    (row,) = one.running.flush()
+    assert (row.provider, row.user, row.tenant) == ("echo", "alice", "default")
+
+
+def test_apps_say_that_they_are_not_there_yet(plugged: Plug):
+    one = plugged()
+    one.install("toolbox")
+    with pytest.raises(PluginError, match="apps are not available yet"):
+        one.said("ask", what="app", text="some-app")
+
+
+def test_what_is_not_granted_is_refused_and_says_so(plugged: Plug):
+    one = plugged()
+    one.install("toolbox", granted=["storage"])
+    assert one.said("remember", opt="set", key="a", value="x") == "kept"
+    with pytest.raises(PluginError, match=r"permission denied: 'model\.llm'"):
+        one.said("ask", what="llm", text="hi")
+    one.do(one.plugins.grant("default", "modelyard/toolbox", ["model.llm"]))
+    assert one.said("ask", what="llm", text="hi") == "hi"
+    with pytest.raises(PluginError, match="permission denied: 'storage'"):
+        one.said("remember", opt="get", key="a")
+    with pytest.raises(InvokeBadRequestError, match="does not ask for 'endpoint'"):
+        one.do(one.plugins.grant("default", "modelyard/toolbox", ["endpoint"]))
+
+
+def test_what_a_plugin_keeps_is_bounded_and_each_tenants_own(plugged: Plug):
+    one = plugged()
+    one.install("toolbox")
+    one.install("toolbox", tenant="other")
+    assert one.said("remember", opt="set", key="note", value="mine") == "kept"
+    assert one.said("remember", opt="get", key="note") == "mine"
+    with pytest.raises(PluginError, match="nothing is kept under 'note'"):
+        one.tool("remember", "other", opt="get", key="note")
+    with pytest.raises(PluginError, match="4,096 are allowed"):
+        one.said("remember", opt="set", key="big", value="x" * 5000)
+    assert one.said("remember", opt="get", key="note") == "mine"
+    with pytest.raises(PluginError, match="is no name to keep something under"):
+        one.said("remember", opt="set", key="../x", value="y")
+    assert one.said("remember", opt="delete", key="note") == "gone"
+    assert one.said("remember", opt="exist", key="note") == "False"
+
+
+def test_an_agent_strategy_calls_tools_and_models(plugged: Plug):
+    one = plugged()
+    one.install("planner", "toolbox")
+    tool = {
+        "identity": {"author": "modelyard", "name": "add", "label": {"en_US": "Add"}, "provider": "modelyard/toolbox/toolbox"},
+        "parameters": [],
+        "description": {"human": {"en_US": "Adds."}, "llm": "Adds."},
+        "provider_type": "builtin",
+        "runtime_parameters": {},
+    }
+    model = {"provider": "echo", "model": "echo", "model_type": "llm", "mode": "chat", "completion_params": {}, "history_prompt_messages": []}
+    said = one.call(
+        "modelyard/planner", "agent_strategy", "invoke_agent_strategy",
+        agent_strategy_provider="planner", agent_strategy="once",
+        agent_strategy_params={"query": "what is 20 and 22", "model": model, "tools": [tool]},
+    )  # fmt: skip
+    assert [entry["type"] for entry in said[:2]] == ["log", "log"]
+    assert said[1]["message"]["data"] == {"output": "42"}
+    assert "".join(entry["message"]["text"] for entry in said[2:]) == "It is 42."
+
+
+def test_endpoints_answer_at_an_address_of_their_own(plugged: Plug):
+    one = plugged()
+    one.install("webhook")
+    hook = one.do(one.plugins.set_up_endpoint("default", "modelyard/webhook", "mine", {"greeting": "Hi", "token": "t"}))
+    with httpx.Client(base_url=f"{one.running.origin}/e/{hook}", timeout=30) as client:
+        hello = client.get("/hello/Ada", params={"mark": "!"})
+        assert (hello.status_code, hello.text, hello.headers["x-by"]) == (200, "Hi, Ada!", "webhook")
+        assert [client.post("/count", content=b"body").json() for _ in range(2)] == [
+            {"count": 1, "body": "body"}, {"count": 2, "body": "body"},
+        ]  # fmt: skip
+        assert client.get("/slowly").text == "one two three"
+        assert client.get("/nowhere").status_code == 404
+        one.do(one.plugins.change_endpoint("default", hook, is_enabled=False))
+        assert client.get("/hello/Ada").status_code == 404
+    with pytest.raises(NotFoundError):
+        one.do(one.plugins.change_endpoint("other", hook, is_enabled=True))
+    with pytest.raises(InvokeBadRequestError, match="has no endpoints"):
+        one.install("mockgpt")
+        one.do(one.plugins.set_up_endpoint("default", "modelyard/mockgpt", "x", {}))
+
+
+def test_a_datasource_lists_pages_and_gives_their_text(plugged: Plug):
+    one = plugged()
+    one.install("shelf")
+    common: dict[str, Any] = {"provider": "shelf", "datasource": "notes", "credentials": {"token": "x"}}
+    (pages,) = one.call(
+        "modelyard/shelf", "datasource", "invoke_online_document_datasource_get_pages", datasource_parameters={}, **common
+    )
+    assert [page["page_name"] for page in pages["result"][0]["pages"]] == ["Note 1", "Note 2", "Note 3"]
+    page = {"workspace_id": "shelf", "page_id": "3", "type": "page"}
+    said = one.call(
+        "modelyard/shelf", "datasource", "invoke_online_document_datasource_get_page_content", page=page, **common
+    )
+    assert said[0]["message"]["variable_value"] == "Read a book."
+
+
+def test_a_trigger_hears_of_events_and_leaves_some_out(plugged: Plug):
+    one = plugged()
+    one.install("pulse")
+    heard: list[Any] = []
+
+    async def listen(*event: Any) -> None:
+        heard.append(event)
+
+    one.yard.on_trigger(listen)
+    origin = one.running.origin
+    row = one.do(
+        one.plugins.subscribe("default", "modelyard/pulse", "ward", {"room": "7"}, {"token": "good"}, origin=origin)
+    )
+    with httpx.Client(timeout=30) as client:
+        answer = client.post(f"{origin}/t/{row}", json={"beat": 72})
+        assert (answer.status_code, answer.text) == (202, "heard")
+        assert client.post(f"{origin}/t/{row}", json={"nothing": 1}).status_code == 502
+        assert client.post(f"{origin}/t/nobody", json={"beat": 1}).status_code == 404
+    assert heard == [("default", row, "beat", {"beat": 72})]
+    with pytest.raises(PluginError, match="this token is refused"):
+        one.do(one.plugins.subscribe("default", "modelyard/pulse", "x", {"room": "7"}, {"token": "wrong"}, origin=origin))
+    assert [known.id for known, _ in one.yard.directory.of("default", Subscription)] == [row]  # nothing was left
+    one.do(one.plugins.unsubscribe("default", row))
+    with pytest.raises(NotFoundError):
+        one.plugins.subscription(row)
+
+
+# ------------------------------------------------------------------------------------------------ the daemon's interface
+
+
+def daemon(one: Plugged, method: str, path: str, tenant: str = "default", **how: Any) -> httpx.Response:
+    headers = {"x-api-key": one.yard.plugin_parts.key, **how.pop("headers", {})}
+    return httpx.request(method, f"{one.running.origin}/plugin/{tenant}/{path}", headers=headers, timeout=60, **how)
+
+
+def events(response: httpx.Response) -> list[Any]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return [json.loads(line[6:]) for line in response.text.split("\n\n") if line]
+
+
+def dispatch(one: Plugged, path: str, plugin: str, data: Any, tenant: str = "default") -> httpx.Response:
+    return daemon(
+        one, "POST", f"dispatch/{path}", tenant, json={"user_id": "u", "data": data}, headers={"x-plugin-id": plugin}
+    )
+
+
+def test_the_daemon_installs_lists_dispatches_and_removes(plugged: Plug, example: Callable[[str], Any]):
+    one = plugged()
+    package = example("mockgpt")
+    sent = daemon(one, "POST", "management/install/upload/package", files={"dify_pkg": ("m.difypkg", package.data)})
+    identifier = sent.json()["data"]["unique_identifier"]
+    assert identifier == str(package.identifier)
+    started = daemon(
+        one, "POST", "management/install/identifiers",
+        json={"plugin_unique_identifiers": [identifier], "source": "package", "metas": [{}]},
+    ).json()["data"]  # fmt: skip
+    assert started["all_installed"] is False
+    one.do(one.plugins.settled())
+    task = daemon(one, "GET", f"management/install/tasks/{started['task_id']}").json()["data"]
+    assert (task["status"], task["completed_plugins"], task["plugins"][0]["message"]) == ("success", 1, "installed")
+    (listed,) = daemon(one, "GET", "management/list").json()["data"]["list"]
+    assert (listed["plugin_id"], listed["version"], listed["runtime_type"]) == ("modelyard/mockgpt", "0.0.1", "local")
+    icon = daemon(one, "GET", f"asset/{listed['declaration']['icon']}")
+    assert icon.content.startswith(b"<svg")
+    (models,) = daemon(one, "GET", "management/models").json()["data"]
+    assert models["declaration"]["models"][0]["model"] == "mock-gpt-v1"
+    data = {
+        "provider": "modelyard/mockgpt/mockgpt", "model": "mock-gpt-v1", "model_type": "llm", "credentials": {},
+        "prompt_messages": [{"role": "user", "content": "hi"}], "model_parameters": {}, "stream": True,
+    }  # fmt: skip
+    found = events(dispatch(one, "llm/invoke", "modelyard/mockgpt", data))
+    assert {entry["code"] for entry in found} == {0}
+    assert "".join(entry["data"]["delta"]["message"]["content"] for entry in found).startswith("感谢你的提问")
+    failed = events(dispatch(one, "llm/invoke", "modelyard/mockgpt", {**data, "credentials": {"api_key": "wrong"}}))
+    told = json.loads(json.loads(failed[0]["message"])["message"])
+    assert (failed[0]["code"], told["error_type"]) == (-500, "InvokeAuthorizationError")
+    counted = events(dispatch(one, "llm/num_tokens", "modelyard/mockgpt", data))
+    assert counted == [{"code": 0, "message": "success", "data": {"num_tokens": 2}}]
+    gone = daemon(one, "POST", "management/uninstall", json={"plugin_installation_id": listed["id"]})
+    assert gone.json()["data"] is True
+    assert daemon(one, "GET", "management/list").json()["data"] == {"list": [], "total": 0}
+    assert not one.plugins.host.folder(identifier).exists()
+
+
+def test_the_daemon_refuses_in_its_own_words(plugged: Plug):
+    one = plugged()
+    one.install("mockgpt")
+    no_key = httpx.get(f"{one.running.origin}/plugin/default/management/list")
+    assert (no_key.status_code, no_key.json()["code"]) == (401, -401)
+    cases = [
+        dispatch(one, "llm/fly", "modelyard/mockgpt", {}),
+        dispatch(one, "llm/invoke", "modelyard/nobody", {}),
+        dispatch(one, "llm/invoke", "modelyard/mockgpt", {}, tenant="other"),
+        daemon(one, "GET", "management/nothing"),
+        daemon(one, "POST", "management/uninstall", json={"plugin_installation_id": "x"}),
+    ]
+    assert [(case.status_code, case.json()["code"]) for case in cases] == [(404, -404)] * 5
+    wrong_type = dispatch(one, "llm/invoke", "modelyard/mockgpt", {"model_type": "tts"})
+    assert (wrong_type.status_code, "it is 'llm'" in wrong_type.text) == (400, True)
+    no_package = daemon(one, "POST", "management/install/upload/package", files={"dify_pkg": ("x", b"not a zip")})
+    assert "no sound ZIP file" in no_package.text
+
+
+def test_the_daemon_sets_up_endpoints(plugged: Plug):
+    one = plugged()
+    (installed,) = one.install("webhook")
+    setup = {"plugin_unique_identifier": installed.identifier, "name": "a", "settings": {"greeting": "Ho"}, "user_id": "u"}
+    assert daemon(one, "POST", "endpoint/setup", json=setup).json()["data"] is True
+    (listed,) = daemon(one, "GET", "endpoint/list").json()["data"]["endpoints"]
+    assert httpx.get(f"{listed['url']}/hello/Bo").text == "Ho, Bo."
+    changed = {"endpoint_id": listed["id"], "name": "b", "settings": {"greeting": "Hm"}}
+    assert daemon(one, "POST", "endpoint/update", json=changed).json()["data"] is True
+    assert httpx.get(f"{listed['url']}/hello/Bo").text == "Hm, Bo."
+    assert daemon(one, "POST", "endpoint/remove", json={"endpoint_id": listed["id"]}).json()["data"] is True
+    assert httpx.get(f"{listed['url']}/hello/Bo").status_code == 404
