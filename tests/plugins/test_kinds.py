@@ -54,7 +54,11 @@ def test_tokens_are_counted_by_the_plugin(plugged: Plug):
     one = plugged()
     one.install("mockgpt")
     with httpx.Client(base_url=one.running.url, timeout=30) as client:
-        body = {"model": "mockgpt/mock-gpt-v1", "messages": [{"role": "user", "content": "一二三四五"}], "max_tokens": 5}
+        body = {
+            "model": "mockgpt/mock-gpt-v1",
+            "messages": [{"role": "user", "content": "一二三四五"}],
+            "max_tokens": 5,
+        }
         assert client.post("/messages/count_tokens", json=body).json() == {"input_tokens": 5}
 
 
@@ -175,13 +179,25 @@ def test_an_agent_strategy_calls_tools_and_models(plugged: Plug):
     one = plugged()
     one.install("planner", "toolbox")
     tool = {
-        "identity": {"author": "modelyard", "name": "add", "label": {"en_US": "Add"}, "provider": "modelyard/toolbox/toolbox"},
+        "identity": {
+            "author": "modelyard",
+            "name": "add",
+            "label": {"en_US": "Add"},
+            "provider": "modelyard/toolbox/toolbox",
+        },
         "parameters": [],
         "description": {"human": {"en_US": "Adds."}, "llm": "Adds."},
         "provider_type": "builtin",
         "runtime_parameters": {},
     }
-    model = {"provider": "echo", "model": "echo", "model_type": "llm", "mode": "chat", "completion_params": {}, "history_prompt_messages": []}
+    model = {
+        "provider": "echo",
+        "model": "echo",
+        "model_type": "llm",
+        "mode": "chat",
+        "completion_params": {},
+        "history_prompt_messages": [],
+    }
     said = one.call(
         "modelyard/planner", "agent_strategy", "invoke_agent_strategy",
         agent_strategy_provider="planner", agent_strategy="once",
@@ -218,7 +234,11 @@ def test_a_datasource_lists_pages_and_gives_their_text(plugged: Plug):
     one.install("shelf")
     common: dict[str, Any] = {"provider": "shelf", "datasource": "notes", "credentials": {"token": "x"}}
     (pages,) = one.call(
-        "modelyard/shelf", "datasource", "invoke_online_document_datasource_get_pages", datasource_parameters={}, **common
+        "modelyard/shelf",
+        "datasource",
+        "invoke_online_document_datasource_get_pages",
+        datasource_parameters={},
+        **common,
     )
     assert [page["page_name"] for page in pages["result"][0]["pages"]] == ["Note 1", "Note 2", "Note 3"]
     page = {"workspace_id": "shelf", "page_id": "3", "type": "page"}
@@ -248,7 +268,9 @@ def test_a_trigger_hears_of_events_and_leaves_some_out(plugged: Plug):
         assert client.post(f"{origin}/t/nobody", json={"beat": 1}).status_code == 404
     assert heard == [("default", row, "beat", {"beat": 72})]
     with pytest.raises(PluginError, match="this token is refused"):
-        one.do(one.plugins.subscribe("default", "modelyard/pulse", "x", {"room": "7"}, {"token": "wrong"}, origin=origin))
+        one.do(
+            one.plugins.subscribe("default", "modelyard/pulse", "x", {"room": "7"}, {"token": "wrong"}, origin=origin)
+        )
     assert [known.id for known, _ in one.yard.directory.of("default", Subscription)] == [row]  # nothing was left
     one.do(one.plugins.unsubscribe("default", row))
     with pytest.raises(NotFoundError):
@@ -334,7 +356,12 @@ def test_the_daemon_refuses_in_its_own_words(plugged: Plug):
 def test_the_daemon_sets_up_endpoints(plugged: Plug):
     one = plugged()
     (installed,) = one.install("webhook")
-    setup = {"plugin_unique_identifier": installed.identifier, "name": "a", "settings": {"greeting": "Ho"}, "user_id": "u"}
+    setup = {
+        "plugin_unique_identifier": installed.identifier,
+        "name": "a",
+        "settings": {"greeting": "Ho"},
+        "user_id": "u",
+    }
     assert daemon(one, "POST", "endpoint/setup", json=setup).json()["data"] is True
     (listed,) = daemon(one, "GET", "endpoint/list").json()["data"]["endpoints"]
     assert httpx.get(f"{listed['url']}/hello/Bo").text == "Ho, Bo."

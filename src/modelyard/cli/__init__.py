@@ -25,6 +25,7 @@ COMMANDS = {
     "moderate": ("calls", "Say what is wrong with a text, if anything."),
     "models": ("models", "Models: list them; pull, verify, remove and measure local ones."),
     "providers": ("providers", "Providers: list, show, add, check."),
+    "plugin": ("plugins", "Plugins: make, try, debug, pack, sign and install them."),
     "prices": ("prices", "Prices: what models cost, and where price lists disagree."),
     "usage": ("usage", "What was used, and what it cost."),
     "explain": ("usage", "Why a call went where it went, by its x-request-id."),

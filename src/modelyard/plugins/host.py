@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import NotFoundError, PluginError
+from modelyard.base.errors import NotFoundError
 from modelyard.models.types import JSON
 from modelyard.plugins.conversation import Backwards, PluginCall
+from modelyard.plugins.debug import DebugRuntime
 from modelyard.plugins.declaration import Declaration, load_declaration
 from modelyard.plugins.environment import Environment, Environments
 from modelyard.plugins.identity import PluginIdentifier
@@ -48,7 +49,7 @@ class PluginHost:
         forks: bool = True,
     ) -> None:
         self._folder = folder
-        self._environments = environments
+        self.environments = environments
         self._backwards = backwards
         self._clock = clock
         self._environ = environ
@@ -78,7 +79,7 @@ class PluginHost:
         try:
             declaration = await asyncio.to_thread(load_declaration, folder)
             step("installing dependencies")
-            environment = await self._environments.prepare(folder, name=package.manifest.id)
+            environment = await self.environments.prepare(folder, name=package.manifest.id)
         except BaseException:
             if not was_there:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -116,21 +117,29 @@ class PluginHost:
     async def remove(self, identifier: str) -> None:
         """End a plugin that no tenant has any more, and take its files away."""
         parsed = PluginIdentifier.parse(identifier)
-        if isinstance(runtime := self._runtimes.pop(identifier, None), LocalRuntime):
-            await runtime.drain()
-        elif runtime is not None:
-            await runtime.aclose()
+        await self.stop(identifier)
         self._declarations.pop(identifier, None)
         folder = self._code(parsed)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         _note(folder).unlink(missing_ok=True)
         self._package(parsed).unlink(missing_ok=True)
 
+    def running(self) -> list[str]:
+        """Plugins that were called here, but for those in debug, which come and go by themselves."""
+        return [one for one, runtime in self._runtimes.items() if not isinstance(runtime, DebugRuntime)]
+
+    async def stop(self, identifier: str) -> None:
+        """End a plugin here, once its calls are answered."""
+        if isinstance(runtime := self._runtimes.pop(identifier, None), LocalRuntime):
+            await runtime.drain()
+        elif runtime is not None:
+            await runtime.aclose()
+
     def collect(self, *, older_than: float) -> list[str]:
         """Remove environments that no plugin here is in and that were not used for so many seconds."""
         notes = (self._folder / "code").glob("*/*.json")
         used = [str(msgspec.json.decode(one.read_bytes()).get("environment", "")) for one in notes]
-        return self._environments.collect(used, older_than=older_than)
+        return self.environments.collect(used, older_than=older_than)
 
     def _code(self, identifier: PluginIdentifier) -> Path:
         return self._folder / "code" / identifier.folder
@@ -184,11 +193,11 @@ class PluginHost:
         """As it was installed; made anew where it was collected."""
         note = _note(folder)
         if note.is_file():
-            known = self._environments.find(str(msgspec.json.decode(note.read_bytes()).get("environment", "")))
+            known = self.environments.find(str(msgspec.json.decode(note.read_bytes()).get("environment", "")))
             if known is not None:
                 known.touch()
                 return known
-        environment = await self._environments.prepare(folder, name=name)
+        environment = await self.environments.prepare(folder, name=name)
         save(note, msgspec.json.encode({"environment": environment.name}))
         return environment
 
@@ -262,7 +271,3 @@ class PluginHost:
 def _note(folder: Path) -> Path:
     """Beside a plugin's folder: which environment it is in."""
     return folder.with_name(folder.name + ".json")
-
-
-def missing_plugin(plugin: str) -> PluginError:
-    return PluginError("it is not installed", plugin=plugin)

@@ -95,6 +95,17 @@ class Plugins:
         self._tasks: set[asyncio.Task[None]] = set()
         self._serverless: frozenset[str] = frozenset()
         providers.add_from(self.added)
+        directory.on_change(self._changed)
+
+    def _changed(self, touched: set[tuple[str, str]]) -> None:
+        """End what no tenant has any more, whoever removed it."""
+        if Installation.kind not in {kind for _, kind in touched}:
+            return
+        for identifier in self.host.running():
+            if not self._directory.anybody(Installation, lambda one, it=identifier: one.plugin == it):
+                task = asyncio.ensure_future(self.host.stop(identifier))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Have it told that plugins in debug came or went."""
@@ -392,7 +403,7 @@ class Plugins:
             row = await asyncio.wrap_future(self._resources.change(old, name=manifest.id, body=body))
         await asyncio.to_thread(self._directory.refresh)
         if before is not None and before[1].plugin != identifier:
-            await self._remove_unused(before[1].plugin)
+            await self.drop_unused(before[1].plugin)
         return Installed(id=row.id, identifier=identifier, declaration=declaration, installation=installation)
 
     async def upgrade(self, tenant: str, old: str, new: str, *, source: str, meta: JSON | None = None) -> str:
@@ -416,9 +427,10 @@ class Plugins:
                     await asyncio.wrap_future(self._resources.remove(tenant, kind.kind, known.id))
         await self._storage.clear(tenant, one.plugin_id)
         await asyncio.to_thread(self._directory.refresh)
-        await self._remove_unused(one.identifier)
+        await self.drop_unused(one.identifier)
 
-    async def _remove_unused(self, identifier: str) -> None:
+    async def drop_unused(self, identifier: str) -> None:
+        """Take a plugin's files off this machine where no tenant has it."""
         if not self._directory.anybody(Installation, lambda one: one.plugin == identifier):
             await self.host.remove(identifier)
 

@@ -31,8 +31,9 @@ class OnceStrategy(AgentStrategy):
         )
         found = next(str(one.message.text) for one in answers if hasattr(one.message, "text"))
         yield self.finish_log_message(log=log, data={"output": found})
-        config = LLMModelConfig(**given.model.model_dump(mode="json", include={"provider", "model", "mode"}),
-                                completion_params={})
+        config = LLMModelConfig(
+            **given.model.model_dump(mode="json", include={"provider", "model", "mode"}), completion_params={}
+        )
         said = self.session.model.llm.invoke(config, [UserPromptMessage(content=f"It is {found}.")], stream=True)
         for piece in said:
             if piece.delta.message and piece.delta.message.content:

@@ -33,7 +33,9 @@ class PulseConstructor(TriggerSubscriptionConstructor):
         if credentials.get("token") == "wrong":
             raise SubscriptionError("this token is refused", error_code="REFUSED")
         return Subscription(
-            expires_at=int(time.time()) + 86_400, endpoint=endpoint, parameters=parameters,
+            expires_at=int(time.time()) + 86_400,
+            endpoint=endpoint,
+            parameters=parameters,
             properties={"room": parameters.get("room")},
         )
 

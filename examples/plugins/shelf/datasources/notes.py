@@ -17,8 +17,12 @@ class NotesDatasource(OnlineDocumentDatasource):
     def _get_pages(self, datasource_parameters: Mapping[str, Any]) -> DatasourceGetPagesResponse:
         pages = [
             OnlineDocumentPage(
-                page_id=name, page_name=f"Note {name}", page_icon=None, type="page",
-                last_edited_time="2026-11-21T00:00:00Z", parent_id=None,
+                page_id=name,
+                page_name=f"Note {name}",
+                page_icon=None,
+                type="page",
+                last_edited_time="2026-11-21T00:00:00Z",
+                parent_id=None,
             )
             for name in NOTES
         ]

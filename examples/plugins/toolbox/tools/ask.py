@@ -27,9 +27,7 @@ class AskTool(Tool):
         return str(len(self.session.model.text_embedding.invoke(config, [text]).embeddings[0]))
 
     def _ask_rerank(self, text: str) -> str:
-        config = RerankModelConfig(
-            provider="modelyard/sixfold/sixfold", model="overlap", score_threshold=0.0, top_n=1
-        )
+        config = RerankModelConfig(provider="modelyard/sixfold/sixfold", model="overlap", score_threshold=0.0, top_n=1)
         result = self.session.model.rerank.invoke(config, ["nothing", text], text)
         return result.docs[0].text
 

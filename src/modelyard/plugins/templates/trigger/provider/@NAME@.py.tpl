@@ -1,0 +1,48 @@
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from dify_plugin.entities.provider_config import CredentialType
+from dify_plugin.entities.trigger import EventDispatch, Subscription, UnsubscribeResult
+from dify_plugin.errors.trigger import SubscriptionError, TriggerDispatchError, TriggerProviderCredentialValidationError
+from dify_plugin.interfaces.trigger import Trigger, TriggerSubscriptionConstructor
+from werkzeug import Request, Response
+
+
+class @CLASS@Trigger(Trigger):
+    def _dispatch_event(self, subscription: Subscription, request: Request) -> EventDispatch:
+        body = request.get_json(force=True, silent=True)
+        if not isinstance(body, dict) or "beat" not in body:
+            raise TriggerDispatchError("the body must hold a beat")
+        answer = Response("heard", status=202, content_type="text/plain")
+        return EventDispatch(events=["beat"], response=answer, payload=body)
+
+
+class @CLASS@Constructor(TriggerSubscriptionConstructor):
+    def _validate_api_key(self, credentials: Mapping[str, Any]) -> None:
+        if credentials.get("token") == "wrong":
+            raise TriggerProviderCredentialValidationError("this token is refused")
+
+    def _create_subscription(
+        self,
+        endpoint: str,
+        parameters: Mapping[str, Any],
+        credentials: Mapping[str, Any],
+        credential_type: CredentialType,
+    ) -> Subscription:
+        if credentials.get("token") == "wrong":
+            raise SubscriptionError("this token is refused", error_code="REFUSED")
+        return Subscription(
+            expires_at=int(time.time()) + 86_400, endpoint=endpoint, parameters=parameters,
+            properties={"room": parameters.get("room")},
+        )
+
+    def _delete_subscription(
+        self, subscription: Subscription, credentials: Mapping[str, Any], credential_type: CredentialType
+    ) -> UnsubscribeResult:
+        return UnsubscribeResult(success=True, message="gone")
+
+    def _refresh_subscription(
+        self, subscription: Subscription, credentials: Mapping[str, Any], credential_type: CredentialType
+    ) -> Subscription:
+        return subscription
