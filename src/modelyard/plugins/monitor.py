@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelyard.plugins.process import Instance, LocalRuntime
@@ -21,7 +21,8 @@ class Taken:
     """By a plugin's process and all that it started."""
 
     bytes: int = 0
-    processes: int = 0
+    """Resident: what several share is counted for each."""
+    processes: list[int] = field(default_factory=list[int])
     seconds: float = 0.0
     """Of processors, since they began."""
 
@@ -41,9 +42,21 @@ def taken(sessions: Iterable[int], proc: Path = Path("/proc")) -> dict[int, Take
         if session in wanted and fields[0] != b"Z":
             one = found[session]
             one.bytes += int(fields[21]) * _PAGE
-            one.processes += 1
+            one.processes.append(int(path.name))
             one.seconds += (int(fields[11]) + int(fields[12])) / _TICKS
     return dict(found)
+
+
+def own_bytes(processes: Iterable[int], proc: Path = Path("/proc")) -> int:
+    """Memory of processes, of what they share with others their share alone. Dear: the kernel walks every page."""
+    total = 0
+    for pid in processes:
+        try:
+            lines = (proc / str(pid) / "smaps_rollup").read_bytes().splitlines()
+        except OSError:
+            continue
+        total += next((int(line.split()[1]) for line in lines if line.startswith(b"Pss:")), 0) * 1024
+    return total
 
 
 class Monitor:
@@ -60,12 +73,13 @@ class Monitor:
             if one is None:
                 continue
             options = runtime.options
-            if one.bytes > options.max_memory:
+            count = len(one.processes)
+            if count > options.max_processes:
+                runtime.evict(instance, f"it ran {count} processes; {options.max_processes} are allowed")
+            elif one.bytes > options.max_memory and (share := own_bytes(one.processes)) > options.max_memory:
                 mega = 1 << 20
-                why = f"it took {one.bytes // mega:,} MB of memory; {options.max_memory // mega:,} are allowed"
+                why = f"it took {share // mega:,} MB of memory; {options.max_memory // mega:,} are allowed"
                 runtime.evict(instance, why)
-            elif one.processes > options.max_processes:
-                runtime.evict(instance, f"it ran {one.processes} processes; {options.max_processes} are allowed")
             else:
                 self._spin(runtime, instance, one, now)
 

@@ -110,11 +110,13 @@ class Warden:
                 os.execve(sys.executable, [sys.executable, "-m", message["module"]], message["env"])
             _run_here(message["module"], message["env"])
         except BaseException as error:  # whatever a plugin's module raises is its end, and is told on stderr
-            if isinstance(error, SystemExit) and not isinstance(error.code, str):
-                code = error.code if isinstance(error.code, int) else 0
-            else:
+            code = 1
+            if not isinstance(error, SystemExit):
                 sys.excepthook(type(error), error, error.__traceback__)
-                code = 1
+            elif isinstance(error.code, str):
+                sys.stderr.write(error.code + "\n")
+            else:
+                code = error.code or 0
             sys.stderr.flush()
             os._exit(code)
         os._exit(0)

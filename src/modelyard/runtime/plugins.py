@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,6 +93,7 @@ class Plugins:
         self._debugged: dict[str, dict[str, tuple[Declaration, DebugRuntime]]] = {}
         self._listeners: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._serverless: frozenset[str] = frozenset()
         providers.add_from(self.added)
         directory.on_change(self._changed)
@@ -101,11 +102,18 @@ class Plugins:
         """End what no tenant has any more, whoever removed it."""
         if Installation.kind not in {kind for _, kind in touched}:
             return
+        if self._loop is not None and not self._loop.is_closed():  # changes are read in a thread
+            self._loop.call_soon_threadsafe(self._stop_unused)
+
+    def _stop_unused(self) -> None:
         for identifier in self.host.running():
             if not self._directory.anybody(Installation, lambda one, it=identifier: one.plugin == it):
-                task = asyncio.ensure_future(self.host.stop(identifier))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._begin(self.host.stop(identifier))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Have it told that plugins in debug came or went."""
@@ -234,6 +242,7 @@ class Plugins:
         more: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[JSON, None]:
         """`more` are ids that go with the request. Raises NotFoundError, PluginError."""
+        self._loop = self._loop or asyncio.get_running_loop()
         one = self.find(tenant, plugin)
         call = PluginCall(
             tenant=tenant,
@@ -329,10 +338,7 @@ class Plugins:
         made = self._resources.add(tenant, PluginTask.kind, name, lambda row: msgspec.json.encode(task).decode())
         resource: Resource = await asyncio.wrap_future(made)
         if not is_done:
-            work = self._install_all(tenant, resource, task, packages, list(metas), granted)
-            running = asyncio.ensure_future(work)
-            self._tasks.add(running)
-            running.add_done_callback(self._tasks.discard)
+            self._begin(self._install_all(tenant, resource, task, packages, list(metas), granted))
         return resource.id, is_done
 
     async def _install_all(

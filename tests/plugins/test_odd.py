@@ -1,0 +1,249 @@
+"""Plugins that do what no plugin should: each is named with the reason, and nobody else notices."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from tools.show.odd_plugins import odd_plugin
+
+from modelyard.base.errors import PluginError
+from modelyard.base.settings import PluginSettings
+from modelyard.plugins.conversation import PluginDiedError
+from modelyard.plugins.package import package_folder
+from modelyard.plugins.process import LocalRuntime
+from tests.plugins.conftest import Plugged
+
+Plug = Callable[..., Plugged]
+QUICK = PluginSettings(debug_port=0, start_seconds=2.0, silence_seconds=2.0, memory_mb=300, processes=16)
+
+
+@pytest.fixture
+def odd(plugged: Plug, tmp_path: Path) -> Callable[..., Plugged]:
+    """A gateway with one of them installed beside one that is fine."""
+
+    def start(*behaviours: str, kind: str = "tools", permission: str = "{}", **changes: Any) -> Plugged:
+        one = plugged(chosen=changes.pop("chosen", QUICK), **changes)
+        for behaviour in behaviours:
+            folder = odd_plugin(tmp_path / "odd", behaviour, kind=kind, permission=permission)
+            one.do(one.plugins.add("default", package_folder(folder)))
+        return one
+
+    return start
+
+
+def ask(one: Plugged, name: str, **parameters: Any) -> list[Any]:
+    return one.call(
+        f"odd/{name}", "tool", "invoke_tool", provider=name, tool="odd", credentials={}, tool_parameters=parameters
+    )
+
+
+def texts(answers: list[Any]) -> list[str]:
+    return [one["message"]["text"] for one in answers]
+
+
+def runtime(one: Plugged, name: str) -> LocalRuntime:
+    identifier = one.plugins.find("default", f"odd/{name}").identifier
+    return one.plugins.host._runtimes[identifier]  # type: ignore[attr-defined,return-value]
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def left(name: str) -> list[int]:
+    """Processes that were started in a plugin's folder."""
+    found: list[int] = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                if (
+                    f"/odd/{name}-" in str((path / "cwd").readlink())
+                    and (path / "stat").read_text().split(")")[-1].split()[0] != "Z"
+                ):
+                    found.append(int(path.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_one_that_will_not_start_says_why_and_rests_longer_each_time(odd: Callable[..., Plugged]):
+    one = odd("crash", "fine")
+    for _ in range(2):
+        with pytest.raises(PluginDiedError, match="I will not start") as caught:
+            ask(one, "crash")
+    with pytest.raises(PluginDiedError, match=r"(?s)not started again for \d\.\d s.*I will not start") as caught:
+        ask(one, "crash")
+    assert caught.value.retry_after is not None
+    assert 0 < caught.value.retry_after <= 0.5
+    assert texts(ask(one, "fine")) == ["fine"]
+
+
+def test_one_that_never_gets_ready_is_given_up(odd: Callable[..., Plugged]):
+    one = odd("silent")
+    with pytest.raises(PluginDiedError, match="not ready within 2 s"):
+        ask(one, "silent")
+    assert eventually(lambda: not left("silent"))
+
+
+def test_garbage_is_left_out_and_noted(odd: Callable[..., Plugged], caplog: pytest.LogCaptureFixture):
+    one = odd("garbage")
+    with caplog.at_level("INFO", logger="modelyard.plugins"):
+        assert texts(ask(one, "garbage")) == ["still here"]
+    assert "this is no JSON" in caplog.text
+
+
+def test_answers_for_somebody_else_reach_nobody(odd: Callable[..., Plugged], caplog: pytest.LogCaptureFixture):
+    one = odd("stranger")
+    with caplog.at_level("INFO", logger="modelyard.plugins"):
+        assert texts(ask(one, "stranger")) == ["mine"]
+    assert "a request that it was not asked: 'somebody-elses'" in caplog.text
+
+
+def test_a_line_may_be_as_long_as_it_needs(odd: Callable[..., Plugged]):
+    one = odd("long")
+    assert [len(words) for words in texts(ask(one, "long"))] == [30_000_000]
+
+
+def test_a_flood_that_nobody_reads_ends_that_call(odd: Callable[..., Plugged]):
+    one = odd("flood")
+
+    async def slowly() -> int:
+        count = 0
+        stream = one.plugins.call(
+            "default", "odd/flood", "tool", "invoke_tool",
+            {"provider": "flood", "tool": "odd", "credentials": {}, "tool_parameters": {}},
+        )  # fmt: skip
+        async for _ in stream:
+            count += 1
+            await asyncio.sleep(0.2)
+        return count
+
+    with pytest.raises(PluginError, match="that nobody had read"):
+        one.do(slowly())
+
+
+def test_a_call_that_is_given_up_ends_the_process_that_works_on_for_nobody(odd: Callable[..., Plugged]):
+    one = odd("hang")
+
+    async def give_up() -> None:
+        async with asyncio.timeout(1.0):
+            async for _ in one.plugins.call(
+                "default", "odd/hang", "tool", "invoke_tool",
+                {"provider": "hang", "tool": "odd", "credentials": {}, "tool_parameters": {}},
+            ):  # fmt: skip
+                pass
+
+    with pytest.raises(TimeoutError):
+        one.do(give_up())
+    assert len(left("hang")) == 1
+    assert eventually(lambda: not left("hang"), 8)
+
+
+def test_one_that_falls_silent_is_ended(odd: Callable[..., Plugged]):
+    one = odd("mute")
+    with pytest.raises(PluginDiedError, match="it said nothing for 2 s"):
+        ask(one, "mute")
+    assert eventually(lambda: not left("mute"))
+
+
+def test_one_that_ignores_signals_is_ended_all_the_same(odd: Callable[..., Plugged]):
+    one = odd("deaf")
+
+    async def begin() -> None:
+        async with asyncio.timeout(0.7):
+            async for _ in one.plugins.call("default", "odd/deaf", "tool", "invoke_tool", {}):
+                pass
+
+    with pytest.raises(TimeoutError):
+        one.do(begin())
+    one.do(one.plugins.uninstall("default", "odd/deaf"))
+    assert eventually(lambda: not left("deaf"))
+
+
+def test_what_a_plugin_forked_goes_with_it(odd: Callable[..., Plugged]):
+    one = odd("forks")
+    assert texts(ask(one, "forks")) == ["forked"]
+    assert len(left("forks")) >= 4
+    os.kill(runtime(one, "forks").instances[0].spawned.pid, 9)
+    assert eventually(lambda: not left("forks"))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "why"),
+    [("bomb", r"it ran \d+ processes; 16 are allowed"), ("leak", r"MB of memory; 300 are allowed")],
+)
+def test_one_that_takes_too_much_is_ended(odd: Callable[..., Plugged], behaviour: str, why: str):
+    one = odd(behaviour, "fine")
+    with pytest.raises(PluginDiedError, match=why):
+        ask(one, behaviour)
+    assert eventually(lambda: not left(behaviour))
+    assert texts(ask(one, "fine")) == ["fine"]
+
+
+def test_one_that_spins_with_nothing_to_do_is_ended(odd: Callable[..., Plugged]):
+    one = odd("spin", chosen=msgspec.structs.replace(QUICK, silence_seconds=60.0))
+    assert texts(ask(one, "spin")) == ["off"]
+    (pid,) = left("spin")
+    assert eventually(lambda: os.getpriority(os.PRIO_PROCESS, pid) == 19, 8)
+    assert eventually(lambda: not left("spin"), 25)
+
+
+def test_one_that_dies_in_a_stream_ends_that_call_and_leaves_its_row(odd: Callable[..., Plugged]):
+    one = odd("dies", kind="models")
+    body = {"model": "dies/odd", "messages": [{"role": "user", "content": "hi"}]}
+    with httpx.Client(base_url=one.running.url, timeout=20) as client:
+        with client.stream("POST", "/chat/completions", json={**body, "stream": True}) as response:
+            lines = [line for line in response.iter_lines() if line]
+        assert "half a " in lines[0]
+        assert "ended with status 3" in lines[-1]
+        whole = client.post("/chat/completions", json=body)
+    assert (whole.status_code, whole.json()["error"]["code"]) == (503, "upstream_unavailable")
+    rows = one.running.flush()
+    assert {row.status for row in rows} == {"upstream_unavailable"}
+    assert rows[-1].completion_tokens > 0
+
+
+def test_another_model_answers_where_nothing_had_begun(odd: Callable[..., Plugged]):
+    one = odd("crash", kind="models", failover={"crash/odd": ["echo/echo"]})
+    body = {"model": "crash/odd", "messages": [{"role": "user", "content": "hello"}]}
+    answered = httpx.post(f"{one.running.url}/chat/completions", json=body, timeout=20)
+    assert answered.json()["choices"][0]["message"]["content"] == "hello"
+
+
+def test_a_model_may_ask_its_host_for_nothing(odd: Callable[..., Plugged]):
+    one = odd("asks", permission="{storage: {enabled: true, size: 4096}}")
+
+    async def refused(kind: str) -> str:
+        from modelyard.plugins.backwards import BackwardsCalls
+        from modelyard.plugins.conversation import PluginCall
+
+        backwards: BackwardsCalls = one.plugins.host._backwards  # type: ignore[attr-defined,assignment]
+        call = PluginCall(tenant="default", plugin="odd/asks", type=kind, action="x", data={})
+        try:
+            async for _ in backwards.answer(call, "storage", {"opt": "get", "key": "x"}):
+                pass
+        except PluginError as error:
+            return str(error)
+        return ""
+
+    assert "a model may ask its host for nothing" in one.do(refused("model"))
+    assert "permission denied: 'storage'" in one.do(refused("tool"))
+
+
+def test_unknown_actions_end_without_an_answer_and_unknown_plugins_are_named(plugged: Plug):
+    one = plugged()
+    one.install("toolbox")
+    assert one.call("modelyard/toolbox", "tool", "fly", provider="toolbox") == []
+    with pytest.raises(Exception, match="plugin 'nobody/here' is not installed"):
+        one.call("nobody/here", "tool", "invoke_tool")

@@ -1,0 +1,205 @@
+"""Plugins that do what no plugin should. They speak the protocol by hand, without the SDK, so that each can break
+it."""
+
+from pathlib import Path
+
+_MANIFEST = """version: 0.0.1
+type: plugin
+author: odd
+name: {name}
+label: {{en_US: {name}}}
+description: {{en_US: Does what it should not.}}
+icon: icon.svg
+created_at: 2026-11-21T00:00:00Z
+resource:
+  memory: 1048576
+  permission: {permission}
+plugins:
+  {kind}: [provider/odd.yaml]
+meta:
+  version: 0.0.1
+  arch: [amd64, arm64]
+  runner: {{language: python, version: "3.12", entrypoint: main}}
+"""
+_TOOLS = """identity:
+  {{author: odd, name: {name}, label: {{en_US: {name}}}, description: {{en_US: Odd.}}, icon: icon.svg}}
+tools: [provider/tool.yaml]
+extra: {{python: {{source: provider/odd.py}}}}
+"""
+_TOOL = """identity: {author: odd, name: odd, label: {en_US: Odd}}
+description: {human: {en_US: Odd.}, llm: Odd.}
+parameters: []
+extra: {python: {source: provider/odd.py}}
+"""
+_MODELS = """provider: {name}
+label: {{en_US: {name}}}
+supported_model_types: [llm]
+configurate_methods: [predefined-model]
+models: {{llm: {{predefined: [provider/model/*.yaml]}}}}
+extra: {{python: {{provider_source: provider/odd.py, model_sources: [provider/odd.py]}}}}
+"""
+_MODEL = """model: odd
+model_type: llm
+model_properties: {mode: chat, context_size: 4096}
+pricing: {input: "1", output: "1", unit: "0.001", currency: USD}
+"""
+_PROLOGUE = """import json
+import os
+import signal
+import sys
+import threading
+import time
+
+try:
+    from gevent.os import tp_read as read  # where the SDK was loaded, a plain read would stop everything else
+except ImportError:
+    read = os.read
+
+
+def write(text):
+    data = text.encode()
+    while data:
+        data = data[os.write(1, data):]
+
+
+def say(message):
+    write(json.dumps(message) + "\\n\\n")
+
+
+def heartbeat():
+    say({"event": "heartbeat", "session_id": None, "data": {}})
+
+
+def send(session, kind, data):
+    say({"event": "session", "session_id": session, "data": {"type": kind, "data": data}})
+
+
+def text(session, words):
+    send(session, "stream", {"type": "text", "message": {"text": words}})
+
+
+def chunk(session, words, **more):
+    delta = {"index": 0, "message": {"role": "assistant", "content": words, "tool_calls": []}, "usage": None,
+             "finish_reason": None, **more}
+    send(session, "stream", {"model": "odd", "prompt_messages": [], "delta": delta})
+
+
+def end(session):
+    send(session, "end", {})
+
+
+def beat_on():
+    def beat():
+        while True:
+            heartbeat()
+            time.sleep(0.2)
+
+    threading.Thread(target=beat, daemon=True).start()
+
+
+def requests():
+    buffer = b""
+    while True:
+        data = read(0, 65536)
+        if not data:
+            time.sleep(0.05)
+            continue
+        *lines, buffer = (buffer + data).split(b"\\n")
+        for line in lines:
+            if line.strip():
+                message = json.loads(line)
+                if message["event"] == "request":
+                    yield message["session_id"], message["data"]
+
+
+"""
+_SERVE = """beat_on()
+for session, asked in requests():
+    def work(session=session, asked=asked):
+{body}
+    threading.Thread(target=work, daemon=True).start()
+"""
+
+
+def _serving(body: str, before: str = "") -> str:
+    lines = "\n".join(f"        {line}" for line in body.strip().splitlines())
+    return before + _SERVE.format(body=lines)
+
+
+BEHAVIOURS: dict[str, str] = {
+    "fine": _serving("text(session, 'fine')\nend(session)"),
+    "crash": "sys.exit('I will not start')\n",
+    "silent": "time.sleep(3600)\n",
+    "garbage": _serving(
+        "print_me()\ntext(session, 'still here')\nend(session)",
+        "def print_me():\n    write('this is no JSON\\n{\"half\": \\n\\x00\\xff\\n')\n\n\n",
+    ),
+    "stranger": _serving("text('somebody-elses', 'boo')\nend('somebody-elses')\ntext(session, 'mine')\nend(session)"),
+    "flood": _serving("while True:\n    text(session, 'x' * 1_000_000)"),
+    "long": _serving("text(session, 'y' * 30_000_000)\nend(session)"),
+    "hang": _serving("time.sleep(3600)"),
+    "dies": _serving("chunk(session, 'half a ')\nchunk(session, 'sentence')\ntime.sleep(0.2)\nos._exit(3)"),
+    "unending": _serving("text(session, 'never ends')"),
+    "mute": "heartbeat()\nfor session, asked in requests():\n    time.sleep(3600)\n",
+    "deaf": _serving(
+        "time.sleep(3600)",
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n",
+    ),
+    "forks": _serving(
+        """for _ in range(3):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(3600)
+        time.sleep(3600)
+text(session, 'forked')
+end(session)"""
+    ),
+    "bomb": _serving("while True:\n    if os.fork() == 0:\n        time.sleep(3600)\n    time.sleep(0.005)"),
+    "leak": _serving("kept = []\nwhile True:\n    kept.append(bytearray(8 << 20))\n    time.sleep(0.02)"),
+    "spin": _serving("text(session, 'off')\nend(session)\ntime.sleep(0.3)\nos.nice(0)\nwhile True:\n    pass"),
+    "asks": _serving(
+        """say({"event": "session", "session_id": session, "data": {"type": "invoke", "data": {
+    "type": asked.get("tool_parameters", {}).get("what", "storage"), "backwards_request_id": "a" * 32,
+    "request": {"opt": "get", "key": "x"}}}})"""
+    ),
+    "menace": _serving(
+        """import random
+kind = random.randrange(3)
+if kind == 0:
+    for _ in range(20):
+        if os.fork() == 0:
+            while True:
+                pass
+if kind == 1:
+    kept = []
+    while True:
+        kept.append(bytearray(16 << 20))
+        time.sleep(0.01)
+while True:
+    pass"""
+    ),
+}
+"""Name → the rest of its program."""
+
+
+def odd_plugin(folder: Path, behaviour: str, *, name: str = "", kind: str = "tools", permission: str = "{}") -> Path:
+    """Write one of them; its folder."""
+    name = name or behaviour
+    target = folder / name
+    files = {
+        "manifest.yaml": _MANIFEST.format(name=name, kind=kind, permission=permission),
+        "provider/odd.yaml": (_TOOLS if kind == "tools" else _MODELS).format(name=name),
+        "provider/tool.yaml": _TOOL,
+        "provider/model/odd.yaml": _MODEL,
+        "provider/odd.py": "",
+        "main.py": _PROLOGUE + BEHAVIOURS[behaviour],
+        "requirements.txt": "dify_plugin>=0.7.4,<0.11\n",
+        "_assets/icon.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "README.md": f"# {name}\n",
+    }
+    for path, text in files.items():
+        where = target / path
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_text(text, "utf-8")
+    return target
