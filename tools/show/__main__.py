@@ -27,6 +27,12 @@ PROOFS = {
     "tenancy": "Every route with every id of another tenant's; secrets looked for wherever words go.",
     "memory": "100,000 requests: memory, tasks, threads and descriptors.",
     "bench-gateway": "What a call costs with everything on, beside the peers that install.",
+    "plugin-kinds": "Plugins of every kind, unmodified, end to end; the how-to of MockGPT, executed.",
+    "plugin-storm": "50 plugins that crash and one that forks, leaks and spins, beside healthy ones.",
+    "plugin-streams": "500 streams through one plugin; a plugin killed in the middle of one.",
+    "plugin-orphans": "Kill -9 the host: no plugin, and nothing that one forked, is left.",
+    "plugin-signatures": "Signatures and checksums, beside an account of their own.",
+    "bench-plugins": "Starts, calls, streams and installs of plugins, beside the plain way.",
     "house": "The layer list, the contracts, no import circle, the size of the core.",
 }
 

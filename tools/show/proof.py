@@ -56,6 +56,15 @@ def weights_folder() -> Path:
     return Path(os.environ.get("MODELYARD_HOME", "~/.modelyard")).expanduser() / "models"
 
 
+def ready_home(home: Path) -> Path:
+    """A home folder that shares plugins' environments with the one of this machine: they never change."""
+    shared = weights_folder().parent / "plugins" / "environments"
+    shared.mkdir(parents=True, exist_ok=True)
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "environments").symlink_to(shared)
+    return home
+
+
 @contextmanager
 def clean_checkout() -> Generator[Path]:
     """The committed state of this repository, cloned beside nothing else."""

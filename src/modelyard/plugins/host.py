@@ -26,8 +26,8 @@ logger = logging.getLogger("modelyard.plugins")
 
 Step = Callable[[str], None]
 """Is told what an installation does next, for progress bars."""
-_LOOK_SECONDS = 1.0
-_REST_LOOKS = 600
+_LOOK_SECONDS = 0.5
+_REST_LOOKS = 1200
 _PLUGIN_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY",
                      "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TIKTOKEN_CACHE_DIR")  # fmt: skip
 """All that a plugin is told of the host's environment: nothing that could be a secret."""
@@ -236,13 +236,13 @@ class PluginHost:
         local = [one for one in self._runtimes.values() if isinstance(one, LocalRuntime)]
         for runtime in local:
             runtime.look()
-        pids = {instance.spawned.pid for runtime in local for instance in runtime.instances}
+        pids = {one.spawned.pid: runtime.options.max_memory for runtime in local for one in runtime.instances}
         if pids:
             found = await asyncio.to_thread(taken, pids)
             now = self._clock.monotonic()
             for runtime in local:
                 self._monitor.judge(runtime, found, now)
-            self._monitor.forget(pids)
+            self._monitor.forget(set(pids))
         self._looks += 1
         if self._looks % _REST_LOOKS == 0:
             self._wardens.rest()

@@ -2,18 +2,19 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelyard.plugins.process import Instance, LocalRuntime
+from modelyard.plugins.process import BEHIND, Instance, LocalRuntime, step_back
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-_MUCH = 0.5
-"""Of a processor: a process with nothing to do that takes so much is spinning."""
-_NICE_AFTER, _END_AFTER = 2.0, 15.0
-_LOWEST = 19
+_MUCH = 0.6
+"""Of a processor: a plugin that takes so much lets others go first."""
+_SPAN = 0.4
+_BEHIND_SECONDS = 20.0
+_END_AFTER = 15.0
 
 
 @dataclass(slots=True)
@@ -21,15 +22,15 @@ class Taken:
     """By a plugin's process and all that it started."""
 
     bytes: int = 0
-    """Resident: what several share is counted for each."""
+    """Resident: what several share is counted for each, unless that is more than one may take."""
     processes: list[int] = field(default_factory=list[int])
     seconds: float = 0.0
     """Of processors, since they began."""
 
 
-def taken(sessions: Iterable[int], proc: Path = Path("/proc")) -> dict[int, Taken]:
-    """By session, as each plugin leads one."""
-    wanted = set(sessions)
+def taken(sessions: Mapping[int, int], proc: Path = Path("/proc")) -> dict[int, Taken]:
+    """By session, as each plugin leads one; given is what each may take, in bytes."""
+    wanted = sessions.keys()
     found: dict[int, Taken] = defaultdict(Taken)
     for path in proc.iterdir():
         if not path.name.isdigit():
@@ -44,10 +45,13 @@ def taken(sessions: Iterable[int], proc: Path = Path("/proc")) -> dict[int, Take
             one.bytes += int(fields[21]) * _PAGE
             one.processes.append(int(path.name))
             one.seconds += (int(fields[11]) + int(fields[12])) / _TICKS
+    for session, one in found.items():
+        if one.bytes > sessions[session]:
+            one.bytes = _own_bytes(one.processes, proc)
     return dict(found)
 
 
-def own_bytes(processes: Iterable[int], proc: Path = Path("/proc")) -> int:
+def _own_bytes(processes: Iterable[int], proc: Path) -> int:
     """Memory of processes, of what they share with others their share alone. Dear: the kernel walks every page."""
     total = 0
     for pid in processes:
@@ -76,36 +80,34 @@ class Monitor:
             count = len(one.processes)
             if count > options.max_processes:
                 runtime.evict(instance, f"it ran {count} processes; {options.max_processes} are allowed")
-            elif one.bytes > options.max_memory and (share := own_bytes(one.processes)) > options.max_memory:
+            elif one.bytes > options.max_memory:
                 mega = 1 << 20
-                why = f"it took {share // mega:,} MB of memory; {options.max_memory // mega:,} are allowed"
+                why = f"it took {one.bytes // mega:,} MB of memory; {options.max_memory // mega:,} are allowed"
                 runtime.evict(instance, why)
             else:
-                self._spin(runtime, instance, one, now)
+                self._yield(runtime, instance, one, now)
 
-    def _spin(self, runtime: LocalRuntime, instance: Instance, one: Taken, now: float) -> None:
-        """One that keeps a processor busy with no request open gets the lowest priority, and then its end."""
+    def _yield(self, runtime: LocalRuntime, instance: Instance, one: Taken, now: float) -> None:
+        """One that keeps a processor busy steps back behind the others; with nothing to do, it comes to its end."""
         pid = instance.spawned.pid
         at, seconds = self._before.get(pid, (now, one.seconds))
-        self._before[pid] = (now, one.seconds)
-        is_spinning = now > at and (one.seconds - seconds) / (now - at) > _MUCH
-        if instance.conversation.open or not is_spinning or not instance.conversation.ready.done():
-            instance.spins_since = None
+        if now - at < _SPAN and pid in self._before:
             return
-        if instance.spins_since is None:
+        self._before[pid] = (now, one.seconds)
+        share = (one.seconds - seconds) / (now - at) if now > at else 0.0
+        if share > _MUCH:
+            runtime.behind_until = now + _BEHIND_SECONDS
+        is_behind = now < runtime.behind_until
+        if is_behind != instance.is_behind:
+            instance.is_behind = is_behind
+            step_back(pid, BEHIND if is_behind else 0)
+        if instance.conversation.open or share <= _MUCH or not instance.conversation.ready.done():
+            instance.spins_since = None
+        elif instance.spins_since is None:
             instance.spins_since = now
         elif now - instance.spins_since > _END_AFTER:
             runtime.evict(instance, f"it kept a processor busy for {_END_AFTER:.0f} s with nothing to do")
-        elif now - instance.spins_since > _NICE_AFTER:
-            _lower(pid)
 
     def forget(self, living: set[int]) -> None:
         for pid in [pid for pid in self._before if pid not in living]:
             del self._before[pid]
-
-
-def _lower(pid: int) -> None:
-    try:
-        os.setpriority(os.PRIO_PGRP, pid, _LOWEST)
-    except (ProcessLookupError, PermissionError):
-        return

@@ -4,6 +4,7 @@ started anew when it dies, each time after a longer rest."""
 import asyncio
 import contextlib
 import logging
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -25,6 +26,21 @@ _STEADY_SECONDS = 60.0
 """A process that lived so long died of something new."""
 _ERR_KEPT = 8192
 _PIECE = 65_536
+
+
+BEHIND = 19
+"""The priority of a session that lets all others go first."""
+
+
+def step_back(pid: int, nice: int) -> None:
+    """Set the priority of a session. Where the kernel shares processors out by sessions, that is the session's own;
+    elsewhere it is its processes', and only ever goes down."""
+    try:
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+    except OSError:
+        if nice:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.setpriority(os.PRIO_PGRP, pid, nice)
 
 
 class Runtime(Protocol):
@@ -83,6 +99,8 @@ class Instance:
     used_at: float
     is_draining: bool = False
     abandoned_since: float | None = None
+    is_behind: bool = False
+    """Whether it has to let others go first; the monitor's."""
     spins_since: float | None = None
     """Since when it takes a processor with nothing to do; the monitor's."""
 
@@ -127,6 +145,8 @@ class LocalRuntime:
         self._rests_until = 0.0
         self._why = ""
         self._is_closed = False
+        self.behind_until = 0.0
+        """Until when its processes let others go first, whatever they do: it kept a processor busy. The monitor's."""
 
     # calls
 
@@ -213,6 +233,8 @@ class LocalRuntime:
             if not isinstance(error, PluginError):
                 self._end(instance, PluginDiedError("its start was given up", plugin=launch.plugin))
             raise
+        instance.is_behind = self._clock.monotonic() < self.behind_until
+        step_back(spawned.pid, BEHIND if instance.is_behind else 0)
         fields = {"plugin": launch.plugin, "pid": spawned.pid, "seconds": round(self._age(instance), 3)}
         logger.info("a plugin is ready", extra={"fields": fields})
         return instance

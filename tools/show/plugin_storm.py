@@ -1,0 +1,122 @@
+"""50 plugins that crash at start and one that forks, leaks and spins, beside healthy ones that must not notice."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from tools.show.odd_plugins import odd_plugin
+from tools.show.plugged import EXAMPLES, Served, eventually, memory_mb, percentile, plugged
+from tools.show.proof import ROOT, Proof
+
+CRASHERS, SECONDS, AT_ONCE = 50, 25.0, 4
+_SETTINGS = "plugins: {debug_port: 0, memory_mb: 400, start_seconds: 10}\nlog_level: error\n"
+
+
+def _storm(folder: Path) -> Sequence[Path]:
+    bad = [odd_plugin(folder, "crash", name=f"crash{place}") for place in range(CRASHERS)]
+    return [*bad, odd_plugin(folder, "menace")]
+
+
+class Callers:
+    """Healthy calls, one after the other from each of a few threads, until they are stopped."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._stop = threading.Event()
+        self.times: list[float] = []
+        self.errors: list[str] = []
+
+    def run(self, seconds: float) -> None:
+        threads = [threading.Thread(target=self._call) for _ in range(AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        self._stop.set()
+        for thread in threads:
+            thread.join()
+
+    def _call(self) -> None:
+        body = {"model": "mockgpt/mock-gpt-v1", "messages": [{"role": "user", "content": "hi"}]}
+        with self._served.client() as client:
+            while not self._stop.is_set():
+                begun = time.monotonic()
+                answer = client.post("/chat/completions", json=body)
+                self.times.append(time.monotonic() - begun)
+                if answer.status_code != 200:
+                    self.errors.append(answer.text[:200])
+                time.sleep(0.02)
+
+
+def bother(origin: str, key: str, names: Sequence[str]) -> None:
+    """Call the bad ones, again and again, until somebody ends this process."""
+    with httpx.Client(timeout=3) as client:
+        while True:
+            for name in names:
+                data = {"provider": name, "tool": "odd", "credentials": {}, "tool_parameters": {}}
+                headers = {"x-api-key": key, "x-plugin-id": f"odd/{name}"}
+                with suppress(httpx.HTTPError):
+                    url = f"{origin}/plugin/default/dispatch/tool/invoke"
+                    client.post(url, json={"user_id": "u", "data": data}, headers=headers)
+                time.sleep(0.005)
+
+
+@contextmanager
+def _bothered(served: Served) -> Generator[None]:
+    """While processes of their own call the bad plugins."""
+    key = (served.home / "plugin.key").read_text().strip()
+    crashers = [f"crash{place}" for place in range(CRASHERS)]
+    code = "import sys; from tools.show.plugin_storm import bother; bother(sys.argv[1], sys.argv[2], sys.argv[3:])"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, served.origin, key, *names], cwd=ROOT)
+        for names in (crashers, ["menace"])
+    ]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def prove() -> Proof:
+    proof = Proof()
+    with plugged(EXAMPLES / "mockgpt", settings=_SETTINGS, make=_storm) as served:
+        warm = Callers(served)
+        warm.run(2.0)
+        alone = Callers(served)
+        alone.run(SECONDS / 2)
+        before = memory_mb(served.process.pid)
+        with _bothered(served):
+            beside = Callers(served)
+            beside.run(SECONDS)
+            middle = memory_mb(served.process.pid)
+        after = memory_mb(served.process.pid)
+        cleared = eventually(lambda: set(served.plugins().values()) <= {"mockgpt"}, 40)
+        left = sorted(set(served.plugins().values()) - {"mockgpt"})
+        pid = served.process.pid
+        still = Path(f"/proc/{pid}").exists()
+    quiet, loud = percentile(alone.times, 0.99), percentile(beside.times, 0.99)
+    proof.line("healthy calls alone: calls, p50, p99", _said(alone.times))
+    proof.line("beside the storm: calls, p50, p99", _said(beside.times))
+    proof.line("p99 beside the storm", f"{loud / quiet:.2f} times", loud <= 1.5 * quiet)
+    proof.line("healthy calls that failed", len(alone.errors) + len(beside.errors), not (alone.errors + beside.errors))
+    seen = f"{before:.1f}, {middle:.1f}, {after:.1f} MB"
+    proof.line("host's memory before, during, after", seen, after - before < 15)
+    proof.line("bad processes left", ", ".join(left) or "none", cleared is not None and not left)
+    proof.line("the host", "lives" if still else "died", still)
+    proof.figures |= {
+        "p99_alone_ms": round(quiet * 1000, 1), "p99_beside_ms": round(loud * 1000, 1), "ratio": round(loud / quiet, 2),
+        "grown_mb": round(after - before, 1), "cores": os.cpu_count(),
+    }  # fmt: skip
+    return proof
+
+
+def _said(times: Sequence[float]) -> str:
+    return f"{len(times)}, {percentile(times, 0.5) * 1000:.0f} ms, {percentile(times, 0.99) * 1000:.0f} ms"
