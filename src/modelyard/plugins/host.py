@@ -238,7 +238,7 @@ class PluginHost:
             runtime.look()
         pids = {one.spawned.pid: runtime.options.max_memory for runtime in local for one in runtime.instances}
         if pids:
-            found = await asyncio.to_thread(taken, pids)
+            found = await asyncio.to_thread(taken, pids, self._wardens.pids())
             now = self._clock.monotonic()
             for runtime in local:
                 self._monitor.judge(runtime, found, now)

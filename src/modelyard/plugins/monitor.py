@@ -1,7 +1,6 @@
 """What plugins' processes take of the machine, one look a second; those that take too much are ended."""
 
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ _MUCH = 0.6
 _SPAN = 0.4
 _BEHIND_SECONDS = 20.0
 _END_AFTER = 15.0
+_MOST_COUNTED = 1000
 
 
 @dataclass(slots=True)
@@ -28,27 +28,57 @@ class Taken:
     """Of processors, since they began."""
 
 
-def taken(sessions: Mapping[int, int], proc: Path = Path("/proc")) -> dict[int, Taken]:
-    """By session, as each plugin leads one; given is what each may take, in bytes."""
-    wanted = sessions.keys()
-    found: dict[int, Taken] = defaultdict(Taken)
-    for path in proc.iterdir():
-        if not path.name.isdigit():
-            continue
-        try:
-            fields = (path / "stat").read_bytes().rpartition(b")")[2].split()
-        except OSError:
-            continue
-        session = int(fields[3])
-        if session in wanted and fields[0] != b"Z":
-            one = found[session]
-            one.bytes += int(fields[21]) * _PAGE
-            one.processes.append(int(path.name))
-            one.seconds += (int(fields[11]) + int(fields[12])) / _TICKS
+def taken(sessions: Mapping[int, int], wardens: Iterable[int], proc: Path = Path("/proc")) -> dict[int, Taken]:
+    """By session, as each plugin leads one; given is what each may take, in bytes.
+
+    Only plugins and what they started are looked at, not every process of the machine: this runs beside calls, which
+    wait while Python looks around. What lost its parent has fallen to a warden.
+    """
+    found: dict[int, Taken] = {}
+    for session in sessions:
+        one = found[session] = Taken()
+        _add(one, session, proc)
+    for warden in wardens:
+        for pid in _children(warden, proc):
+            if pid not in sessions and (stat := _stat(pid, proc)) and (one := found.get(int(stat[3]))) is not None:
+                _add(one, pid, proc)
     for session, one in found.items():
         if one.bytes > sessions[session]:
             one.bytes = _own_bytes(one.processes, proc)
-    return dict(found)
+    return found
+
+
+def _add(one: Taken, pid: int, proc: Path) -> None:
+    """A process and its children, and theirs."""
+    waiting = [pid]
+    while waiting:
+        pid = waiting.pop()
+        stat = _stat(pid, proc)
+        if not stat or stat[0] == b"Z" or len(one.processes) > _MOST_COUNTED:
+            continue
+        one.processes.append(pid)
+        one.bytes += int(stat[21]) * _PAGE
+        one.seconds += (int(stat[11]) + int(stat[12])) / _TICKS
+        waiting += _children(pid, proc)
+
+
+def _stat(pid: int, proc: Path) -> list[bytes]:
+    """State, parent, group, session and the rest; nothing where it is gone."""
+    try:
+        return (proc / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def _children(pid: int, proc: Path) -> list[int]:
+    """Those that any of its threads started."""
+    found: list[int] = []
+    try:
+        for thread in (proc / str(pid) / "task").iterdir():
+            found += [int(one) for one in (thread / "children").read_bytes().split()]
+    except OSError:
+        return found
+    return found
 
 
 def _own_bytes(processes: Iterable[int], proc: Path) -> int:

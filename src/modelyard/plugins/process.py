@@ -298,6 +298,8 @@ class LocalRuntime:
             elif conversation.abandoned:
                 one.abandoned_since = one.abandoned_since or now
                 if now - one.abandoned_since > options.recycle_seconds:
+                    if one.is_behind:  # and kept a processor busy: the next start has to wait
+                        self._failed("it kept a processor busy for nobody")
                     self._end(one, PluginDiedError("it worked on for nobody", plugin=self.launch.plugin))
             elif now - one.used_at > options.idle_seconds:
                 self._end(one, PluginDiedError("it was not used", plugin=self.launch.plugin))

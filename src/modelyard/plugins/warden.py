@@ -99,7 +99,7 @@ class Warden:
             self._control.close()
             os.close(self._wakeup)
             os.setsid()
-            _step_back()
+            _step_back(19)
             for place, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, place)
                 os.close(descriptor)
@@ -224,11 +224,11 @@ def _limit(limits: dict[str, int]) -> None:
             resource.setrlimit(kind, (most, most))
 
 
-def _step_back() -> None:
-    """Let everybody else go first, until the host has seen that it is ready: many that start at once disturb nobody."""
+def _step_back(nice: int) -> None:
+    """Let others go first. A plugin does until the host has seen that it is ready: many that start disturb nobody."""
     try:
         with open("/proc/self/autogroup", "w") as file:
-            file.write("19")
+            file.write(str(nice))
     except OSError:
         pass  # this kernel does not share processors out by sessions
 
@@ -272,6 +272,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *details: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the host, which ends us in its own way
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _step_back(5)
     forks = "--fork" in sys.argv
     error = _load() if forks else ""
     warden = Warden(control, wake, forks=forks and not error)
