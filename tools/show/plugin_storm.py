@@ -64,7 +64,7 @@ def bother(origin: str, key: str, names: Sequence[str]) -> None:
                 with suppress(httpx.HTTPError):
                     url = f"{origin}/plugin/default/dispatch/tool/invoke"
                     client.post(url, json={"user_id": "u", "data": data}, headers=headers)
-                time.sleep(0.005)
+                time.sleep(0.02)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,7 @@ from modelyard.storage.secrets import KeyRing
 logger = logging.getLogger("modelyard.plugins")
 
 _MOST_AT_ONCE = 64
+_MOST_VIEWS = 4096
 _DEBUG = uuid.UUID("5e0f4f5e-3a60-4b55-9f0c-6a3c0c1f7d21")
 
 
@@ -61,6 +62,13 @@ class Installed:
         """What it may ask for: what its manifest asks, as far as the tenant grants it."""
         asked, granted = self.declaration.manifest.permissions, self.installation.granted
         return asked if granted is None else asked.within(granted)
+
+
+class _View(NamedTuple):
+    stamp: tuple[int, int]
+    listed: Sequence[Installed]
+    by_name: Mapping[str, Installed]
+    """By `author/name`, by identifier and by the installation's id."""
 
 
 class Plugins:
@@ -91,6 +99,8 @@ class Plugins:
         self._public_keys = public_keys
         self._must_be_signed = must_be_signed
         self._debugged: dict[str, dict[str, tuple[Declaration, DebugRuntime]]] = {}
+        self._debug_changes = 0
+        self._views: dict[str, _View] = {}
         self._listeners: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -125,8 +135,23 @@ class Plugins:
 
     # what there is
 
-    def installed(self, tenant: str) -> list[Installed]:
+    def installed(self, tenant: str) -> Sequence[Installed]:
         """Those in debug first: an author wants to see the version at hand."""
+        return self._view(tenant).listed
+
+    def _view(self, tenant: str) -> "_View":
+        """What a tenant has, as it was last worked out: every call looks here."""
+        stamp = (self._directory.changes, self._debug_changes)
+        known = self._views.get(tenant)
+        if known is None or known.stamp != stamp:
+            listed = self._listed(tenant)
+            by_name = {name: one for one in reversed(listed) for name in (one.plugin_id, one.identifier, one.id)}
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            known = self._views[tenant] = _View(stamp, listed, by_name)
+        return known
+
+    def _listed(self, tenant: str) -> list[Installed]:
         found = [
             Installed(
                 id=f"debug:{identifier}",
@@ -163,10 +188,10 @@ class Plugins:
 
     def find(self, tenant: str, plugin: str) -> Installed:
         """By `author/name`, or with version and checksum behind it. Raises NotFoundError."""
-        for one in self.installed(tenant):
-            if plugin in (one.plugin_id, one.identifier, one.id):
-                return one
-        raise NotFoundError(f"plugin {plugin!r} is not installed", code="plugin_not_found")
+        found = self._view(tenant).by_name.get(plugin)
+        if found is None:
+            raise NotFoundError(f"plugin {plugin!r} is not installed", code="plugin_not_found")
+        return found
 
     def provider(self, tenant: str, name: str) -> tuple[Installed, str]:
         """Whose provider `author/plugin/provider` or `provider` is, with the plugin's own word for it.
@@ -635,6 +660,7 @@ class Plugins:
         return found
 
     def _tell(self) -> None:
+        self._debug_changes += 1
         self._providers.forget()
         for listener in self._listeners:
             listener()
