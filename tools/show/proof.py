@@ -81,8 +81,9 @@ def running(
     """(process, seconds until it answered) of a server, which is stopped afterwards."""
     log = tempfile.TemporaryFile()
     process = subprocess.Popen(
-        command, cwd=cwd, stdout=log, stderr=log, env={**os.environ, "MODELYARD_PORT": str(port), **(environ or {})}
-    )
+        command, cwd=cwd, stdout=log, stderr=log, env={**os.environ, "MODELYARD_PORT": str(port), **(environ or {})},
+        start_new_session=True,  # as a service has one: kernels share processors out by sessions
+    )  # fmt: skip
     begun = time.monotonic()
     try:
         while not answers(port):

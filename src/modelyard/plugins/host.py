@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import shutil
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -45,7 +46,7 @@ class PluginHost:
         environ: Mapping[str, str],
         options: ProcessOptions,
         *,
-        starts_at_once: int = 4,
+        starts_at_once: int = 0,
         forks: bool = True,
     ) -> None:
         self._folder = folder
@@ -55,7 +56,7 @@ class PluginHost:
         self._environ = environ
         self._options = options
         self._wardens = Wardens(environ, forks=forks)
-        self._starts = asyncio.Semaphore(starts_at_once)
+        self._starts = asyncio.Semaphore(starts_at_once or os.cpu_count() or 2)
         self._runtimes: dict[str, Runtime] = {}
         self._making: dict[str, asyncio.Task[Runtime]] = {}
         self._declarations: dict[str, Declaration] = {}

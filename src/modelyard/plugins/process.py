@@ -196,7 +196,7 @@ class LocalRuntime:
             try:
                 return await self._spawned()
             except PluginError as error:
-                self._failed(str(error))
+                self._failed(str(error), never_ready=True)
                 raise
 
     async def _spawned(self) -> Instance:
@@ -268,9 +268,11 @@ class LocalRuntime:
             fields = {"plugin": self.launch.plugin, "how": how, "stderr": words}
             logger.warning("a plugin died", extra={"fields": fields})
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, *, never_ready: bool = False) -> None:
+        """One that served is started again at once, the first time. One that never got ready will hardly do better."""
         self._failures += 1
-        rest = min(_LONGEST_REST, 0.25 * 2 ** min(self._failures - 1, 20)) if self._failures > 1 else 0.0
+        step = 2 ** min(self._failures - 1, 20)
+        rest = min(_LONGEST_REST, step * 1.0 if never_ready else step * 0.25 * (self._failures > 1))
         self._rests_until = self._clock.monotonic() + rest
         self._why = why.removeprefix(f"plugin {self.launch.plugin!r}: ")
 
