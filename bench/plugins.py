@@ -1,13 +1,12 @@
 """What plugins cost: starts, calls, streams, installs; beside the plain way in the same run."""
 
 import asyncio
-import contextlib
 import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from tools.show.plugged import EXAMPLES, share_mb
 from tools.show.proof import ready_home, weights_folder
 
 from modelyard.app import Modelyard
-from modelyard.base.clock import SystemClock
 from modelyard.base.settings import Settings, load_settings
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import UserPromptMessage
@@ -99,8 +97,6 @@ async def _calls() -> dict[str, float]:
         })  # fmt: skip
         async with aclosing(call) as answers:
             async for _ in answers:
-                if chunks == 0:
-                    begun = time.perf_counter()
                 chunks += 1
         return {"noop_ms": statistics.median(times) * 1000, "chunks_s": chunks / (time.perf_counter() - begun)}
 
@@ -154,7 +150,6 @@ def _relay_plugin(folder: Path, url: str) -> Path:
     text = code.read_text()
     head, _, tail = text.partition("        prompt = self.get_num_tokens")
     asked = (
-        "        import requests\n"
         f"        said = _SESSION.post({url!r} + '/chat/completions', json={{'model': model, 'messages': [\n"
         "            {'role': 'user', 'content': str(prompt_messages[-1].content)}]}).json()\n"
     )
@@ -162,9 +157,7 @@ def _relay_plugin(folder: Path, url: str) -> Path:
     text = text.replace(
         "words = list(ANSWERS[len(asked) % len(ANSWERS)])", 'words = [said["choices"][0]["message"]["content"]]'
     )
-    text = text.replace(
-        "\nANSWERS = (", "\nimport requests as _requests\n\n_SESSION = _requests.Session()\nANSWERS = ("
-    )
+    text = text.replace("\nANSWERS = (", "\nimport requests\n\n_SESSION = requests.Session()\nANSWERS = (")
     code.write_text(text)
     return target
 
@@ -209,9 +202,6 @@ async def _install() -> float:
 
 
 def measure() -> dict[str, Any]:
-    with contextlib.suppress(KeyError):
-        os.environ.pop("MODELYARD_CONFIG")
-    SystemClock()
     asyncio.run(_starts(forks=True, count=1))  # the environment is there, and its files are in memory
     one, one_mb = asyncio.run(_starts(forks=True, count=1))
     ten, ten_mb = asyncio.run(_starts(forks=True, count=NAMES))
@@ -227,6 +217,3 @@ def measure() -> dict[str, Any]:
         "answers_s_one": round(asyncio.run(_busy(1))), "answers_s_four": round(asyncio.run(_busy(4))),
         "install_offline_s": round(asyncio.run(_install()), 2),
     }  # fmt: skip
-
-
-__all__: Sequence[str] = ("measure",)

@@ -181,7 +181,7 @@ class _Connection(asyncio.Protocol):
 
     def _take_asset(self, data: JSON) -> None:
         try:
-            piece = base64.b64decode(data.get("data") or "")
+            piece = base64.b64decode(data.get("data") or "", validate=True)
         except (binascii.Error, ValueError):
             raise RefusedError("an asset is damaged") from None
         self._assets_size += len(piece)

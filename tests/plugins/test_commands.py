@@ -1,0 +1,113 @@
+"""`modelyard plugin …`, as somebody types it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.conftest import EXAMPLES
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, environments: Path) -> Run:
+    home = tmp_path / "home"
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "environments").symlink_to(environments)
+    (home / "modelyard.yaml").write_text(
+        f"plugins: {{markets: ['{tmp_path / 'market'}']}}\nlocal: {{enabled: false}}\n"
+    )
+
+    def work(*arguments: object, given: str = "") -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "modelyard", "plugin", *(str(one) for one in arguments)]
+        environ = {**os.environ, "MODELYARD_HOME": str(home)}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, input=given, timeout=120
+        )
+
+    return work
+
+
+@pytest.mark.parametrize("category", ["llm", "text-embedding", "tool", "extension", "datasource", "trigger"])
+def test_what_init_makes_passes_its_test(run: Run, category: str):
+    assert run("init", "made", "--category", category, "--author", "me", "--quick").returncode == 0
+    done = run("test", "made", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0, found
+    assert all(one["is_good"] is not False for one in found)
+    assert json.loads(run("list", "--json").stdout) == []
+
+
+def test_a_plugin_is_installed_from_a_market_granted_less_upgraded_and_removed(run: Run, tmp_path: Path):
+    assert run("market", "add", "market", EXAMPLES / "toolbox").returncode == 0
+    newer = tmp_path / "newer"
+    subprocess.run(["cp", "-r", str(EXAMPLES / "toolbox"), str(newer)], check=True)
+    manifest = newer / "manifest.yaml"
+    manifest.write_text(manifest.read_text().replace("version: 0.0.1\ntype", "version: 0.0.2\ntype"))
+    run("market", "add", "market", newer)
+    searched = json.loads(run("market", "search", "tools", "--json").stdout)
+    assert [(one["plugin"], one["version"]) for one in searched] == [("modelyard/toolbox", "0.0.2")]
+    installed = run("install", "modelyard/toolbox", "--version", "0.0.1", "--grant", "storage")
+    assert (installed.returncode, "modelyard/toolbox 0.0.1" in installed.stdout) == (0, True)
+    (listed,) = json.loads(run("list", "--json").stdout)
+    assert (listed["version"], listed["permissions"]) == ("0.0.1", ["storage"])
+    assert json.loads(run("permission", "modelyard/toolbox", "--grant", "model.llm", "--json").stdout)["granted"] == [
+        "model.llm"
+    ]
+    assert run("upgrade", "modelyard/toolbox", "0.0.2").returncode == 0
+    (listed,) = json.loads(run("list", "--json").stdout)
+    assert (listed["version"], listed["permissions"]) == ("0.0.2", ["model.llm"])
+    assert run("uninstall", "modelyard/toolbox").returncode == 0
+    assert json.loads(run("list", "--json").stdout) == []
+
+
+def test_run_speaks_json_lines(run: Run):
+    asked = {
+        "invoke_id": "7", "type": "tool", "action": "invoke_tool",
+        "request": {"provider": "toolbox", "tool": "add", "credentials": {}, "tool_parameters": {"a": 1, "b": 2}},
+    }  # fmt: skip
+    done = run("run", EXAMPLES / "toolbox", given=f"{json.dumps(asked)}\nnonsense\n")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[0]["type"] == "plugin_ready"
+    mine = [line for line in lines if line["invoke_id"] == "7"]
+    assert mine[0]["response"]["message"]["text"] == "3"
+    assert mine[-1]["type"] == "plugin_invoke_end"
+    assert any("this is no request" in str(line["response"]) for line in lines if line["type"] == "error")
+
+
+def test_endpoints_are_added_listed_and_removed(run: Run):
+    run("install", EXAMPLES / "webhook")
+    added = run("endpoint", "add", "modelyard/webhook", "--set", "greeting=Hi")
+    address = added.stdout.strip()
+    assert "/e/endpoint_" in address
+    assert address in run("endpoint", "list").stdout
+    assert run("endpoint", "remove", address).returncode == 0
+    assert address not in run("endpoint", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["install", "nowhere.difypkg"], "file 'nowhere.difypkg' does not exist"),
+        (["install", "a/b"], "plugin 'a/b' is not listed"),
+        (["uninstall", "a/b"], "plugin 'a/b' is not installed"),
+        (["package", "."], "holds no manifest.yaml"),
+        (["verify", "x.difypkg"], "cannot be read"),
+        (["init", "x", "--category", "tool", "--name", "Big Name", "--quick"], "name 'Big Name' must be made of"),
+        (["permission", "a/b"], "is not installed"),
+    ],
+)
+def test_mistakes_are_named(run: Run, arguments: list[str], why: str):
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert why in done.stderr
+
+
+def test_a_key_is_never_written_over(run: Run):
+    assert run("keygen", "k").returncode == 0
+    assert "is there already" in run("keygen", "k").stderr

@@ -1,0 +1,438 @@
+"""Packages, checksums, signatures, bundles, markets, environments: what is damaged or lies is refused and leaves nothing."""
+
+import asyncio
+import io
+import json
+import os
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.base.errors import ConfigError, NotFoundError, PackageError, PluginError
+from modelyard.plugins.bundle import read_bundle
+from modelyard.plugins.declaration import load_declaration
+from modelyard.plugins.environment import Environments, Python, choose, fits
+from modelyard.plugins.identity import PluginIdentifier, newer
+from modelyard.plugins.manifest import Permissions, read_manifest
+from modelyard.plugins.market import Market, add_to_folder
+from modelyard.plugins.package import (
+    Package,
+    checksum,
+    folder_files,
+    is_ignored,
+    package_folder,
+    read_package,
+    write_package,
+)
+from modelyard.plugins.scaffold import CATEGORIES, Answers, create
+from modelyard.plugins.signature import generate_keys, sign, verify
+from modelyard.testing import Answer, Upstream
+from modelyard.transport.http import HttpClient
+from tests.plugins.conftest import EXAMPLES
+
+MANIFEST: dict[str, Any] = {
+    "version": "0.0.1", "type": "plugin", "author": "me", "name": "x", "label": {"en_US": "X"}, "icon": "icon.svg",
+    "resource": {"memory": 1, "permission": {}}, "plugins": {"tools": ["provider/x.yaml"]}, "meta": {"version": "0.0.1"},
+}  # fmt: skip
+
+
+def zipped(files: dict[str, bytes | str], **infos: Any) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = infos.get(name, 0o644 << 16)
+            archive.writestr(info, data)
+    return out.getvalue()
+
+
+GOOD = {"manifest.yaml": yaml.safe_dump(MANIFEST)}
+
+
+# ------------------------------------------------------------------------------------------------ packages
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"not a zip", "no sound ZIP file"),
+        (zipped({"other.txt": b"x"}), "holds no manifest.yaml"),
+        (zipped({**GOOD, "../evil.py": b"x"}), "outside itself: '../evil.py'"),
+        (zipped({**GOOD, "/etc/passwd": b"x"}), "outside itself: '/etc/passwd'"),
+        (zipped({**GOOD, "a\\..\\b": b"x"}), "outside itself"),
+        (zipped({**GOOD, "link": b"/etc"}, link=(stat.S_IFLNK | 0o777) << 16), "no plain file"),
+        (zipped({"manifest.yaml": b"- a list"}), "must be a mapping"),
+        (zipped({"manifest.yaml": b"a: [b"}), "is not YAML"),
+        (zipped(GOOD)[:-30], "no sound ZIP file"),
+    ],
+)
+def test_what_is_no_sound_package_is_refused(data: bytes, why: str):
+    with pytest.raises(PackageError, match=why):
+        read_package(data)
+
+
+def test_a_bomb_is_not_unpacked():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.yaml", GOOD["manifest.yaml"])
+        archive.writestr("bomb", bytes(60 << 20))
+    assert len(out.getvalue()) < 100_000
+    with pytest.raises(PackageError, match="unpacks to more than 52,428,800 bytes"):
+        read_package(out.getvalue())
+
+
+def test_a_file_that_is_there_twice_is_refused():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("manifest.yaml", GOOD["manifest.yaml"])
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("manifest.yaml", GOOD["manifest.yaml"])
+    with pytest.raises(PackageError, match="twice"):
+        read_package(out.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"version": "1"}, "version '1' must read as 1.2.3"),
+        ({"name": "Big Name"}, "name 'Big Name' must be made of"),
+        ({"author": "a/b"}, "author 'a/b' must be made of"),
+        ({"type": "widget"}, "type is 'widget'"),
+        ({"plugins": {}}, "plugins names no file"),
+        ({"plugins": {"tools": ["a"], "models": ["b"]}}, "models must be the only kind"),
+        ({"plugins": {"tools": "provider/x.yaml"}}, "plugins.tools: Expected `array`"),
+        ({"resource": {"permission": {"storage": {"enabled": True, "size": 3}}}}, "must be 1024 or more"),
+        ({"meta": {"runner": {"language": "go"}}}, "only python is run"),
+    ],
+)
+def test_a_manifest_that_says_what_cannot_be_names_the_field(change: dict[str, Any], why: str):
+    with pytest.raises(PackageError, match=why):
+        read_manifest({**MANIFEST, **change})
+
+
+def test_what_a_manifest_leaves_out_is_nothing():
+    manifest = read_manifest({**MANIFEST, "resource": {"memory": 1, "permission": None}})
+    assert manifest.permissions.words() == []
+    assert manifest.category == "tool"
+
+
+def test_permissions_are_granted_within_what_is_asked():
+    asked = load_declaration(EXAMPLES / "toolbox").manifest.permissions
+    assert asked.within(["storage", "model.llm", "endpoint"]).words() == ["storage", "model.llm"]
+    assert Permissions().within(["tool"]).words() == []
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    create(tmp_path / "one", Answers(name="one", author="me", category="tool"))
+    (tmp_path / "one" / "tools" / "one.py").unlink()
+    with pytest.raises(PackageError, match=r"'tools/one\.py' is named and not there"):
+        package_folder(tmp_path / "one")
+    (tmp_path / "one" / "tools" / "one.yaml").unlink()
+    with pytest.raises(PackageError, match=r"'tools/one\.yaml' is named and not there"):
+        package_folder(tmp_path / "one")
+    with pytest.raises(PackageError, match=r"holds no manifest\.yaml"):
+        package_folder(tmp_path)
+
+
+def test_a_declaration_that_names_files_outside_is_refused(tmp_path: Path):
+    create(tmp_path / "one", Answers(name="one", author="me", category="tool"))
+    path = tmp_path / "one" / "manifest.yaml"
+    path.write_text(path.read_text().replace("provider/one.yaml", "../../etc/passwd"))
+    with pytest.raises(PackageError, match="lies outside"):
+        package_folder(tmp_path / "one")
+
+
+def test_ignore_files_are_heeded(tmp_path: Path):
+    create(tmp_path / "one", Answers(name="one", author="me", category="tool"))
+    for name in (".env", "notes.tmp", "deep/notes.tmp", "kept/keep.tmp", "build/x"):
+        (tmp_path / "one" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "one" / name).write_text("x")
+    (tmp_path / "one" / ".difyignore").write_text("*.tmp\n/build\n!kept/keep.tmp\n")
+    names = folder_files(tmp_path / "one")
+    assert ".env" not in names
+    assert "notes.tmp" not in names
+    assert "deep/notes.tmp" not in names
+    assert "build/x" not in names
+    assert "kept/keep.tmp" in names
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "ignored"),
+    [
+        ("*.pyc", "a/b.pyc", True),
+        ("/a", "a", True),
+        ("/a", "b/a", False),
+        ("a/**/c", "a/x/y/c", True),
+        ("a/*", "b/a", False),
+    ],
+)
+def test_rules_fit_as_gits_do(rule: str, name: str, ignored: bool):
+    assert is_ignored(name, [rule], is_folder=False) is ignored
+
+
+NAMES = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8}){0,2}\.[a-z]{1,3}", fullmatch=True)
+
+
+@given(st.dictionaries(NAMES, st.binary(max_size=200), max_size=8))
+def test_what_is_packed_is_read_again_and_named_the_same_in_any_order(files: dict[str, bytes]):
+    files = {"manifest.yaml": GOOD["manifest.yaml"].encode(), **files}
+    package = read_package(write_package(files))
+    assert package.files == files
+    assert package.checksum == checksum(dict(reversed(files.items())))
+
+
+def test_an_extraction_is_whole_or_nothing(tmp_path: Path):
+    package = package_folder(EXAMPLES / "mockgpt")
+    package.extract(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b" / "main.py").read_bytes() == package.files["main.py"]
+    package.extract(tmp_path / "a" / "b")  # somebody was quicker
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_identifiers_are_read_and_versions_sorted():
+    one = PluginIdentifier.parse(f"me/x:1.2.3@{'a' * 64}")
+    assert (one.id, one.folder) == ("me/x", f"me/x-1.2.3@{'a' * 64}")
+    with pytest.raises(PackageError, match="names no plugin"):
+        PluginIdentifier.parse("me/x")
+    assert sorted(["1.0.0", "0.9.0", "1.0.0-beta", "1.0.10", "1.0.2"], key=newer) == [
+        "0.9.0", "1.0.0-beta", "1.0.0", "1.0.2", "1.0.10",
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ signatures
+
+
+@pytest.fixture(scope="module")
+def keys() -> tuple[bytes, bytes]:
+    return generate_keys()
+
+
+def test_a_signature_is_right_until_a_byte_changes(keys: tuple[bytes, bytes]):
+    private, public = keys
+    plain = package_folder(EXAMPLES / "mockgpt")
+    signed = sign(plain.data, private, category="partner", now=1_700_000_000)
+    found = verify(signed, [("k", public)])
+    assert (found.key, found.category, found.signed_at) == ("k", "partner", 1_700_000_000)
+    assert read_package(signed).checksum != plain.checksum
+    again = sign(signed, private, now=1_700_000_001)
+    assert len(read_package(again).files) == len(read_package(signed).files)
+    files = dict(read_package(signed).files)
+    files["main.py"] += b" "
+    with zipfile.ZipFile(io.BytesIO(signed)) as archive:
+        comment = archive.comment
+    with pytest.raises(PackageError, match="changed afterwards"):
+        verify(write_package(files, comment=comment), [("k", public)])
+    with pytest.raises(PackageError, match="not signed"):
+        verify(plain.data, [("k", public)])
+    with pytest.raises(PackageError, match="no key is known"):
+        verify(signed, [])
+    with pytest.raises(PackageError, match="public key 'k' cannot be read"):
+        verify(signed, [("k", b"rubbish")])
+    with pytest.raises(PackageError, match="private key cannot be read"):
+        sign(plain.data, b"rubbish", now=0)
+    with pytest.raises(PackageError, match="category 'x' is not known"):
+        sign(plain.data, private, category="x", now=0)
+
+
+# ------------------------------------------------------------------------------------------------ bundles and markets
+
+
+def bundle(*dependencies: Any, **files: bytes) -> bytes:
+    manifest = {"type": "bundle", "name": "b", "version": "0.0.1", "author": "me", "dependencies": list(dependencies)}
+    return write_package({"manifest.yaml": yaml.safe_dump(manifest).encode(), **files})
+
+
+def test_a_bundle_holds_its_packages():
+    package = package_folder(EXAMPLES / "mockgpt")
+    inner = {"type": "package", "value": {"path": package.checksum}}
+    data = bundle(inner, **{f"_assets/{package.checksum}": package.data})
+    assert [one.identifier for one in read_bundle(data).packages()] == [package.identifier]
+    with pytest.raises(PackageError, match="names 'gone', and it is not in it"):
+        read_bundle(bundle({"type": "package", "value": {"path": "gone"}})).packages()
+    with pytest.raises(PackageError, match="cannot be read"):
+        read_bundle(bundle({"type": "ftp", "value": {}}))
+    with pytest.raises(PackageError, match="a plugin, not a bundle"):
+        read_bundle(package.data)
+
+
+def market_of(*places: str) -> Market:
+    return Market(places, HttpClient())
+
+
+def test_a_market_in_a_folder_is_searched_and_gives_the_newest(tmp_path: Path):
+    for version in ("0.0.1", "0.0.10", "0.0.9"):
+        create(tmp_path / version, Answers(name="one", author="me", category="tool", description="Counts beans."))
+        path = tmp_path / version / "manifest.yaml"
+        path.write_text(path.read_text().replace("version: 0.0.1\ntype", f"version: {version}\ntype"))
+        add_to_folder(tmp_path / "market", tmp_path / version)
+    add_to_folder(tmp_path / "market", EXAMPLES / "mockgpt")
+
+    async def work() -> None:
+        market = market_of(str(tmp_path / "market"))
+        assert [(one.plugin, one.version) for _, one in await market.search("beans")] == [("me/one", "0.0.10")]
+        assert len(await market.search("")) == 2
+        assert read_package(await market.fetch("me/one")).manifest.version == "0.0.10"
+        assert read_package(await market.fetch("me/one", "0.0.9")).manifest.version == "0.0.9"
+        with pytest.raises(NotFoundError, match=r"plugin 'me/two' is not listed"):
+            await market.fetch("me/two")
+        with pytest.raises(NotFoundError, match="no market is set"):
+            await market_of().fetch("me/two")
+
+    asyncio.run(work())
+
+
+def test_a_market_at_an_address_and_a_release(tmp_path: Path, upstream: Callable[..., Upstream]):
+    add_to_folder(tmp_path, EXAMPLES / "mockgpt")
+
+    def answer(request: Any) -> Answer:
+        if request.path.startswith("/v1/me/repo/releases/download/1.0/"):
+            return Answer(status=302, headers={"location": f"/v1/files/{request.path.rpartition('/')[2]}"})
+        path = tmp_path / request.path.rpartition("/")[2]
+        return Answer(body=path.read_bytes()) if path.is_file() else Answer(status=404)
+
+    server = upstream(answer)
+
+    async def work() -> None:
+        client = HttpClient()
+        market = Market([server.url], client, github=server.url)
+        assert [one.plugin for _, one in await market.search("mock")] == ["modelyard/mockgpt"]
+        data = await market.fetch("modelyard/mockgpt")
+        assert read_package(data).manifest.name == "mockgpt"
+        assert await market.github("me/repo:1.0/modelyard-mockgpt-0.0.1.difypkg") == data
+        with pytest.raises(PluginError, match="HTTP status 404"):
+            await market.github("me/repo:1.0/nothing.difypkg")
+        with pytest.raises(PackageError, match="names no release's file"):
+            await market.github("nonsense")
+        await client.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_market_that_names_files_outside_is_refused(tmp_path: Path):
+    listed = {"plugin": "a/b", "version": "1.0.0", "checksum": "0" * 64, "file": "../secret"}
+    (tmp_path / "index.json").write_text(json.dumps({"plugins": [listed]}))
+    with pytest.raises(PackageError, match="outside itself"):
+        asyncio.run(market_of(str(tmp_path)).fetch("a/b"))
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(PackageError, match="no index of packages"):
+        asyncio.run(market_of(str(tmp_path)).search())
+
+
+# ------------------------------------------------------------------------------------------------ environments
+
+
+def test_the_first_python_that_fits_is_chosen():
+    there = [Python(Path("/a"), (3, 12, 1)), Python(Path("/b"), (3, 11, 7))]
+    assert choose(there, ">=3.12") is there[0]
+    assert choose(there, "<3.12,>=3.11") is there[1]
+    assert choose(there, "") is there[0]
+    assert choose(there, ">=3.13") is None
+    assert fits((3, 12), "~=3.11")
+    assert not fits((3, 12), "==3.11")
+
+
+def folder_with(tmp_path: Path, name: str, **files: str) -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    for file, text in files.items():
+        (folder / file.replace("__", ".")).write_text(text)
+    return folder
+
+
+def test_plugins_with_the_same_dependencies_share_an_environment(environments: Path, tmp_path: Path):
+    made = Environments(environments, os.environ)
+    one = folder_with(tmp_path, "one", requirements__txt="dify_plugin>=0.7.4,<0.11\n")
+    two = folder_with(tmp_path, "two", requirements__txt="# the same, said otherwise\ndify_plugin<0.11,>=0.7.4\n")
+
+    async def work() -> None:
+        first, second = [await made.prepare(folder, name=folder.name) for folder in (one, two)]
+        assert first == second
+        assert first.python.is_file()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("dify_plugin>=0.7.4\nno-such-package-at-all==1.0\n", "no-such-package-at-all"),
+        ("dify_plugin==99\n", "dify-plugin==99"),
+        ("msgspec\n", "does not depend on dify_plugin"),
+        ("this is ( no requirement\n", "cannot be installed"),
+    ],
+)
+def test_what_cannot_be_installed_is_named_and_leaves_nothing(tmp_path: Path, text: str, why: str):
+    made = Environments(tmp_path / "environments", os.environ)
+    source = folder_with(tmp_path, "one", requirements__txt=text)
+    with pytest.raises(PluginError, match=why) as caught:
+        asyncio.run(made.prepare(source, name="me/one"))
+    assert str(caught.value).startswith("plugin 'me/one': ")
+    left = [
+        path.name for path in (tmp_path / "environments").iterdir() if not path.name.startswith((".cache", ".lock"))
+    ]
+    assert left in ([], [".resolved"])
+
+
+def test_no_python_that_fits_is_said_plainly(tmp_path: Path):
+    made = Environments(tmp_path / "environments", os.environ)
+    text = '[project]\nname = "x"\nversion = "1"\nrequires-python = ">=3.99"\ndependencies = ["dify_plugin"]\n'
+    source = folder_with(tmp_path, "one", pyproject__toml=text)
+    with pytest.raises(PluginError, match=r"needs Python >=3\.99, and of those on this machine \(3\..*none fits"):
+        asyncio.run(made.prepare(source, name="me/one"))
+
+
+def test_a_wheelhouse_is_all_there_is(tmp_path: Path):
+    (tmp_path / "wheels").mkdir()
+    made = Environments(tmp_path / "environments", os.environ, wheelhouse=tmp_path / "wheels")
+    source = folder_with(tmp_path, "one", requirements__txt="dify_plugin\n")
+    with pytest.raises(PluginError, match="dify-plugin"):
+        asyncio.run(made.prepare(source, name="me/one"))
+
+
+def test_environments_that_nobody_uses_are_collected(tmp_path: Path):
+    made = Environments(tmp_path, {})
+    for name in ("old", "used", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "modelyard.json").write_text("{}")
+        if name != "new":
+            os.utime(tmp_path / name / "modelyard.json", (1, 1))
+    assert made.collect(["used"], older_than=3600) == ["old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "used"]
+
+
+# ------------------------------------------------------------------------------------------------ new plugins
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_every_template_is_sound(tmp_path: Path, category: str):
+    create(tmp_path / "new", Answers(name="new", author="me", category=category, permissions=("storage", "model.tts")))
+    package: Package = package_folder(tmp_path / "new")
+    assert package.manifest.permissions.storage.size == 1_048_576
+    assert package.manifest.permissions.allows("model.tts")
+    assert "@" not in "".join(name for name in package.files)
+    for name, data in package.files.items():
+        if name.endswith(".py"):
+            compile(data, name, "exec")
+
+
+def test_wrong_answers_are_named(tmp_path: Path):
+    good: dict[str, Any] = {"name": "x", "author": "me", "category": "tool"}
+    for change, why in (
+        ({"name": "X Y"}, "name 'X Y'"),
+        ({"author": ""}, "author ''"),
+        ({"category": "tol"}, "did you mean 'tool'"),
+        ({"permissions": ("storag",)}, "did you mean 'storage'"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            create(tmp_path / "new", Answers(**{**good, **change}))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(ConfigError, match="not empty"):
+        create(tmp_path / "full", Answers(**good))
