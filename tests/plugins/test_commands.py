@@ -80,6 +80,18 @@ def test_run_speaks_json_lines(run: Run):
     assert any("this is no request" in str(line["response"]) for line in lines if line["type"] == "error")
 
 
+def test_credentials_are_checked_and_kept(run: Run):
+    run("install", EXAMPLES / "toolbox", EXAMPLES / "shelf", EXAMPLES / "mockgpt")
+    refused = run("credential", "add", "modelyard/toolbox/toolbox", "--set", "token=wrong")
+    assert (refused.returncode, "this token is refused" in refused.stderr) == (1, True)
+    missing = run("credential", "add", "modelyard/shelf/shelf")
+    assert "'token' is missing" in missing.stderr
+    assert "called with a model's credentials" in run("credential", "add", "modelyard/mockgpt/mockgpt").stderr
+    added = run("credential", "add", "modelyard/shelf/shelf", "--set", "token=good")
+    assert added.stdout.startswith("tool_credential_")
+    assert run("credential", "remove", added.stdout.strip()).returncode == 0
+
+
 def test_endpoints_are_added_listed_and_removed(run: Run):
     run("install", EXAMPLES / "webhook")
     added = run("endpoint", "add", "modelyard/webhook", "--set", "greeting=Hi")

@@ -5,14 +5,17 @@ import io
 import json
 import wave
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from openai import OpenAI
 
-from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PluginError
-from modelyard.runtime.tenancy import Subscription
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PackageError, PluginError
+from modelyard.base.settings import PluginSettings
+from modelyard.plugins.signature import generate_keys, sign
+from modelyard.runtime.tenancy import Subscription, ToolCredential
 from tests.plugins.conftest import Plugged
 
 Plug = Callable[..., Plugged]
@@ -108,6 +111,51 @@ def test_a_tool_answers_in_texts_json_variables_and_files(plugged: Plug):
             "modelyard/toolbox", "tool", "validate_tool_credentials", provider="toolbox", credentials={"token": "wrong"}
         )
     assert caught.value.kind == "ToolProviderCredentialValidationError"
+
+
+def test_a_tool_gets_its_credentials_by_oauth(plugged: Plug):
+    one = plugged()
+    one.install("toolbox")
+    common: dict[str, Any] = {
+        "provider": "toolbox", "redirect_uri": "http://127.0.0.1/back", "system_credentials": {"client_id": "me"},
+    }  # fmt: skip
+    (url,) = one.call("modelyard/toolbox", "oauth", "get_authorization_url", **common)
+    assert "client_id=me" in url["authorization_url"]
+    back = b"GET /back?code=abc HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n".hex()
+    (got,) = one.call("modelyard/toolbox", "oauth", "get_credentials", raw_http_request=back, **common)
+    assert (got["credentials"], got["expires_at"]) == ({"token": "for-abc"}, 2_000_000_000)
+    (again,) = one.call("modelyard/toolbox", "oauth", "refresh_credentials", credentials=got["credentials"], **common)
+    assert again["credentials"] == {"token": "for-abc-again"}
+
+
+def test_a_tool_that_another_calls_has_the_tenants_credentials(plugged: Plug):
+    one = plugged()
+    one.install("toolbox")
+    value = ToolCredential(provider="modelyard/toolbox/toolbox")
+    row = one.do(one.plugins.keep_secret("default", ToolCredential.kind, "mine", {"token": "secret-canary"}, value))
+    assert one.plugins.tool_credentials("default", "modelyard/toolbox/toolbox") == (
+        {"token": "secret-canary"},
+        "api-key",
+    )
+    assert one.plugins.tool_credentials("other", "modelyard/toolbox/toolbox") == ({}, "unauthorized")
+    assert "secret-canary" not in one.yard.resources.one("default", ToolCredential.kind, row).body
+    with pytest.raises(NotFoundError):
+        one.plugins.tool_credentials("default", "modelyard/toolbox/toolbox", "nothing")
+    assert one.said("ask", what="tool", text="4+5") == "9"
+
+
+def test_what_must_be_signed_is_refused_unless_it_is(plugged: Plug, tmp_path: Path, example: Callable[[str], Any]):
+    private, public = generate_keys()
+    (tmp_path / "us.pem").write_bytes(public)
+    chosen = PluginSettings(debug_port=0, must_be_signed=True, public_keys=[str(tmp_path / "us.pem")])
+    one = plugged(chosen=chosen)
+    plain = example("mockgpt").data
+    with pytest.raises(PackageError, match="not signed"):
+        one.do(one.plugins.upload(plain))
+    package, found = one.do(one.plugins.upload(sign(plain, private, category="partner", now=1)))
+    assert found.category == "partner"
+    one.do(one.plugins.add("default", package))
+    assert one.call("modelyard/mockgpt", "model", "validate_provider_credentials", provider="mockgpt", credentials={})
 
 
 @pytest.mark.parametrize(

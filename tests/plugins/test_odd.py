@@ -223,6 +223,14 @@ def test_another_model_answers_where_nothing_had_begun(odd: Callable[..., Plugge
     assert answered.json()["choices"][0]["message"]["content"] == "hello"
 
 
+def test_a_model_that_works_for_long_is_asked_again_until_it_is_done(odd: Callable[..., Plugged]):
+    one = odd("polled", kind="models")
+    body = {"model": "polled/odd", "messages": [{"role": "user", "content": "hello"}]}
+    answered = httpx.post(f"{one.running.url}/chat/completions", json=body, timeout=20).json()
+    assert answered["choices"][0]["message"]["content"] == "done after 2"
+    assert answered["usage"]["total_tokens"] == 7
+
+
 def test_a_model_may_ask_its_host_for_nothing(odd: Callable[..., Plugged]):
     one = odd("asks", permission="{storage: {enabled: true, size: 4096}}")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.gateway.routes.audio import parse_form
+from modelyard.gateway.forms import parse_form
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.rerank import RerankRequest
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult, Speech2TextUsage, TranscriptSegment
@@ -113,7 +113,7 @@ def test_transcripts_in_every_format():
 def test_a_transcription_form_survives():
     request = Speech2TextRequest(audio=b"x", filename="a.wav", language="en", prompt="p", temperature=0.5)
     sending = openai_audio.dump_transcription(request, "m", {})
-    form = parse_form(sending.content_type, b"".join(sending.body))
+    form = parse_form(sending.content_type, b"".join(sending.body), wanted="a form")
     assert form.fields["model"] == "m"
     assert form.file is not None
     assert openai_audio.parse_transcription_request(form.fields, form.file, form.filename) == request

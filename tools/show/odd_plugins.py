@@ -40,8 +40,9 @@ extra: {{python: {{provider_source: provider/odd.py, model_sources: [provider/od
 """
 _MODEL = """model: odd
 model_type: llm
-model_properties: {mode: chat, context_size: 4096}
-pricing: {input: "1", output: "1", unit: "0.001", currency: USD}
+features: [{features}]
+model_properties: {{mode: chat, context_size: 4096}}
+pricing: {{input: "1", output: "1", unit: "0.001", currency: USD}}
 """
 _PROLOGUE = """import json
 import os
@@ -139,6 +140,16 @@ BEHAVIOURS: dict[str, str] = {
     "long": _serving("text(session, 'y' * 30_000_000)\nend(session)"),
     "hang": _serving("time.sleep(3600)"),
     "dies": _serving("chunk(session, 'half a ')\nchunk(session, 'sentence')\ntime.sleep(0.2)\nos._exit(3)"),
+    "polled": _serving(
+        """turns = asked.get("plugin_state", {}).get("turns", 0)
+if asked["action"] == "start_polling" or turns < 2:
+    send(session, "stream", {"status": "running", "plugin_state": {"turns": turns + 1}, "next_check_after_seconds": 0})
+else:
+    message = {"role": "assistant", "content": "done after %d" % turns}
+    send(session, "stream", {"status": "succeeded", "result": {"model": "odd", "message": message, "usage": {
+        "prompt_tokens": 3, "completion_tokens": 4}}})
+end(session)"""
+    ),
     "unending": _serving("text(session, 'never ends')"),
     "mute": "heartbeat()\nfor session, asked in requests():\n    time.sleep(3600)\n",
     "deaf": _serving(
@@ -191,7 +202,7 @@ def odd_plugin(folder: Path, behaviour: str, *, name: str = "", kind: str = "too
         "manifest.yaml": _MANIFEST.format(name=name, kind=kind, permission=permission),
         "provider/odd.yaml": (_TOOLS if kind == "tools" else _MODELS).format(name=name),
         "provider/tool.yaml": _TOOL,
-        "provider/model/odd.yaml": _MODEL,
+        "provider/model/odd.yaml": _MODEL.format(features="polling" if behaviour == "polled" else ""),
         "provider/odd.py": "",
         "main.py": _PROLOGUE + BEHAVIOURS[behaviour],
         "requirements.txt": "dify_plugin>=0.7.4,<0.11\n",

@@ -448,6 +448,36 @@ def permission(
 
 
 @plugin.group()
+def credential() -> None:
+    """What tools and datasources are called with, where another plugin or an agent calls them."""
+
+
+@credential.command("add")
+@click.argument("provider")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A field of its form.")
+@click.option("--label", default="default", show_default=True)
+@tenant_option
+@click.pass_context
+def add_credential(ctx: click.Context, provider: str, given: Sequence[str], label: str, tenant: str) -> None:
+    """Check a credential with its plugin, and keep it, encrypted. PROVIDER is author/plugin/provider."""
+
+    async def work(yard: Any) -> str:
+        return await yard.plugins.add_credential(tenant, provider, label, _pairs(given))
+
+    click.echo(run_with_yard(ctx, work))
+
+
+@credential.command("remove")
+@click.argument("credential_id")
+@tenant_option
+@click.pass_context
+def remove_credential(ctx: click.Context, credential_id: str, tenant: str) -> None:
+    """Forget a credential."""
+    run_with_yard(ctx, lambda yard: yard.plugins.remove(tenant, "tool_credential", credential_id))
+    note(f"{credential_id} is gone")
+
+
+@plugin.group()
 def endpoint() -> None:
     """Addresses that plugins serve."""
 

@@ -156,7 +156,7 @@ class Environments:
         """Where packages may come from."""
         if self.wheelhouse is not None:
             return ["--no-index", "--find-links", str(self.wheelhouse)]
-        return ["--index-url", self.index_url] if self.index_url else []
+        return ["--default-index", self.index_url] if self.index_url else []
 
     # building
 

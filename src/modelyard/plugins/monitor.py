@@ -9,8 +9,8 @@ from modelyard.plugins.process import BEHIND, Instance, LocalRuntime, step_back
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-_MUCH = 0.6
-"""Of a processor: a plugin that takes so much lets others go first."""
+_MUCH, _MUCH_FOR_NOTHING = 0.6, 0.15
+"""Of a processor: a plugin that takes so much, or so much with nothing to do, lets others go first."""
 _SPAN = 0.4
 _BEHIND_SECONDS = 20.0
 _END_AFTER = 15.0
@@ -125,13 +125,15 @@ class Monitor:
             return
         self._before[pid] = (now, one.seconds)
         share = (one.seconds - seconds) / (now - at) if now > at else 0.0
-        if share > _MUCH:
+        is_idle = not instance.conversation.open and instance.conversation.ready.done()
+        is_much = share > (_MUCH_FOR_NOTHING if is_idle else _MUCH)
+        if is_much:
             runtime.behind_until = now + _BEHIND_SECONDS
         is_behind = now < runtime.behind_until
         if is_behind != instance.is_behind:
             instance.is_behind = is_behind
             step_back(pid, BEHIND if is_behind else 0)
-        if instance.conversation.open or share <= _MUCH or not instance.conversation.ready.done():
+        if not is_idle or not is_much:
             instance.spins_since = None
         elif instance.spins_since is None:
             instance.spins_since = now

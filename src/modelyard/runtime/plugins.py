@@ -617,6 +617,22 @@ class Plugins:
             logger.warning("a provider was not told that nobody listens any more", extra={"fields": fields})
         await self.remove(tenant, Subscription.kind, id)
 
+    async def add_credential(self, tenant: str, provider: str, name: str, given: JSON) -> str:
+        """Keep what a tool or datasource provider is called with, once its plugin has accepted it; the row's id.
+
+        Raises InvokeBadRequestError for a form that is filled in wrongly, PluginError with the provider's refusal.
+        """
+        one, bare = self.provider(tenant, provider)
+        owner = one.declaration.tool or one.declaration.datasource
+        if owner is None or owner.identity.name != bare:
+            raise InvokeBadRequestError(f"{provider!r} is called with a model's credentials, or with none")
+        filled = checked_form(owner.credentials_schema, given, what=f"the credential of {provider!r}")
+        kind = "tool" if one.declaration.tool is not None else "datasource"
+        data = {"provider": bare, "credentials": filled}
+        await self.one(tenant, one.plugin_id, kind, f"validate_{kind}_credentials", data)
+        value = ToolCredential(provider=f"{one.plugin_id}/{bare}")
+        return await self.keep_secret(tenant, ToolCredential.kind, name, filled, value)
+
     def tool_credentials(self, tenant: str, provider: str, id: str = "") -> tuple[JSON, str]:  # noqa: A002
         """(credentials, their type) for a tool provider; empty where there are none."""
         for known, value in self._directory.of(tenant, ToolCredential):
