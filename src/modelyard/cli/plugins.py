@@ -6,9 +6,9 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import msgspec
@@ -143,7 +143,8 @@ def verify_package(ctx: click.Context, path: Path, keys: tuple[Path, ...], as_js
 async def _ready(yard: Any, path: Path) -> Package:
     """The plugin, installed on this machine for nobody."""
     packed = await asyncio.to_thread(load_package, path)
-    await yard.plugins.host.install(packed, lambda step: note(f"{packed.manifest.id}: {step}"))
+    with closing(_Progress(packed.manifest.id)) as step:
+        await yard.plugins.host.install(packed, step)
     return packed
 
 
@@ -307,9 +308,9 @@ def install(
         for one in what:
             for data in await _fetched(yard, one, version):
                 packed, _ = await yard.plugins.upload(data, verify_signature=must)
-                step = _progress(packed.manifest.id)
                 grant = list(granted) if granted else None
-                done.append(await yard.plugins.add(tenant, packed, granted=grant, step=step))
+                with closing(_Progress(packed.manifest.id)) as step:
+                    done.append(await yard.plugins.add(tenant, packed, granted=grant, step=step))
         return done
 
     found = run_with_yard(ctx, work)
@@ -324,13 +325,42 @@ def install(
             note(f"it may ask for {', '.join(words)}; `modelyard plugin permission {one.plugin_id} --grant …` for less")
 
 
-def _progress(name: str) -> Any:
-    begun = time.monotonic()
+class _Progress:
+    """A bar for each plugin that is installed; lines where nobody watches."""
 
-    def step(what: str) -> None:
-        note(f"{name}: {what} ({time.monotonic() - begun:.1f} s)" if what == "installed" else f"{name}: {what} …")
+    _STEPS: ClassVar[Sequence[str]] = ("waiting", "unpacking", "installing dependencies", "installed")
 
-    return step
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begun = time.monotonic()
+        self._bar: Any = None
+
+    def __call__(self, what: str) -> None:
+        done = self._STEPS.index(what) if what in self._STEPS else 0
+        is_last = done == len(self._STEPS) - 1
+        if not sys.stderr.isatty():
+            note(
+                f"{self._name}: {what} ({time.monotonic() - self._begun:.1f} s)"
+                if is_last
+                else f"{self._name}: {what} …"
+            )
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn(self._name), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar.add_task(what, total=len(self._STEPS) - 1)
+            self._bar.start()
+        self._bar.update(0, description=what, completed=done)
+        if is_last:
+            self.close()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 def _here(what: str) -> Path | None:
@@ -400,7 +430,8 @@ def upgrade(ctx: click.Context, name: str, what: str, tenant: str) -> None:
         packed, _ = await yard.plugins.upload(data)
         if packed.manifest.id != old.plugin_id:
             raise PackageError(f"{packed.manifest.id!r} is no version of {old.plugin_id!r}")
-        return await yard.plugins.add(tenant, packed, step=_progress(name))
+        with closing(_Progress(name)) as step:
+            return await yard.plugins.add(tenant, packed, step=step)
 
     done = run_with_yard(ctx, work)
     note(f"{name} is at {done.declaration.manifest.version}")
