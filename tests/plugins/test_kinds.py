@@ -16,7 +16,7 @@ from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PackageE
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.signature import generate_keys, sign
 from modelyard.runtime.tenancy import Subscription, ToolCredential
-from tests.plugins.conftest import Plugged
+from tests.plugins.conftest import EXAMPLES, Plugged
 
 Plug = Callable[..., Plugged]
 
@@ -98,11 +98,6 @@ def test_a_tool_answers_in_texts_json_variables_and_files(plugged: Plug):
     pieces = [entry["message"] for entry in one.tool("draw", size=20_000)]
     assert [piece["end"] for piece in pieces] == [False, False, False, True]
     assert b"".join(base64.b64decode(piece["blob"]) for piece in pieces) == bytes(n % 256 for n in range(20_000))
-    options = one.call(
-        "modelyard/toolbox", "dynamic_parameter", "fetch_parameter_options",
-        provider="toolbox", provider_action="draw", parameter="colour", credentials={}, credential_type="api-key",
-    )  # fmt: skip
-    assert [entry["value"] for entry in options[0]["options"]] == ["red", "green"]
     assert one.call("modelyard/toolbox", "tool", "validate_tool_credentials", provider="toolbox", credentials={}) == [
         {"result": True}
     ]
@@ -111,6 +106,19 @@ def test_a_tool_answers_in_texts_json_variables_and_files(plugged: Plug):
             "modelyard/toolbox", "tool", "validate_tool_credentials", provider="toolbox", credentials={"token": "wrong"}
         )
     assert caught.value.kind == "ToolProviderCredentialValidationError"
+
+
+def test_a_parameters_options_are_asked_for(plugged: Plug):
+    one = plugged()
+    one.install("toolbox")
+    environment = one.do(one.plugins.host.environments.prepare(EXAMPLES / "toolbox", name="toolbox"))
+    if "/python3.11/" in str(next(environment.folder.glob("lib/*/site-packages"))) + "/":
+        pytest.skip("the last SDK for Python 3.11 asks triggers alone for options")
+    options = one.call(
+        "modelyard/toolbox", "dynamic_parameter", "fetch_parameter_options",
+        provider="toolbox", provider_action="draw", parameter="colour", credentials={}, credential_type="api-key",
+    )  # fmt: skip
+    assert [entry["value"] for entry in options[0]["options"]] == ["red", "green"]
 
 
 def test_a_tool_gets_its_credentials_by_oauth(plugged: Plug):
