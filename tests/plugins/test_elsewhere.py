@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tools.show.proof import free_port
 
 from modelyard.base.errors import PluginError
 from modelyard.base.settings import PluginSettings
@@ -21,11 +22,6 @@ from tests.plugins.conftest import EXAMPLES, Plugged
 from tests.plugins.test_odd import eventually
 
 Plug = Callable[..., Plugged]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def python_of(one: Plugged, name: str) -> str:

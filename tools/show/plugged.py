@@ -75,12 +75,6 @@ def _command(pid: int) -> str:
         return ""
 
 
-def memory_mb(pid: int) -> float:
-    """Resident."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
 def share_mb(pids: Sequence[int]) -> float:
     """Of what several share, each one's part."""
     total = 0

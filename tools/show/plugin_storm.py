@@ -10,10 +10,12 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bench.gateway import memory_mb
+
 from modelyard.base.errors import InvokeError
 from modelyard.transport.http import HttpClient
 from tools.show.odd_plugins import odd_plugin
-from tools.show.plugged import EXAMPLES, Served, eventually, memory_mb, percentile, plugged
+from tools.show.plugged import EXAMPLES, Served, eventually, percentile, plugged
 from tools.show.proof import ROOT, Proof
 
 CRASHERS, SECONDS, AT_ONCE = 50, 25.0, 2

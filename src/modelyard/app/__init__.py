@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from modelyard.app.extensions import PluginParts
 from modelyard.app.money import Admission, HostedQuotas, price_of_lost
-from modelyard.app.providers import added_providers, configure_credentials, definitions_of
+from modelyard.app.providers import added_providers, configure_credentials, definitions_of, timeouts_of
 from modelyard.app.upkeep import Upkeep
 from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError, NotFoundError
@@ -63,7 +63,7 @@ from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.files import FileStore
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing, load_key_ring
-from modelyard.transport.http import HttpClient, Timeouts
+from modelyard.transport.http import HttpClient
 
 logger = logging.getLogger("modelyard.app")
 
@@ -165,7 +165,7 @@ class Modelyard:
         return [*settings.providers, *added_providers(settings.home_path)]
 
     def _factory(self, settings: Settings, configured: Sequence[ProviderSettings]) -> ModelProviderFactory:
-        timeouts = _timeouts(settings)
+        timeouts = timeouts_of(settings)
         return ModelProviderFactory(
             [*definitions_of(settings, configured), *self._added],
             {
@@ -469,7 +469,7 @@ class Modelyard:
     async def _offered(self, definition: ProviderDefinition, credentials: Credentials) -> list[str]:
         """What a provider lists; where it has no list, one of its models after a call as small as can be."""
         if definition.paths.get("list") != "":
-            return await Endpoint(definition, self.http, _timeouts(self.settings)).list_models(credentials)
+            return await Endpoint(definition, self.http, timeouts_of(self.settings)).list_models(credentials)
         for model in definition.entity.models:
             if (request := _SMALLEST.get(model.model_type)) is not None:
                 callee: Any = self.providers.factory.get_model(definition.name, model.model_type)
@@ -541,11 +541,6 @@ def _local_options(settings: Settings) -> LocalOptions:
         queue=local.queue,
         idle_seconds=local.idle_seconds,
     )
-
-
-def _timeouts(settings: Settings) -> Timeouts:
-    limits = settings.timeouts
-    return Timeouts(connect=limits.connect, first_byte=limits.first_byte, between_bytes=limits.between_bytes)
 
 
 def _defaults(settings: Settings) -> dict[ModelType, str]:

@@ -6,9 +6,10 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelyard.app.providers import timeouts_of
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
-from modelyard.base.settings import PluginSettings, Settings
+from modelyard.base.settings import PluginSettings
 from modelyard.plugins.backwards import BackwardsCalls
 from modelyard.plugins.debug import DebugServer
 from modelyard.plugins.environment import Environments
@@ -20,7 +21,6 @@ from modelyard.plugins.signature import read_keys
 from modelyard.runtime.plugin_services import PluginServices
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.plugin_storage import PluginStorage
-from modelyard.transport.http import Timeouts
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
@@ -52,7 +52,7 @@ class PluginParts:
         )
         host = PluginHost(folder, environments, backwards, yard.clock, environ, _options(chosen))
         host.serverless = lambda plugin, address: ServerlessRuntime(
-            plugin, address, yard.http, self.sessions, _patience(settings)
+            plugin, address, yard.http, self.sessions, timeouts_of(settings)
         )
         self.plugins = Plugins(
             host,
@@ -118,8 +118,3 @@ def _options(chosen: PluginSettings) -> ProcessOptions:
         max_memory=chosen.memory_mb << 20,
         max_processes=chosen.processes,
     )
-
-
-def _patience(settings: Settings) -> Timeouts:
-    limits = settings.timeouts
-    return Timeouts(connect=limits.connect, first_byte=limits.first_byte, between_bytes=limits.between_bytes)

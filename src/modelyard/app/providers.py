@@ -17,6 +17,7 @@ from modelyard.runtime.administration import check_limit
 from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.provider_manager import Given, ProviderManager
 from modelyard.runtime.tenancy import Limit
+from modelyard.transport.http import Timeouts
 
 ADDED_PROVIDERS = "providers.yaml"
 """In the home folder: what `modelyard providers add` wrote. Holds secrets; readable by its owner alone."""
@@ -46,6 +47,11 @@ def add_provider(home: Path, provider: ProviderSettings) -> None:
     with os.fdopen(descriptor, "wb") as out:
         out.write(msgspec.yaml.encode([*(one for one in known if one.name != provider.name), provider]))
     partial_path.replace(path)
+
+
+def timeouts_of(settings: Settings) -> Timeouts:
+    limits = settings.timeouts
+    return Timeouts(connect=limits.connect, first_byte=limits.first_byte, between_bytes=limits.between_bytes)
 
 
 def definitions_of(settings: Settings, configured: Sequence[ProviderSettings]) -> list[ProviderDefinition]:

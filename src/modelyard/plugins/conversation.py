@@ -54,6 +54,28 @@ class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
     context: dict[str, Any] | None = None
 
 
+def envelope(session: str, call: PluginCall, event: str, data: JSON) -> bytes:
+    """What the host says within a session, as JSON."""
+    return _encode(
+        {
+            "session_id": session,
+            "conversation_id": call.conversation_id,
+            "message_id": call.message_id,
+            "app_id": call.app_id,
+            "endpoint_id": call.endpoint_id,
+            "context": call.context,
+            "event": event,
+            "data": data,
+        }
+    )
+
+
+def request_of(session: str, call: PluginCall) -> bytes:
+    """What a session begins with."""
+    asked = {"user_id": call.user, "type": call.type, "action": call.action, **call.data}
+    return envelope(session, call, "request", asked)
+
+
 class Backwards(Protocol):
     """What plugins may ask of their host while they serve a request."""
 
@@ -165,9 +187,7 @@ class Conversation:
         session = Session(call)
         self._sessions[session.id] = session
         try:
-            self._send(
-                session, "request", {"user_id": call.user, "type": call.type, "action": call.action, **call.data}
-            )
+            self._write(request_of(session.id, call) + b"\n")
             while (data := await session.next()) is not None:
                 yield data
         finally:
@@ -178,22 +198,7 @@ class Conversation:
                 task.cancel()
 
     def _send(self, session: Session, event: str, data: JSON) -> None:
-        call = session.call
-        self._write(
-            _encode(
-                {
-                    "session_id": session.id,
-                    "conversation_id": call.conversation_id,
-                    "message_id": call.message_id,
-                    "app_id": call.app_id,
-                    "endpoint_id": call.endpoint_id,
-                    "context": call.context,
-                    "event": event,
-                    "data": data,
-                }
-            )
-            + b"\n"
-        )
+        self._write(envelope(session.id, session.call, event, data) + b"\n")
 
     # from the plugin
 
@@ -281,7 +286,7 @@ class Conversation:
             case "end":
                 session.end()
             case "error":
-                session.error = session.error or _reported(data, self.plugin)
+                session.error = session.error or reported(data, self.plugin)
             case "invoke" if isinstance(data, dict):
                 task = asyncio.ensure_future(self._answer(session, data))
                 session.asking.add(task)
@@ -329,7 +334,7 @@ class Conversation:
             self.ready.exception()  # nobody may be waiting
 
 
-def _reported(data: Any, plugin: str) -> PluginError:
+def reported(data: Any, plugin: str) -> PluginError:
     """The plugin's own error."""
     document = data if isinstance(data, dict) else {}
     kind = str(document.get("error_type") or "Exception")

@@ -61,9 +61,6 @@ class DebugRuntime:
             async for answer in answers:
                 yield answer
 
-    def state(self) -> JSON:
-        return {"runtime": "remote", "open": self.conversation.open}
-
     async def aclose(self) -> None:
         self._close()
 

@@ -202,11 +202,6 @@ class PluginHost:
         save(note, msgspec.json.encode({"environment": environment.name}))
         return environment
 
-    async def warm(self, identifier: str) -> None:
-        """Have a plugin's environment ready to start it at once."""
-        folder = self.folder(identifier)
-        await self._wardens.warm(await self._environment(folder, PluginIdentifier.parse(identifier).id))
-
     # others' runtimes
 
     def connect(self, identifier: str, declaration: Declaration, runtime: Runtime) -> None:
@@ -247,10 +242,6 @@ class PluginHost:
         self._looks += 1
         if self._looks % _REST_LOOKS == 0:
             self._wardens.rest()
-
-    def state(self, identifier: str) -> JSON:
-        runtime = self._runtimes.get(identifier)
-        return runtime.state() if runtime is not None else {"runtime": "local", "processes": []}
 
     def pids(self) -> list[int]:
         """Of wardens and plugins."""

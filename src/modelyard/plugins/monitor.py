@@ -1,4 +1,4 @@
-"""What plugins' processes take of the machine, one look a second; those that take too much are ended."""
+"""What plugins' processes take of the machine, two looks a second; those that take too much are ended."""
 
 import os
 from collections.abc import Iterable, Mapping

@@ -48,10 +48,6 @@ class Runtime(Protocol):
 
     def call(self, call: PluginCall) -> AsyncGenerator[JSON, None]: ...
 
-    def state(self) -> JSON:
-        """What there is to tell about it."""
-        ...
-
     async def aclose(self) -> None: ...
 
 
@@ -311,19 +307,6 @@ class LocalRuntime:
         logger.warning("a plugin is ended", extra={"fields": {"plugin": self.launch.plugin, "why": why}})
         self._failed(why)
         self._end(instance, PluginDiedError(why, plugin=self.launch.plugin))
-
-    def state(self) -> JSON:
-        now = self._clock.monotonic()
-        return {
-            "runtime": "local",
-            "processes": [
-                {"pid": one.spawned.pid, "seconds": round(now - one.started_at, 1), "open": one.conversation.open}
-                for one in self.instances
-            ],
-            "failures": self._failures,
-            "rests": round(max(0.0, self._rests_until - now), 1),
-            "why": self._why,
-        }
 
     def _age(self, instance: Instance) -> float:
         return self._clock.monotonic() - instance.started_at

@@ -9,7 +9,7 @@ import msgspec
 from modelyard.base.errors import InvokeError, NotFoundError, PluginError
 from modelyard.base.ids import new_id
 from modelyard.models.types import JSON
-from modelyard.plugins.conversation import Backwards, PluginCall, PluginDiedError
+from modelyard.plugins.conversation import Backwards, PluginCall, PluginDiedError, reported, request_of
 from modelyard.transport.http import HttpClient, Timeouts
 
 _MAX_REQUEST = 5 * 1024 * 1024
@@ -29,17 +29,7 @@ class ServerlessRuntime:
     async def call(self, call: PluginCall) -> AsyncGenerator[JSON, None]:
         """Raises PluginError: the plugin's own, or that it cannot be reached."""
         session = new_id("session")
-        envelope = {
-            "session_id": session,
-            "conversation_id": call.conversation_id,
-            "message_id": call.message_id,
-            "app_id": call.app_id,
-            "endpoint_id": call.endpoint_id,
-            "context": call.context,
-            "event": "request",
-            "data": {"user_id": call.user, "type": call.type, "action": call.action, **call.data},
-        }
-        body = _encode(envelope)
+        body = request_of(session, call)
         if len(body) > _MAX_REQUEST:
             raise PluginError(f"the request has {len(body):,} bytes; {_MAX_REQUEST:,} are allowed", plugin=self._plugin)
         headers = {
@@ -74,10 +64,8 @@ class ServerlessRuntime:
                 kind, data = message.get("type"), message.get("data")
                 if kind == "stream" and isinstance(data, dict):
                     yield data
-                elif kind == "error" and isinstance(data, dict):
-                    error = error or PluginError(
-                        str(data.get("message")), plugin=self._plugin, kind=str(data.get("error_type"))
-                    )
+                elif kind == "error":
+                    error = error or reported(data, self._plugin)
                 elif kind == "end":
                     if error is not None:
                         raise error
@@ -91,9 +79,6 @@ class ServerlessRuntime:
         except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
             raise PluginError("its answer holds a line that is no message", plugin=self._plugin) from None
         return data if envelope.get("event") == "session" and isinstance(data, dict) else {}
-
-    def state(self) -> JSON:
-        return {"runtime": "serverless", "address": self._address}
 
     async def aclose(self) -> None:
         """Nothing is held."""

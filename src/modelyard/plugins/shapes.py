@@ -51,17 +51,17 @@ def dump_messages(messages: Sequence[AnyPromptMessage]) -> list[JSON]:
 def _dump_message(message: AnyPromptMessage) -> JSON:
     document: JSON = {"role": message.role.value, "content": _dump_content(message), "name": message.name}
     if isinstance(message, AssistantPromptMessage):
-        document["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.function.name, "arguments": call.function.arguments},
-            }
-            for call in message.tool_calls
-        ]
+        document["tool_calls"] = _dump_calls(message.tool_calls)
     if isinstance(message, ToolPromptMessage):
         document["tool_call_id"] = message.tool_call_id
     return document
+
+
+def _dump_calls(calls: Sequence[ToolCall]) -> list[JSON]:
+    return [
+        {"id": one.id, "type": "function", "function": {"name": one.function.name, "arguments": one.function.arguments}}
+        for one in calls
+    ]
 
 
 def _dump_content(message: AnyPromptMessage) -> Any:
@@ -300,14 +300,7 @@ def dump_chunk(chunk: LLMResultChunk, place: int) -> JSON:
                 "role": "assistant",
                 "content": message.text,
                 "name": None,
-                "tool_calls": [
-                    {
-                        "id": call.id,
-                        "type": "function",
-                        "function": {"name": call.function.name, "arguments": call.function.arguments},
-                    }
-                    for call in message.tool_calls
-                ],
+                "tool_calls": _dump_calls(message.tool_calls),
             },
             "usage": dump_usage(delta.usage) if delta.usage else None,
             "finish_reason": delta.finish_reason,

@@ -20,7 +20,7 @@ from modelyard.plugins.conversation import PluginCall
 from modelyard.plugins.debug import DebugRuntime
 from modelyard.plugins.declaration import WIRE, Declaration, Field
 from modelyard.plugins.host import PluginHost
-from modelyard.plugins.identity import PluginIdentifier, newer
+from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.manifest import Permissions
 from modelyard.plugins.market import Market
 from modelyard.plugins.package import Package, read_package
@@ -700,8 +700,3 @@ def checked_form(fields: Sequence[Field], given: JSON, *, what: str) -> JSON:
             continue
         filled[field.name] = value
     return filled
-
-
-def by_version(identifiers: Sequence[str]) -> list[str]:
-    """Newest first."""
-    return sorted(identifiers, key=lambda one: newer(PluginIdentifier.parse(one).version), reverse=True)

@@ -16,7 +16,6 @@ from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
-from modelyard.runtime.plugin_services import UPLOAD
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.files import FileStore
 
@@ -198,6 +197,3 @@ async def _after(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGene
         yield first
         async for piece in pieces:
             yield piece
-
-
-__all__ = ["UPLOAD", "VERBS", "EndpointRoute", "FileRoute", "TransactionRoute", "TriggerRoute", "raw_request"]

@@ -20,7 +20,6 @@ from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
-from modelyard.plugins.package import read_package
 from modelyard.runtime.plugins import Installed, Plugins
 from modelyard.runtime.tenancy import PluginEndpoint
 from modelyard.storage.resources import Resource
@@ -239,23 +238,33 @@ class _Management:
         return value
 
     def _page(self, items: Sequence[Any]) -> Sequence[Any]:
-        page = max(1, int(self.request.query("page") or 1))
-        size = min(256, max(1, int(self.request.query("page_size") or 256)))
+        page, size = max(1, self._number("page", 1)), min(256, max(1, self._number("page_size", 256)))
         return items[(page - 1) * size : page * size]
+
+    def _number(self, name: str, default: int) -> int:
+        text = self.request.query(name) or str(default)
+        if not text.isdigit() or len(text) > 9:
+            raise InvokeBadRequestError(f"{name!r} must be a number, not {text[:40]!r}", param=name)
+        return int(text)
 
     # packages
 
-    async def upload_package(self) -> Reply:
+    async def _uploaded(self, field: str, what: str) -> tuple[bytes, Mapping[str, str]]:
+        """(file, the form's other fields)."""
         form = parse_form(
             self.request.header(b"content-type") or "",
             await self.request.body(),
-            wanted="send the package as multipart/form-data, in the field 'dify_pkg'",
-            file="dify_pkg",
+            wanted=f"send {what} as multipart/form-data, in the field {field!r}",
+            file=field,
         )
         if form.file is None:
-            raise InvokeBadRequestError("'dify_pkg' is missing: the package", param="dify_pkg")
-        must = form.fields.get("verify_signature") == "true"
-        package, verification = await self.plugins.upload(form.file, verify_signature=must)
+            raise InvokeBadRequestError(f"{field!r} is missing: {what}", param=field)
+        return form.file, form.fields
+
+    async def upload_package(self) -> Reply:
+        data, fields = await self._uploaded("dify_pkg", "the package")
+        must = fields.get("verify_signature") == "true"
+        package, verification = await self.plugins.upload(data, verify_signature=must)
         declaration = self.plugins.host.declaration(str(package.identifier))
         return succeeded({
             "unique_identifier": str(package.identifier),
@@ -264,15 +273,8 @@ class _Management:
         })  # fmt: skip
 
     async def upload_bundle(self) -> Reply:
-        form = parse_form(
-            self.request.header(b"content-type") or "",
-            await self.request.body(),
-            wanted="send the bundle as multipart/form-data, in the field 'dify_bundle'",
-            file="dify_bundle",
-        )
-        if form.file is None:
-            raise InvokeBadRequestError("'dify_bundle' is missing: the bundle", param="dify_bundle")
-        packages = await self.plugins.upload_bundle(form.file)
+        data, _ = await self._uploaded("dify_bundle", "the bundle")
+        packages = await self.plugins.upload_bundle(data)
         return succeeded([
             {
                 "type": "package",
@@ -497,8 +499,6 @@ class _Management:
 
     async def decoded(self) -> Reply:
         identifier = self._query("plugin_unique_identifier")
-        package = self.plugins.host.package(identifier)
-        read_package(package.data)
         declaration = self.plugins.host.declaration(identifier)
         return succeeded({"unique_identifier": identifier, "manifest": self._shown(identifier, declaration.document)})
 
