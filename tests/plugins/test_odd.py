@@ -1,6 +1,7 @@
 """Plugins that do what no plugin should: each is named with the reason, and nobody else notices."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from modelyard.plugins.process import LocalRuntime
 from tests.plugins.conftest import Plugged
 
 Plug = Callable[..., Plugged]
-QUICK = PluginSettings(debug_port=0, start_seconds=2.0, silence_seconds=2.0, memory_mb=300, processes=16)
+QUICK = PluginSettings(debug_port=0, memory_mb=300, processes=16)
+IMPATIENT = msgspec.structs.replace(QUICK, start_seconds=2.0)
 
 
 @pytest.fixture
@@ -41,6 +43,33 @@ def ask(one: Plugged, name: str, **parameters: Any) -> list[Any]:
     return one.call(
         f"odd/{name}", "tool", "invoke_tool", provider=name, tool="odd", credentials={}, tool_parameters=parameters
     )
+
+
+def give_up(one: Plugged, name: str) -> None:
+    """Begin a call that never ends, and let go of it once a process is at work on it."""
+
+    async def call() -> None:
+        parameters = {"provider": name, "tool": "odd", "credentials": {}, "tool_parameters": {}}
+        async for _ in one.plugins.call("default", f"odd/{name}", "tool", "invoke_tool", parameters):
+            pass
+
+    async def begin() -> None:
+        task = asyncio.ensure_future(call())
+        async with asyncio.timeout(30):
+            while not at_work():
+                assert not task.done()
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    def at_work() -> bool:
+        identifier = one.plugins.find("default", f"odd/{name}").identifier
+        known = one.plugins.host._runtimes.get(identifier)  # type: ignore[attr-defined]
+        return any(instance.conversation.open for instance in known.instances) if known else False
+
+    one.do(begin())
 
 
 def texts(answers: list[Any]) -> list[str]:
@@ -89,7 +118,7 @@ def test_one_that_will_not_start_says_why_and_rests_longer_each_time(odd: Callab
 
 
 def test_one_that_never_gets_ready_is_given_up(odd: Callable[..., Plugged]):
-    one = odd("silent")
+    one = odd("silent", chosen=IMPATIENT)
     with pytest.raises(PluginDiedError, match="not ready within 2 s"):
         ask(one, "silent")
     assert eventually(lambda: not left("silent"))
@@ -134,23 +163,13 @@ def test_a_flood_that_nobody_reads_ends_that_call(odd: Callable[..., Plugged]):
 
 def test_a_call_that_is_given_up_ends_the_process_that_works_on_for_nobody(odd: Callable[..., Plugged]):
     one = odd("hang")
-
-    async def give_up() -> None:
-        async with asyncio.timeout(1.0):
-            async for _ in one.plugins.call(
-                "default", "odd/hang", "tool", "invoke_tool",
-                {"provider": "hang", "tool": "odd", "credentials": {}, "tool_parameters": {}},
-            ):  # fmt: skip
-                pass
-
-    with pytest.raises(TimeoutError):
-        one.do(give_up())
+    give_up(one, "hang")
     assert len(left("hang")) == 1
-    assert eventually(lambda: not left("hang"), 8)
+    assert eventually(lambda: not left("hang"))
 
 
 def test_one_that_falls_silent_is_ended(odd: Callable[..., Plugged]):
-    one = odd("mute")
+    one = odd("mute", chosen=msgspec.structs.replace(QUICK, silence_seconds=2.0))
     with pytest.raises(PluginDiedError, match="it said nothing for 2 s"):
         ask(one, "mute")
     assert eventually(lambda: not left("mute"))
@@ -158,14 +177,7 @@ def test_one_that_falls_silent_is_ended(odd: Callable[..., Plugged]):
 
 def test_one_that_ignores_signals_is_ended_all_the_same(odd: Callable[..., Plugged]):
     one = odd("deaf")
-
-    async def begin() -> None:
-        async with asyncio.timeout(0.7):
-            async for _ in one.plugins.call("default", "odd/deaf", "tool", "invoke_tool", {}):
-                pass
-
-    with pytest.raises(TimeoutError):
-        one.do(begin())
+    give_up(one, "deaf")
     one.do(one.plugins.uninstall("default", "odd/deaf"))
     assert eventually(lambda: not left("deaf"))
 
@@ -191,14 +203,15 @@ def test_one_that_takes_too_much_is_ended(odd: Callable[..., Plugged], behaviour
 
 
 def test_one_that_spins_with_nothing_to_do_is_ended(odd: Callable[..., Plugged]):
-    one = odd("spin", chosen=msgspec.structs.replace(QUICK, silence_seconds=60.0))
+    one = odd("spin")
     assert texts(ask(one, "spin")) == ["off"]
-    (pid,) = left("spin")
-    assert eventually(lambda: runtime(one, "spin").instances[0].is_behind, 8)
-    group = Path(f"/proc/{pid}/autogroup")
-    if group.exists():
-        assert group.read_text().split()[-1] == "19"
-    assert eventually(lambda: not left("spin"), 25)
+    (instance,) = runtime(one, "spin").instances
+    group = Path(f"/proc/{instance.spawned.pid}/autogroup")
+    # On a machine that is busy itself it may never get the share of a processor for which it has to step back.
+    assert eventually(lambda: instance.is_behind or not left("spin"), 60)
+    with contextlib.suppress(OSError):
+        assert not instance.is_behind or group.read_text().split()[-1] == "19"
+    assert eventually(lambda: not left("spin"), 60)
 
 
 def test_one_that_dies_in_a_stream_ends_that_call_and_leaves_its_row(odd: Callable[..., Plugged]):

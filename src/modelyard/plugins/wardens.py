@@ -93,8 +93,10 @@ class Wardens:
 
     async def aclose(self) -> None:
         """End all of them, and with them every plugin."""
-        for task in list(self._starting.values()):
+        starting = list(self._starting.values())
+        for task in starting:
             task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
         wardens = list(self._by_name.values())
         self._by_name.clear()
         for warden in wardens:
@@ -127,8 +129,10 @@ class _Warden:
                 cwd="/", env=kept, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-        except OSError as error:
+        except BaseException as error:
             ours.close()
+            if not isinstance(error, OSError):
+                raise
             raise PluginError(f"the environment {environment.name} cannot be used: {error}") from error
         finally:
             theirs.close()
@@ -140,9 +144,11 @@ class _Warden:
             ready = None
         except BaseException:
             warden.close()
+            await warden.gone()
             raise
         if ready is None:
             warden.close()
+            await warden.gone()
             raise PluginError(f"the environment {environment.name} cannot be used: its Python did not start")
         if ready["error"]:
             fields = {"environment": environment.name, "error": ready["error"]}
