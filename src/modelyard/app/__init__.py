@@ -13,6 +13,7 @@ from modelyard.app.extensions import PluginParts
 from modelyard.app.money import Admission, HostedQuotas, price_of_lost
 from modelyard.app.providers import added_providers, configure_credentials, definitions_of, timeouts_of
 from modelyard.app.upkeep import Upkeep
+from modelyard.app.workflows import WorkflowParts
 from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.log import redaction
@@ -150,6 +151,8 @@ class Modelyard:
         self.plugin_parts = PluginParts(self)
         self.plugins = self.plugin_parts.plugins
         self._trigger_listeners: list[TriggerListener] = []
+        self.workflow_parts = WorkflowParts(self)
+        self.apps, self.runs = self.workflow_parts.apps, self.workflow_parts.runs
         self.upkeep = Upkeep(self)
 
     # settings
@@ -479,6 +482,10 @@ class Modelyard:
                 return [model.model]
         return []
 
+    def workflow_services(self, app: Any) -> Any:
+        """What the nodes of an app work with, for a run that nobody keeps."""
+        return self.workflow_parts.services(app)
+
     # lifetime
 
     async def __aenter__(self) -> Self:
@@ -490,6 +497,7 @@ class Modelyard:
     async def aclose(self) -> None:
         """Stop the local models, close connections, commit what is waiting."""
         await self.upkeep.stop()
+        await self.workflow_parts.aclose()
         await self.plugin_parts.aclose()
         await self.local.aclose()
         await self.counters.aclose()

@@ -41,6 +41,7 @@ class Upkeep:
         self.every(_RECOVER_SECONDS, self._recover)
         self.every(_TIDY_SECONDS, self._tidy)
         self._tasks.append(asyncio.create_task(self._listen()))
+        self._yard.workflow_parts.begin()
         if settings_file is not None and load is not None:
             self._seen = _stamp(settings_file)
             self.every(1.0, lambda: self._follow(settings_file, load))

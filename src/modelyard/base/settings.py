@@ -153,6 +153,41 @@ class PluginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Whether the daemon's interface, `/plugin/…`, answers callers from other machines too."""
 
 
+class EgressSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where workflows, tools and files that are named by address may go: the public network, and what is listed."""
+
+    ports: list[int] = msgspec.field(default_factory=lambda: [80, 443])
+    private: list[str] = []
+    """`host:port` that may be reached although they are not public, written as requests write them."""
+    seconds: float = 600.0
+    """Of a whole request, its redirects included."""
+
+
+class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Workflows, and what they may take."""
+
+    steps: int = 500
+    """Nodes that one run may run."""
+    seconds: float = 1200.0
+    depth: int = 5
+    """Workflows that call workflows."""
+    at_once: int = 1000
+    """Runs in one process."""
+    keep_days: float = 30.0
+    """How long runs that ended are kept; 0 for ever."""
+    code: bool = True
+    """Whether code nodes and templates that need it run at all; they run in the jail alone."""
+    code_seconds: float = 10.0
+    code_memory_mb: int = 512
+    code_at_once: int = 8
+    preload: list[str] = []
+    """Python modules that code may import and that take long to load, beyond the usual."""
+    models: dict[str, str] = {}
+    """`provider/model` as apps' files name it → a model here; `*` for all that is not named."""
+    tools: dict[str, str] = {}
+    datasets: dict[str, str] = {}
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     home: str = "~/.modelyard"
     """Where weights, the ledger and what `providers add` wrote lie."""
@@ -189,6 +224,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue: QueueSettings = QueueSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     plugins: PluginSettings = PluginSettings()
+    workflows: WorkflowSettings = WorkflowSettings()
+    egress: EgressSettings = EgressSettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
 

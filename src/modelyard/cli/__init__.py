@@ -25,6 +25,8 @@ COMMANDS = {
     "moderate": ("calls", "Say what is wrong with a text, if anything."),
     "models": ("models", "Models: list them; pull, verify, remove and measure local ones."),
     "providers": ("providers", "Providers: list, show, add, check."),
+    "workflow": ("workflows", "Workflows: run an exported app, draw it, check it."),
+    "app": ("workflows", "Apps: import, list, export; keys for their callers."),
     "plugin": ("plugins", "Plugins: make, try, debug, pack, sign and install them."),
     "prices": ("prices", "Prices: what models cost, and where price lists disagree."),
     "usage": ("usage", "What was used, and what it cost."),

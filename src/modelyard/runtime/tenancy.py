@@ -182,15 +182,38 @@ class PluginTask(msgspec.Struct, frozen=True, kw_only=True):
     plugins: list[dict[str, Any]] = []
 
 
+class StoredApp(msgspec.Struct, frozen=True, kw_only=True):
+    """An app that was imported; its file is kept by what it says."""
+
+    kind: ClassVar[str] = "app"
+    mode: str
+    digest: str
+    description: str = ""
+    icon: str = ""
+    mapping: dict[str, dict[str, str]] = {}
+    """models, tools, datasets: what stands in for what the file names."""
+    is_enabled: bool = True
+
+
+class AppKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What callers of one app show."""
+
+    kind: ClassVar[str] = "app_key"
+    app: str
+    """Its id."""
+    digest: str = ""
+    hint: str = ""
+
+
 Stored = (
     Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel
-    | Installation | PluginEndpoint | Subscription | ToolCredential | PluginTask
+    | Installation | PluginEndpoint | Subscription | ToolCredential | PluginTask | StoredApp | AppKey
 )  # fmt: skip
 KINDS: Mapping[str, type[Any]] = {
     one.kind: one
     for one in (
         Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, Installation, PluginEndpoint, Subscription,
-        ToolCredential, PluginTask,
+        ToolCredential, PluginTask, StoredApp, AppKey,
     )
 }  # fmt: skip
 StoredT = TypeVar("StoredT")

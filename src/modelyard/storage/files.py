@@ -23,6 +23,8 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     mime_type: str
     created_at: float
+    owner: str = ""
+    """The end user who handed it in, where that is known."""
 
     @property
     def extension(self) -> str:
@@ -35,15 +37,24 @@ class FileStore:
         self._digest = digest
         self._now = now
 
-    def add(self, tenant: str, name: str, data: bytes, mime_type: str = "") -> StoredFile:
+    def add(self, tenant: str, name: str, data: bytes, mime_type: str = "", *, owner: str = "") -> StoredFile:
         name = _PLAIN.sub("_", name.replace("\\", "/").rpartition("/")[2])[:200] or "file"
         kind = mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
-        stored = StoredFile(id=new_id("file"), name=name, size=len(data), mime_type=kind, created_at=self._now())
+        stored = StoredFile(
+            id=new_id("file"), name=name, size=len(data), mime_type=kind, created_at=self._now(), owner=owner
+        )
         folder = self._place(tenant, stored.id)
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.write_bytes(data)
         folder.with_suffix(".json").write_bytes(msgspec.json.encode(stored))
         return stored
+
+    def about(self, tenant: str, id: str) -> StoredFile:  # noqa: A002  the field's word
+        """Without its bytes. Raises NotFoundError where this tenant has no such file."""
+        try:
+            return msgspec.json.decode(self._place(tenant, id).with_suffix(".json").read_bytes(), type=StoredFile)
+        except (OSError, msgspec.MsgspecError):
+            raise NotFoundError(f"file {id[:80]!r} does not exist", code="file_not_found") from None
 
     def get(self, tenant: str, id: str) -> tuple[StoredFile, bytes]:  # noqa: A002  the field's word
         """Raises NotFoundError where this tenant has no such file."""

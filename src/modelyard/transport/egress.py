@@ -1,58 +1,294 @@
-"""Who may be reached. Every outgoing connection asks here, with the address it is about to connect to."""
+"""The client for addresses that people name: nodes, tools, files by address, imports. It reaches the public network,
+and of the private one only what an administrator listed.
 
+The name is resolved once, all its addresses are checked, and one of those is connected to: for each hop of each
+request. No proxy of the environment, no credentials in addresses, few ports, bounded redirects, time and bytes.
+"""
+
+import asyncio
 import ipaddress
-from dataclasses import dataclass
-from functools import lru_cache
-from urllib.parse import urlsplit
+import unicodedata
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from modelyard.base.errors import ConfigError
+from modelyard.base.errors import ConfigError, InvokeError, InvokeTimeoutError, ModelyardError
+from modelyard.transport.http import HttpClient, Response, Timeouts
+from modelyard.transport.origins import Origin, check_address, parse_url
 
-# What clouds answer on with the machine's own credentials: nothing that we call lives there.
-_METADATA = (
-    ipaddress.ip_network("169.254.0.0/16"),
-    ipaddress.ip_network("fe80::/10"),
-    ipaddress.ip_network("fd00:ec2::/32"),
-    ipaddress.ip_network("100.100.100.200/32"),
-    ipaddress.ip_network("192.0.0.192/32"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a connection goes: connections to the same origin are interchangeable."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @property
-    def authority(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+_MOST_REDIRECTS = 5
+_MOST_URL = 8192
+_V4_CLOSED = tuple(ipaddress.IPv4Network(one) for one in (
+    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+    "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+    "224.0.0.0/3", "168.63.129.16/32",
+))  # fmt: skip
+_V6_OPEN = ipaddress.IPv6Network("2000::/3")
+"""All that is routed on the public network. Mapped, NAT64, unique local and link-local addresses lie outside."""
+_V6_CLOSED = tuple(ipaddress.IPv6Network(one) for one in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
+_KEPT_ELSEWHERE = frozenset({"accept", "accept-language", "content-type", "user-agent"})
+"""Headers that go along where a redirect leads to another origin; whatever may prove who asks does not."""
+_OURS = frozenset({
+    "host", "content-length", "connection", "transfer-encoding", "accept-encoding", "proxy-authorization", "te",
+    "upgrade", "keep-alive", "trailer", "expect",
+})  # fmt: skip
 
 
-@lru_cache(1024)  # a call's address is one of a few, and taking it apart costs as much as parsing the answer
-def parse_url(url: str) -> tuple[Origin, str]:
-    """Origin and target of an address. Raises ConfigError where it is none that can be called."""
+class EgressError(ModelyardError):
+    """A request to somewhere on the network failed."""
+
+    code = "egress_failed"
+
+
+class EgressRefusedError(EgressError):
+    """The address must not be reached from here. Nothing was connected to."""
+
+    code = "egress_refused"
+
+
+class EgressTimeoutError(EgressError):
+    code = "egress_timeout"
+
+
+class EgressTooLargeError(EgressError):
+    code = "egress_too_large"
+
+
+def is_public(address: str) -> bool:
+    """Whether it lies on the public network, by our own list: the standard library's changes between releases."""
     try:
-        parts = urlsplit(url)
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv4Address):
+        return not any(ip in network for network in _V4_CLOSED)
+    return "%" not in address and ip in _V6_OPEN and not any(ip in network for network in _V6_CLOSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EgressRules:
+    ports: frozenset[int] = frozenset({80, 443})
+    private: frozenset[str] = frozenset()
+    """`host:port` that may be reached although they are not public, as written in requests."""
+    seconds: float = 600.0
+    """Of a whole request, its redirects included."""
+
+    def is_listed(self, origin: Origin) -> bool:
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        return f"{host}:{origin.port}".lower() in self.private
+
+    def check(self, origin: Origin, addresses: Sequence[str]) -> None:
+        """Raises EgressRefusedError."""
+        if self.is_listed(origin):
+            try:
+                for address in addresses:
+                    check_address(origin.host, address)
+            except ConfigError as error:
+                raise EgressRefusedError(str(error)) from error
+            return
+        self.check_port(origin)
+        for address in addresses:
+            if not is_public(address):
+                raise EgressRefusedError(
+                    f"host {origin.host!r} stands for {address}, which is no public address; an administrator can list "
+                    f"'{origin.host}:{origin.port}' under egress.private"
+                )
+
+    def check_port(self, origin: Origin) -> None:
+        if origin.port not in self.ports and not self.is_listed(origin):
+            ports = ", ".join(str(one) for one in sorted(self.ports))
+            raise EgressRefusedError(
+                f"port {origin.port} of {origin.host!r} must not be called; {ports} may, and what is listed under "
+                "egress.private"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A whole answer, its body as it was before it was compressed."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+    """Where it came from in the end."""
+
+
+@dataclass(slots=True)
+class _Hop:
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: bytes = b""
+    was: Origin | None = field(default=None)
+
+
+class Egress:
+    def __init__(self, rules: EgressRules | None = None) -> None:
+        self.rules = rules or EgressRules()
+        # The rules are asked anew at each connection, so that a reload reaches what is open too.
+        more = {"guard": self._guard, "takes_compressed": True, "keep_idle": 4, "max_connections": 256}
+        self._clients = {verify: HttpClient(verify=verify, **more) for verify in (True, False)}  # type: ignore[arg-type]
+
+    def _guard(self, origin: Origin, addresses: Sequence[str]) -> None:
+        self.rules.check(origin, addresses)
+
+    async def fetch(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+        verify: bool = True,
+        connect: float = 5.0,
+        read: float = 60.0,
+        most_bytes: int = 10 << 20,
+        most_redirects: int = _MOST_REDIRECTS,
+    ) -> Fetched:
+        """Send a request, follow where it is led, take the whole answer. Raises EgressError."""
+        hop = _Hop(method.upper(), url, [one for one in headers if one[0].lower() not in _OURS], body)
+        timeouts = Timeouts(connect=connect, first_byte=read, between_bytes=read)
+        try:
+            async with asyncio.timeout(self.rules.seconds):
+                for _ in range(most_redirects + 1):
+                    response = await self._send(hop, timeouts, verify=verify)
+                    location = response.headers.get("location")
+                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                        return await _whole(response, hop.url, most_bytes)
+                    response.close()
+                    hop = _next(hop, response.status, location)
+        except TimeoutError:
+            raise EgressTimeoutError(f"{_shown(url)} took longer than {self.rules.seconds:g} s") from None
+        raise EgressError(f"{_shown(url)} redirects more than {most_redirects} times")
+
+    async def _send(self, hop: _Hop, timeouts: Timeouts, *, verify: bool) -> Response:
+        hop.url = normal_url(hop.url)
+        origin, _ = _parsed(hop.url)
+        if hop.was is not None and hop.was != origin:
+            hop.headers = [one for one in hop.headers if one[0].lower() in _KEPT_ELSEWHERE]
+        self.rules.check_port(origin)
+        if not any(name.lower() == "user-agent" for name, _ in hop.headers):
+            hop.headers = [*hop.headers, ("user-agent", "modelyard")]
+        for name, value in hop.headers:
+            if not name.isascii() or any(sign in name for sign in " :\r\n\0") or not value.isprintable():
+                raise EgressError(f"header {name!r} holds what HTTP cannot carry")
+        hop.was = origin
+        client = self._clients[verify]
+        try:
+            return await client.send(
+                hop.method, hop.url, headers=_joined(hop.headers), body=[hop.body] if hop.body else (),
+                timeouts=timeouts,
+            )  # fmt: skip
+        except InvokeTimeoutError as error:
+            raise EgressTimeoutError(str(error)) from error
+        except (InvokeError, ConfigError) as error:
+            raise EgressError(str(error)) from error
+
+    async def aclose(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+
+
+def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """One of each name: several values of one stand behind each other."""
+    joined: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for name, value in headers:
+        known = names.setdefault(name.lower(), name)
+        joined[known] = f"{joined[known]}, {value}" if known in joined else value
+    return joined
+
+
+def normal_url(url: str) -> str:
+    """An address that all readers read alike. Raises EgressRefusedError for one that they would not."""
+    url = url.strip()
+    if len(url) > _MOST_URL:
+        raise EgressRefusedError(f"an address of {len(url):,} characters is not called; {_MOST_URL:,} are the most")
+    if any(sign in url for sign in "\\\t\r\n\0 ") or any(unicodedata.category(sign) == "Cc" for sign in url):
+        raise EgressRefusedError(f"address {_shown(url)} holds characters that must be percent-encoded")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not url.lower().startswith(f"{parts.scheme}://") or not parts.netloc:
+        raise EgressRefusedError(f"address {_shown(url)} must start with http:// or https:// and name a host")
+    if "@" in parts.netloc:
+        raise EgressRefusedError("an address must not carry a user name or password; use a header")
+    host = parts.hostname or ""
+    if "%" in host or not host:
+        raise EgressRefusedError(f"address {_shown(url)} names no host that can be called")
+    try:
         port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"address {url!r} cannot be read: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"address {url!r} must start with http:// or https:// and name a host")
-    if parts.username or parts.password:
-        raise ConfigError("an address must not carry a user name or password; use the provider's credential form")
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not target.isascii() or any(ord(sign) <= 32 or ord(sign) == 127 for sign in target):
-        raise ConfigError(f"address {url!r} holds characters that must be percent-encoded")
-    return Origin(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)), target
+        ascii_host = host if host.isascii() else host.encode("idna").decode("ascii")
+    except (ValueError, UnicodeError) as error:
+        raise EgressRefusedError(f"address {_shown(url)} names no host that can be called: {error}") from error
+    shown = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
+    netloc = shown if port is None else f"{shown}:{port}"
+    return urlunsplit((parts.scheme, netloc, _quoted(parts.path) or "/", _quoted(parts.query), ""))
 
 
-def check_address(host: str, address: str) -> None:
-    """Raises ConfigError where `address`, which `host` stands for, must not be reached."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped
-    if any(ip.version == network.version and ip in network for network in _METADATA):
-        raise ConfigError(f"host {host!r} stands for {ip}, a cloud's metadata address, which is never called")
+def _quoted(text: str) -> str:
+    if text.isascii():
+        return text
+    return "".join(sign if sign.isascii() else "".join(f"%{byte:02X}" for byte in sign.encode()) for sign in text)
+
+
+def _parsed(url: str) -> tuple[Origin, str]:
+    try:
+        return parse_url(url)
+    except ConfigError as error:
+        raise EgressRefusedError(str(error)) from error
+
+
+def _next(hop: _Hop, status: int, location: str) -> _Hop:
+    url = urljoin(hop.url, location)
+    if status == 303 or (status in (301, 302) and hop.method == "POST"):
+        headers = [one for one in hop.headers if one[0].lower() != "content-type"]
+        return _Hop("HEAD" if hop.method == "HEAD" else "GET", url, headers, b"", hop.was)
+    return _Hop(hop.method, url, hop.headers, hop.body, hop.was)
+
+
+async def _whole(response: Response, url: str, most: int) -> Fetched:
+    coding = response.headers.get("content-encoding", "").strip().lower()
+    unpack = _Unpack(coding, url)
+    body = bytearray()
+    try:
+        async for piece in response.pieces(most=most + (1 << 16)):
+            body += unpack.feed(piece, most + 1 - len(body))
+            if len(body) > most:
+                raise EgressTooLargeError(f"{_shown(url)} sent more than {most:,} bytes")
+    except InvokeTimeoutError as error:
+        raise EgressTimeoutError(str(error)) from error
+    except InvokeError as error:
+        kind = EgressTooLargeError if "more than" in str(error) and "bytes in one answer" in str(error) else EgressError
+        raise kind(str(error)) from error
+    finally:
+        response.close()
+    headers = {name: value for name, value in response.headers.items() if not (coding and name == "content-encoding")}
+    return Fetched(status=response.status, headers=headers, body=bytes(body), url=url)
+
+
+class _Unpack:
+    """Compressed bytes as they were before, never more of them than asked for."""
+
+    def __init__(self, coding: str, url: str) -> None:
+        self._url = url
+        match coding:
+            case "" | "identity":
+                self._inflate = None
+            case "gzip" | "x-gzip" | "deflate":
+                self._inflate = zlib.decompressobj(wbits=47)
+            case _:
+                raise EgressError(f"{_shown(url)} compressed its answer as {coding!r}, which was not asked for")
+
+    def feed(self, piece: bytes, most: int) -> bytes:
+        if self._inflate is None:
+            return piece
+        try:
+            return self._inflate.decompress(piece, max(most, 1))
+        except zlib.error as error:
+            raise EgressError(f"{_shown(self._url)} sent a body that cannot be unpacked: {error}") from error
+
+
+def _shown(url: str) -> str:
+    """An address for a message: without its query, which may hold secrets."""
+    return repr(url.partition("?")[0][:200])

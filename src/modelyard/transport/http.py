@@ -24,7 +24,7 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     InvokeTimeoutError,
 )
-from modelyard.transport.egress import Origin, check_address, parse_url
+from modelyard.transport.origins import Guard, Origin, check_addresses, parse_url
 
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
@@ -47,6 +47,7 @@ class _Connection(asyncio.Protocol):
     __slots__ = (
         "_buffered",
         "_header_bytes",
+        "_is_bodiless",
         "_is_lost",
         "_is_paused",
         "_keep_alive",
@@ -75,6 +76,7 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._is_lost = False
+        self._is_bodiless = False
         self._reset()
 
     def _reset(self) -> None:
@@ -147,6 +149,9 @@ class _Connection(asyncio.Protocol):
             return
         self._keep_alive = self._parser.should_keep_alive()
         self.is_head_complete = True
+        if self._is_bodiless:  # the parser would wait for a body that an answer to HEAD has not
+            self.is_complete = True
+            self._keep_alive = False
         self._wake()
 
     def on_body(self, body: bytes) -> None:
@@ -177,8 +182,9 @@ class _Connection(asyncio.Protocol):
             and self.error is None
         )
 
-    def begin(self) -> None:
+    def begin(self, *, is_bodiless: bool = False) -> None:
         self._reset()
+        self._is_bodiless = is_bodiless
         self._parser = httptools.HttpResponseParser(self)
 
     async def write(self, head: bytes, body: Sequence[bytes]) -> None:
@@ -284,7 +290,19 @@ class Response:
 class HttpClient:
     """A pool of connections that is itself one place to send requests to."""
 
-    def __init__(self, *, max_connections: int = 4096, keep_idle: int = 100, idle_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_connections: int = 4096,
+        keep_idle: int = 100,
+        idle_seconds: float = 30.0,
+        guard: Guard = check_addresses,
+        takes_compressed: bool = False,
+        verify: bool = True,
+    ) -> None:
+        self._guard = guard
+        self._takes_compressed = takes_compressed
+        self._verify = verify
         self._idle: dict[Origin, deque[tuple[_Connection, float]]] = {}
         self._free = asyncio.Semaphore(max_connections)
         self._keep_idle = keep_idle
@@ -296,6 +314,9 @@ class HttpClient:
         # Loading the certificates takes 20 ms: not before the first https call.
         context = ssl.create_default_context()
         context.set_alpn_protocols(["http/1.1"])
+        if not self._verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
         return context
 
     async def send(
@@ -336,7 +357,7 @@ class HttpClient:
     async def _exchange(self, origin: Origin, head: bytes, body: Sequence[bytes], limits: Timeouts) -> Response:
         while True:
             connection = self._take_idle(origin) or await self._connect(origin, limits)
-            connection.begin()
+            connection.begin(is_bodiless=head.startswith(b"HEAD "))
             try:
                 await connection.write(head, body)
                 while not (connection.is_head_complete or connection.error):
@@ -345,7 +366,8 @@ class HttpClient:
                 self._drop(connection)
                 raise
             if connection.error is None or connection.is_head_complete:
-                if connection.headers.get("content-encoding", "identity") not in ("identity", ""):
+                coded = connection.headers.get("content-encoding", "identity") not in ("identity", "")
+                if coded and not self._takes_compressed:
                     self._drop(connection)
                     raise InvokeServerUnavailableError(f"{origin.authority} compressed an answer that must not be")
                 return Response(connection, self, limits)
@@ -379,9 +401,10 @@ class HttpClient:
         if not found:
             raise OSError("the name has no address")
         last: OSError | None = None
+        # All that the name stands for is checked before anything is connected to, and then that very address is: a
+        # name that changes its mind gains nothing.
+        self._guard(origin, [str(address[0]) for *_, address in found])
         for _, _, _, _, address in found:
-            # The address that was checked is the one connected to: a name that changes its mind gains nothing.
-            check_address(origin.host, str(address[0]))
             secure: dict[str, Any] = {}
             if origin.scheme == "https":
                 secure = {"ssl": self._tls, "server_hostname": origin.host}

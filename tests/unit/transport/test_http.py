@@ -13,7 +13,7 @@ from modelyard.base.errors import (
     InvokeTimeoutError,
 )
 from modelyard.testing import Answer, Handler, Upstream, json_answer, stream_answer
-from modelyard.transport.egress import check_address, parse_url
+from modelyard.transport.origins import check_address, parse_url
 from modelyard.transport.http import HttpClient, Timeouts
 
 Start = Callable[[Handler], Upstream]

@@ -1,0 +1,100 @@
+"""Workflows, wired: the jail, the way out, the journal, what nodes work with."""
+
+from typing import TYPE_CHECKING
+
+from modelyard.base.settings import Settings
+from modelyard.jail.sandbox import Jail, JailLimits
+from modelyard.runtime.caller import Caller
+from modelyard.transport.egress import Egress, EgressRules
+from modelyard.workflow.apps import Apps
+from modelyard.workflow.chats import Chats
+from modelyard.workflow.conversations import Conversations
+from modelyard.workflow.dsl import App, AppMapping
+from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.node import Limits, Services
+from modelyard.workflow.runs import Runs
+from modelyard.workflow.services import (
+    JailedSandbox,
+    StoredForms,
+    TenantFiles,
+    TenantModels,
+    TenantTools,
+    mappings_of,
+)
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
+_DAY = 86_400.0
+
+
+class WorkflowParts:
+    def __init__(self, yard: "Modelyard") -> None:
+        chosen = yard.settings.workflows
+        self._yard = yard
+        limits = JailLimits(seconds=chosen.code_seconds, memory_mb=chosen.code_memory_mb, at_once=chosen.code_at_once)
+        self.jail = Jail(limits, preload=chosen.preload, is_enabled=chosen.code)
+        self.egress = Egress(_rules(yard.settings))
+        self.journal = DatabaseJournal(yard.database, yard.clock.time)
+        self.apps = Apps(yard.resources, yard.directory, self.journal, yard.keys)
+        self.runs = Runs(
+            self.journal,
+            self._app_of,
+            self.services,
+            limits=Limits(steps=chosen.steps, seconds=chosen.seconds, depth=chosen.depth),
+            now=yard.clock.time,
+            most=chosen.at_once,
+        )
+        self.conversations = Conversations(yard.database, yard.clock.time)
+        self.chats = Chats(self.runs, self.conversations, self.files, yard.clock.time)
+        yard.on_reload(self._reload)
+
+    def _reload(self, settings: Settings) -> None:
+        self.egress.rules = _rules(settings)
+
+    async def _app_of(self, run: RunRecord) -> App:
+        found = next((one for one in self.apps.all(run.tenant) if one.id == run.app), None)
+        return await self.apps.read(run.tenant, run.digest, found.stored.mapping if found else None)
+
+    def files(self, tenant: str, user: str = "") -> TenantFiles:
+        return TenantFiles(self._yard.files, self.egress, tenant, self._yard.origin, user)
+
+    def services(self, app: App, run: RunRecord | None = None) -> Services:
+        """For a run of a tenant; without one, for the owner's own."""
+        yard, chosen = self._yard, self._yard.settings.workflows
+        tenant, user = (run.tenant, run.user) if run is not None else ("default", "")
+        general = AppMapping(models=chosen.models, tools=chosen.tools, datasets=chosen.datasets)
+        mappings = mappings_of(app.mapping, general)
+        return Services(
+            models=TenantModels(
+                yard.models, yard.plugins, Caller(tenant=tenant, user=user or None), mappings["models"]
+            ),
+            sandbox=JailedSandbox(self.jail),
+            http=self.egress,
+            files=self.files(tenant, user),
+            tools=TenantTools(yard.plugins, tenant, user, mappings["tools"]),
+            memory=self.conversations.memory(run) if run is not None and run.conversation else None,
+            forms=StoredForms(self.journal, run, yard.origin) if run is not None else None,
+        )
+
+    def begin(self) -> None:
+        """Take up what was left, on the running loop."""
+        self.runs.begin_upkeep()
+        if self._yard.settings.workflows.keep_days:
+            self._yard.upkeep.every(3600.0, self._tidy)
+
+    async def _tidy(self) -> None:
+        await self.journal.forget(self._yard.clock.time() - self._yard.settings.workflows.keep_days * _DAY)
+
+    async def aclose(self) -> None:
+        await self.runs.aclose()
+        await self.jail.aclose()
+        await self.egress.aclose()
+
+
+def _rules(settings: Settings) -> EgressRules:
+    return EgressRules(
+        ports=frozenset(settings.egress.ports),
+        private=frozenset(one.lower() for one in settings.egress.private),
+        seconds=settings.egress.seconds,
+    )

@@ -1,0 +1,263 @@
+"""Confinement of one process by the kernel, with nothing but ctypes: Landlock, seccomp, resource limits.
+
+Needs no root, no helper and no namespace. What each part keeps away, and what was measured: docs/design/0008-jail.md.
+"""
+
+import ctypes
+import os
+import platform
+import resource
+import struct
+import sys
+from typing import Any
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_MACHINE = platform.machine()
+
+# ------------------------------------------------------------------------------------------------ Landlock
+
+_CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same on every architecture
+_ABI_FLAG = 1
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_NET = 0b11  # bind, connect
+_SCOPES = 0b11  # abstract sockets, signals
+
+
+def landlock_abi() -> Any:
+    """The kernel's version of Landlock; 0 where there is none."""
+    found = _libc.syscall(_CREATE, None, 0, _ABI_FLAG)
+    return max(0, found)
+
+
+def _fs_rights(abi: Any) -> Any:
+    bits = 13
+    if abi >= 2:
+        bits = 14  # refer
+    if abi >= 3:
+        bits = 15  # truncate
+    if abi >= 5:
+        bits = 16  # ioctl on devices
+    return (1 << bits) - 1
+
+
+def ruleset(readable: Any, writable: Any = ()) -> Any:
+    """A Landlock ruleset, as a descriptor that children inherit: these folders may be read, those files written."""
+    abi = landlock_abi()
+    if not abi:
+        raise OSError("this kernel has no Landlock")
+    handled = _fs_rights(abi)
+    attributes = struct.pack("=QQQ", handled, _NET if abi >= 4 else 0, _SCOPES if abi >= 6 else 0)
+    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+    buffer = ctypes.create_string_buffer(attributes[:size], size)
+    descriptor = _libc.syscall(_CREATE, buffer, size, 0)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "Landlock refused its rules")
+    for path, rights in [(one, _READ_FILE | _READ_DIR) for one in readable] + [
+        (one, _READ_FILE | _WRITE_FILE) for one in writable
+    ]:
+        _allow(descriptor, path, rights)
+    return descriptor
+
+
+def _allow(descriptor: Any, path: Any, rights: Any) -> Any:
+    try:
+        where = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # what is not there need not be allowed
+    try:
+        if not os.path.isdir(path):
+            rights &= _READ_FILE | _WRITE_FILE | _EXECUTE
+        rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, where), 12)
+        if _libc.syscall(_ADD, descriptor, 1, rule, 0) < 0:
+            raise OSError(ctypes.get_errno(), f"Landlock refused {path!r}")
+    finally:
+        os.close(where)
+
+
+# ------------------------------------------------------------------------------------------------ seccomp
+
+_NUMBERS = {
+    "x86_64": {
+        "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7, "lseek": 8,
+        "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14,
+        "rt_sigreturn": 15, "ioctl": 16, "pread64": 17, "pwrite64": 18, "readv": 19, "writev": 20, "access": 21,
+        "pipe": 22, "select": 23, "sched_yield": 24, "mremap": 25, "mincore": 27, "madvise": 28, "dup": 32, "dup2": 33,
+        "pause": 34, "nanosleep": 35, "getitimer": 36, "alarm": 37, "setitimer": 38, "getpid": 39, "sendto": 44,
+        "recvfrom": 45, "sendmsg": 46, "recvmsg": 47, "shutdown": 48, "getsockname": 51, "getpeername": 52,
+        "socketpair": 53, "setsockopt": 54, "getsockopt": 55, "clone": 56, "fork": 57, "vfork": 58, "exit": 60,
+        "wait4": 61, "kill": 62, "uname": 63, "fcntl": 72, "fsync": 74, "fdatasync": 75, "ftruncate": 77,
+        "getdents": 78, "getcwd": 79, "readlink": 89, "gettimeofday": 96, "getrlimit": 97, "getrusage": 98,
+        "sysinfo": 99, "times": 100, "getuid": 102, "getgid": 104, "geteuid": 107, "getegid": 108, "getppid": 110,
+        "getpgrp": 111, "getgroups": 115, "getresuid": 118, "getresgid": 120, "getpgid": 121, "getsid": 124,
+        "sigaltstack": 131, "prctl": 157, "arch_prctl": 158, "gettid": 186, "time": 201, "futex": 202,
+        "sched_getaffinity": 204, "epoll_create": 213, "getdents64": 217, "set_tid_address": 218,
+        "restart_syscall": 219, "clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230, "exit_group": 231,
+        "epoll_wait": 232, "epoll_ctl": 233, "tgkill": 234, "openat": 257, "newfstatat": 262, "readlinkat": 267,
+        "faccessat": 269, "pselect6": 270, "ppoll": 271, "set_robust_list": 273, "get_robust_list": 274,
+        "epoll_pwait": 281, "eventfd2": 290, "epoll_create1": 291, "dup3": 292, "pipe2": 293, "prlimit64": 302,
+        "getcpu": 309, "getrandom": 318, "membarrier": 324, "statx": 332, "rseq": 334, "clone3": 435,
+        "faccessat2": 439, "sched_getparam": 143, "sched_getscheduler": 145, "sched_get_priority_max": 146,
+        "sched_get_priority_min": 147,
+    },
+    "aarch64": {
+        "getcwd": 17, "eventfd2": 19, "epoll_create1": 20, "epoll_ctl": 21, "epoll_pwait": 22, "dup": 23, "dup3": 24,
+        "fcntl": 25, "ioctl": 29, "ftruncate": 46, "faccessat": 48, "openat": 56, "close": 57, "pipe2": 59,
+        "getdents64": 61, "lseek": 62, "read": 63, "write": 64, "readv": 65, "writev": 66, "pread64": 67,
+        "pwrite64": 68, "pselect6": 72, "ppoll": 73, "readlinkat": 78, "newfstatat": 79, "fstat": 80, "fsync": 82,
+        "fdatasync": 83, "exit": 93, "exit_group": 94, "set_tid_address": 96, "futex": 98, "set_robust_list": 99,
+        "get_robust_list": 100, "nanosleep": 101, "getitimer": 102, "setitimer": 103, "clock_gettime": 113,
+        "clock_getres": 114, "clock_nanosleep": 115, "sched_getaffinity": 123, "sched_yield": 124,
+        "restart_syscall": 128, "kill": 129, "tgkill": 131, "sigaltstack": 132, "rt_sigaction": 134,
+        "rt_sigprocmask": 135, "rt_sigreturn": 139, "getresuid": 148, "getresgid": 150, "times": 153, "getpgid": 155,
+        "getsid": 156, "getgroups": 158, "uname": 160, "getrlimit": 163, "getrusage": 165, "prctl": 167, "getcpu": 168,
+        "gettimeofday": 169, "getpid": 172, "getppid": 173, "getuid": 174, "geteuid": 175, "getgid": 176,
+        "getegid": 177, "gettid": 178, "sysinfo": 179, "socketpair": 199, "getsockname": 204, "getpeername": 205,
+        "sendto": 206, "recvfrom": 207, "setsockopt": 208, "getsockopt": 209, "shutdown": 210, "sendmsg": 211,
+        "recvmsg": 212, "brk": 214, "munmap": 215, "mremap": 216, "clone": 220, "mmap": 222, "mprotect": 226,
+        "mincore": 232, "madvise": 233, "wait4": 260, "prlimit64": 261, "getrandom": 278, "membarrier": 283,
+        "statx": 291, "rseq": 293, "clone3": 435, "faccessat2": 439, "sched_getparam": 121, "sched_getscheduler": 120,
+        "sched_get_priority_max": 125, "sched_get_priority_min": 126,
+    },
+}  # fmt: skip
+_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_GUARDED = ("ioctl", "fcntl", "clone", "fork", "vfork", "clone3", "kill", "tgkill", "prctl", "prlimit64")
+_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # none that says who is to get signals
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+_PRCTL = (15, 16)  # a thread's name
+_THREAD = 0x10000
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_EPERM, _ENOSYS = 1, 38
+
+
+def _instruction(code: Any, value: Any, yes: Any = 0, no: Any = 0) -> Any:
+    return struct.pack("=HBBI", code, yes, no, value & 0xFFFFFFFF)
+
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+
+
+def _argument(number: Any) -> Any:
+    return 16 + 8 * number  # its lower half, on little-endian machines
+
+
+def _one_of(number: Any, argument: Any, values: Any) -> Any:
+    """Allow a call where an argument is one of some values."""
+    body = [_instruction(_LOAD, _argument(argument))]
+    count = len(values)
+    for place, value in enumerate(values):
+        body.append(_instruction(_EQUAL, value, count - place, 0))
+    body += [_instruction(_RETURN, _ERRNO | _EPERM), _instruction(_RETURN, _ALLOW)]
+    return [_instruction(_EQUAL, number, 0, len(body)), *body]
+
+
+def seccomp_filter(pid: Any) -> Any:
+    """The program for a process of that id: a list of what may be called, all else is refused."""
+    numbers = _NUMBERS.get(_MACHINE)
+    if numbers is None:
+        raise OSError(f"no list of system calls for {_MACHINE}")
+    program = [
+        _instruction(_LOAD, 4),
+        _instruction(_EQUAL, _ARCH[_MACHINE], 1, 0),
+        _instruction(_RETURN, _ERRNO | _EPERM),
+        _instruction(_LOAD, 0),
+        _instruction(_AT_LEAST, 0x40000000, 0, 1),  # the x32 calls
+        _instruction(_RETURN, _ERRNO | _EPERM),
+    ]
+    for name, argument, values in (
+        ("fcntl", 1, _FCNTL), ("ioctl", 1, _IOCTL), ("prctl", 0, _PRCTL), ("kill", 0, (pid,)), ("tgkill", 0, (pid,)),
+        ("prlimit64", 0, (0, pid)),
+    ):  # fmt: skip
+        program += _one_of(numbers[name], argument, values)
+    # Threads may be made, processes may not; libc asks with clone3 first, and must be told that there is none.
+    program += [
+        _instruction(_EQUAL, numbers["clone3"], 0, 1),
+        _instruction(_RETURN, _ERRNO | _ENOSYS),
+        _instruction(_EQUAL, numbers["clone"], 0, 4),
+        _instruction(_LOAD, _argument(0)),
+        _instruction(_ANY_BIT, _THREAD, 1, 0),
+        _instruction(_RETURN, _ERRNO | _EPERM),
+        _instruction(_RETURN, _ALLOW),
+    ]
+    plain = [number for name, number in numbers.items() if name not in _GUARDED]
+    for number in plain:
+        program += [_instruction(_EQUAL, number, 0, 1), _instruction(_RETURN, _ALLOW)]
+    program.append(_instruction(_RETURN, _ERRNO | _EPERM))
+    return b"".join(program)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+# ------------------------------------------------------------------------------------------------ all together
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+_PR_SET_THP_DISABLE = 41
+_KILL = 9
+
+
+def _prctl(*arguments: Any) -> Any:
+    padded = [ctypes.c_ulong(one) for one in (*arguments, 0, 0, 0, 0)[:5]]
+    if _libc.prctl(*padded) != 0:
+        raise OSError(ctypes.get_errno(), "prctl %d was refused" % arguments[0])
+
+
+def _drop_capabilities() -> Any:
+    """Root without its powers."""
+    for number in range(64):
+        if _libc.prctl(*[ctypes.c_ulong(one) for one in (_PR_CAPBSET_DROP, number, 0, 0, 0)]) != 0:
+            break
+    header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
+    data = ctypes.create_string_buffer(24)
+    if _libc.syscall(126 if _MACHINE == "x86_64" else 91, header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capabilities could not be dropped")
+
+
+def address_space() -> Any:
+    """Bytes of it that this process has taken."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def confine(rules: Any, limits: Any, taken: Any) -> Any:
+    """Shut this process in, for good. Raises OSError where any part of it is refused."""
+    parent = os.getppid()
+    _prctl(_PR_SET_PDEATHSIG, _KILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, 8 << 20))
+    memory = taken + limits["memory"]
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    seconds = max(1, int(limits["seconds"] + 0.999))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    if os.getuid() != 0:
+        resource.setrlimit(resource.RLIMIT_NPROC, (4096, 4096))
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)
+    if os.geteuid() == 0:
+        _drop_capabilities()
+    if _libc.syscall(_RESTRICT, rules, 0) != 0:
+        raise OSError(ctypes.get_errno(), "Landlock could not be entered")
+    os.close(rules)
+    code = seccomp_filter(os.getpid())
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = _Program(len(code) // 8, ctypes.addressof(buffer))
+    if (
+        _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(program), ctypes.c_ulong(0), ctypes.c_ulong(0))
+        != 0
+    ):
+        raise OSError(ctypes.get_errno(), "seccomp refused its program")
+
+
+def readable_folders() -> Any:
+    """What a Python needs to read while it runs: its libraries, and nothing of its users'."""
+    folders = {one for one in sys.path if one and os.path.isdir(one)}
+    for name in ("prefix", "base_prefix", "exec_prefix", "base_exec_prefix"):
+        folders.add(os.path.join(getattr(sys, name), "lib"))
+    folders |= {"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/usr/share/fonts", "/etc/localtime",
+                "/dev/urandom", "/dev/random", "/dev/zero"}  # fmt: skip
+    folders.discard("/")
+    return sorted(folders)

@@ -1,0 +1,351 @@
+"""`Jail`: programs of others, run in forked children that the kernel shuts in. Text goes in and comes out by a pipe.
+
+A zygote has loaded what programs usually import and forks for each of them: a run costs a few milliseconds. There is
+one for code and templates, one more for code that imports large libraries, one for documents; each starts when it is
+first needed. What the kernel must be able to do, and what happens where it cannot: docs/design/0008-jail.md.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelyard.base.errors import ModelyardError
+from modelyard.jail.selftest import BENIGN, HOSTILE
+
+logger = logging.getLogger("modelyard.jail")
+
+_PROGRAM = Path(__file__).parent / "inside" / "zygote.py"
+_READY_SECONDS = 60.0
+_LARGE = ("numpy", "pandas", "matplotlib", "scipy", "sympy", "jieba", "sklearn", "PIL", "requests")
+_IMPORTS = re.compile(r"^\s*(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
+_ENVIRON = {
+    "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "MPLBACKEND": "Agg",
+    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+}  # fmt: skip
+
+
+class JailError(ModelyardError):
+    """A program did not end well. `reason` is one of its own faults, or a limit that it met."""
+
+    code = "code_failed"
+
+    def __init__(self, message: str, *, reason: str = "error") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class JailUnavailableError(JailError):
+    """Nothing can be run safely on this machine: nothing is run."""
+
+    code = "jail_unavailable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JailLimits:
+    seconds: float = 10.0
+    memory_mb: int = 512
+    """Beyond what the zygote has."""
+    output_bytes: int = 4 << 20
+    document_seconds: float = 60.0
+    at_once: int = 8
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    ended: "asyncio.Future[int]"
+
+
+@dataclass(slots=True, eq=False)
+class _Zygote:
+    """One forking process, and the runs that it has going."""
+
+    process: asyncio.subprocess.Process
+    control: socket.socket
+    runs: dict[int, _Run] = field(default_factory=dict[int, _Run])
+    last: int = 0
+    listener: "asyncio.Task[None] | None" = None
+    is_alive: bool = True
+    abi: int = 0
+
+    def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        data = msgspec.json.encode(message)
+        try:
+            if descriptors:
+                socket.send_fds(self.control, [data], list(descriptors))
+            else:
+                self.control.send(data)
+        except OSError as error:
+            raise JailError(f"the jail's process is gone: {error}", reason="lost") from error
+
+    async def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = await loop.sock_recv(self.control, 65536)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            told = msgspec.json.decode(data)
+            run = self.runs.pop(told["id"], None)
+            if run is not None and not run.ended.done():
+                run.ended.set_result(told["status"])
+        self.is_alive = False
+        for run in self.runs.values():
+            if not run.ended.done():
+                run.ended.set_exception(JailError("the jail's process was killed", reason="lost"))
+        self.runs.clear()
+
+    async def close(self) -> None:
+        self.is_alive = False
+        self.control.close()
+        if self.listener is not None:
+            self.listener.cancel()
+        try:
+            async with asyncio.timeout(3):
+                await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+
+
+class Jail:
+    """`preload` are modules that code may want and that take long to load, beyond the usual."""
+
+    def __init__(
+        self, limits: JailLimits | None = None, *, preload: Sequence[str] = (), is_enabled: bool = True
+    ) -> None:
+        self.limits = limits or JailLimits()
+        self._preload = {*_LARGE, *preload}
+        self._is_enabled = is_enabled
+        self._zygotes: dict[str, _Zygote] = {}
+        self._starting: dict[str, asyncio.Lock] = {}
+        self._slots = asyncio.Semaphore(self.limits.at_once)
+        self._trouble: str | None = None
+        self._is_tested = False
+        self._testing = asyncio.Lock()
+        self.level = "unknown"
+        """landlock, or off; known once something was run."""
+
+    # what callers use
+
+    async def run_code(self, language: str, code: str, inputs: Mapping[str, Any]) -> Any:
+        """What `main` gave back. Raises JailError."""
+        if language not in ("python3", "javascript"):
+            raise JailError(f"code in {language!r} cannot be run; python3 and javascript can", reason="language")
+        name = "code"
+        if language == "python3":
+            wanted = sorted(set(_IMPORTS.findall(code)) & self._preload)
+            name = "+".join(["code", *wanted])
+        task = {"kind": language, "code": code, "inputs": inputs}
+        return await self._run(name, task, b"", self.limits.seconds)
+
+    async def render(self, template: str, variables: Mapping[str, Any], *, most: int) -> str:
+        """Raises JailError."""
+        task = {"kind": "template", "template": template, "inputs": variables, "most": most}
+        return str(await self._run("code", task, b"", self.limits.seconds))
+
+    async def extract(self, extension: str, data: bytes) -> str:
+        """A document's text. Raises JailError."""
+        task = {"kind": "document", "extension": extension}
+        return str(await self._run("documents", task, data, self.limits.document_seconds))
+
+    async def check(self) -> str:
+        """Try what a prisoner would try, once; the level. Raises JailUnavailableError where any of it worked."""
+        async with self._testing:
+            if self._trouble is not None:
+                raise JailUnavailableError(self._trouble)
+            if not self._is_tested:
+                try:
+                    await self._self_test()
+                except JailError as error:
+                    self._trouble = f"code and templates cannot be run safely on this machine, so they are off: {error}"
+                    self.level = "off"
+                    logger.error("the jail is off", extra={"fields": {"reason": str(error)}})
+                    raise JailUnavailableError(self._trouble) from error
+                self._is_tested = True
+                self.level = "landlock"
+        return self.level
+
+    async def aclose(self) -> None:
+        zygotes = list(self._zygotes.values())
+        self._zygotes.clear()
+        for one in zygotes:
+            await one.close()
+
+    # inside
+
+    async def _self_test(self) -> None:
+        if not self._is_enabled:
+            raise JailError("it is switched off in the settings")
+        if sys.platform != "linux":
+            raise JailError(f"it needs Linux; this is {sys.platform}")
+        for name, code in HOSTILE.items():
+            task = {"kind": "probe", "code": code}
+            result = await self._attempt("code", task, b"", 10.0)
+            if result != "blocked":
+                raise JailError(f"a program could {name} ({result})")
+        for code, expected in BENIGN:
+            result = await self._attempt("code", {"kind": "python3", "code": code, "inputs": {}}, b"", 10.0)
+            if result != expected:
+                raise JailError("a harmless program did not run")
+
+    async def _run(self, name: str, task: Mapping[str, Any], data: bytes, seconds: float) -> Any:
+        if not self._is_tested:
+            await self.check()
+        async with self._slots:
+            return await self._attempt(name, task, data, seconds)
+
+    async def _attempt(self, name: str, task: Mapping[str, Any], data: bytes, seconds: float) -> Any:
+        zygote = await self._zygote(name)
+        try:
+            head = json.dumps(
+                {**task, "limits": {"memory": self.limits.memory_mb << 20}}, ensure_ascii=False, allow_nan=False
+            ).encode("utf-8", "surrogatepass")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise JailError(f"what it is given cannot be handed over: {error}") from error
+        zygote.last += 1
+        number = zygote.last
+        source, feed = os.pipe()
+        drain, sink = os.pipe()
+        run = zygote.runs[number] = _Run(asyncio.get_running_loop().create_future())
+        try:
+            limits = {"memory": self.limits.memory_mb << 20, "seconds": seconds}
+            zygote.send({"op": "run", "id": number, "limits": limits}, (source, sink))
+        except JailError:
+            zygote.runs.pop(number, None)
+            os.close(feed)
+            os.close(drain)
+            raise
+        finally:
+            os.close(source)
+            os.close(sink)
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._exchange(feed, drain, head + b"\n" + data)
+                status = await run.ended
+        except TimeoutError:
+            raise JailError(f"it ran longer than {seconds:g} s", reason="time") from None
+        finally:
+            if not run.ended.done():
+                with suppress(JailError):
+                    zygote.send({"op": "kill", "id": number})
+                run.ended.cancel()
+        return _read(answer, status)
+
+    async def _exchange(self, feed: int, drain: int, task: bytes) -> bytes:
+        """Hand the task over and take what comes back."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=1 << 20)
+        reading, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(drain, "rb", 0)
+        )
+        try:
+            await _written(feed, task)
+            answer = bytearray()
+            while piece := await reader.read(1 << 18):
+                answer += piece
+                if len(answer) > self.limits.output_bytes:
+                    most = self.limits.output_bytes
+                    raise JailError(f"its result is larger than {most:,} bytes", reason="output")
+            return bytes(answer)
+        finally:
+            reading.close()
+
+    async def _zygote(self, name: str) -> _Zygote:
+        known = self._zygotes.get(name)
+        if known is not None and known.is_alive:
+            return known
+        async with self._starting.setdefault(name, asyncio.Lock()):
+            known = self._zygotes.get(name)
+            if known is None or not known.is_alive:
+                if known is not None:
+                    await known.close()
+                known = self._zygotes[name] = await _start(name)
+            return known
+
+
+async def _written(feed: int, task: bytes) -> None:
+    """Into the pipe; at once where it fits, which it nearly always does."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(feed, False)
+    view = memoryview(task)
+    try:
+        while view:
+            try:
+                view = view[os.write(feed, view) :]
+            except BlockingIOError:
+                ready: asyncio.Future[None] = loop.create_future()
+                loop.add_writer(feed, lambda ready=ready: ready.done() or ready.set_result(None))
+                try:
+                    await ready
+                finally:
+                    loop.remove_writer(feed)
+            except BrokenPipeError:
+                return  # it is over already; its status says how
+    finally:
+        os.close(feed)
+
+
+async def _start(name: str) -> _Zygote:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    kind, *modules = name.split("+")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-X", "utf8", str(_PROGRAM), str(theirs.fileno()), kind, *modules,
+            cwd="/", env=_ENVIRON, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    except BaseException as error:
+        ours.close()
+        if isinstance(error, OSError):
+            raise JailError(f"its process did not start: {error}") from error
+        raise
+    finally:
+        theirs.close()
+    zygote = _Zygote(process, ours)
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            data = await asyncio.get_running_loop().sock_recv(ours, 65536)
+    except (TimeoutError, OSError):
+        data = b""
+    except BaseException:
+        await zygote.close()
+        raise
+    told: dict[str, Any] = msgspec.json.decode(data) if data else {"error": "its process ended while it started"}
+    if not told.get("ready"):
+        await zygote.close()
+        raise JailError(str(told.get("error")))
+    zygote.abi = told["abi"]
+    zygote.listener = asyncio.ensure_future(zygote.listen())
+    return zygote
+
+
+def _read(answer: bytes, status: int) -> Any:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number in (signal.SIGXCPU, signal.SIGKILL):
+            raise JailError("it took more processor time than it may", reason="time")
+        raise JailError(f"it crashed ({signal.Signals(number).name})", reason="crash")
+    try:
+        told: dict[str, Any] = json.loads(answer)
+    except ValueError:
+        raise JailError("it ended without a result", reason="crash") from None
+    if "jail" in told:
+        raise JailError(f"it could not be shut in: {told['jail']}", reason="jail")
+    if "error" in told:
+        raise JailError(str(told["error"]))
+    return told.get("result")

@@ -1,0 +1,29 @@
+"""Workflows: graphs of nodes that are run, streamed, stopped, and taken up again after a crash.
+
+    from modelyard import Modelyard, workflow
+
+    app = workflow.load("translate.yml")
+    async with Modelyard() as yard:
+        outcome = await workflow.run(app, yard, inputs={"text": "Guten Tag"})
+        print(outcome.outputs)
+
+Names load when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelyard.workflow.dsl import App, load, loads
+    from modelyard.workflow.engine import Outcome
+    from modelyard.workflow.runs import run, stream
+
+_HOMES = {"App": "dsl", "load": "dsl", "loads": "dsl", "Outcome": "engine", "run": "runs", "stream": "runs"}
+
+__all__ = ["App", "Outcome", "load", "loads", "run", "stream"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"modelyard.workflow.{_HOMES[name]}"), name)

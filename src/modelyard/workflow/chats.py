@@ -1,0 +1,190 @@
+"""Chats: a message starts a run, the run's text is the answer, the conversation remembers both."""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from modelyard.base.errors import NotFoundError
+from modelyard.workflow.apps import FoundApp
+from modelyard.workflow.conversations import Conversation, Conversations, Message
+from modelyard.workflow.dsl import App
+from modelyard.workflow.engine import Status
+from modelyard.workflow.journal import RunRecord
+from modelyard.workflow.nodes.start import Variable, form_of
+from modelyard.workflow.runs import Runs, new_run_id
+from modelyard.workflow.services import TenantFiles
+from modelyard.workflow.variables import CONVERSATION, VariablePool, to_object
+
+_NIL = "00000000-0000-0000-0000-000000000000"
+NEW_NAME = "New conversation"
+
+
+class Chats:
+    def __init__(
+        self,
+        runs: Runs,
+        conversations: Conversations,
+        files: Callable[[str, str], TenantFiles],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._runs = runs
+        self._conversations = conversations
+        self._files = files
+        self._now = now
+        runs.on_end(self._ended)
+
+    # workflows
+
+    async def run(
+        self, found: FoundApp, app: App, *, inputs: Mapping[str, Any], user: str, files: Sequence[Any] = (),
+        root: str = "", depth: int = 0, created_from: str = "service-api",
+    ) -> RunRecord:  # fmt: skip
+        """Start a run that belongs to no conversation. Raises InputError, InvokeBadRequestError."""
+        run_id, now = new_run_id(), self._now()
+        system = {
+            "files": self._given(found.tenant, user, files),
+            "user_id": user,
+            "app_id": found.id,
+            "workflow_id": _workflow_id(found),
+            "workflow_run_id": run_id,
+            "timestamp": int(now),
+        }
+        record = RunRecord(
+            tenant=found.tenant, id=run_id, app=found.id, digest=found.stored.digest, mode=app.mode, root=root,
+            user=user, inputs=self._inputs(app, root, inputs, found.tenant, user), system=system, depth=depth,
+            created_at=now, created_from=created_from,
+        )  # fmt: skip
+        return await self._runs.start(app, record)
+
+    # messages
+
+    async def send(
+        self, found: FoundApp, app: App, *, query: str, inputs: Mapping[str, Any], user: str,
+        conversation_id: str = "", files: Sequence[Any] = (), created_from: str = "service-api",
+    ) -> tuple[RunRecord, Conversation]:  # fmt: skip
+        """A question; its answer is the run's text. Raises NotFoundError, InputError, InvokeBadRequestError."""
+        now = self._now()
+        conversation = await self._conversation(found, app, query, inputs, user, conversation_id)
+        before = await self._conversations.thread(found.tenant, conversation.id, most=500)
+        given = conversation.inputs or dict(inputs) if conversation_id else dict(inputs)
+        run_id, message_id = new_run_id(), str(uuid.uuid4())
+        attached = self._given(found.tenant, user, files)
+        system = {
+            "query": query,
+            "files": attached,
+            "conversation_id": conversation.id,
+            "dialogue_count": len(before) + 1,
+            "user_id": user,
+            "app_id": found.id,
+            "workflow_id": _workflow_id(found),
+            "workflow_run_id": run_id,
+        }
+        record = RunRecord(
+            tenant=found.tenant, id=run_id, app=found.id, digest=found.stored.digest, mode=app.mode, user=user,
+            inputs=self._inputs(app, "", given, found.tenant, user), system=system, conversation=conversation.id,
+            message=message_id, variables={name: one.get("value") for name, one in conversation.variables.items()},
+            created_at=now, created_from=created_from,
+        )  # fmt: skip
+        message = Message(
+            tenant=found.tenant, id=message_id, app=found.id, user=user, conversation=conversation.id,
+            parent=before[0].id if before else _NIL, run=run_id, query=query, inputs=dict(inputs), files=attached,
+            status="running", created_at=now,
+        )  # fmt: skip
+        await self._conversations.say(message)
+        try:
+            record = await self._runs.start(app, record)
+        except Exception as error:
+            await self._conversations.answer(found.tenant, message_id, "", {}, status="error", error=str(error))
+            raise
+        return record, conversation
+
+    async def _conversation(
+        self, found: FoundApp, app: App, query: str, inputs: Mapping[str, Any], user: str, name: str
+    ) -> Conversation:
+        if name:
+            try:
+                known = await self._conversations.find(found.tenant, found.id, user, name)
+            except NotFoundError:
+                if app.mode != "advanced-chat":  # a chatflow begins anew, as its clients are used to
+                    raise
+            else:
+                return msgspec.structs.replace(known, variables=self._with_new(app, known.variables))
+        now = self._now()
+        fresh = Conversation(
+            tenant=found.tenant, id=str(uuid.uuid4()), app=found.id, user=user,
+            name=_name_of(query) if query else NEW_NAME, inputs=dict(inputs), variables=self._with_new(app, {}),
+            created_at=now, updated_at=now,
+        )  # fmt: skip
+        await self._conversations.start(fresh)
+        return fresh
+
+    def _with_new(self, app: App, known: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The conversation's variables; those that the app was given since then begin as they are declared."""
+        variables = dict(known)
+        for one in app.conversation:
+            variables.setdefault(one.name, {
+                "id": one.id or str(uuid.uuid4()), "value": one.value, "value_type": one.value_type,
+                "description": one.description, "updated_at": self._now(),
+            })  # fmt: skip
+        return variables
+
+    # files
+
+    def _given(self, tenant: str, user: str, files: Sequence[Any]) -> list[dict[str, Any]]:
+        keeper = self._files(tenant, user)
+        return [keeper.given(one).to_object() for one in files]
+
+    def _inputs(self, app: App, root: str, inputs: Mapping[str, Any], tenant: str, user: str) -> dict[str, Any]:
+        """Inputs with files as files. What the form does not ask for is kept for triggers alone."""
+        node = app.graph(root).nodes[root or app.roots[0]]
+        forms: dict[str, Variable] = {one.variable: one for one in form_of(node)}
+        keeper = self._files(tenant, user)
+        found: dict[str, Any] = {}
+        for name, value in inputs.items():
+            kind = forms[name].type if name in forms else ""
+            if kind == "file" and isinstance(value, Mapping):
+                value = keeper.given(value).to_object()
+            elif kind == "file-list" and isinstance(value, list):
+                value = [keeper.given(one).to_object() for one in value]
+            found[name] = value
+        return found
+
+    # ends
+
+    async def _ended(self, run: RunRecord, pool: VariablePool, said: str) -> None:
+        if not run.conversation:
+            return
+        variables: dict[str, dict[str, Any]] = {}
+        try:
+            conversation = await self._conversations.find(run.tenant, run.app, run.user, run.conversation)
+            variables = dict(conversation.variables)
+        except NotFoundError:
+            pass  # somebody deleted it meanwhile
+        for name, value in pool.of(CONVERSATION).items():
+            about = variables.get(name, {"id": str(uuid.uuid4()), "description": ""})
+            kind = pool.declared.get((CONVERSATION, name), "string")
+            if about.get("value") != to_object(value) or name not in variables:
+                about = {**about, "value": to_object(value), "value_type": kind, "updated_at": self._now()}
+            variables[name] = about
+        await self._conversations.touch(run.tenant, run.conversation, variables)
+        if run.status is Status.PAUSED:
+            return
+        failed = run.status is Status.FAILED
+        metadata = {"usage": {"total_tokens": run.total_tokens, "total_price": str(run.total_price)}}
+        status = {Status.FAILED: "error", Status.STOPPED: "stopped"}.get(run.status, "normal")
+        await self._conversations.answer(
+            run.tenant, run.message, said, metadata, status=status, error=run.error if failed else ""
+        )
+
+
+def _workflow_id(found: FoundApp) -> str:
+    """An id for a version of an app's file, in the form that clients expect."""
+    return str(uuid.UUID(hex=found.stored.digest[:32].ljust(32, "0")))
+
+
+def _name_of(query: str) -> str:
+    line = " ".join(query.split())
+    return line if len(line) <= 40 else f"{line[:39]}…"

@@ -1,0 +1,357 @@
+"""What is kept of runs, so that none is lost: a Protocol, and the one on our own database.
+
+The Protocol asks little, so that a durable engine can carry it: a run is that engine's workflow, each step that ended
+one of its recorded results, in the order in which they ended. What a run needs to go on is its record and its steps;
+events are for people who watch.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from modelyard.storage.database import Connection, Database, statements
+from modelyard.workflow.engine import Status, Step
+from modelyard.workflow.events import AnyEvent, dump_event, parse_event
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A run as it was started, and what came of it."""
+
+    tenant: str
+    id: str
+    app: str
+    """The app's id; empty for one that was never imported."""
+    digest: str = ""
+    """Which version of the app's file."""
+    mode: str = "workflow"
+    root: str = ""
+    user: str = ""
+    inputs: dict[str, Any] = {}
+    """By variable; files as objects."""
+    system: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    conversation: str = ""
+    message: str = ""
+    variables: dict[str, Any] = {}
+    """Conversation variables as they were when it began."""
+    depth: int = 0
+    created_at: float = 0.0
+    created_from: str = "service-api"
+    # what came of it
+    status: Status = Status.RUNNING
+    outputs: dict[str, Any] = {}
+    error: str = ""
+    reasons: list[dict[str, Any]] = []
+    total_tokens: int = 0
+    total_price: float = 0.0
+    total_steps: int = 0
+    exceptions_count: int = 0
+    elapsed: float = 0.0
+    finished_at: float | None = None
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run that goes on has behind it."""
+
+    steps: list[Step] = []
+    """In the order in which they ended."""
+    begun: list[str] = []
+    """Steps with effects that were begun, and not ended."""
+    events: int = 0
+    """The number of the last event."""
+    said: str = ""
+    """The text that was shown."""
+
+
+class Journal(Protocol):
+    """`owner` names a process. Every method may raise StorageUnavailableError."""
+
+    owner: str
+
+    async def create(self, run: RunRecord) -> None:
+        """A run begins here."""
+        ...
+
+    async def append(
+        self, run: RunRecord, steps: Sequence[tuple[int, Step]], events: Sequence[tuple[int, AnyEvent]],
+        begun: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Done once all of it is safe, or none: it is one write."""
+        ...
+
+    async def settle(self, run: RunRecord, events: Sequence[tuple[int, AnyEvent]] = ()) -> None:
+        """It is over, or paused: it belongs to nobody."""
+        ...
+
+    async def find(self, tenant: str, run: str) -> RunRecord | None: ...
+
+    async def history(self, run: RunRecord) -> History: ...
+
+    async def resume(self, run: RunRecord) -> bool:
+        """A paused run goes on here; False where somebody was quicker."""
+        ...
+
+    async def orphans(self) -> list[RunRecord]:
+        """Runs whose process is gone; they go on here."""
+        ...
+
+    async def renew(self) -> None:
+        """This process is there."""
+        ...
+
+    async def command(self, tenant: str, run: str, command: str) -> bool:
+        """Want something of a run, whichever process has it; False where it does not run."""
+        ...
+
+    async def commands(self) -> list[tuple[str, str]]:
+        """What is wanted of this process's runs: (run, command)."""
+        ...
+
+    async def events(self, run: str, after: int, most: int = 1000) -> list[tuple[int, AnyEvent]]: ...
+
+
+LEASE_SECONDS = 15.0
+_BODY = (
+    "digest", "mode", "root", "inputs", "system", "environment", "conversation", "message", "variables", "depth",
+    "created_from",
+)  # fmt: skip
+_RESULT = (
+    "outputs", "error", "reasons", "total_tokens", "total_price", "total_steps", "exceptions_count", "elapsed",
+)  # fmt: skip
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()[:8]
+    except OSError:
+        return ""
+
+
+def _started_at(pid: int) -> str:
+    """When a process began, in the kernel's count: a number that comes again is another process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def owner_name() -> str:
+    """This process: machine, boot, number, beginning."""
+    pid = os.getpid()
+    return f"{socket.gethostname()}:{_boot()}:{pid}:{_started_at(pid)}"
+
+
+def is_gone(owner: str) -> bool | None:
+    """Whether a process of this machine has ended; None for one of another machine."""
+    host, boot, pid, started = ([*owner.split(":"), "", "", "", ""])[:4]
+    if host != socket.gethostname():
+        return None
+    if boot != _boot():
+        return True
+    return not pid.isdigit() or _started_at(int(pid)) != started
+
+
+class DatabaseJournal:
+    """On SQLite or PostgreSQL. Writes of many runs share a commit."""
+
+    def __init__(self, database: Database, now: Any) -> None:
+        self._database = database
+        self._now = now
+        self._sql = statements("runs")
+        self.owner = owner_name()
+
+    async def _transact(self, work: Any, *, is_kept: bool = False) -> Any:
+        return await asyncio.wrap_future(self._database.transact(work, is_kept=is_kept))
+
+    async def _read(self, name: str, **values: Any) -> list[Any]:
+        return await asyncio.to_thread(self._database.read, self._sql[name], values)
+
+    async def create(self, run: RunRecord) -> None:
+        body = _dump(run, _BODY)
+        values = (
+            run.tenant, run.id, run.app, run.status.value, run.user, body, self.owner, self._now() + LEASE_SECONDS,
+            run.created_at,
+        )  # fmt: skip
+        await self._transact(lambda it: it.execute(self._sql["create"], values))
+
+    async def append(
+        self, run: RunRecord, steps: Sequence[tuple[int, Step]], events: Sequence[tuple[int, AnyEvent]],
+        begun: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        step_rows = [(run.id, step.key, seq, msgspec.json.encode(step).decode()) for seq, step in steps]
+        event_rows = self._rows(run, events)
+
+        def work(connection: Connection) -> None:
+            if begun:
+                connection.execute_many(self._sql["begun"], [(run.id, key) for key in begun])
+            if step_rows:
+                connection.execute_many(self._sql["step"], step_rows)
+            if event_rows:
+                Database.insert(connection, self._sql["event"], list(event_rows))
+
+        # It is kept until the database takes it: a full disk must not end a run.
+        await self._transact(work, is_kept=True)
+
+    @staticmethod
+    def _rows(run: RunRecord, events: Sequence[tuple[int, AnyEvent]]) -> list[tuple[Any, ...]]:
+        return [(run.id, seq, dump_event(event).decode()) for seq, event in events]
+
+    async def settle(self, run: RunRecord, events: Sequence[tuple[int, AnyEvent]] = ()) -> None:
+        rows = self._rows(run, events)
+        values = (run.status.value, _dump(run, _RESULT), run.finished_at, run.id)
+
+        def work(connection: Connection) -> None:
+            if rows:
+                Database.insert(connection, self._sql["event"], list(rows))
+            connection.execute(self._sql["settle"], values)
+
+        await self._transact(work, is_kept=True)
+
+    async def find(self, tenant: str, run: str) -> RunRecord | None:
+        rows = await self._read("one", tenant=tenant, id=run)
+        return _record(rows[0]) if rows else None
+
+    async def list(
+        self, tenant: str, app: str, *, status: str = "", before: float = 1e15, since: float = 0.0, most: int = 20,
+        skip: int = 0,
+    ) -> "tuple[list[RunRecord], int]":  # fmt: skip
+        """(an app's runs, newest first; how many there are)."""
+        where = {"tenant": tenant, "app": app, "status": status, "before": before, "since": since}
+        rows = await self._read("list", **where, most=most, skip=skip)
+        count = await self._read("count", **where)
+        return [_record(row) for row in rows], int(count[0]["count"])
+
+    async def history(self, run: RunRecord) -> History:
+        rows = await self._read("steps", run=run.id)
+        steps = [msgspec.json.decode(row["body"], type=Step) for row in rows if row["body"]]
+        said: list[str] = []
+        last = 0
+        while events := await self.events(run.id, last, 5000):
+            last = events[-1][0]
+            for _, event in events:
+                kind = type(event).__name__
+                if kind == "NodeRunStreamChunk" and not event.in_iteration_id and not event.in_loop_id:  # type: ignore[union-attr]
+                    said.append(event.chunk)  # type: ignore[union-attr]
+                elif kind == "TextReplaced":
+                    said = [event.text]  # type: ignore[union-attr]
+        begun = [str(row["key"]) for row in rows if not row["body"]]
+        return History(steps=steps, begun=begun, events=last, said="".join(said))
+
+    async def resume(self, run: RunRecord) -> bool:
+        values = (self.owner, self._now() + LEASE_SECONDS, run.id, Status.PAUSED.value)
+        return bool(await self._transact(lambda it: it.execute(self._sql["own"], values)))
+
+    async def orphans(self) -> "list[RunRecord]":
+        now = self._now()
+        rows = {row["id"]: row for row in await self._read("orphans", now=now)}
+        for row in await self._read("of_owner", owner=self.owner):
+            if is_gone(row["owner"]):
+                rows[row["id"]] = row
+        found: list[RunRecord] = []
+        for row in rows.values():
+            if row["owner"] == self.owner:
+                continue
+            values = (self.owner, now + LEASE_SECONDS, row["id"], row["owner"])
+            if await self._transact(lambda it, values=values: it.execute(self._sql["claim"], values)):
+                found.append(_record(row))
+        return found
+
+    async def renew(self) -> None:
+        values = (self._now() + LEASE_SECONDS, self.owner)
+        await self._transact(lambda it: it.execute(self._sql["renew"], values))
+
+    async def command(self, tenant: str, run: str, command: str) -> bool:
+        values = (command, tenant, run)
+        return bool(await self._transact(lambda it: it.execute(self._sql["command"], values)))
+
+    async def commands(self) -> "list[tuple[str, str]]":
+        return [(row["id"], row["command"]) for row in await self._read("commands", owner=self.owner)]
+
+    async def events(self, run: str, after: int, most: int = 1000) -> "list[tuple[int, AnyEvent]]":
+        rows = await self._read("events", run=run, after=after, most=most)
+        return [(int(row["seq"]), parse_event(row["body"])) for row in rows]
+
+    # forms
+
+    async def form(self, run: str, key: str) -> Any:
+        rows = await self._read("form", run=run, key=key)
+        return rows[0] if rows else None
+
+    async def form_by_token(self, token: str) -> Any:
+        rows = await self._read("form_by_token", token=token)
+        return rows[0] if rows else None
+
+    async def ask(self, run: RunRecord, key: str, token: str, form: dict[str, Any], expires_at: float) -> None:
+        values = (run.id, key, run.tenant, token, msgspec.json.encode(form).decode(), expires_at)
+        await self._transact(lambda it: it.execute(self._sql["ask"], values))
+
+    async def fill(self, token: str, answer: dict[str, Any]) -> "tuple[str, str] | None":
+        """(tenant, run); None where it was filled in before."""
+        values = (msgspec.json.encode(answer).decode(), token)
+        rows = await self._transact(lambda it: it.execute(self._sql["fill"], values))
+        return (rows[0]["tenant"], rows[0]["run"]) if rows else None
+
+    async def expired(self) -> "list[tuple[str, str]]":
+        """(tenant, run) of those that waited for forms whose time is over; they say so from now on."""
+        found: list[tuple[str, str]] = []
+        for row in await self._read("late", now=self._now()):
+            answer = msgspec.json.encode({"expired": row["expires_at"]}).decode()
+            values = (answer, row["run"], row["key"])
+            await self._transact(lambda it, values=values: it.execute(self._sql["expire"], values))
+            found.append((row["tenant"], row["run"]))
+        return found
+
+    # tidying
+
+    async def remove(self, tenant: str, run: str) -> bool:
+        """False where there is none, or it runs."""
+
+        def work(connection: Connection) -> bool:
+            rows = connection.execute(self._sql["remove"], (tenant, run))
+            self._forget(connection, [row["id"] for row in rows])
+            return bool(rows)
+
+        return bool(await self._transact(work))
+
+    async def forget(self, before: float) -> int:
+        """Runs that ended before then, with all that was kept of them."""
+
+        def work(connection: Connection) -> int:
+            rows = connection.execute(self._sql["forget_runs"], (before,))
+            self._forget(connection, [row["id"] for row in rows])
+            return len(rows)
+
+        return int(await self._transact(work))
+
+    def _forget(self, connection: Connection, runs: "list[str]") -> None:
+        for run in runs:
+            for name in ("forget_steps", "forget_events", "forget_forms"):
+                connection.execute(self._sql[name], (run,))
+
+    # apps' files
+
+    async def keep_document(self, tenant: str, digest: str, text: str) -> None:
+        values = (tenant, digest, text, self._now())
+        await self._transact(lambda it: it.execute(self._sql["put_document"], values))
+
+    async def document(self, tenant: str, digest: str) -> str | None:
+        rows = await self._read("document", tenant=tenant, digest=digest)
+        return rows[0]["body"] if rows else None
+
+
+def _dump(run: RunRecord, names: Sequence[str]) -> str:
+    return msgspec.json.encode({name: getattr(run, name) for name in names}).decode()
+
+
+def _record(row: Any) -> RunRecord:
+    values = {**msgspec.json.decode(row["body"]), **(msgspec.json.decode(row["result"]) if row["result"] else {})}
+    values |= {
+        "tenant": row["tenant"], "id": row["id"], "app": row["app"], "status": row["status"], "user": row["user"],
+        "created_at": row["created_at"], "finished_at": row["finished_at"],
+    }  # fmt: skip
+    return msgspec.convert(values, RunRecord)

@@ -1,0 +1,255 @@
+"""What nodes work with, made of the runtime's parts: each for one tenant, one user, one app."""
+
+import asyncio
+import hashlib
+import mimetypes
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, PluginError
+from modelyard.jail.sandbox import Jail, JailError, JailUnavailableError
+from modelyard.jail.templates import render_now
+from modelyard.models.types import ModelType
+from modelyard.runtime.caller import Caller
+from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.plugins import Plugins
+from modelyard.storage.files import FileStore
+from modelyard.transport.egress import Egress
+from modelyard.workflow.dsl import AppMapping
+from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.node import NodeError
+from modelyard.workflow.variables import File
+
+_KINDS = {
+    "image": "jpg jpeg png webp gif svg",
+    "video": "mp4 mov mpeg webm mpga",
+    "audio": "mp3 m4a wav amr mpga",
+    "document": "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx xml epub ppt json",
+}
+_BY_EXTENSION = {f".{word}": kind for kind, words in reversed(_KINDS.items()) for word in words.split()}
+_FILE_SECONDS = 3600.0
+_MOST_FILE = 100 << 20
+
+
+def file_kind(extension: str, mime_type: str) -> str:
+    """image, document, audio, video or custom."""
+    if (kind := _BY_EXTENSION.get(extension.lower())) is not None:
+        return kind
+    family = mime_type.partition("/")[0]
+    return family if family in ("image", "audio", "video") else "custom"
+
+
+class JailedSandbox:
+    """The jail, as nodes see it."""
+
+    def __init__(self, jail: Jail) -> None:
+        self._jail = jail
+
+    async def run_code(self, language: str, code: str, inputs: Mapping[str, Any]) -> Any:
+        try:
+            return await self._jail.run_code(language, code, inputs)
+        except JailError as error:
+            raise _failed(error, "CodeExecutionError") from error
+
+    async def render(self, template: str, variables: Mapping[str, Any], *, most: int) -> str:
+        try:
+            return await self._jail.render(template, variables, most=most)
+        except JailError as error:
+            raise _failed(error, "TemplateRenderError") from error
+
+    def render_now(self, template: str, variables: Mapping[str, Any], *, most: int) -> str | None:
+        return render_now(template, variables, most=most)
+
+    async def extract(self, extension: str, data: bytes) -> str:
+        try:
+            return await self._jail.extract(extension, data)
+        except JailError as error:
+            raise _failed(error, "DocumentExtractorError") from error
+
+
+def _failed(error: JailError, kind: str) -> NodeError:
+    return NodeError(str(error), kind="SandboxUnavailable" if isinstance(error, JailUnavailableError) else kind)
+
+
+class TenantModels:
+    """`provider/model` as an app's file names it → a model of this tenant."""
+
+    def __init__(
+        self, manager: ModelManager, plugins: Plugins | None, caller: Caller, mappings: Sequence[Mapping[str, str]]
+    ) -> None:
+        self._manager = manager
+        self._plugins = plugins
+        self._caller = caller
+        self._mappings = mappings
+
+    def find(self, provider: str, name: str, model_type: str) -> Any:
+        kind = ModelType(model_type)
+        bare = provider.rpartition("/")[2].rpartition(":")[2]
+        names = (f"{provider}/{name}", f"{bare}/{name}", name)
+        for mapping in self._mappings:
+            if (target := next((mapping[one] for one in (*names, "*") if one in mapping), None)) is not None:
+                return self._manager.find(self._caller, target, kind)
+        if not name:
+            return self._manager.find(self._caller, "default", kind)
+        known = self._plugins.model_name(self._caller.tenant, provider, name) if self._plugins else names[1]
+        try:
+            return self._manager.find(self._caller, known, kind)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error}; a mapping can name what stands in for '{names[1]}'", code="model_not_found"
+            ) from error
+
+
+class TenantFiles:
+    """A tenant's files, and those that lie elsewhere."""
+
+    def __init__(self, store: FileStore, egress: Egress | None, tenant: str, origin: str, user: str = "") -> None:
+        self._store = store
+        self._egress = egress
+        self._tenant = tenant
+        self._origin = origin
+        self._user = user
+
+    async def read(self, file: File) -> bytes:
+        """Raises NotFoundError, EgressError, NodeError."""
+        if file.transfer_method != "remote_url" and file.related_id:
+            _, data = await asyncio.to_thread(self._store.get, self._tenant, file.related_id)
+            return data
+        if not file.address or self._egress is None:
+            raise NodeError(f"file {file.filename!r} cannot be read", kind="FileDownloadError")
+        answer = await self._egress.fetch("GET", file.address, most_bytes=_MOST_FILE)
+        if not 200 <= answer.status < 300:
+            raise NodeError(
+                f"file {file.filename!r} cannot be fetched: status {answer.status}", kind="FileDownloadError"
+            )
+        return answer.body
+
+    def save(self, name: str, data: bytes, mime_type: str = "") -> File:
+        stored = self._store.add(self._tenant, name, data, mime_type, owner=self._user)
+        return self._file(stored, "tool_file")
+
+    def _file(self, stored: Any, method: str) -> File:
+        extension = stored.extension.lower()
+        file = File(
+            type=file_kind(extension, stored.mime_type), transfer_method=method, related_id=stored.id,
+            filename=stored.name, extension=extension, mime_type=stored.mime_type, size=stored.size,
+        )  # fmt: skip
+        return msgspec.structs.replace(file, url=self.address(file))
+
+    def address(self, file: File) -> str:
+        if file.transfer_method == "remote_url":
+            return file.remote_url
+        query = self._store.sign("read", self._tenant, file.related_id, seconds=_FILE_SECONDS)
+        return f"{self._origin}/files/{file.related_id}?{query}"
+
+    def given(self, value: Any) -> File:
+        """A file as callers hand it in. Raises InvokeBadRequestError."""
+        if not isinstance(value, Mapping):
+            raise InvokeBadRequestError(
+                "a file is an object with 'type', 'transfer_method', and 'url' or 'upload_file_id'", param="files"
+            )
+        method = str(value.get("transfer_method") or ("remote_url" if value.get("url") else "local_file"))
+        declared = str(value.get("type") or "")
+        if method == "remote_url":
+            url = str(value.get("url") or value.get("remote_url") or "")
+            if not url.startswith(("http://", "https://")):
+                raise InvokeBadRequestError(f"{url[:100]!r} is no address of a file", param="files")
+            name = PurePosixPath(url.partition("?")[0]).name
+            extension = PurePosixPath(name).suffix.lower()
+            kind = mimetypes.guess_type(name)[0] or ""
+            file = File(
+                type=declared or file_kind(extension, kind), transfer_method="remote_url", remote_url=url,
+                filename=name, extension=extension, mime_type=kind,
+            )  # fmt: skip
+        else:
+            name = str(value.get("upload_file_id") or value.get("related_id") or "")
+            try:
+                stored = self._store.about(self._tenant, name)
+            except NotFoundError as error:
+                raise InvokeBadRequestError(f"file {name[:80]!r} was not uploaded here", param="files") from error
+            if stored.owner and self._user and stored.owner != self._user:
+                raise InvokeBadRequestError(f"file {name[:80]!r} was not uploaded here", param="files")
+            file = self._file(stored, "local_file")
+        if declared and declared not in ("custom", file.type):
+            raise InvokeBadRequestError(f"file {file.filename!r} is {file.type}, not {declared}", param="files")
+        return msgspec.structs.replace(file, type=declared) if declared == "custom" else file
+
+
+class TenantTools:
+    """Tools of the tenant's plugins, and other apps of its own."""
+
+    def __init__(self, plugins: Plugins | None, tenant: str, user: str, mappings: Sequence[Mapping[str, str]]) -> None:
+        self._plugins = plugins
+        self._tenant = tenant
+        self._user = user
+        self._mappings = mappings
+
+    async def invoke(
+        self, kind: str, provider: str, tool: str, parameters: Mapping[str, Any], *, credential: str, key: str
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        for mapping in self._mappings:
+            named = mapping.get(f"{provider}/{tool}") or mapping.get(tool)
+            if named:
+                provider, _, tool = named.rpartition("/")
+                kind = "builtin"
+                break
+        if kind not in ("builtin", "plugin"):
+            raise PluginError(f"tools of the type {kind!r} are not available yet; a mapping can name another tool")
+        if self._plugins is None:
+            raise PluginError(f"tool {provider}/{tool} needs plugins, and there are none here")
+        one, bare = self._plugins.provider(self._tenant, provider)
+        credentials, credential_type = self._plugins.tool_credentials(
+            self._tenant, f"{one.plugin_id}/{bare}", credential
+        )
+        data = {
+            "provider": bare, "tool": tool, "credentials": credentials, "credential_type": credential_type,
+            "tool_parameters": dict(parameters),
+        }  # fmt: skip
+        answers = self._plugins.call(
+            self._tenant, one.plugin_id, "tool", "invoke_tool", data, user=self._user,
+            more={"context": {"depth": 1, "idempotency_key": key}},
+        )  # fmt: skip
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
+
+
+class StoredForms:
+    """Forms of one run, where anybody who has their address can fill them in."""
+
+    def __init__(self, journal: DatabaseJournal, run: RunRecord, origin: str) -> None:
+        self._journal = journal
+        self._run = run
+        self._origin = origin
+
+    async def answer(self, key: str) -> Mapping[str, Any] | None:
+        row = await self._journal.form(self._run.id, key)
+        if row is None or not row["answer"]:
+            return None
+        return msgspec.json.decode(row["answer"])
+
+    async def ask(self, key: str, form: Mapping[str, Any], expires_at: float) -> Mapping[str, Any]:
+        known = await self._journal.form(self._run.id, key)
+        if known is None:
+            await self._journal.ask(self._run, key, secrets.token_urlsafe(24), dict(form), expires_at)
+            known = await self._journal.form(self._run.id, key)
+        return {
+            "form_id": hashlib.sha256(known["token"].encode()).hexdigest()[:32],
+            "form_token": known["token"],
+            "form_url": f"{self._origin}/v1/form/human_input/{known['token']}",
+            "expiration_time": known["expires_at"],
+        }
+
+
+def mappings_of(app: AppMapping, general: AppMapping | None) -> dict[str, list[Mapping[str, str]]]:
+    """The app's own first, then what holds for all."""
+    both = [app, general] if general is not None else [app]
+    return {name: [getattr(one, name) for one in both] for name in ("models", "tools", "datasets")}
+
+
+__all__ = ["JailedSandbox", "ModelyardError", "StoredForms", "TenantFiles", "TenantModels", "TenantTools"]
