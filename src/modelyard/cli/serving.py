@@ -5,6 +5,7 @@ from typing import Any
 
 from modelyard.app import Modelyard
 from modelyard.gateway.auth import Gatekeeper
+from modelyard.gateway.routes.service import ServiceParts
 from modelyard.gateway.server import Gateway, Parts
 
 
@@ -36,6 +37,15 @@ def gateway_of(
         problem=problem,
         plugins=yard.plugins,
         files=yard.files,
+        service=ServiceParts(
+            apps=yard.apps,
+            runs=yard.runs,
+            chats=yard.workflow_parts.chats,
+            conversations=yard.workflow_parts.conversations,
+            files=yard.files,
+            models=yard.models,
+            origin=lambda: yard.origin,
+        ),
         sessions=yard.plugin_parts.sessions,
         plugin_key=yard.plugin_parts.key,
         is_plugin_interface_open=yard.settings.plugins.open_interface,

@@ -359,7 +359,7 @@ def list_(ctx: click.Context, tenant: str, as_json: bool) -> None:
             one["mode"],
             one["id"],
             ", ".join(one["keys"]) or "none",
-            good("on") if one["enabled"] else bad("off"),
+            _on(is_on=one["enabled"]),
         )
         for one in found
     ]

@@ -29,6 +29,7 @@ from modelyard.gateway.routes import (
     plugin_daemon,
     rerank,
     responses,
+    service,
 )
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
@@ -65,6 +66,8 @@ class Parts:
     """Why calls should not be sent here at the moment; None where they may."""
     plugins: Plugins
     files: FileStore
+    service: service.ServiceParts
+    """What apps' callers reach."""
     sessions: ServerlessSessions
     """Of plugins that are served elsewhere."""
     plugin_key: str
@@ -109,8 +112,15 @@ def build_routes(parts: Parts) -> _Routes:
         "/v1/models/": {"GET": models.OneRoute(manager), "POST": generate_content.Route(manager, clock)},
     }
     health_of = health.Route(manager)
+    routes: dict[str, dict[str, tuple[Role | None, Route]]] = {
+        path: {verb: (Role.DEVELOPER, one) for verb, one in verbs.items()} for path, verbs in calls.items()
+    }
+    # Apps' callers show keys of their own. Some of their addresses are others' too, with other verbs.
+    apps = service.Service(parts.service)
+    for path in apps.routes:
+        routes.setdefault(path, {}).update({verb: (None, one) for verb, one in apps.route(path).items()})
     return {
-        **{path: {verb: (Role.DEVELOPER, one) for verb, one in verbs.items()} for path, verbs in calls.items()},
+        **routes,
         **_admin_routes(parts),
         **_plugin_routes(parts),
         "/metrics": {"GET": (Role.VIEWER, metrics.Route(parts.metrics, parts.others))},

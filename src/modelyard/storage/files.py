@@ -64,6 +64,11 @@ class FileStore:
         except (OSError, msgspec.MsgspecError):
             raise NotFoundError(f"file {id!r} does not exist", code="file_not_found") from None
 
+    def remove(self, tenant: str, id: str) -> None:  # noqa: A002
+        path = self._place(tenant, id)
+        for one in (path, path.with_suffix(".json")):
+            one.unlink(missing_ok=True)
+
     def _place(self, tenant: str, id: str) -> Path:  # noqa: A002
         if not _ID.fullmatch(id) or not _TENANT.fullmatch(tenant):
             raise NotFoundError(f"file {id[:80]!r} does not exist", code="file_not_found")

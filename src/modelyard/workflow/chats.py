@@ -44,20 +44,39 @@ class Chats:
     ) -> RunRecord:  # fmt: skip
         """Start a run that belongs to no conversation. Raises InputError, InvokeBadRequestError."""
         run_id, now = new_run_id(), self._now()
-        system = {
-            "files": self._given(found.tenant, user, files),
+        attached = self._given(found.tenant, user, files)
+        system: dict[str, Any] = {
+            "files": attached,
             "user_id": user,
             "app_id": found.id,
-            "workflow_id": _workflow_id(found),
+            "workflow_id": workflow_id(found),
             "workflow_run_id": run_id,
             "timestamp": int(now),
         }
+        message_id = ""
+        if app.mode == "completion":
+            message_id, query = str(uuid.uuid4()), str(inputs.get("query") or "")
+            system["query"] = query
         record = RunRecord(
             tenant=found.tenant, id=run_id, app=found.id, digest=found.stored.digest, mode=app.mode, root=root,
             user=user, inputs=self._inputs(app, root, inputs, found.tenant, user), system=system, depth=depth,
-            created_at=now, created_from=created_from,
+            message=message_id, created_at=now, created_from=created_from,
         )  # fmt: skip
-        return await self._runs.start(app, record)
+        if not message_id:
+            return await self._runs.start(app, record)
+        return await self._said(app, record, Message(
+            tenant=found.tenant, id=message_id, app=found.id, user=user, conversation="", run=run_id,
+            query=system["query"], inputs=dict(inputs), files=attached, status="running", created_at=now,
+        ))  # fmt: skip
+
+    async def _said(self, app: App, record: RunRecord, message: Message) -> RunRecord:
+        """The run that answers a message; both are kept, or neither."""
+        await self._conversations.say(message)
+        try:
+            return await self._runs.start(app, record)
+        except Exception as error:
+            await self._conversations.answer(record.tenant, message.id, "", {}, status="error", error=str(error))
+            raise
 
     # messages
 
@@ -79,7 +98,7 @@ class Chats:
             "dialogue_count": len(before) + 1,
             "user_id": user,
             "app_id": found.id,
-            "workflow_id": _workflow_id(found),
+            "workflow_id": workflow_id(found),
             "workflow_run_id": run_id,
         }
         record = RunRecord(
@@ -93,13 +112,7 @@ class Chats:
             parent=before[0].id if before else _NIL, run=run_id, query=query, inputs=dict(inputs), files=attached,
             status="running", created_at=now,
         )  # fmt: skip
-        await self._conversations.say(message)
-        try:
-            record = await self._runs.start(app, record)
-        except Exception as error:
-            await self._conversations.answer(found.tenant, message_id, "", {}, status="error", error=str(error))
-            raise
-        return record, conversation
+        return await self._said(app, record, message), conversation
 
     async def _conversation(
         self, found: FoundApp, app: App, query: str, inputs: Mapping[str, Any], user: str, name: str
@@ -133,6 +146,9 @@ class Chats:
 
     # files
 
+    def files_of(self, tenant: str) -> TenantFiles:
+        return self._files(tenant, "")
+
     def _given(self, tenant: str, user: str, files: Sequence[Any]) -> list[dict[str, Any]]:
         keeper = self._files(tenant, user)
         return [keeper.given(one).to_object() for one in files]
@@ -155,8 +171,18 @@ class Chats:
     # ends
 
     async def _ended(self, run: RunRecord, pool: VariablePool, said: str) -> None:
-        if not run.conversation:
-            return
+        if run.conversation:
+            await self._remember(run, pool)
+        if run.message and run.status is not Status.PAUSED:
+            failed = run.status is Status.FAILED
+            metadata = {"usage": {"total_tokens": run.total_tokens, "total_price": str(run.total_price)}}
+            status = {Status.FAILED: "error", Status.STOPPED: "stopped"}.get(run.status, "normal")
+            await self._conversations.answer(
+                run.tenant, run.message, said, metadata, status=status, error=run.error if failed else ""
+            )
+
+    async def _remember(self, run: RunRecord, pool: VariablePool) -> None:
+        """The conversation's variables as they are now."""
         variables: dict[str, dict[str, Any]] = {}
         try:
             conversation = await self._conversations.find(run.tenant, run.app, run.user, run.conversation)
@@ -170,17 +196,9 @@ class Chats:
                 about = {**about, "value": to_object(value), "value_type": kind, "updated_at": self._now()}
             variables[name] = about
         await self._conversations.touch(run.tenant, run.conversation, variables)
-        if run.status is Status.PAUSED:
-            return
-        failed = run.status is Status.FAILED
-        metadata = {"usage": {"total_tokens": run.total_tokens, "total_price": str(run.total_price)}}
-        status = {Status.FAILED: "error", Status.STOPPED: "stopped"}.get(run.status, "normal")
-        await self._conversations.answer(
-            run.tenant, run.message, said, metadata, status=status, error=run.error if failed else ""
-        )
 
 
-def _workflow_id(found: FoundApp) -> str:
+def workflow_id(found: FoundApp) -> str:
     """An id for a version of an app's file, in the form that clients expect."""
     return str(uuid.UUID(hex=found.stored.digest[:32].ljust(32, "0")))
 

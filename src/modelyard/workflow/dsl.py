@@ -371,7 +371,7 @@ class _Reader:
         seen: set[tuple[str, str, str]] = set()
         for one in edges:
             source, target = str(one.get("source") or ""), str(one.get("target") or "")
-            handle = str(one.get("sourceHandle") or SOURCE)
+            handle = _word(SOURCE if one.get("sourceHandle") in (None, "") else one["sourceHandle"])
             if source not in made or target not in made or level_of[source] != level_of[target]:
                 continue
             if (source, target, handle) not in seen:
@@ -588,7 +588,7 @@ def _mended(data: Any, error: str) -> bool:
 def _other_shape(message: str, value: Any, holder: Any) -> Any:
     """The same said as it should be; None where it cannot be guessed."""
     if message.startswith("Expected `str") and isinstance(value, int | float):
-        return str(value)
+        return _word(value)
     if value in ("", [], {}) and isinstance(holder, dict):
         return "gone"
     if isinstance(value, list) and isinstance(holder, list) and len(holder) == 1:  # a selector in a list of its own
@@ -599,6 +599,11 @@ def _other_shape(message: str, value: Any, holder: Any) -> Any:
     if "got `array`" in message and isinstance(value, list) and all(isinstance(one, dict) for one in value):
         return {}  # outputs of code as a list: what a generator of files writes, who never saw them checked
     return None
+
+
+def _word(value: Any) -> str:
+    """A word that YAML may have taken for a number or a truth."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _needs_of(node: Node) -> Iterable[Need]:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import mimetypes
 import secrets
+import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import PurePosixPath
@@ -23,7 +24,7 @@ from modelyard.transport.egress import Egress
 from modelyard.workflow.dsl import AppMapping
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import NodeError
-from modelyard.workflow.variables import File
+from modelyard.workflow.variables import File, file_of
 
 _KINDS = {
     "image": "jpg jpeg png webp gif svg",
@@ -42,6 +43,23 @@ def file_kind(extension: str, mime_type: str) -> str:
         return kind
     family = mime_type.partition("/")[0]
     return family if family in ("image", "audio", "video") else "custom"
+
+
+def upload_id(name: str) -> str:
+    """A stored file's id in the form that callers of apps expect."""
+    digits = name.removeprefix("file_")
+    if len(digits) != 27 or any(sign not in "0123456789abcdef" for sign in digits):
+        return name
+    return str(uuid.UUID(hex=f"{digits}00000"))
+
+
+def stored_id(name: str) -> str:
+    """The other way."""
+    try:
+        digits = uuid.UUID(name).hex
+    except ValueError:
+        return name
+    return f"file_{digits[:27]}"
 
 
 class JailedSandbox:
@@ -147,6 +165,10 @@ class TenantFiles:
         query = self._store.sign("read", self._tenant, file.related_id, seconds=_FILE_SECONDS)
         return f"{self._origin}/files/{file.related_id}?{query}"
 
+    def address_of(self, value: Mapping[str, Any]) -> str:
+        """The same for a file as an object."""
+        return self.address(file_of(value))
+
     def given(self, value: Any) -> File:
         """A file as callers hand it in. Raises InvokeBadRequestError."""
         if not isinstance(value, Mapping):
@@ -167,7 +189,7 @@ class TenantFiles:
                 filename=name, extension=extension, mime_type=kind,
             )  # fmt: skip
         else:
-            name = str(value.get("upload_file_id") or value.get("related_id") or "")
+            name = stored_id(str(value.get("upload_file_id") or value.get("related_id") or ""))
             try:
                 stored = self._store.about(self._tenant, name)
             except NotFoundError as error:

@@ -13,8 +13,8 @@ from modelyard.base.errors import (
     InvokeTimeoutError,
 )
 from modelyard.testing import Answer, Handler, Upstream, json_answer, stream_answer
-from modelyard.transport.origins import check_address, parse_url
 from modelyard.transport.http import HttpClient, Timeouts
+from modelyard.transport.origins import check_address, parse_url
 
 Start = Callable[[Handler], Upstream]
 QUICK = Timeouts(connect=0.5, first_byte=0.3, between_bytes=0.3)

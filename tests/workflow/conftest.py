@@ -1,0 +1,104 @@
+"""A runtime whose one model is scripted, and a jail, once for all tests here."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from modelyard.app import Modelyard
+from modelyard.base.settings import Settings
+from modelyard.testing.workflows import (
+    MemoryFiles,
+    ScriptedModel,
+    StubAgents,
+    StubDatasets,
+    StubHttp,
+    StubTools,
+    scripted_models,
+)
+from modelyard.workflow.dsl import App
+from modelyard.workflow.engine import Outcome
+from modelyard.workflow.events import AnyEvent
+from modelyard.workflow.node import Services, Turn
+from modelyard.workflow.runs import outcome_of, stream
+
+T = TypeVar("T")
+
+
+class StubMemory:
+    def __init__(self, turns: list[Turn]) -> None:
+        self._turns = turns
+
+    async def turns(self, most: int) -> list[Turn]:
+        return self._turns[-most:]
+
+
+class Bench:
+    """Runs apps; `model`, `http` and the other doubles are fresh for each test."""
+
+    def __init__(self, yard: Modelyard, runner: asyncio.Runner, model: ScriptedModel) -> None:
+        self.yard = yard
+        self.runner = runner
+        self.model = model
+        self.reset()
+
+    def reset(self) -> None:
+        self.model.answers.clear()
+        self.model.requests.clear()
+        self.model.delay = 0.0
+        self.http = StubHttp()
+        self.tools = StubTools()
+        self.datasets = StubDatasets()
+        self.agents = StubAgents()
+        self.files = MemoryFiles()
+        self.turns: list[Turn] = []
+
+    def services(self, app: App) -> Services:
+        services = self.yard.workflow_services(app)
+        services.http, services.tools, services.datasets = self.http, self.tools, self.datasets
+        services.agents, services.files = self.agents, self.files
+        services.memory = StubMemory(self.turns) if self.turns else None
+        return services
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def run(self, app: App, **how: Any) -> tuple[Outcome, list[AnyEvent]]:
+        async def work() -> list[AnyEvent]:
+            how.setdefault("services", self.services(app))
+            async with aclosing(stream(app, **how)) as events:
+                return [event async for event in events]
+
+        events = self.do(work())
+        return outcome_of(events[-1]), events
+
+
+@pytest.fixture(scope="session")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    model = ScriptedModel()
+    definition, builder = scripted_models(model)
+    home = tmp_path_factory.mktemp("home")
+    with asyncio.Runner() as runner:
+
+        async def start() -> Modelyard:
+            return Modelyard(
+                Settings(home=str(home), database=":memory:"), definitions=[definition],
+                builders={"scripted": builder}, environ={},
+            )  # fmt: skip
+
+        yard = runner.run(start())
+        yield Bench(yard, runner, model)
+        runner.run(yard.aclose())
+
+
+@pytest.fixture
+def bench(_shared: Bench) -> Bench:
+    _shared.reset()
+    return _shared
+
+
+Make = Callable[..., AsyncGenerator[Any, None]]
+Home = Path

@@ -1,0 +1,184 @@
+"""Files that are wrong, old, large or hostile: each ends in words that name the file, the line, the node and the field."""
+
+import time
+from typing import Any
+
+import pytest
+import yaml
+
+from modelyard.workflow.dsl import MOST_NODES, AppMapping, DslError, dump, loads
+from modelyard.workflow.variables import WorkflowError
+from tests.workflow.building import app_of, document
+
+
+def wrong(text: str | bytes) -> str:
+    with pytest.raises(DslError) as caught:
+        loads(text, name="app.yml")
+    return str(caught.value)
+
+
+SMALL = document({"start": {"type": "start"}, "end": {"type": "end", "outputs": []}}, ["start > end"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "app.yml:2: this is no YAML that can be read"),
+        ("- 1", "app.yml:1: an app must be a YAML mapping"),
+        ("kind: app", "'app' is missing"),
+        ("app: {name: x, mode: strange}", "app.yml:1: mode 'strange' is not known; it is workflow, advanced-chat"),
+        ("app: {name: x, mode: workflow}", "a workflow app needs 'workflow'"),
+        ("app: {name: x, mode: chat}", "a chat app needs 'model_config'"),
+        ("app: {name: x, mode: workflow}\nversion: two", "app.yml:2: version 'two' is none"),
+        ("app: !!python/object/apply:os.system ['true']", "could not determine a constructor for the tag"),
+        (b"\xff\xfe\x00", "the file is not UTF-8"),
+        ("[" * 100_000, "nested deeper than 120 levels"),
+        ("{a: " * 50_000, "nested deeper than 120 levels"),
+        ("- " * 20_000 + "x", "nested deeper than 120 levels"),
+        ("x" * (10 * 1024 * 1024 + 1), "larger than 10 MB"),
+        ("a: &a [1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n" + "".join(
+            f"{chr(99 + n)}: &{chr(99 + n)} [{','.join(['*' + chr(98 + n)] * 10)}]\n" for n in range(8)), "aliases make it too large"),
+        ("a: &a\n  b: *a", "aliases make it too large, or go round in a circle"),
+    ],
+    ids=lambda one: str(one)[:24],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_says_why(text: str | bytes, message: str):
+    began = time.monotonic()
+    assert message in wrong(text)
+    assert time.monotonic() - began < 20
+
+
+def changed(**data: Any) -> str:
+    made = document({"start": {"type": "start"}, "n": {"title": "My node", **data}}, ["start > n"])
+    return yaml.dump(made, sort_keys=False)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"type": "teleport"}, r"node 'My node': type 'teleport' is not known; "),
+        ({"type": "llm", "model": [1, 2]}, "node 'My node': model: Expected `object`, got `array`"),
+        ({"type": "code", "code": {"a": 1}}, "node 'My node': code: Expected `str`, got `object`"),
+        (
+            {"type": "if-else", "cases": [{"conditions": [{"variable_selector": ["a", "b"]}]}]},
+            "node 'My node': cases[0].conditions[0]: Object missing required field `comparison_operator`",
+        ),
+        ({"type": "iteration", "iterator_selector": ["a", "b"]}, "iteration 'My node' has nothing in it to run"),
+    ],
+)
+def test_a_node_that_is_wrong_is_named_with_its_field_and_line(data: dict[str, Any], message: str):
+    said = wrong(changed(**data))
+    assert message in said
+    assert "app.yml:" in said
+
+
+def test_every_mistake_is_told_at_once():
+    made = document({"start": {"type": "start"}, "a": {"type": "x"}, "b": {"type": "y"}}, [])
+    assert wrong(yaml.dump(made)).count("is not known") == 2
+
+
+def test_a_circle_names_its_nodes():
+    nodes = {"start": {"type": "start"}, "a": {"type": "answer", "answer": ""}, "b": {"type": "answer", "answer": ""}}
+    with pytest.raises(DslError, match="make a circle through 'a', 'b'; only a loop node may go round"):
+        app_of(nodes, ["start > a", "a > b", "b > a"])
+
+
+def test_too_many_nodes_are_refused_and_many_are_not():
+    nodes = {f"n{n}": {"type": "answer", "answer": ""} for n in range(MOST_NODES + 1)}
+    with pytest.raises(DslError, match="it has 5,002 nodes; 5,000 are allowed"):
+        app_of({"start": {"type": "start"}, **nodes}, [])
+
+
+def test_selectors_to_nowhere_are_told_and_not_refused():
+    app = app_of({"start": {"type": "start"}, "a": {"type": "answer", "answer": "{{#gone.text#}}"}}, ["start > a"])
+    assert [str(one) for one in app.warnings] == [
+        "test.yml: node 'a': it reads 'gone.text', and there is no node 'gone'"
+    ]
+
+
+def test_what_an_editor_left_out_or_wrote_otherwise_is_read():
+    made = document({"start": {"type": "start"}, "l": {"type": "llm"}}, ["start > l"])
+    data = made["workflow"]["graph"]["nodes"][1]["data"]
+    data.update(memory=None, vision={"enabled": False}, context={"enabled": False, "variable_selector": []},
+                prompt_template=[{"role": "system", "text": None}], selected=True, strange={"x": [1]}, variables=[])  # fmt: skip
+    made["workflow"]["graph"]["nodes"][1]["id"] = 12
+    made["workflow"]["graph"]["edges"][0]["target"] = 12
+    made["workflow"]["graph"]["nodes"].append({"id": "note", "type": "custom-note", "data": {"text": "hi"}})
+    del made["kind"], made["version"]
+    app = loads(yaml.dump(made))
+    assert (app.version, sorted(app.levels[""].nodes), app.needs[0].name) == ("0.1.0", ["12", "start"], "openai/gpt-4o")
+
+
+def test_nodes_that_are_called_by_their_titles_are_found():
+    nodes = {"s1": {"type": "start", "title": "Start", "variables": [{"variable": "q", "type": "text-input"}]},
+             "x9": {"type": "template-transform", "title": "Greet", "template": "hi", "variables": []},
+             "e": {"type": "end", "outputs": [{"variable": "r", "value_selector": ["Greet", "output"]}]}}  # fmt: skip
+    app = app_of(nodes, ["s1 > x9", "x9 > e"])
+    assert app.warnings == []
+    assert app.levels[""].nodes["e"].data.outputs[0].value_selector == ["x9", "output"]
+
+
+def test_an_app_without_a_graph_imports_and_cannot_be_run():
+    app = loads("app: {name: x, mode: workflow}\nworkflow: {nodes: []}")
+    assert "it has no graph" in str(app.warnings[0])
+    with pytest.raises(WorkflowError, match="there is nothing to run"):
+        app.graph()
+
+
+def test_an_app_comes_out_as_it_went_in_without_its_secrets():
+    variables = [
+        {"name": "K", "value": "s3cret", "value_type": "secret"},
+        {"name": "N", "value": 1, "value_type": "number"},
+    ]
+    made = {**SMALL, "workflow": {**SMALL["workflow"], "environment_variables": variables}, "extra": {"kept": [1, "ü"]}}
+    app = loads(yaml.dump(made, allow_unicode=True))
+    out = yaml.safe_load(dump(app))
+    assert (out["extra"], out["version"], out["workflow"]["graph"]) == (
+        made["extra"],
+        "0.6.0",
+        made["workflow"]["graph"],
+    )
+    assert [one["value"] for one in out["workflow"]["environment_variables"]] == ["", 1]
+    assert "s3cret" in dump(app, with_secrets=True)
+    assert loads(dump(app)).roots == app.roots
+
+
+@pytest.mark.parametrize("mode", ["chat", "completion", "agent-chat"])
+def test_apps_that_are_one_prompt_become_a_graph(mode: str):
+    config = {
+        "model": {"provider": "openai", "name": "gpt-4o", "completion_params": {"temperature": 0.2}},
+        "pre_prompt": "Speak {{lang}}, not {{other}}. <|im_start|>", "user_input_form": [
+            {"text-input": {"variable": "lang", "label": "Language", "required": True}},
+        ],
+        "dataset_configs": {"datasets": {"datasets": [{"dataset": {"enabled": True, "id": "d1"}}]}, "top_k": 3},
+        "agent_mode": {"enabled": True, "strategy": "react", "max_iteration": 4, "tools": [{"google_search": {}}]},
+        "opening_statement": "Hello!",
+    }  # fmt: skip
+    app = loads(yaml.dump({"app": {"name": "x", "mode": mode}, "model_config": config}))
+    nodes = app.levels[""].nodes
+    assert app.features["opening_statement"] == "Hello!"
+    if mode == "agent-chat":
+        assert list(nodes) == ["start", "agent", "answer"]
+        assert "agent apps run once there are agents here" in str(app.warnings[0])
+        return
+    assert list(nodes) == ["start", "retrieval", "llm", "answer"]
+    prompt = nodes["llm"].data.templates[0]
+    assert "Speak {{#start.lang#}}, not {{other}}. " in prompt.text
+    assert "<|" not in prompt.text
+    assert prompt.role == ("user" if mode == "completion" else "system")
+    assert (nodes["llm"].data.memory is None) == (mode == "completion")
+
+
+def test_a_mapping_is_held_to_what_it_may_say():
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from modelyard.workflow.dsl import load_mapping
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "map.yml"
+        path.write_text("models: {'openai/gpt-4o': local/x, '*': default}\ntools: {}")
+        assert load_mapping(path) == AppMapping(models={"openai/gpt-4o": "local/x", "*": "default"})
+        path.write_text("model: {}")
+        with pytest.raises(DslError, match="unknown field `model`"):
+            load_mapping(path)
