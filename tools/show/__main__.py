@@ -33,6 +33,13 @@ PROOFS = {
     "plugin-orphans": "Kill -9 the host: no plugin, and nothing that one forked, is left.",
     "plugin-signatures": "Signatures and checksums, beside an account of their own.",
     "bench-plugins": "Starts, calls, streams and installs of plugins, beside the plain way.",
+    "app-files": "All exported apps of the test data: imported, and run with scripted models and stubs.",
+    "node-cases": "A case of each node type and each quirk, and the laws of the frontier.",
+    "attacks": "Attacks on the jail, as root and as an ordinary user; hostile addresses in a network of their own.",
+    "run-kill": "500 times kill -9 of a worker during runs: none lost, no step doubled.",
+    "app-clients": "Three clients of the service API from PyPI against the server.",
+    "customer-service": "The README's customer-service workflow, live on the local model, with its drawing.",
+    "bench-workflow": "What a node, a step and a run cost, beside graphon.",
     "house": "The layer list, the contracts, no import circle, the size of the core.",
 }
 

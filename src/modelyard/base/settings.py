@@ -177,7 +177,7 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """How long runs that ended are kept; 0 for ever."""
     code: bool = True
     """Whether code nodes and templates that need it run at all; they run in the jail alone."""
-    code_seconds: float = 10.0
+    code_seconds: float = 30.0
     code_memory_mb: int = 512
     code_at_once: int = 8
     preload: list[str] = []

@@ -155,6 +155,8 @@ class _Connection(asyncio.Protocol):
         self._wake()
 
     def on_body(self, body: bytes) -> None:
+        if self._is_bodiless:
+            return
         self._pieces.append(body)
         self._buffered += len(body)
         if self._buffered > _HIGH_WATER and not self._is_paused and self._transport:

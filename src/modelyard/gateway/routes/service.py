@@ -328,13 +328,16 @@ class Service:
         last = call.request.header(b"last-event-id") or call.request.query("after") or "0"
         after = int(last) if last.isdigit() else 0
         goes_on = (call.request.query("continue_on_pause") or "").lower() == "true"
-        return self._stream(run, call, after=after, goes_on=goes_on)
+        return self._stream(run, call, after=after, goes_on=goes_on, is_numbered=True)
 
     # streams and whole answers
 
-    def _stream(self, run: RunRecord, call: Call, *, after: int = 0, goes_on: bool = False) -> StreamReply:
+    def _stream(
+        self, run: RunRecord, call: Call, *, after: int = 0, goes_on: bool = False, is_numbered: bool = False
+    ) -> StreamReply:
         told = ServiceEvents(run, end_user=call.end_user())
-        pieces = self._pieces(run, told, after=after, goes_on=goes_on)
+        # Widely used clients read `data:` lines alone and trip over others; whoever watches again asks for numbers.
+        pieces = self._pieces(run, told, after=after, goes_on=goes_on, is_numbered=is_numbered)
 
         def last_words(error: ModelyardError) -> bytes:
             status, code = problem_of(error)
@@ -343,7 +346,7 @@ class Service:
         return sse_reply(pieces, last_words)
 
     async def _pieces(
-        self, run: RunRecord, told: ServiceEvents, *, after: int = 0, goes_on: bool = False
+        self, run: RunRecord, told: ServiceEvents, *, after: int, goes_on: bool, is_numbered: bool
     ) -> AsyncGenerator[bytes, None]:
         """The run's events as they come, and a ping where nothing does."""
         queue: asyncio.Queue[tuple[int, Any] | BaseException | None] = asyncio.Queue(maxsize=1000)
@@ -380,7 +383,7 @@ class Service:
                     raise got
                 number, event = got
                 for document in told.feed(event):
-                    yield b"data: " + encode(document) + b"\nid: %d\n\n" % number
+                    yield b"data: " + encode(document) + (b"\nid: %d\n\n" % number if is_numbered else b"\n\n")
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

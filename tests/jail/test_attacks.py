@@ -1,0 +1,118 @@
+"""The jail, attacked: as whoever runs the tests; `make show WHAT=attacks` does it as an ordinary user too."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tools.show.attacks import LIMITS, bombed, harmless, surroundings, tried
+from tools.show.prisoners import BENIGN, JAVASCRIPT, PYTHON, TEMPLATES, WITH_PACKAGES
+
+from modelyard.jail.sandbox import Jail, JailError, JailLimits, JailUnavailableError
+
+
+class Cell:
+    def __init__(self, runner: asyncio.Runner, around: dict[str, Any]) -> None:
+        self.runner = runner
+        self.around = around
+        self.jail = Jail(LIMITS)
+        self.patient = Jail(JailLimits(seconds=60.0, memory_mb=512))
+
+
+@pytest.fixture(scope="module")
+def cell() -> Iterator[Cell]:
+    with asyncio.Runner() as runner, surroundings() as around:
+
+        async def make() -> Cell:
+            return Cell(runner, around)
+
+        made = runner.run(make())
+        yield made
+        runner.run(made.jail.aclose())
+        runner.run(made.patient.aclose())
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_python_gets_nothing(cell: Cell, name: str):
+    assert cell.runner.run(tried(cell.jail, name, PYTHON[name], "python3", cell.around))[0]
+
+
+@pytest.mark.parametrize("name", JAVASCRIPT)
+def test_javascript_gets_nothing(cell: Cell, name: str):
+    assert cell.runner.run(tried(cell.jail, name, JAVASCRIPT[name], "javascript", cell.around))[0]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_get_nothing(cell: Cell, name: str):
+    assert cell.runner.run(bombed(cell.jail, TEMPLATES[name]))[0]
+
+
+@pytest.mark.parametrize("code", [*BENIGN, *WITH_PACKAGES], ids=lambda code: code.splitlines()[0][:40])
+def test_harmless_programs_run(cell: Cell, code: str):
+    assert cell.runner.run(harmless(cell.patient, code)) == (True, "")
+
+
+def test_text_that_looks_like_a_program_stays_text(cell: Cell):
+    nasty = "'''\"\"\"\\n{{ 7 * 7 }}${7*7}<<RESULT>>"
+    result = cell.runner.run(cell.jail.run_code("python3", "def main(x):\n    return {'x': x}", {"x": nasty}))
+    assert result == {"x": nasty}
+    result = cell.runner.run(cell.jail.run_code("javascript", "function main({x}) { return {x} }", {"x": nasty}))
+    assert result == {"x": nasty}
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "message"),
+    [
+        ("python3", "x = 1", "the code defines no function main"),
+        ("python3", "def main(:", "SyntaxError"),
+        ("python3", "def main():\n    return {1: 2}", "keys of the result must be strings, not int"),
+        ("python3", "def main():\n    return {'x': object()}", "a value of type object cannot be given back"),
+        ("python3", "def main():\n    return {'x': float('nan')}", "cannot be given back as JSON"),
+        ("python3", "def main():\n    x = []\n    x.append(x)\n    return x", "nested too deeply"),
+        ("javascript", "let x = 1", "main is not defined"),
+        ("javascript", "function main() { throw new Error('no') }", "Error: no"),
+        ("ruby", "", "code in 'ruby' cannot be run"),
+    ],
+)
+def test_a_program_that_is_wrong_says_why(cell: Cell, language: str, code: str, message: str):
+    with pytest.raises(JailError, match=message):
+        cell.runner.run(cell.jail.run_code(language, code, {}))
+
+
+def test_a_run_that_is_given_up_is_ended(cell: Cell):
+    async def give_up() -> None:
+        async with asyncio.timeout(0.3):
+            await cell.jail.run_code("python3", "def main():\n    while True: pass", {})
+
+    with pytest.raises(TimeoutError):
+        cell.runner.run(give_up())
+
+    async def ended() -> bool:
+        for _ in range(100):
+            if not any(zygote.runs for zygote in cell.jail._zygotes.values()):  # type: ignore[attr-defined]
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    assert cell.runner.run(ended())
+
+
+def test_a_zygote_that_dies_is_started_anew(cell: Cell):
+    async def work() -> Any:
+        (zygote,) = [one for name, one in cell.jail._zygotes.items() if name == "code"]  # type: ignore[attr-defined]
+        zygote.process.kill()
+        await asyncio.sleep(0.2)
+        return await cell.jail.run_code("python3", "def main():\n    return {'x': 1}", {})
+
+    assert cell.runner.run(work()) == {"x": 1}
+
+
+def test_without_a_jail_nothing_runs():
+    async def work() -> str:
+        jail = Jail(is_enabled=False)
+        for _ in range(2):
+            with pytest.raises(JailUnavailableError, match="it is switched off in the settings"):
+                await jail.run_code("python3", "def main():\n    return {}", {})
+        return jail.level
+
+    assert asyncio.run(work()) == "off"

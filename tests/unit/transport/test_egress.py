@@ -1,0 +1,163 @@
+"""Where requests may go. The whole list of hostile addresses runs in a network of its own, where one can be had."""
+
+import asyncio
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from tools.show.hostile_urls import CASES
+
+from modelyard.testing import Answer, Upstream, UpstreamRequest, json_answer
+from modelyard.transport.egress import (
+    Egress,
+    EgressError,
+    EgressRefusedError,
+    EgressRules,
+    EgressTimeoutError,
+    EgressTooLargeError,
+    Fetched,
+    is_public,
+    normal_url,
+)
+
+Make = Callable[..., Upstream]
+
+
+def _networks() -> bool:
+    return (
+        os.geteuid() == 0
+        and subprocess.run(["unshare", "-n", "true"], check=False, capture_output=True).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not _networks(), reason="needs root, for a network of its own")
+def test_no_hostile_address_reaches_anything_inside():
+    command = ["unshare", "-n", sys.executable, "-m", "tools.show.hostile_urls"]
+    seen = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert (seen["reached"], seen["connects"], seen["public"]) == ([], 0, 200)
+    assert seen["naive"] > 20
+    assert len(CASES) >= 70
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True), ("10.1.2.3", False), ("100.64.0.1", False), ("168.63.129.16", False), ("0.0.0.0", False),
+        ("255.255.255.255", False), ("192.88.99.1", False), ("2606:4700::1111", True), ("::1", False), ("fe80::1%eth0", False),
+        ("::ffff:8.8.8.8", False), ("2002:a00:1::1", False), ("2001::1", False), ("fd00::1", False), ("nonsense", False),
+    ],
+)  # fmt: skip
+def test_what_is_public(address: str, public: bool):
+    assert is_public(address) is public
+
+
+def test_addresses_are_made_plain():
+    assert normal_url(" http://Exa-mple.ORG/ü?q=ö ") == "http://exa-mple.org/%C3%BC?q=%C3%B6"
+    assert normal_url("http://bücher.example") == "http://xn--bcher-kva.example/"
+
+
+def running(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """On a loop of its own."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        asyncio.run(test(*arguments, **named))
+
+    return run
+
+
+def local(server: Upstream, **rules: object) -> Egress:
+    host = server.url.removeprefix("http://").partition("/")[0]
+    return Egress(EgressRules(private=frozenset({host}), **rules))  # type: ignore[arg-type]
+
+
+@running
+async def test_what_is_listed_is_reached_and_nothing_beside_it(upstream: Make):
+    server = upstream(lambda request: json_answer({"ok": True}))
+    egress = local(server)
+    assert (await egress.fetch("GET", server.url)).status == 200
+    with pytest.raises(EgressRefusedError, match=r"127\.0\.0\.1.*is no public address|port 1 of"):
+        await egress.fetch("GET", "http://127.0.0.1:1/")
+    with pytest.raises(EgressRefusedError, match="is no public address; an administrator can list '127.0.0.1:80'"):
+        await egress.fetch("GET", "http://127.0.0.1/")
+    await egress.aclose()
+
+
+@running
+async def test_a_redirect_leaves_secrets_behind_and_ends_in_time(upstream: Make):
+    def other(request: UpstreamRequest) -> Answer:
+        return json_answer({"headers": dict(request.headers), "method": request.method})
+
+    second = upstream(other)
+
+    def first(request: UpstreamRequest) -> Answer:
+        if request.path.endswith("loop"):
+            return json_answer({}, status=307, location="/loop")
+        return json_answer({}, status=302, location=second.url + "/there")
+
+    server = upstream(first)
+    hosts = {one.url.removeprefix("http://").partition("/")[0] for one in (server, second)}
+    egress = Egress(EgressRules(private=frozenset(hosts)))
+    headers = [("Authorization", "Bearer s3cret"), ("Cookie", "a=b"), ("X-Key", "k"), ("Accept", "text/html")]
+    answer = await egress.fetch("POST", server.url, headers=headers, body=b"{}")
+    seen = json.loads(answer.body)
+    assert seen["method"] == "GET"
+    assert seen["headers"]["accept"] == "text/html"
+    assert not {"authorization", "cookie", "x-key"} & set(seen["headers"])
+    with pytest.raises(EgressError, match="redirects more than 5 times"):
+        await egress.fetch("GET", server.url.rstrip("/") + "/loop")
+    await egress.aclose()
+
+
+@running
+async def test_answers_are_bounded_in_size_and_time(upstream: Make):
+    import gzip
+
+    bomb = gzip.compress(b"\0" * 50_000_000)
+
+    def answer(request: UpstreamRequest) -> Answer:
+        if request.path.endswith("zip"):
+            return Answer(body=bomb, headers={"content-encoding": "gzip", "content-type": "text/plain"})
+        if request.path.endswith("small"):
+            return Answer(body=gzip.compress(b"hello"), headers={"content-encoding": "gzip"})
+        if request.path.endswith("slow"):
+            return Answer(body=b"x", delay=5.0)
+        return Answer(body=b"x" * 3_000_000)
+
+    server = upstream(answer)
+    egress = local(server)
+    base = server.url.rstrip("/")
+    for path in ("/large", "/zip"):
+        with pytest.raises(EgressTooLargeError, match="more than"):
+            await egress.fetch("GET", base + path, most_bytes=1_000_000)
+    small: Fetched = await egress.fetch("GET", base + "/small")
+    assert (small.body, "content-encoding" in small.headers) == (b"hello", False)
+    with pytest.raises(EgressTimeoutError):
+        await egress.fetch("GET", base + "/slow", read=0.2)
+    egress.rules = EgressRules(private=egress.rules.private, seconds=0.2)
+    with pytest.raises(EgressTimeoutError, match=r"took longer than 0\.2 s"):
+        await egress.fetch("GET", base + "/slow")
+    await egress.aclose()
+
+
+@running
+async def test_a_head_request_waits_for_no_body(upstream: Make):
+    server = upstream(lambda request: json_answer({"ok": True}))
+    egress = local(server)
+    answer = await egress.fetch("HEAD", server.url)
+    assert (answer.status, answer.body) == (200, b"")
+    await egress.aclose()
+
+
+@pytest.mark.parametrize("header", [("X-A", "b\r\nX-Evil: 1"), ("X A", "b"), ("X-A\n", "b")])
+@running
+async def test_headers_that_would_break_a_request_are_refused(header: tuple[str, str]):
+    egress = Egress()
+    with pytest.raises(EgressError, match="holds what HTTP cannot carry"):
+        await egress.fetch("GET", "http://example.com/", headers=[header])
+    await egress.aclose()

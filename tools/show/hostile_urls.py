@@ -1,0 +1,198 @@
+"""Addresses that lead inside, in a network where everything inside answers. Run within `unshare -n`: the loopback there
+has the metadata services of clouds, private networks and their IPv6 likenesses, and a name server of our own."""
+
+import asyncio
+import ipaddress
+import json
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+INSIDE = (
+    "169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1", "100.100.100.200", "168.63.129.16",
+    "192.0.0.192", "198.18.0.1", "224.0.0.1", "fd00:ec2::254", "fe80::1", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1",
+    "fc00::1", "::ffff:0:1",
+)  # fmt: skip
+PUBLIC = "93.184.215.14"
+NAMES: dict[str, list[str]] = {
+    "inside.test": ["169.254.169.254"], "many.test": [PUBLIC, "10.0.0.1"], "mapped.test": ["::ffff:10.0.0.1"],
+    "six.test": ["fd00:ec2::254"], "public.test": [PUBLIC], "loop.test": ["127.0.0.1"], "nat64.test": ["64:ff9b::a9fe:a9fe"],
+}  # fmt: skip
+"""`rebind.test` is public the first time, and inside from then on."""
+
+CASES: tuple[str, ...] = (
+    # loopback and its spellings
+    "http://127.0.0.1/", "http://127.1/", "http://127.0.1/", "http://2130706433/", "http://0x7f000001/", "http://0x7f.1/",
+    "http://0177.0.0.1/", "http://017700000001/", "http://0/", "http://0.0.0.0/", "http://localhost/", "http://LOCALHOST/",
+    "http://localhost./", "http://127.0.0.1./", "http://127.127.127.127/", "http://[::1]/", "http://[::]/",
+    "http://[0:0:0:0:0:0:0:1]/", "http://[::ffff:127.0.0.1]/", "http://[::ffff:7f00:1]/", "http://[::127.0.0.1]/",
+    "http://①②⑦.⓪.⓪.①/", "http://１２７.０.０.１/", "http://127。0。0。1/", "http://%31%32%37.0.0.1/",
+    # metadata services
+    "http://169.254.169.254/", "http://2852039166/", "http://0xa9fea9fe/", "http://0251.0376.0251.0376/",
+    "http://169.254.43518/", "http://[::ffff:169.254.169.254]/", "http://[::ffff:a9fe:a9fe]/", "http://[fd00:ec2::254]/",
+    "http://100.100.100.200/", "http://168.63.129.16/", "http://192.0.0.192/", "http://[64:ff9b::a9fe:a9fe]/",
+    "http://[64:ff9b:1::a9fe:a9fe]/", "http://[2002:a9fe:a9fe::1]/", "http://[::a9fe:a9fe]/", "http://[fe80::1%25lo]/",
+    "http://[fe80::1]/", "http://[2001:0:a9fe:a9fe::1]/",
+    # private networks
+    "http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.1.1/", "http://100.64.0.1/", "http://198.18.0.1/",
+    "http://224.0.0.1/", "http://255.255.255.255/", "http://240.0.0.1/", "http://192.0.2.1/", "http://[fc00::1]/",
+    "http://[fec0::1]/", "http://[ff02::1]/", "http://[2001:db8::1]/", "http://[::ffff:0:169.254.169.254]/",
+    # names
+    "http://inside.test/", "http://many.test/", "http://mapped.test/", "http://six.test/", "http://loop.test/",
+    "http://nat64.test/", "http://rebind.test/", "http://INSIDE.TEST./",
+    # what parsers read differently
+    "http://public.test@169.254.169.254/", "http://169.254.169.254#@public.test/", "http://public.test\\@169.254.169.254/",
+    "http://169.254.169.254\\.public.test/", "http:\\\\169.254.169.254/", "http:169.254.169.254/", "http:/169.254.169.254/",
+    "http:///169.254.169.254/", "//169.254.169.254/", "http://public.test:80@169.254.169.254/", "\thttp://169.254.169.254/",
+    "http://169.254.169.254\t/", "http://169.254.169.254%00.public.test/", "http://169.254.169.254?@public.test/",
+    "http://user:pass@127.0.0.1/", "http://[::1]public.test/", "http://public.test:22/", "http://169.254.169.254:80/",
+    # other schemes
+    "file:///etc/passwd", "gopher://127.0.0.1:80/_GET%20/", "ftp://127.0.0.1/", "dict://127.0.0.1:80/", "data:text/plain,x",
+    # redirects, from a public address
+    "http://public.test/to/http://169.254.169.254/", "http://public.test/to/http://127.0.0.1/", "http://public.test/to/http://[::1]/",
+    "http://public.test/to/http://inside.test/", "http://public.test/to///169.254.169.254/", "http://public.test/to/file:///etc/passwd",
+    "http://public.test/to/http://public.test/to/http://10.0.0.1/", "http://public.test/to/http://rebind.test/",
+    "http://public.test/loop",
+)  # fmt: skip
+connects: list[str] = []
+
+
+class _Inside(BaseHTTPRequestHandler):
+    """Answers a canary wherever it is reached inside; at the public address it says hello, or sends elsewhere."""
+
+    def do_GET(self) -> None:
+        here = self.connection.getsockname()[0]
+        if ipaddress.ip_address(here.partition("%")[0]) != ipaddress.ip_address(PUBLIC):
+            self._say(200, b"canary")
+        elif self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("location", self.path[4:])
+            self.send_header("content-length", "0")
+            self.end_headers()
+        elif self.path == "/loop":
+            self.send_response(307)
+            self.send_header("location", "/loop")
+            self.send_header("content-length", "0")
+            self.end_headers()
+        else:
+            self._say(200, b"hello")
+
+    def _say(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *details: Any) -> None: ...
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def get_request(self) -> Any:
+        request, address = super().get_request()
+        here = request.getsockname()[0]
+        if here.removeprefix("::ffff:") != PUBLIC:
+            connects.append(here)
+        return request, address
+
+
+def set_up() -> None:
+    """Addresses on the loopback, and a server on all of them."""
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=False, capture_output=True)
+
+    ip("link", "set", "lo", "up")
+    for address in (*INSIDE, PUBLIC):
+        ip(
+            "addr",
+            "add",
+            f"{address}/{128 if ':' in address else 32}",
+            "dev",
+            "lo",
+            *(["nodad"] if ":" in address else []),
+        )
+    for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        kind = type("Server", (_Server,), {"address_family": family})
+        if family == socket.AF_INET6:
+            kind = type("Server6", (kind,), {"server_bind": _only_six})
+        server = kind((host, 80), _Inside)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def _only_six(server: Any) -> None:
+    server.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    ThreadingHTTPServer.server_bind(server)
+
+
+def scripted_names() -> Callable[..., Any]:
+    """In the place of getaddrinfo: our names, and what the system reads as an address."""
+    real = socket.getaddrinfo
+    asked: dict[str, int] = {}
+
+    def look_up(host: Any, port: Any, *more: Any, **named: Any) -> Any:
+        name = (host.decode() if isinstance(host, bytes) else str(host)).rstrip(".").lower()
+        if name == "rebind.test":
+            asked[name] = asked.get(name, 0) + 1
+            found = [PUBLIC] if asked[name] == 1 else ["169.254.169.254"]
+        else:
+            found = NAMES.get(name, [])
+        if found:
+            return [answer for one in found for answer in real(one, port, *more, **named)]
+        return real(host, port, *more, **named)
+
+    socket.getaddrinfo = look_up  # type: ignore[assignment]
+    return real
+
+
+def naive() -> int:
+    """How many a client reaches that looks at nothing."""
+    reached = 0
+    for url in CASES:
+        with suppress(Exception):
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(url.strip(), timeout=2) as answer:
+                reached += b"canary" in answer.read()
+    return reached
+
+
+async def guarded() -> tuple[list[str], int]:
+    from modelyard.transport.egress import Egress, EgressError
+
+    reached: list[str] = []
+    egress = Egress()
+    for url in CASES:
+        for _ in range(2):  # the second time a name may stand for another address
+            try:
+                answer = await egress.fetch("GET", url, connect=2, read=2)
+            except EgressError:
+                continue
+            if b"canary" in answer.body or answer.body not in (b"hello", b""):
+                reached.append(url)
+    try:
+        public = (await egress.fetch("GET", "http://public.test/")).status
+    except EgressError:
+        public = 0
+    await egress.aclose()
+    return reached, public
+
+
+def main() -> int:
+    set_up()
+    scripted_names()
+    without = naive()
+    connects.clear()
+    reached, public = asyncio.run(guarded())
+    print(json.dumps({"naive": without, "reached": reached, "connects": len(connects), "public": public}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
