@@ -41,11 +41,12 @@ from modelyard.workflow.variables import FILE_MARK
 
 _SILENT = frozenset({"iteration", "loop", "iteration-start", "loop-start", "loop-end"})
 """Nodes whose starts and ends are not shown: containers have events of their own, the others are no nodes to people."""
-_USAGE = (
-    "prompt_tokens", "prompt_unit_price", "prompt_price_unit", "prompt_price", "completion_tokens",
-    "completion_unit_price", "completion_price_unit", "completion_price", "total_tokens", "total_price", "currency",
-    "latency",
-)  # fmt: skip
+_USAGE: Mapping[str, Any] = {
+    "prompt_tokens": 0, "prompt_unit_price": "0", "prompt_price_unit": "0", "prompt_price": "0",
+    "completion_tokens": 0, "completion_unit_price": "0", "completion_price_unit": "0", "completion_price": "0",
+    "total_tokens": 0, "total_price": "0", "currency": "USD", "latency": 0.0,
+}  # fmt: skip
+"""What was used where nothing was, or nobody knows."""
 
 
 def files_in(value: Any) -> list[JSON]:
@@ -73,7 +74,7 @@ class ServiceEvents:
         self._is_chat = bool(run.conversation)
         self._shows_nodes = run.mode in ("workflow", "advanced-chat")
         self._is_completion = run.mode == "completion"
-        self._usage: dict[str, Any] = {}
+        self._usage: dict[str, Any] = dict(_USAGE)
         self._resources: list[JSON] = []
         self._reasoning: list[str] = []
         self.answer: list[str] = []
