@@ -87,6 +87,9 @@ class Effects(ThreadingHTTPServer):
         """(life, run, step, key)."""
         self.lock = threading.Lock()
 
+    def hold(self, number: int) -> None:
+        """Is asked before each answer."""
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asked was killed."""
 
@@ -104,6 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.done.append((server.life, self.path[1:], body["step"], self.headers["idempotency-key"]))
             number = len(server.done)
+        server.hold(number)
         answer = f"{body['step']}#{number}".encode()
         self.send_response(200)
         self.send_header("content-type", "text/plain")
@@ -225,4 +229,3 @@ async def _judge(proof: Proof, home: str, effects: Effects, started: list[str]) 
             "runs": len(status), "lost": len(lost) + len(unfinished), "effects": len(effects.done),
             "repeated": sum(per_kill.values()), "most_a_kill": most, "wrong": wrong, "doubled": doubled,
         }  # fmt: skip
-

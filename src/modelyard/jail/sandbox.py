@@ -222,8 +222,7 @@ class Jail:
         drain, sink = os.pipe()
         run = zygote.runs[number] = _Run(asyncio.get_running_loop().create_future())
         try:
-            limits = {"memory": self.limits.memory_mb << 20, "seconds": seconds}
-            zygote.send({"op": "run", "id": number, "limits": limits}, (source, sink))
+            zygote.send({"op": "run", "id": number}, (source, sink))
         except JailError:
             zygote.runs.pop(number, None)
             os.close(feed)
@@ -273,7 +272,9 @@ class Jail:
             if known is None or not known.is_alive:
                 if known is not None:
                     await known.close()
-                known = self._zygotes[name] = await _start(name)
+                seconds = self.limits.document_seconds if name == "documents" else self.limits.seconds
+                limits = {"memory": self.limits.memory_mb << 20, "seconds": seconds}
+                known = self._zygotes[name] = await _start(name, limits)
             return known
 
 
@@ -299,13 +300,14 @@ async def _written(feed: int, task: bytes) -> None:
         os.close(feed)
 
 
-async def _start(name: str) -> _Zygote:
+async def _start(name: str, limits: Mapping[str, Any]) -> _Zygote:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     kind, *modules = name.split("+")
     try:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-X", "utf8", str(_PROGRAM), str(theirs.fileno()), kind, *modules,
+            sys.executable, "-I", "-X", "utf8", str(_PROGRAM), str(theirs.fileno()), kind,
+            json.dumps(limits), *modules,
             cwd="/", env=_ENVIRON, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip

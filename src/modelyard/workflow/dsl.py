@@ -193,7 +193,7 @@ _NESTS = re.compile(r"^(?:[ \t]*[-?:] ){12,}", re.MULTILINE)
 def parse_yaml(text: str, name: str = "") -> Any:
     """Plain values. Raises DslError for what is no YAML, goes too deep, or blows up by its aliases."""
     try:
-        if text.count("[") + text.count("{") > 400 or _NESTS.search(text) or re.search(r"^ {200}", text, re.MULTILINE):
+        if text.count("[") + text.count("{") > 3000 or _NESTS.search(text) or re.search(r"^ {200}", text, re.MULTILINE):
             _check_depth(text, name)  # the parser itself would overrun its stack
         document = yaml.load(text, _Loader)  # noqa: S506  the safe one
     except yaml.YAMLError as error:

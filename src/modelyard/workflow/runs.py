@@ -245,6 +245,11 @@ class _Live:
         self._has_work.set()
         self.wake()
 
+    @property
+    def first(self) -> int:
+        """The number of the first event that is here; those before it are in the journal."""
+        return self.events[0][0] if self.events else self.last + 1
+
     def wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for one in waiters:
@@ -299,10 +304,6 @@ class _Live:
     def end_writing(self) -> None:
         self._is_ending = True
         self._has_work.set()
-
-    def unwritten(self) -> list[tuple[int, AnyEvent]]:
-        events, self._unwritten = self._unwritten, []
-        return events
 
 
 class JournalRecorder(Recorder):
@@ -483,9 +484,10 @@ class Runs:
         said = await self._text(live)
         for listener in self._on_end:
             await listener(record, pool, said)
-        live.push(final_event(outcome, context))
-        await self.journal.settle(record, live.unwritten())
-        live.wake()
+        # Whoever sees the end may ask at once what came of the run: it is written down first.
+        last = final_event(outcome, context)
+        await self.journal.settle(record, [(live.last + 1, last)])
+        live.push(last)
 
     async def _text(self, live: _Live) -> str:
         if live.events and live.events[0][0] == 1:
@@ -509,16 +511,16 @@ class Runs:
         record = await self.find(tenant, run_id)
         while True:
             live = self._live.get(run_id)
-            if live is not None and (not live.events or live.events[0][0] <= after + 1):
-                fresh = list(live.events[max(0, after + 1 - live.events[0][0]) :]) if live.events else []
+            if live is not None and after + 1 >= live.first:
+                fresh = live.events[after + 1 - live.first :]
                 for number, event in fresh:
                     after = number
                     yield number, event
                 if fresh and isinstance(fresh[-1][1], FINAL):
                     return
-                if not live.is_over:
-                    if live.last <= after:
-                        await live.changed()
+                if not fresh and not live.is_over:
+                    await live.changed()
+                if fresh or not live.is_over:
                     continue
             found = await self.journal.events(run_id, after)
             for number, event in found:

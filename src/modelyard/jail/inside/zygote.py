@@ -1,8 +1,8 @@
 """A process that has loaded what programs need, and forks for each of them. It is started with an empty environment,
 before there is any secret, and holds nothing that a program must not see.
 
-Started as `python -I zygote.py FD NAME [MODULE …]`. On FD it is told, one JSON message each:
-{"op": "run", "id": n, "limits": {…}} with two descriptors (where the task is read, where the result goes), and
+Started as `python -I zygote.py FD NAME LIMITS [MODULE …]`. On FD it is told, one JSON message each:
+{"op": "run", "id": n} with two descriptors (where the task is read, where the result goes), and
 {"op": "kill", "id": n}. It says {"ready": true, "abi": n} once, and {"id": n, "status": s} when a program ends.
 """
 
@@ -55,40 +55,68 @@ def load(names: Any) -> Any:
     return loaded
 
 
-def child(rules: Any, limits: Any, taken: Any, source: Any, sink: Any) -> Any:
-    """Never returns."""
+def child(rules: Any, limits: Any, taken: Any, link: Any) -> Any:
+    """Shut in before it knows what it will run: it waits for the descriptors of a task. Never returns."""
+    sink = None
     try:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(rules, 250)
+        os.dup2(link.fileno(), 251)
+        link.detach()
         for number in (0, 1, 2):
             os.dup2(null, number)
-        os.dup2(rules, 250)
-        os.dup2(source, 251)
-        os.dup2(sink, 252)
         os.dup2(251, 3)
-        os.dup2(252, 4)
-        os.dup2(250, 5)
-        os.closerange(6, 1024)
-        confine.confine(5, limits, taken)
+        os.dup2(250, 4)
+        os.closerange(5, 1024)
+        confine.confine(4, limits, taken)
+        trouble = None
     except BaseException as error:
-        answer(4, {"jail": f"{type(error).__name__}: {error}"})
-        os._exit(3)
+        trouble = f"{type(error).__name__}: {error}"
     try:
-        head, data = read(3)
-        answer(4, {"result": programs.run(head, data)})
-        code = 0
+        with socket.socket(fileno=3) as waiting:
+            word, descriptors, _, _ = socket.recv_fds(waiting, 1, 2)
+        if not word:
+            os._exit(0)
+        source, sink = descriptors
+        if trouble is not None:
+            answer(sink, {"jail": trouble})
+            os._exit(3)
+        head, data = read(source)
+        told = {"result": programs.run(head, data)}
     except programs.Failed as error:
-        answer(4, {"error": str(error)})
-        code = 0
+        told = {"error": str(error)}
     except MemoryError:
-        answer(4, {"error": "MemoryError: it took more memory than it may"})
-        code = 0
+        told = {"error": "MemoryError: it took more memory than it may"}
     except BaseException as error:
-        answer(4, {"error": f"{type(error).__name__}: {str(error)[:1000]}"})
-        code = 0
-    os._exit(code)
+        told = {"error": f"{type(error).__name__}: {str(error)[:1000]}"}
+    if sink is not None:
+        answer(sink, told)
+    os._exit(0)
+
+
+class Spare:
+    """A child that waits for a task."""
+
+    def __init__(self, rules: Any, limits: Any, taken: Any) -> None:
+        self.link, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self.link.close()
+            child(rules, limits, taken, theirs)
+        theirs.close()
+
+    def give(self, descriptors: Any) -> Any:
+        """Whether it took the task: one that was killed meanwhile does not."""
+        try:
+            socket.send_fds(self.link, [b"!"], descriptors)
+        except OSError:
+            return False
+        finally:
+            self.link.close()
+        return True
 
 
 def read(descriptor: Any) -> Any:
@@ -116,7 +144,7 @@ def answer(descriptor: Any, document: Any) -> Any:
 
 def main() -> Any:
     control = socket.socket(fileno=int(sys.argv[1]))
-    name, extra = sys.argv[2], sys.argv[3:]
+    name, limits, extra = sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:]
     load(_USUAL)
     if name == "documents":
         load(("documents", *extra))
@@ -139,7 +167,10 @@ def main() -> Any:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
     running = {}
+    spares = []
+    make = lambda: Spare(rules, limits, taken)  # noqa: E731
     control.send(json.dumps({"ready": True, "abi": abi, "taken": taken}).encode())
+    spares.append(make())
     while True:
         ready, _, _ = select.select([control, reading], [], [])
         if reading in ready:
@@ -147,14 +178,16 @@ def main() -> Any:
                 os.read(reading, 4096)
             except BlockingIOError:
                 pass
-            reap(running, control)
-        if control in ready and not heed(control, running, rules, taken):
+            reap(running, spares, control)
+        if control in ready and not heed(control, running, spares, make):
+            for one in spares:
+                os.kill(one.pid, signal.SIGKILL)
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
             return
 
 
-def heed(control: Any, running: Any, rules: Any, taken: Any) -> Any:
+def heed(control: Any, running: Any, spares: Any, make: Any) -> Any:
     """Do what is asked; False once nobody asks any more."""
     try:
         message, descriptors, _, _ = socket.recv_fds(control, 65536, 2)
@@ -168,24 +201,27 @@ def heed(control: Any, running: Any, rules: Any, taken: Any) -> Any:
             if number == told["id"]:
                 os.kill(pid, signal.SIGKILL)
         return True
-    source, sink = descriptors
-    pid = os.fork()
-    if pid == 0:
-        child(rules, told["limits"], taken, source, sink)
-    os.close(source)
-    os.close(sink)
-    running[pid] = told["id"]
+    # A fork takes longer than most programs: one is always made beforehand.
+    spare = spares.pop() if spares else make()
+    if not spare.give(descriptors):
+        spare = make()
+        spare.give(descriptors)
+    for one in descriptors:
+        os.close(one)
+    running[spare.pid] = told["id"]
+    spares.append(make())
     return True
 
 
-def reap(running: Any, control: Any) -> Any:
-    while running:
+def reap(running: Any, spares: Any, control: Any) -> Any:
+    while running or spares:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
+        spares[:] = [one for one in spares if one.pid != pid]
         number = running.pop(pid, None)
         if number is not None:
             try:

@@ -1,0 +1,165 @@
+"""Runs one workflow durably, in a process that can be killed: by our own journal, or by DBOS, an existing durable
+engine. Started as `python -m tests.contract.carriers KIND DATABASE EFFECTS (begin|recover)`; prints what came of it.
+
+What DBOS shows: a run can be another engine's workflow, and each step that ended one of its recorded steps, with the
+same `Recorder` that the journal uses. It is a spike: events, watching and commands stay the journal's.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from modelyard.jail.templates import render_now
+from modelyard.storage.database import Database
+from modelyard.transport.egress import Egress, EgressRules
+from modelyard.workflow.dsl import App, loads
+from modelyard.workflow.engine import GraphEngine, Outcome, Step
+from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.node import RunContext, Services
+from modelyard.workflow.runs import Runs, executed, pool_for
+
+RUN = "11111111-2222-4333-8444-555555555555"
+INPUTS = {"n": 1, "items": ["a", "b", "c"]}
+
+
+class _Sandbox:
+    def render_now(self, template: str, variables: Any, *, most: int) -> str | None:
+        return render_now(template, variables, most=most)
+
+
+def services(url: str) -> Services:
+    rules = EgressRules(private=frozenset({url.removeprefix("http://")}))
+    return Services(http=Egress(rules), sandbox=_Sandbox())  # type: ignore[arg-type]
+
+
+def told(outcome: Outcome | RunRecord, steps: Sequence[Step]) -> str:
+    return json.dumps({
+        "status": str(outcome.status), "outputs": outcome.outputs, "error": outcome.error,
+        "steps": [one.key for one in steps],
+    })  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ the journal
+
+
+async def ours(where: str, url: str, app: App, mode: str) -> str:
+    import time
+
+    database = Database(where)
+    journal = DatabaseJournal(database, time.time)
+
+    async def find(record: RunRecord) -> App:
+        return app
+
+    runs = Runs(journal, find, lambda app, record: services(url))
+    if mode == "begin":
+        record = RunRecord(tenant="default", id=RUN, app="a", inputs=INPUTS, system=_system(), created_at=time.time())
+        await runs.start(app, record)
+        print("begun", flush=True)
+    else:
+        await runs.recover()
+    record = await runs.ended("default", RUN)
+    steps = (await journal.history(record)).steps
+    await runs.aclose()
+    await asyncio.to_thread(database.close)
+    return told(record, steps)
+
+
+def _system() -> dict[str, Any]:
+    return {"workflow_run_id": RUN, "user_id": "u", "files": []}
+
+
+# ------------------------------------------------------------------------------------------------ DBOS
+
+
+class DbosRecorder:
+    """Steps as DBOS keeps them. What it has already is read back, in order, before anything is run."""
+
+    def __init__(self, before: Sequence[Step]) -> None:
+        self._before = before
+        self._waiting: list[Step] = []
+        self._lock = asyncio.Lock()
+
+    def steps(self, path: str) -> Sequence[Step]:
+        return [one for one in self._before if one.key[: len(one.key) - len(one.node_id)] == path]
+
+    def was_started(self, key: str) -> bool:
+        return False
+
+    async def about_to(self, key: str) -> None:
+        await self.safe()
+
+    def record(self, step: Step) -> None:
+        self._waiting.append(step)
+
+    def said(self) -> str | None:
+        return "" if self._before else None
+
+    async def safe(self) -> None:
+        async with self._lock:
+            while self._waiting:
+                await kept(self._waiting.pop(0))
+
+
+async def kept(step: Step) -> Step:
+    """Recorded under its key; where it was recorded before, what was recorded then."""
+    from dbos import DBOS
+
+    async def give() -> str:
+        return msgspec.json.encode(step).decode()
+
+    return msgspec.json.decode(await DBOS.run_step_async({"name": step.key}, give), type=Step)
+
+
+async def dbos(where: str, url: str, app: App, mode: str) -> str:
+    from dbos import DBOS, DBOSClient, SetWorkflowID
+
+    DBOS(config={"name": "modelyard", "system_database_url": where, "log_level": "ERROR", "application_version": "1"})
+
+    client = DBOSClient(system_database_url=where)
+
+    @DBOS.workflow()
+    async def carry(inputs: dict[str, Any]) -> str:
+        # Asked from outside: within a workflow, asking is a step itself, and would be answered as it was the first time.
+        recorded = await client.list_workflow_steps_async(RUN)
+        before = [msgspec.json.decode(str(one["output"]), type=Step) for one in recorded if one["output"]]
+        before = [await kept(one) for one in before]
+        recorder = DbosRecorder(before)
+        context = RunContext(run_id=RUN, services=services(url))
+        engine = GraphEngine(app.graph(), pool_for(app, "", inputs, _system()), context, lambda event: None, recorder=recorder)
+        outcome = await executed(engine, 60.0)
+        await recorder.safe()
+        return told(outcome, [*before])
+
+    DBOS.launch()
+    if mode == "begin":
+        with SetWorkflowID(RUN):
+            handle = await DBOS.start_workflow_async(carry, INPUTS)
+        print("begun", flush=True)
+    else:
+        handle = await DBOS.retrieve_workflow_async(RUN)
+    result = json.loads(await handle.get_result())
+    recorded = await DBOS.list_workflow_steps_async(RUN)
+    result["steps"] = [msgspec.json.decode(str(one["output"]), type=Step).key for one in recorded if one["output"]]
+    DBOS.destroy()
+    return json.dumps(result)
+
+
+async def main() -> None:
+    from tools.show.run_kill import app_text
+
+    kind, where, url, mode = sys.argv[1:5]
+    app = loads(app_text(url))
+    print(await (dbos if kind == "dbos" else ours)(where, url, app, mode), flush=True)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        asyncio.run(main())

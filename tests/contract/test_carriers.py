@@ -1,0 +1,82 @@
+"""What carries a run: our journal on each database, and DBOS. Killed in the middle of any step, the run goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from tools.show.run_kill import Effects
+
+ROOT = Path(__file__).parents[2]
+STEPS = ["start", "one", "text", "two", "if", "three", "each[0]/inner", "each[1]/inner", "each[2]/inner", "each", "last", "end"]
+
+
+class Stopping(Effects):
+    """Holds one request for as long as it takes to kill whoever made it."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def hold(self, number: int) -> None:
+        if number == self.at:
+            self.reached.set()
+            self.go_on.wait(30)
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "dbos"])
+def carrier(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    if request.param == "sqlite":
+        return "ours", str(tmp_path / "x.db")
+    # A database of its own: the run has the same name in each test.
+    url: str = request.getfixturevalue("postgres_url")
+    name = f"carrier_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+    return ("dbos" if request.param == "dbos" else "ours"), url.replace("/postgres?", f"/{name}?")
+
+
+def start(carrier: tuple[str, str], url: str, mode: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.contract.carriers", *carrier, url, mode]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors[-2000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 3, 5, 7])
+def test_a_run_that_is_killed_in_a_step_goes_on_from_there(carrier: tuple[str, str], killed_at: int):
+    effects = Stopping(killed_at)
+    threading.Thread(target=effects.serve_forever, daemon=True).start()
+    try:
+        process = start(carrier, effects.url, "begin")
+        if killed_at:
+            assert effects.reached.wait(60), process.communicate()[1][-2000:]
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            effects.go_on.set()
+            process = start(carrier, effects.url, "recover")
+        seen = finished(process)
+    finally:
+        effects.go_on.set()
+        effects.shutdown()
+        effects.server_close()
+    assert (seen["status"], seen["error"]) == ("succeeded", "")
+    assert seen["steps"] == STEPS
+    counts = Counter(step for _, _, step, _ in effects.done)
+    order = ["one", "two", "three", "inner0", "inner1", "inner2", "last"]
+    assert set(counts) == set(order)
+    assert {name for name, count in counts.items() if count > 1} <= {order[killed_at - 1]} if killed_at else not counts - Counter(order)
+    assert len({key for _, _, step, key in effects.done for _ in [step]}) == len(order)
