@@ -132,7 +132,9 @@ async def dbos(where: str, url: str, app: App, mode: str) -> str:
         before = [await kept(one) for one in before]
         recorder = DbosRecorder(before)
         context = RunContext(run_id=RUN, services=services(url))
-        engine = GraphEngine(app.graph(), pool_for(app, "", inputs, _system()), context, lambda event: None, recorder=recorder)
+        engine = GraphEngine(
+            app.graph(), pool_for(app, "", inputs, _system()), context, lambda event: None, recorder=recorder
+        )
         outcome = await executed(engine, 60.0)
         await recorder.safe()
         return told(outcome, [*before])

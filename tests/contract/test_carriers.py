@@ -15,7 +15,20 @@ import pytest
 from tools.show.run_kill import Effects
 
 ROOT = Path(__file__).parents[2]
-STEPS = ["start", "one", "text", "two", "if", "three", "each[0]/inner", "each[1]/inner", "each[2]/inner", "each", "last", "end"]
+STEPS = [
+    "start",
+    "one",
+    "text",
+    "two",
+    "if",
+    "three",
+    "each[0]/inner",
+    "each[1]/inner",
+    "each[2]/inner",
+    "each",
+    "last",
+    "end",
+]
 
 
 class Stopping(Effects):
@@ -78,5 +91,9 @@ def test_a_run_that_is_killed_in_a_step_goes_on_from_there(carrier: tuple[str, s
     counts = Counter(step for _, _, step, _ in effects.done)
     order = ["one", "two", "three", "inner0", "inner1", "inner2", "last"]
     assert set(counts) == set(order)
-    assert {name for name, count in counts.items() if count > 1} <= {order[killed_at - 1]} if killed_at else not counts - Counter(order)
+    assert (
+        {name for name, count in counts.items() if count > 1} <= {order[killed_at - 1]}
+        if killed_at
+        else not counts - Counter(order)
+    )
     assert len({key for _, _, step, key in effects.done for _ in [step]}) == len(order)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,8 @@ def apps() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def serving() -> Generator[dict[str, str]]:
-    """The server with the apps, in a thread: base address and keys."""
+def serving(more: Mapping[str, str] | None = None) -> Generator[dict[str, str]]:
+    """The server with the apps, and more by name, in a thread: base address and keys."""
     story = ("long story", " ".join(f"word{n}" for n in range(400)))
     model = ScriptedModel(answers=[story, ("Read the exchange", '["One?", "Two?", "Three?"]')], delay=0.002)
     definition, builder = scripted_models(model)
@@ -97,10 +97,10 @@ def serving() -> Generator[dict[str, str]]:
     async def serve(home: str) -> None:
         settings = Settings(home=home, port=port, defaults={"llm": "scripted/model"})
         yard = Modelyard(settings, definitions=[definition], builders={"scripted": builder}, environ={})
-        for name, document in apps().items():
-            mapping_text = yaml.dump(document, allow_unicode=True)
+        texts = {name: yaml.dump(document, allow_unicode=True) for name, document in apps().items()}
+        for name, text in {**texts, **(more or {})}.items():
             found, _, _ = await yard.apps.add(
-                "default", mapping_text, mapping=AppMapping(models={"*": "scripted/model"}), name=name
+                "default", text, mapping=AppMapping(models={"*": "scripted/model"}), name=name
             )
             told[name] = (await yard.apps.make_key(found))[1]
         gateway: Any = gateway_of(yard, on_start=yard.upkeep.start)

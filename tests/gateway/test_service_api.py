@@ -1,0 +1,317 @@
+"""The service API against the server, as its callers see it: streams, whole answers, conversations, files, forms."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from tools.show.app_clients import serving
+
+from tests.workflow.building import MODEL, document
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[dict[str, str]]:
+    form = document(
+        {
+            "start": {"type": "start", "variables": [{"variable": "q", "type": "text-input", "required": True}]},
+            "ask": {
+                "type": "human-input", "form_content": "May {{#start.q#}} go on? {{#$output.note#}}", "timeout": 1,
+                "inputs": [{"type": "paragraph", "output_variable_name": "note"}],
+                "user_actions": [{"id": "yes", "title": "Yes"}, {"id": "no", "title": "No"}],
+            },
+            "good": {"type": "end", "outputs": [{"variable": "note", "value_selector": ["ask", "note"]}]},
+            "bad": {"type": "end", "outputs": [{"variable": "refused", "value_selector": ["ask", "__action_id"]}]},
+        },
+        ["start > ask", "ask:yes > good", "ask:no > bad"],
+    )  # fmt: skip
+    failing = document(
+        {
+            "start": {"type": "start"},
+            "c": {"type": "code", "code": "def main():\n    raise ValueError('no luck')", "outputs": {}},
+        },
+        ["start > c"],
+    )
+    remembering = document(
+        {
+            "start": {"type": "start"},
+            "count": {"type": "assigner", "version": "2", "items": [{"variable_selector": ["conversation", "n"], "input_type": "constant", "operation": "+=", "value": 1}]},
+            "llm": {"type": "llm", "model": MODEL, "memory": {"window": {"enabled": False}}, "prompt_template": [{"role": "system", "text": "x"}]},
+            "answer": {"type": "answer", "answer": "{{#conversation.n#}}: {{#llm.text#}}"},
+        },
+        ["start > count", "count > llm", "llm > answer"], mode="advanced-chat",
+        conversation_variables=[{"name": "n", "value": 0, "value_type": "number", "description": "how often"}],
+    )  # fmt: skip
+    broken_chat = {**failing, "app": {"name": "x", "mode": "advanced-chat"}}
+    more = {"form": form, "failing": failing, "remembering": remembering, "broken_chat": broken_chat}
+    with serving({name: yaml.dump(one, allow_unicode=True) for name, one in more.items()}) as found:
+        yield found
+
+
+_open: list[httpx.Client] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _open:
+        _open.pop().close()
+
+
+class Caller:
+    def __init__(self, told: dict[str, str], app: str) -> None:
+        self.http = httpx.Client(base_url=told["base"], headers={"authorization": f"Bearer {told[app]}"}, timeout=30)
+        _open.append(self.http)
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.http.post(path, json=body)
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self.http.get(path, params=query).json()
+
+    def events(self, path: str, **body: Any) -> list[dict[str, Any]]:
+        with self.http.stream("POST", path, json={**body, "response_mode": "streaming"}) as answer:
+            return _events(answer)
+
+
+def _events(answer: httpx.Response) -> list[dict[str, Any]]:
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    return [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+
+
+def test_a_workflow_streams_its_nodes_and_its_end(told: dict[str, str]):
+    events = Caller(told, "workflow").events("/workflows/run", inputs={"n": 3}, user="u")
+    kinds = [one["event"] for one in events]
+    assert kinds[0] == "workflow_started"
+    assert kinds[-1] == "workflow_finished"
+    started = [one["data"] for one in events if one["event"] == "node_started"]
+    assert [one["node_id"] for one in started] == ["start", "read", "text", "end"]
+    assert [one["index"] for one in started] == [1, 2, 3, 4]
+    end = events[-1]["data"]
+    assert (end["status"], end["outputs"], end["total_steps"]) == ("succeeded", {"r": "3:[]"}, 4)
+    assert {one["task_id"] for one in events} == {events[0]["workflow_run_id"]}
+    assert "".join(one["data"]["text"] for one in events if one["event"] == "text_chunk") == "3:[]"
+
+
+def test_a_whole_answer_and_what_is_kept_of_it(told: dict[str, str]):
+    caller = Caller(told, "workflow")
+    body = caller.post("/workflows/run", inputs={"n": "4"}, user="logs", response_mode="blocking").json()
+    run = caller.get(f"/workflows/run/{body['workflow_run_id']}")
+    assert (run["status"], run["outputs"], json.loads(run["inputs"])) == ("succeeded", {"r": "4:[]"}, {"n": "4"})
+    logs = caller.get("/workflows/logs", created_by_end_user_session_id="logs", limit=1)
+    assert logs["data"][0]["workflow_run"]["id"] == run["id"]
+    assert logs["data"][0]["created_by_end_user"]["session_id"] == "logs"
+    assert caller.get("/workflows/logs", status="failed")["total"] == 0
+
+
+def test_a_workflow_that_fails_is_no_error_of_the_caller_and_a_chat_is(told: dict[str, str]):
+    failed = Caller(told, "failing").post("/workflows/run", inputs={}, user="u")
+    assert failed.status_code == 200
+    assert failed.json()["data"]["status"] == "failed"
+    assert "no luck" in failed.json()["data"]["error"]
+    chat = Caller(told, "broken_chat")
+    whole = chat.post("/chat-messages", inputs={}, query="x", user="u")
+    assert (whole.status_code, whole.json()["code"]) == (400, "completion_request_error")
+    kinds = [one["event"] for one in chat.events("/chat-messages", inputs={}, query="x", user="u")]
+    assert kinds[-2:] == ["workflow_finished", "error"]
+
+
+@pytest.mark.parametrize(
+    ("app", "path", "body", "status", "code", "message"),
+    [
+        ("workflow", "/workflows/run", {"inputs": {"n": 1}}, 400, "invalid_param", "Arg user must be provided."),
+        ("workflow", "/workflows/run", {"inputs": {}, "user": "u"}, 400, "invalid_param", "n is required in input form"),
+        ("workflow", "/workflows/run", {"inputs": {"n": "x"}, "user": "u"}, 400, "invalid_param", "n in input form must be a valid number"),
+        ("workflow", "/workflows/run", {"inputs": [], "user": "u"}, 400, "invalid_param", "inputs must be an object"),
+        ("workflow", "/workflows/run", {"inputs": {"n": 1}, "user": "u", "response_mode": "x"}, 400, "invalid_param", "response_mode must be"),
+        ("workflow", "/workflows/run", {"inputs": {"n": 1, "doc": {"upload_file_id": "nope"}}, "user": "u"}, 400, "invalid_param", "was not uploaded here"),
+        ("workflow", "/chat-messages", {"query": "x", "user": "u"}, 400, "not_chat_app", "workflow"),
+        ("chat", "/workflows/run", {"inputs": {}, "user": "u"}, 400, "not_workflow_app", "advanced-chat"),
+        ("chat", "/completion-messages", {"inputs": {}, "user": "u"}, 400, "not_completion_app", "advanced-chat"),
+        ("chat", "/chat-messages", {"user": "u"}, 400, "invalid_param", "query is required"),
+        ("chat", "/chat-messages", {"query": "x", "user": "u", "conversation_id": "7"}, 400, "invalid_param", "7 is not a valid uuid."),
+        ("chat", "/messages/nope/feedbacks", {"rating": "like", "user": "u"}, 404, "not_found", "Message Not Exists."),
+        ("chat", "/messages/nope/feedbacks", {"rating": "meh", "user": "u"}, 400, "invalid_param", "rating must be like"),
+        ("chat", "/conversations/nope/name", {"name": "x", "user": "u"}, 404, "not_found", "Conversation Not Exists."),
+        ("workflow", "/workflows/nope/run", {"inputs": {"n": 1}, "user": "u"}, 404, "not_found", "Workflow not found"),
+        ("chat", "/text-to-audio", {"user": "u"}, 400, "invalid_param", "text or message_id is required"),
+        ("form", "/form/human_input/nope", {"action": "yes", "inputs": {}, "user": "u"}, 404, "not_found", "the form does not exist"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_code(
+    told: dict[str, str], app: str, path: str, body: dict[str, Any], status: int, code: str, message: str
+):
+    answer = Caller(told, app).post(path, **body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert message in answer.json()["message"]
+
+
+def test_who_shows_no_key_or_another_kind_gets_nothing(told: dict[str, str]):
+    for header in (
+        {},
+        {"authorization": "Bearer app-nope"},
+        {"authorization": f"Basic {told['chat']}"},
+        {"x-api-key": told["chat"]},
+    ):
+        answer = httpx.get(f"{told['base']}/info", headers=header)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    broken = httpx.post(
+        f"{told['base']}/chat-messages", headers={"authorization": f"Bearer {told['chat']}"}, content=b"{"
+    )
+    assert (broken.status_code, broken.json()["code"]) == (400, "bad_request")
+
+
+def test_a_conversation_remembers_its_variables_and_what_was_said(told: dict[str, str]):
+    caller = Caller(told, "remembering")
+    first = caller.post("/chat-messages", query="one", user="v", inputs={}).json()
+    again = caller.post(
+        "/chat-messages", query="two", user="v", inputs={}, conversation_id=first["conversation_id"]
+    ).json()
+    assert (first["answer"], again["answer"]) == ("1: Answer to: one", "2: Answer to: two")
+    found = caller.get(f"/conversations/{first['conversation_id']}/variables", user="v")["data"]
+    assert [(one["name"], one["value"], one["value_type"]) for one in found] == [("n", "2", "number")]
+    path = f"/conversations/{first['conversation_id']}/variables/{found[0]['id']}"
+    assert caller.http.put(path, json={"value": 40, "user": "v"}).json()["value"] == "40"
+    assert caller.http.put(path, json={"value": "many", "user": "v"}).json()["code"] == "bad_request"
+    third = caller.post(
+        "/chat-messages", query="three", user="v", inputs={}, conversation_id=first["conversation_id"]
+    ).json()
+    assert third["answer"].startswith("41: ")
+    page = caller.get("/messages", user="v", conversation_id=first["conversation_id"], limit=2)
+    assert ([one["query"] for one in page["data"]], page["has_more"]) == (["two", "three"], True)
+    older = caller.get("/messages", user="v", conversation_id=first["conversation_id"], first_id=page["data"][0]["id"])
+    assert ([one["query"] for one in older["data"]], older["has_more"]) == (["one"], False)
+
+
+def test_what_belongs_to_one_user_is_nobody_elses(told: dict[str, str]):
+    caller, other = Caller(told, "remembering"), Caller(told, "chat")
+    mine = caller.post("/chat-messages", query="mine", user="owner", inputs={}).json()
+    conversation = mine["conversation_id"]
+    for one, user in ((caller, "thief"), (other, "owner")):
+        assert one.http.get("/messages", params={"user": user, "conversation_id": conversation}).status_code == 404
+        assert one.http.request("DELETE", f"/conversations/{conversation}", json={"user": user}).status_code == 404
+        assert one.post(f"/messages/{mine['message_id']}/feedbacks", rating="like", user=user).status_code == 404
+        assert conversation not in json.dumps(one.get("/conversations", user=user))
+        # A chatflow that does not know a conversation begins one.
+        assert (
+            one.post("/chat-messages", query="x", user=user, conversation_id=conversation).json()["conversation_id"]
+            != conversation
+        )
+    assert other.http.get(f"/workflow/{mine['task_id']}/events", params={"user": "owner"}).status_code == 404
+    assert caller.http.get(f"/workflow/{mine['task_id']}/events", params={"user": "thief"}).status_code == 404
+    assert other.http.get(f"/workflows/run/{mine['task_id']}").status_code == 404
+
+
+def test_feedback_and_deleting(told: dict[str, str]):
+    caller = Caller(told, "chat")
+    said = caller.post("/chat-messages", query="rate me", user="f", inputs={}).json()
+    caller.post(f"/messages/{said['message_id']}/feedbacks", rating="dislike", content="too short", user="f")
+    assert caller.get("/app/feedbacks")["data"][0]["content"] == "too short"
+    shown = caller.get("/messages", user="f", conversation_id=said["conversation_id"])["data"][0]
+    assert shown["feedback"] == {"rating": "dislike"}
+    caller.post(f"/messages/{said['message_id']}/feedbacks", rating=None, user="f")
+    assert caller.get("/messages", user="f", conversation_id=said["conversation_id"])["data"][0]["feedback"] is None
+    gone = caller.http.request("DELETE", f"/conversations/{said['conversation_id']}", json={"user": "f"})
+    assert gone.status_code == 204
+    assert caller.get("/conversations", user="f")["data"] == []
+
+
+def test_a_run_is_watched_again_from_any_number(told: dict[str, str]):
+    caller = Caller(told, "workflow")
+    run = caller.post("/workflows/run", inputs={"n": 1}, user="w").json()["workflow_run_id"]
+    with caller.http.stream("GET", f"/workflow/{run}/events", params={"user": "w"}) as answer:
+        lines = list(answer.iter_lines())
+    numbers = [int(line[4:]) for line in lines if line.startswith("id: ")]
+    kinds = [json.loads(line[6:])["event"] for line in lines if line.startswith("data: ")]
+    assert (kinds[0], kinds[-1]) == ("workflow_started", "workflow_finished")
+    assert numbers == sorted(numbers)
+    with caller.http.stream(
+        "GET", f"/workflow/{run}/events", params={"user": "w"}, headers={"last-event-id": str(numbers[-1] - 1)}
+    ) as answer:
+        assert [one["event"] for one in _events(answer)] == ["workflow_finished"]
+
+
+def test_a_chat_is_stopped_while_it_talks(told: dict[str, str]):
+    caller = Caller(told, "slow")
+    body = {"query": "Tell me a long story", "user": "s", "inputs": {}, "response_mode": "streaming"}
+    kinds: list[str] = []
+    with caller.http.stream("POST", "/chat-messages", json=body) as answer:
+        for line in answer.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            event = json.loads(line[6:])
+            kinds.append(event["event"])
+            if event["event"] == "message" and kinds.count("message") == 3:
+                other = Caller(told, "slow")
+                assert other.post(f"/chat-messages/{event['task_id']}/stop", user="somebody").json() == {
+                    "result": "success"
+                }
+                began = time.monotonic()
+                assert other.post(f"/chat-messages/{event['task_id']}/stop", user="s").json() == {"result": "success"}
+    assert time.monotonic() - began < 2
+    assert kinds[-2:] == ["workflow_finished", "message_end"]
+    assert kinds.count("message") < 300
+
+
+def test_files_are_their_users(told: dict[str, str]):
+    caller = Caller(told, "workflow")
+    made = caller.http.post(
+        "/files/upload", files={"file": ("a b.html", b"<script>", "text/html")}, data={"user": "f1"}
+    )
+    assert made.status_code == 201
+    name = made.json()["id"]
+    shown = caller.http.get(f"/files/{name}/preview", params={"user": "f1"})
+    assert (shown.content, shown.headers["x-content-type-options"]) == (b"<script>", "nosniff")
+    assert shown.headers["content-disposition"].startswith("attachment")
+    assert caller.http.get(f"/files/{name}/preview", params={"user": "f2"}).json()["code"] == "file_access_denied"
+    assert caller.http.get("/files/11111111-1111-4111-8111-111111111111/preview").json()["code"] == "file_not_found"
+    stolen = {"n": 1, "doc": {"transfer_method": "local_file", "upload_file_id": name}}
+    assert "was not uploaded here" in caller.post("/workflows/run", inputs=stolen, user="f2").json()["message"]
+    large = caller.http.post(
+        "/files/upload", files={"file": ("a.txt", b"x" * (16 << 20), "text/plain")}, data={"user": "f1"}
+    )
+    assert (large.status_code, large.json()["code"]) == (413, "file_too_large")
+    assert (
+        caller.http.post("/files/upload", data={"user": "x"}, files={"other": ("a", b"x")}).json()["code"]
+        == "no_file_uploaded"
+    )
+
+
+def test_a_form_holds_a_run_until_it_is_filled_in(told: dict[str, str]):
+    caller = Caller(told, "form")
+    events = caller.events("/workflows/run", inputs={"q": "it"}, user="h")
+    asked = next(one["data"] for one in events if one["event"] == "human_input_required")
+    assert events[-1]["event"] == "workflow_paused"
+    assert asked["form_content"].startswith("May it go on?")
+    run, token = events[-1]["workflow_run_id"], asked["form_token"]
+    form = caller.get(f"/form/human_input/{token}")
+    assert [one["id"] for one in form["user_actions"]] == ["yes", "no"]
+    assert Caller(told, "chat").http.get(f"/form/human_input/{token}").status_code == 404
+    wrong = caller.post(f"/form/human_input/{token}", action="maybe", inputs={"note": "x"}, user="h")
+    assert wrong.json()["code"] == "invalid_form_data"
+    assert (
+        caller.post(f"/form/human_input/{token}", action="yes", inputs={}, user="h").json()["message"]
+        == "note is missing"
+    )
+    assert caller.post(f"/form/human_input/{token}", action="yes", inputs={"note": "fine"}, user="h").status_code == 200
+    assert caller.post(f"/form/human_input/{token}", action="no", inputs={"note": "x"}, user="h").status_code == 412
+    with caller.http.stream("GET", f"/workflow/{run}/events", params={"user": "h"}) as answer:
+        after = _events(answer)
+    kinds = [one["event"] for one in after]
+    assert "human_input_form_filled" in kinds
+    assert (kinds[-1], after[-1]["data"]["outputs"]) == ("workflow_finished", {"note": "fine"})
+    assert caller.get(f"/workflows/run/{run}")["status"] == "succeeded"
+
+
+def test_what_an_app_says_of_itself(told: dict[str, str]):
+    workflow = Caller(told, "workflow")
+    form = workflow.get("/parameters")["user_input_form"]
+    assert [next(iter(one)) for one in form] == ["number", "file"]
+    assert workflow.get("/info")["mode"] == "workflow"
+    assert workflow.get("/meta") == {"tool_icons": {}}
+    assert Caller(told, "completion").get("/parameters")["user_input_form"][0]["paragraph"]["variable"] == "query"
+    assert workflow.get("/site")["title"] == "workflow"
+    assert Caller(told, "chat").get("/messages/x/suggested", user="u")["code"] == "not_found"
