@@ -44,7 +44,10 @@ def likeness(output: str) -> object:
     return (len(lines), lines[0].split()[0] if len(lines) > 2 else "")
 
 
-@pytest.mark.parametrize("source", blocks(README, "python"))
+WORKFLOWS = (ROOT / "docs" / "how-to" / "run-workflows.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("source", [*blocks(README, "python"), *blocks(WORKFLOWS, "python")])
 def test_the_readmes_python_runs(served: Served, tmp_path: Path, source: str):
     script = tmp_path / "example.py"
     script.write_text(source.replace("127.0.0.1:8790", f"127.0.0.1:{served.port}"), "utf-8")

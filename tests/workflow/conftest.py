@@ -15,6 +15,7 @@ from modelyard.testing.workflows import (
     ScriptedModel,
     StubAgents,
     StubDatasets,
+    StubForms,
     StubHttp,
     StubTools,
     scripted_models,
@@ -53,13 +54,14 @@ class Bench:
         self.tools = StubTools()
         self.datasets = StubDatasets()
         self.agents = StubAgents()
+        self.forms = StubForms()
         self.files = MemoryFiles()
         self.turns: list[Turn] = []
 
     def services(self, app: App) -> Services:
         services = self.yard.workflow_services(app)
         services.http, services.tools, services.datasets = self.http, self.tools, self.datasets
-        services.agents, services.files = self.agents, self.files
+        services.agents, services.files, services.forms = self.agents, self.files, self.forms
         services.memory = StubMemory(self.turns) if self.turns else None
         return services
 

@@ -71,6 +71,7 @@ def test_case(bench: Bench, case: dict[str, Any]):
     bench.tools.messages.update(case.get("tools", {}))
     bench.agents.messages += case.get("agent", [])
     bench.datasets.segments += case.get("segments", [])
+    bench.forms.answers.update(case.get("forms", {}))
     bench.files.contents.update({name: str(text).encode() for name, text in case.get("files", {}).items()})
     bench.turns += [Turn(**one) for one in case.get("turns", ())]
     inputs = from_object(case.get("inputs", {}))
@@ -94,6 +95,9 @@ def test_case(bench: Bench, case: dict[str, Any]):
     if "asked" in case:
         sent = [{one.role.value: one.text} for one in bench.model.requests[-1].messages]
         assert sent == case["asked"]
+    if "form" in case:
+        [form] = bench.forms.asked.values()
+        assert {name: form[name] for name in case["form"]} == case["form"]
     if "requests" in case:
         sent = [{"method": one[0], "url": one[1], "body": one[3].decode()} for one in bench.http.seen]
         assert sent == case["requests"]

@@ -16,6 +16,7 @@ from modelyard.app import weight_store
 from modelyard.base.settings import Settings
 from modelyard.base.version import __version__
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
+from modelyard.jail.sandbox import JailError
 from modelyard.models.types import ModelType
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.process import default_threads
@@ -38,7 +39,7 @@ class Finding(msgspec.Struct, frozen=True):
 def doctor(ctx: click.Context, as_json: bool) -> int:
     """What can run here, what is missing, and the command that brings it."""
     settings = settings_of(ctx)
-    findings = [*_machine(settings), *_local(settings), *run_with_yard(ctx, _providers)]
+    findings = [*_machine(settings), *_local(settings), *run_with_yard(ctx, _jail), *run_with_yard(ctx, _providers)]
     if as_json:
         print_json(findings)
     else:
@@ -111,6 +112,18 @@ def _local(settings: Settings) -> Iterator[Finding]:
     reader = manifest().models["pp-ocrv4"]
     remedy = "" if not reader.missing else f"pip install 'modelyard[{reader.extra}]'"
     yield Finding("text in pictures", not reader.missing, "OCR, English and Chinese", remedy, needed=False)
+
+
+async def _jail(yard: Any) -> list[Finding]:
+    what = "jail for programs"
+    try:
+        level = await yard.workflow_parts.jail.check()
+    except JailError as error:
+        remedy = (
+            "set workflows.code to true" if not yard.settings.workflows.code else "Linux 5.13 or newer, with Landlock"
+        )
+        return [Finding(what, ok=False, detail=str(error), remedy=remedy, needed=False)]
+    return [Finding(what, ok=True, detail=f"{level}; code, templates and documents of workflows run in it")]
 
 
 async def _providers(yard: Any) -> list[Finding]:

@@ -37,6 +37,7 @@ def gateway_of(
         problem=problem,
         plugins=yard.plugins,
         files=yard.files,
+        jail=lambda: yard.workflow_parts.jail.level,
         service=ServiceParts(
             apps=yard.apps,
             runs=yard.runs,

@@ -68,6 +68,8 @@ class Parts:
     files: FileStore
     service: service.ServiceParts
     """What apps' callers reach."""
+    jail: Callable[[], str]
+    """How programs of workflows are held."""
     sessions: ServerlessSessions
     """Of plugins that are served elsewhere."""
     plugin_key: str
@@ -111,7 +113,7 @@ def build_routes(parts: Parts) -> _Routes:
         "/v1/models": {"GET": models.ListRoute(manager)},
         "/v1/models/": {"GET": models.OneRoute(manager), "POST": generate_content.Route(manager, clock)},
     }
-    health_of = health.Route(manager)
+    health_of = health.Route(parts.jail)
     routes: dict[str, dict[str, tuple[Role | None, Route]]] = {
         path: {verb: (Role.DEVELOPER, one) for verb, one in verbs.items()} for path, verbs in calls.items()
     }

@@ -2,7 +2,8 @@
 
 - `scripted_models`: a provider whose one model answers what a node needs: a class that there is, values for declared
   parameters, JSON that fits a schema, else a text that names its question. Texts can be set beforehand.
-- `StubHttp`, `StubDatasets`, `StubTools`, `StubAgents`: answer from what they were given, and remember who asked.
+- `StubHttp`, `StubDatasets`, `StubTools`, `StubAgents`, `StubForms`: answer from what they were given, and
+  remember who asked.
 - `MemoryFiles`: files that are nowhere but here.
 """
 
@@ -161,6 +162,21 @@ class StubDatasets:
     async def index(self, segments: Any, data: Any) -> dict[str, Any]:
         self.seen.append(("index", segments))
         return {"indexed": len(segments) if isinstance(segments, list) else 1}
+
+
+@dataclass(slots=True)
+class StubForms:
+    """Node → what somebody sent in, or `{"expired": seconds}`; a form of a node that is not named waits."""
+
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    asked: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+
+    async def answer(self, key: str) -> Mapping[str, Any] | None:
+        return self.answers.get(key)
+
+    async def ask(self, key: str, form: Mapping[str, Any], expires_at: float) -> Mapping[str, Any]:
+        self.asked[key] = form
+        return {"form_token": "stub", "expiration_time": expires_at}
 
 
 @dataclass(slots=True)

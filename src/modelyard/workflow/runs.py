@@ -532,8 +532,7 @@ class Runs:
                 record = await self.find(tenant, run_id)
                 if record.status.is_over or record.status is Status.PAUSED:
                     return
-                if run_id not in self._live:
-                    await asyncio.sleep(_POLL_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
 
     async def _goes_on(self, tenant: str, run_id: str) -> bool:
         return (await self.find(tenant, run_id)).status is Status.RUNNING

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 from modelyard.base.version import __version__
 from modelyard.gateway.http import Reply, Request, json_reply
-from modelyard.runtime.model_manager import ModelManager
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    manager: ModelManager
+    """That the server is there; how workflows' programs are held: `landlock`, `off`, or `unknown` before any ran."""
+
+    jail: Callable[[], str]
 
     async def __call__(self, request: Request) -> Reply:
-        return json_reply({"status": "ok", "version": __version__})
+        return json_reply({"status": "ok", "version": __version__, "jail": self.jail()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class ModelProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setblocking(False)
-            reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+            reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)  # noqa: TID251
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "modelyard.providers.local.worker", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],

@@ -1,6 +1,6 @@
 """llama.cpp, through xllamacpp: chat with streaming, grammars, a prompt cache and several requests at once."""
 
-import http.client
+import http.client  # noqa: TID251 - to a socket of this machine's file system
 import json
 import queue
 import socket
@@ -79,7 +79,7 @@ class Engine:
         return _checked(answer)
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class _UnixConnection(http.client.HTTPConnection):  # noqa: TID251
     def __init__(self, path: str) -> None:
         super().__init__("localhost")
         self._path = path
