@@ -165,9 +165,11 @@ def test_models_and_doctor_say_what_is_ready(environ: dict[str, str]):
     assert len(everything) > len(listed)
     findings = json.loads(modelyard("doctor", "--json", environ=environ).stdout)
     assert all(one["remedy"] for one in findings if not one["ok"])
-    nothing = {**environ, "MODELYARD_LOCAL__WEIGHTS": ""}
+    assert next(one["detail"] for one in findings if "jail" in one["what"]).startswith("landlock")
+    nothing = {**environ, "MODELYARD_LOCAL__WEIGHTS": "", "MODELYARD_WORKFLOWS__CODE": "false"}
     shown = modelyard("doctor", environ=nothing)
     assert shown.returncode == 1
+    assert "set workflows.code to true" in shown.stdout
     assert "modelyard models pull qwen2.5-coder-0.5b" in shown.stdout
     assert "pull small" in modelyard("chat", "hi", environ=nothing).stderr
 
