@@ -116,3 +116,33 @@ def test_without_a_jail_nothing_runs():
         return jail.level
 
     assert asyncio.run(work()) == "off"
+
+
+_OUTSIDE = [
+    "read a file of the machine", "read the database", "list a folder", "read the server's environment",
+    "connect over TCP", "connect to an abstract socket", "run a shell", "kill the server", "trace the server",
+    "write a file", "write to a temporary file", "change a file's mode", "unlink a file", "make a link",
+    "enter another namespace", "take back its rights",
+]  # fmt: skip
+
+
+def test_namespaces_hold_where_there_is_no_landlock(cell: Cell):
+    async def work() -> tuple[dict[str, tuple[bool, str]], str]:
+        jail = Jail(LIMITS, level="namespaces")
+        try:
+            await jail.check()
+            seen = {one: await tried(jail, one, PYTHON[one], "python3", cell.around) for one in _OUTSIDE}
+            code = "import json, urllib.parse\ndef main():\n    return {'r': __import__('os').listdir('/dev')}"
+            devices = (await jail.run_code("python3", code, {}))["r"]
+            assert sorted(devices) == ["null", "random", "urandom", "zero"]
+            return seen, jail.level
+        except JailUnavailableError as error:
+            if "are refused" in str(error):
+                pytest.skip(str(error))
+            raise
+        finally:
+            await jail.aclose()
+
+    seen, level = cell.runner.run(work())
+    assert level == "namespaces"
+    assert {name: how for name, (blocked, how) in seen.items() if not blocked} == {}

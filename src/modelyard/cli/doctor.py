@@ -120,7 +120,9 @@ async def _jail(yard: Any) -> list[Finding]:
         level = await yard.workflow_parts.jail.check()
     except JailError as error:
         remedy = (
-            "set workflows.code to true" if not yard.settings.workflows.code else "Linux 5.13 or newer, with Landlock"
+            "set workflows.code to true"
+            if not yard.settings.workflows.code
+            else "a Linux with Landlock (5.13), or namespaces"
         )
         return [Finding(what, ok=False, detail=str(error), remedy=remedy, needed=False)]
     return [Finding(what, ok=True, detail=f"{level}; code, templates and documents of workflows run in it")]

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -77,7 +77,7 @@ class _Zygote:
     last: int = 0
     listener: "asyncio.Task[None] | None" = None
     is_alive: bool = True
-    abi: int = 0
+    level: str = ""
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         data = msgspec.json.encode(message)
@@ -122,11 +122,18 @@ class _Zygote:
 
 
 class Jail:
-    """`preload` are modules that code may want and that take long to load, beyond the usual."""
+    """`preload` are modules that code may want and that take long to load, beyond the usual. `level` is what holds:
+    Landlock where there is it, else namespaces; "namespaces" takes those in any case."""
 
     def __init__(
-        self, limits: JailLimits | None = None, *, preload: Sequence[str] = (), is_enabled: bool = True
+        self,
+        limits: JailLimits | None = None,
+        *,
+        preload: Sequence[str] = (),
+        is_enabled: bool = True,
+        level: Literal["best", "namespaces"] = "best",
     ) -> None:
+        self._wanted = level
         self.limits = limits or JailLimits()
         self._preload = {*_LARGE, *preload}
         self._is_enabled = is_enabled
@@ -137,7 +144,7 @@ class Jail:
         self._is_tested = False
         self._testing = asyncio.Lock()
         self.level = "unknown"
-        """landlock, or off; known once something was run."""
+        """landlock, namespaces, or off; known once something was run."""
 
     # what callers use
 
@@ -176,7 +183,7 @@ class Jail:
                     logger.error("the jail is off", extra={"fields": {"reason": str(error)}})
                     raise JailUnavailableError(self._trouble) from error
                 self._is_tested = True
-                self.level = "landlock"
+                self.level = self._zygotes["code"].level
         return self.level
 
     async def aclose(self) -> None:
@@ -273,7 +280,7 @@ class Jail:
                 if known is not None:
                     await known.close()
                 seconds = self.limits.document_seconds if name == "documents" else self.limits.seconds
-                limits = {"memory": self.limits.memory_mb << 20, "seconds": seconds}
+                limits = {"memory": self.limits.memory_mb << 20, "seconds": seconds, "level": self._wanted}
                 known = self._zygotes[name] = await _start(name, limits)
             return known
 
@@ -331,7 +338,7 @@ async def _start(name: str, limits: Mapping[str, Any]) -> _Zygote:
     if not told.get("ready"):
         await zygote.close()
         raise JailError(str(told.get("error")))
-    zygote.abi = told["abi"]
+    zygote.level = told["level"]
     zygote.listener = asyncio.ensure_future(zygote.listen())
     return zygote
 

@@ -9,7 +9,7 @@ from modelyard.gateway.http import Reply, Request, json_reply
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """That the server is there; how workflows' programs are held: `landlock`, `off`, or `unknown` before any ran."""
+    """That the server is there; how workflows' programs are held: the jail's level, `unknown` before any ran."""
 
     jail: Callable[[], str]
 

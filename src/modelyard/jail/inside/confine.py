@@ -1,6 +1,7 @@
-"""Confinement of one process by the kernel, with nothing but ctypes: Landlock, seccomp, resource limits.
+"""Confinement of one process by the kernel, with nothing but ctypes: Landlock, seccomp, resource limits. Needs no root
+and no helper; where there is no Landlock, namespaces with a root of their own take its place.
 
-Needs no root, no helper and no namespace. What each part keeps away, and what was measured: docs/design/0008-jail.md.
+What each part keeps away, and what was measured: docs/design/0008-jail.md.
 """
 
 import ctypes
@@ -72,6 +73,72 @@ def _allow(descriptor: Any, path: Any, rights: Any) -> Any:
             raise OSError(ctypes.get_errno(), f"Landlock refused {path!r}")
     finally:
         os.close(where)
+
+
+# ------------------------------------------------------------------------------------------------ namespaces
+
+_NEW_MOUNTS, _NEW_IPC, _NEW_USERS, _NEW_NETWORK = 0x20000, 0x8000000, 0x10000000, 0x40000000
+_READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXEC, _REMOUNT = 1, 2, 4, 8, 32
+_NO_ATIME, _NO_DIR_ATIME, _BIND, _RECURSIVE, _PRIVATE, _REL_ATIME = 1024, 2048, 4096, 16384, 1 << 18, 1 << 21
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_NEW_ROOT = "/sys"  # what it is laid over cannot be read there any more, and nothing needs to be
+
+
+def set_apart() -> Any:
+    """A network, mounts and shared memory of its own. A process that has threads already cannot do it."""
+    kinds = _NEW_MOUNTS | _NEW_IPC | _NEW_NETWORK
+    user, group = os.geteuid(), os.getegid()
+    if _libc.unshare(kinds) == 0:
+        return
+    if _libc.unshare(kinds | _NEW_USERS) != 0:
+        raise OSError(ctypes.get_errno(), "this kernel has no Landlock, and namespaces are refused")
+    for name, content in (
+        ("setgroups", "deny"), ("uid_map", "%d %d 1" % (user, user)), ("gid_map", "%d %d 1" % (group, group)),
+    ):  # fmt: skip
+        with open("/proc/self/" + name, "w") as file:
+            file.write(content)
+
+
+def enclose(readable: Any, devices: Any) -> Any:
+    """A root that holds these folders, to be read, and these devices, and nothing else; for good."""
+    _mount(None, "/", _RECURSIVE | _PRIVATE)
+    _mount("tmpfs", _NEW_ROOT, _NO_SUID | _NO_DEVICES, "tmpfs")
+    for path in readable:
+        _bind(path)
+    for path in devices:
+        _bind(path, is_device=True)
+    _mount(None, _NEW_ROOT, _REMOUNT | _READ_ONLY | _NO_SUID | _NO_DEVICES)
+    os.chdir(_NEW_ROOT)
+    # The new root takes the old one's place, which lies on top of it for a moment, and is let go of.
+    if _libc.syscall(_PIVOT_ROOT[_MACHINE], b".", b".") != 0 or _libc.umount2(b".", 2) != 0:
+        raise OSError(ctypes.get_errno(), "the root could not be changed")
+    os.chdir("/")
+
+
+def _mount(source: Any, target: Any, flags: Any, kind: Any = None) -> Any:
+    encoded = [os.fsencode(one) if one else None for one in (source, target, kind)]
+    if _libc.mount(*encoded, ctypes.c_ulong(flags), None) != 0:
+        raise OSError(ctypes.get_errno(), "%r could not be mounted" % (source or target))
+
+
+def _bind(path: Any, is_device: Any = False) -> Any:
+    target = _NEW_ROOT + path
+    try:
+        if os.path.isdir(path):
+            os.makedirs(target, exist_ok=True)
+        else:
+            os.stat(path)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            if not os.path.exists(target):
+                os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
+    except OSError:
+        return  # what is not there need not be seen; what lies within another folder is there already
+    _mount(path, target, _BIND)
+    # What a mount forbids already has to be said again, or the kernel refuses.
+    has = os.statvfs(path).f_flag
+    kept = has & (_NO_SUID | _NO_DEVICES | _NO_EXEC | _NO_ATIME | _NO_DIR_ATIME) | (_REL_ATIME if has & 4096 else 0)
+    if not is_device:
+        _mount(None, target, _BIND | _REMOUNT | _READ_ONLY | _NO_SUID | _NO_DEVICES | kept)
 
 
 # ------------------------------------------------------------------------------------------------ seccomp
@@ -220,7 +287,8 @@ def address_space() -> Any:
 
 
 def confine(rules: Any, limits: Any, taken: Any) -> Any:
-    """Shut this process in, for good. Raises OSError where any part of it is refused."""
+    """Shut this process in, for good. `rules` are Landlock's; -1 in a process that namespaces enclose. Raises OSError
+    where any part of it is refused."""
     parent = os.getppid()
     _prctl(_PR_SET_PDEATHSIG, _KILL)
     if os.getppid() != parent:
@@ -237,11 +305,12 @@ def confine(rules: Any, limits: Any, taken: Any) -> Any:
         resource.setrlimit(resource.RLIMIT_NPROC, (4096, 4096))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 or rules < 0:
         _drop_capabilities()
-    if _libc.syscall(_RESTRICT, rules, 0) != 0:
-        raise OSError(ctypes.get_errno(), "Landlock could not be entered")
-    os.close(rules)
+    if rules >= 0:
+        if _libc.syscall(_RESTRICT, rules, 0) != 0:
+            raise OSError(ctypes.get_errno(), "Landlock could not be entered")
+        os.close(rules)
     code = seccomp_filter(os.getpid())
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.addressof(buffer))
@@ -257,7 +326,9 @@ def readable_folders() -> Any:
     folders = {one for one in sys.path if one and os.path.isdir(one)}
     for name in ("prefix", "base_prefix", "exec_prefix", "base_exec_prefix"):
         folders.add(os.path.join(getattr(sys, name), "lib"))
-    folders |= {"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/usr/share/fonts", "/etc/localtime",
-                "/dev/urandom", "/dev/random", "/dev/zero"}  # fmt: skip
+    folders |= {"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/usr/share/fonts", "/etc/localtime"}
     folders.discard("/")
     return sorted(folders)
+
+
+DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")

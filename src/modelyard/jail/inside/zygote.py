@@ -3,7 +3,7 @@ before there is any secret, and holds nothing that a program must not see.
 
 Started as `python -I zygote.py FD NAME LIMITS [MODULE …]`. On FD it is told, one JSON message each:
 {"op": "run", "id": n} with two descriptors (where the task is read, where the result goes), and
-{"op": "kill", "id": n}. It says {"ready": true, "abi": n} once, and {"id": n, "status": s} when a program ends.
+{"op": "kill", "id": n}. It says {"ready": true, "level": l} once, and {"id": n, "status": s} when a program ends.
 """
 
 import gc
@@ -63,15 +63,17 @@ def child(rules: Any, limits: Any, taken: Any, link: Any) -> Any:
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(rules, 250)
+        if rules >= 0:
+            os.dup2(rules, 250)
         os.dup2(link.fileno(), 251)
         link.detach()
         for number in (0, 1, 2):
             os.dup2(null, number)
         os.dup2(251, 3)
-        os.dup2(250, 4)
-        os.closerange(5, 1024)
-        confine.confine(4, limits, taken)
+        if rules >= 0:
+            rules = os.dup2(250, 4)
+        os.closerange(4 if rules < 0 else 5, 1024)
+        confine.confine(rules, limits, taken)
         trouble = None
     except BaseException as error:
         trouble = f"{type(error).__name__}: {error}"
@@ -145,21 +147,39 @@ def answer(descriptor: Any, document: Any) -> Any:
 def main() -> Any:
     control = socket.socket(fileno=int(sys.argv[1]))
     name, limits, extra = sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:]
+    has_landlock = limits["level"] != "namespaces" and confine.landlock_abi() > 0
+    try:
+        if not has_landlock:
+            confine.set_apart()
+        taken, rules = prepare(name, extra, has_landlock)
+    except OSError as error:
+        control.send(json.dumps({"ready": False, "error": str(error)}).encode())
+        return
+    level = "landlock" if has_landlock else "namespaces"
+    serve(control, level, lambda: Spare(rules, limits, taken))
+
+
+def prepare(name: Any, extra: Any, has_landlock: Any) -> Any:
+    """Load, and shut the door: (bytes that this takes, Landlock's rules or -1)."""
     load(_USUAL)
     if name == "documents":
         load(("documents", *extra))
     else:
         load(("jinja2.sandbox", "quickjs", *extra))
-    abi = confine.landlock_abi()
-    try:
-        rules = confine.ruleset(confine.readable_folders(), ("/dev/null",))
-    except OSError as error:
-        control.send(json.dumps({"ready": False, "error": str(error)}).encode())
-        return
+    taken, folders = confine.address_space(), confine.readable_folders()
+    rules = -1
+    if has_landlock:
+        rules = confine.ruleset([*folders, *confine.DEVICES], ("/dev/null",))
+    else:
+        confine.enclose(folders, confine.DEVICES)
     gc.collect()
     gc.freeze()
     gc.disable()
-    taken = confine.address_space()
+    return taken, rules
+
+
+def serve(control: Any, level: Any, make: Any) -> Any:
+    """Fork for whoever asks, until nobody does."""
     reading, waking = os.pipe()
     os.set_blocking(waking, False)
     os.set_blocking(reading, False)
@@ -168,8 +188,7 @@ def main() -> Any:
     signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
     running = {}
     spares = []
-    make = lambda: Spare(rules, limits, taken)  # noqa: E731
-    control.send(json.dumps({"ready": True, "abi": abi, "taken": taken}).encode())
+    control.send(json.dumps({"ready": True, "level": level}).encode())
     spares.append(make())
     while True:
         ready, _, _ = select.select([control, reading], [], [])
