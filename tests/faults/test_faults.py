@@ -4,12 +4,12 @@ one or another model answers, and the ledger has the right row."""
 import asyncio
 import http.client
 import json
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tools.show.proof import free_port
 
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings, TimeoutSettings
 from tests.faults.upstream import FAULTS, FORMATS, FaultyUpstream
@@ -77,11 +77,6 @@ NAMES = {"openai": "nimbus", "anthropic": "cirrus", "gemini": "stratus"}
 WIRES = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
 
 
-def nobody_listens() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, FaultyUpstream]]:
     with FaultyUpstream() as upstream:
@@ -94,7 +89,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, 
             for form, name in NAMES.items()
             for name, port, listed in (
                 (name, upstream.port, models),
-                (f"{name}-gone", nobody_listens(), [{"name": "refused"}]),
+                (f"{name}-gone", free_port(), [{"name": "refused"}]),
             )
         ]
         failover = {

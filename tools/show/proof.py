@@ -1,6 +1,7 @@
 """What a proof gathers: lines with what was seen and whether it was as promised, and figures."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -48,8 +49,16 @@ def tests(*paths: str) -> tuple[str, bool]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+    """A port that a server may be told to listen on. It lies below those that kernels give to outgoing connections, or
+    one of these could have it by then; chance, which no seed decides, keeps those who ask at the same time apart."""
+    chance = random.SystemRandom()
+    while True:
+        port = chance.randint(10_000, 32_000)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
 
 
 def weights_folder() -> Path:
