@@ -1,12 +1,15 @@
 """Files that are wrong, old, large or hostile: each ends in words that name the file, the line, the node and the field."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from modelyard.workflow.dsl import MOST_NODES, AppMapping, DslError, dump, loads
+from modelyard.workflow.dsl import MOST_NODES, AppMapping, DslError, _Loader, dump, loads  # type: ignore[attr-defined]
 from modelyard.workflow.variables import WorkflowError
 from tests.workflow.building import app_of, document
 
@@ -182,3 +185,46 @@ def test_a_mapping_is_held_to_what_it_may_say():
         path.write_text("model: {}")
         with pytest.raises(DslError, match="unknown field `model`"):
             load_mapping(path)
+
+
+def read_or_refused(text: str, loader: Any) -> Any:
+    try:
+        return repr(yaml.load(text, loader))
+    except (yaml.YAMLError, ValueError) as error:
+        return type(error)
+
+
+_SCALAR = st.one_of(
+    st.text(st.characters(codec="utf-8"), max_size=8), st.integers(), st.floats(), st.booleans(), st.none(), st.dates(),
+    st.sampled_from(["=", "<<", "yes", "0x1f", "1_000", "1:30", "~", ".inf", "2020-01-01", "!!str 1", "0o7", "null", ""]),
+)  # fmt: skip
+_DOCUMENT = st.recursive(
+    _SCALAR,
+    lambda one: st.lists(one, max_size=4) | st.dictionaries(_SCALAR.filter(lambda key: key == key), one, max_size=4),
+)
+
+
+@given(_DOCUMENT)
+def test_yaml_is_read_as_pyyaml_reads_it(document: Any):
+    text = yaml.safe_dump(document, allow_unicode=True)
+    assert read_or_refused(text, _Loader) == read_or_refused(text, yaml.SafeLoader)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x {b: 1}\nc: {<<: *x, d: 2}\n", "a: &x [1, *x]\n", "&x {k: *x}\n", "? [a]\n: b\n", "? {a: 1}\n: b\n",
+        "!!set {a, b}\n", "!!omap [a: 1, b: 2]\n", "!!pairs [a: 1]\n", "!!map x\n", "!!str {a: 1}\n", "!!seq {a: 1}\n",
+        "!unknown x\n", "!!python/name:os.system\n", "!!binary aGk=\n", "- 1\n- 0b1\n- 1e3\n- 012\n- +1\n- 'yes'\n- yes\n- No\n",
+        "a: 1\na: 2\n", "=: 1\n", "<<: 1\n", "x: !!int 'a'\n", "x: !!int '7'\n", "2020-01-02: 2020-01-02 03:04:05Z\n",
+        "null: ~\n", "a: |\n  one\n  two\nb: >-\n  one\n  two\n", "", "--- 1\n--- 2\n", "- &a {x: 1}\n- *a\n- {<<: [*a, {y: 2}]}\n",
+    ],
+)  # fmt: skip
+def test_odd_yaml_is_read_as_pyyaml_reads_it(text: str):
+    assert read_or_refused(text, _Loader) == read_or_refused(text, yaml.SafeLoader)
+
+
+def test_the_files_are_read_as_pyyaml_reads_them():
+    for path in sorted((Path(__file__).parents[1] / "data" / "dsl").rglob("*.y*ml")):
+        text = path.read_text("utf-8")
+        assert read_or_refused(text, _Loader) == read_or_refused(text, yaml.CSafeLoader), path.name

@@ -186,7 +186,51 @@ def _decoded(data: bytes | str, name: str) -> str:
         raise DslError([Problem(message=f"the file is not UTF-8: {error}", file=name)]) from error
 
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAG = "tag:yaml.org,2002:"
+_STR, _SEQ, _MAP = f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map"
+_SCALARS = frozenset(_TAG + one for one in ("null", "bool", "int", "float", "binary", "timestamp"))
+_SPECIAL_KEYS = frozenset((f"{_TAG}merge", f"{_TAG}value"))
+
+
+class _Loader(_SafeLoader):
+    """PyYAML's safe loader, with short ways for what files are made of: plain texts, lists, mappings by texts."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is yaml.ScalarNode and (not implicit[0] or value[:1] not in self.yaml_implicit_resolvers):
+            return _STR
+        return super().resolve(kind, value, implicit)
+
+    def construct_document(self, node: Any) -> Any:
+        return self._value(node, {})
+
+    def _value(self, node: Any, known: dict[int, Any]) -> Any:
+        """`known` are the lists and mappings so far, by their nodes: an alias is its node again."""
+        tag = node.tag
+        if type(node) is yaml.ScalarNode:
+            if tag == _STR:
+                return node.value
+            return self.yaml_constructors[tag](self, node) if tag in _SCALARS else self.construct_object(node, True)
+        if (found := known.get(id(node))) is not None:
+            return found
+        if tag == _SEQ and type(node) is yaml.SequenceNode:
+            items: list[Any] = []
+            known[id(node)] = items
+            items += [self._value(one, known) for one in node.value]
+            return items
+        if tag != _MAP or type(node) is not yaml.MappingNode:
+            return self.construct_object(node, True)
+        if any(key.tag in _SPECIAL_KEYS for key, _ in node.value):
+            self.flatten_mapping(node)
+        if not all(type(key) is yaml.ScalarNode for key, _ in node.value):
+            return self.construct_object(node, True)  # which says that such a key cannot be
+        values: dict[Any, Any] = {}
+        known[id(node)] = values
+        for key, value in node.value:
+            values[key.value if key.tag == _STR else self._value(key, known)] = self._value(value, known)
+        return values
+
+
 _NESTS = re.compile(r"^(?:[ \t]*[-?:] ){12,}", re.MULTILINE)
 
 
