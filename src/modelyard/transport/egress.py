@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from modelyard.base.errors import ConfigError, InvokeError, InvokeTimeoutError, ModelyardError
-from modelyard.transport.http import HttpClient, Response, Timeouts
+from modelyard.transport.http import AnswerTooLargeError, HttpClient, Response, Timeouts
 from modelyard.transport.origins import Origin, check_address, parse_url
 
 _MOST_REDIRECTS = 5
@@ -258,9 +258,10 @@ async def _whole(response: Response, url: str, most: int) -> Fetched:
                 raise EgressTooLargeError(f"{_shown(url)} sent more than {most:,} bytes")
     except InvokeTimeoutError as error:
         raise EgressTimeoutError(str(error)) from error
+    except AnswerTooLargeError as error:
+        raise EgressTooLargeError(str(error)) from error
     except InvokeError as error:
-        kind = EgressTooLargeError if "more than" in str(error) and "bytes in one answer" in str(error) else EgressError
-        raise kind(str(error)) from error
+        raise EgressError(str(error)) from error
     finally:
         response.close()
     headers = {name: value for name, value in response.headers.items() if not (coding and name == "content-encoding")}

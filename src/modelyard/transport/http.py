@@ -32,6 +32,10 @@ _MAX_HEADER_BYTES = 64 * 1024
 _MAX_BODY = 256 * 1024 * 1024
 
 
+class AnswerTooLargeError(InvokeServerUnavailableError):
+    """More came than was to be taken."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
     """Seconds. `between_bytes` is what catches a server that stalls in the middle of a stream."""
@@ -257,14 +261,15 @@ class Response:
         self.headers: Mapping[str, str] = connection.headers
 
     async def pieces(self, *, most: int = _MAX_BODY) -> AsyncGenerator[bytes, None]:
-        """The body as it comes in. Raises InvokeError where it breaks off, stalls or grows beyond `most` bytes."""
+        """The body as it comes in. Raises AnswerTooLargeError beyond `most` bytes,
+        another InvokeError where it breaks off or stalls."""
         connection, total = self._connection, 0
         while True:
             if connection.has_pieces:
                 piece = connection.take()
                 total += len(piece)
                 if total > most:
-                    raise InvokeServerUnavailableError(
+                    raise AnswerTooLargeError(
                         f"{connection.origin.authority} sent more than {most:,} bytes in one answer"
                     )
                 yield piece

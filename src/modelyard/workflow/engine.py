@@ -496,7 +496,7 @@ class GraphEngine:
 
     def _about(self, running: _Running) -> dict[str, Any]:
         return {
-            "id": running.id, "node_id": running.node.id, "node_type": running.node.type, "title": running.node.title,
+            **running.node.about(running.id),
             "in_iteration_id": self.scope.iteration, "in_loop_id": self.scope.loop, "place": self.scope.place,
         }  # fmt: skip
 

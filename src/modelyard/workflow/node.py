@@ -307,6 +307,10 @@ class Node(ABC):
     def title(self) -> str:
         return self.data.title or self.id
 
+    def about(self, execution_id: str) -> dict[str, Any]:
+        """What every event of one of its executions says of it."""
+        return {"id": execution_id, "node_id": self.id, "node_type": self.type, "title": self.title}
+
     @property
     def has_fail_branch(self) -> bool:
         return self.data.error_strategy == "fail-branch"

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -76,6 +76,15 @@ class ServiceError(ModelyardError):
         super().__init__(message)
         self.status = status
         self.code = code  # pyright: ignore[reportAttributeAccessIssue]  narrower than the class's word
+
+
+def made_id(name: str) -> str:
+    """A UUID for what has none of its own: the same for the same name."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def end_user_id(tenant: str, app: str, user: str) -> str:
+    return made_id(f"{tenant}/{app}/{user}")
 
 
 def problem_of(error: ModelyardError) -> tuple[int, str]:
@@ -146,7 +155,14 @@ class Call:
 
     def end_user(self) -> str:
         user = str(self.body.get("user") or self.request.query("user") or "")
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.tenant}/{self.found.id}/{user}"))
+        return end_user_id(self.tenant, self.found.id, user)
+
+    def subject(self, verb: str) -> str:
+        """What an address as `…/ID/verb` names. Raises ServiceError where it is another."""
+        name, slash, found = self.rest.partition("/")
+        if not slash or found != verb:
+            raise ServiceError(404, "not_found", f"there is nothing at {self.request.path!r}")
+        return name
 
     def number(self, name: str, default: int, most: int = 100) -> int:
         text = self.request.query(name)
@@ -227,9 +243,7 @@ class Service:
         return await self._workflow(call)
 
     async def run_version(self, call: Call) -> Reply | StreamReply:
-        name, slash, verb = call.rest.partition("/")
-        if not slash or verb != "run":
-            raise ServiceError(404, "not_found", f"there is nothing at {call.request.path!r}")
+        name = call.subject("run")
         call.must_be("workflow")
         if name not in (workflow_id(call.found), call.found.id):
             raise ServiceError(404, "not_found", f"Workflow not found with id: {name[:80]}")
@@ -240,9 +254,7 @@ class Service:
         run = await self._parts.chats.run(
             call.found, call.app, inputs=_mapping(call.body, "inputs"), user=user, files=_list(call.body, "files")
         )
-        if _is_streaming(call.body):
-            return self._stream(run, call)
-        return self._whole(run, call)
+        return self._answer(run, call)
 
     async def one_run(self, call: Call) -> Reply:
         run = await self._run(call, call.rest)
@@ -273,9 +285,7 @@ class Service:
         return await self._stop(call)
 
     async def _stop(self, call: Call) -> Reply:
-        name, slash, verb = call.rest.partition("/")
-        if not slash or verb != "stop":
-            raise ServiceError(404, "not_found", f"there is nothing at {call.request.path!r}")
+        name = call.subject("stop")
         user = call.user
         with suppress(NotFoundError):
             run = await self._run(call, name)
@@ -294,16 +304,16 @@ class Service:
             call.tenant, call.found.id, status=status, before=before, since=since, most=limit, skip=(page - 1) * limit
         )
         session = call.request.query("created_by_end_user_session_id")
-        data = [self._log(one, call) for one in found if session is None or one.user == session]
+        data = [self._log(one) for one in found if session is None or one.user == session]
         return json_reply({
             "page": page, "limit": limit, "total": total, "has_more": page * limit < total, "data": data,
         })  # fmt: skip
 
     @staticmethod
-    def _log(run: RunRecord, call: Call) -> JSON:
-        user = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run.tenant}/{run.app}/{run.user}"))
+    def _log(run: RunRecord) -> JSON:
+        user = end_user_id(run.tenant, run.app, run.user)
         return {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, run.id)),
+            "id": made_id(run.id),
             "workflow_run": {
                 "id": run.id, "version": run.digest, "status": run.status.value, "error": run.error or None,
                 "elapsed_time": round(run.elapsed, 6), "total_tokens": run.total_tokens,
@@ -318,9 +328,7 @@ class Service:
 
     async def watch(self, call: Call) -> StreamReply:
         """A run's events from the beginning, or after a number: what a caller that lost its connection asks for."""
-        name, slash, verb = call.rest.partition("/")
-        if not slash or verb != "events":
-            raise ServiceError(404, "not_found", f"there is nothing at {call.request.path!r}")
+        name = call.subject("events")
         user = call.user
         run = await self._run(call, name)
         if run.user != user:
@@ -331,6 +339,9 @@ class Service:
         return self._stream(run, call, after=after, goes_on=goes_on, is_numbered=True)
 
     # streams and whole answers
+
+    def _answer(self, run: RunRecord, call: Call) -> StreamReply:
+        return self._stream(run, call) if _is_streaming(call.body) else self._whole(run, call)
 
     def _stream(
         self, run: RunRecord, call: Call, *, after: int = 0, goes_on: bool = False, is_numbered: bool = False
@@ -388,7 +399,7 @@ class Service:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _whole(self, run: RunRecord, call: Call) -> Reply | StreamReply:
+    def _whole(self, run: RunRecord, call: Call) -> StreamReply:
         """The answer once there is one. Blanks keep the connection open while it is not."""
 
         async def pieces() -> AsyncGenerator[bytes, None]:
@@ -445,7 +456,7 @@ class Service:
             call.found, call.app, query=query, inputs=_mapping(call.body, "inputs"), user=user,
             conversation_id=str(conversation), files=_list(call.body, "files"),
         )  # fmt: skip
-        return self._stream(run, call) if _is_streaming(call.body) else self._whole(run, call)
+        return self._answer(run, call)
 
     async def complete(self, call: Call) -> Reply | StreamReply:
         call.must_be("completion")
@@ -456,7 +467,7 @@ class Service:
         run = await self._parts.chats.run(
             call.found, call.app, inputs=inputs, user=user, files=_list(call.body, "files")
         )
-        return self._stream(run, call) if _is_streaming(call.body) else self._whole(run, call)
+        return self._answer(run, call)
 
     async def messages(self, call: Call) -> Reply:
         call.must_be(*_CHATS)
@@ -485,7 +496,7 @@ class Service:
     def _message_file(self, file: JSON, call: Call) -> JSON:
         url = file.get("remote_url") or self._parts.chats.files_of(call.tenant).address_of(file)
         return {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, str(file.get("related_id") or url))),
+            "id": made_id(str(file.get("related_id") or url)),
             "filename": file.get("filename"), "type": file.get("type"), "url": url,
             "mime_type": file.get("mime_type"), "size": file.get("size"),
             "transfer_method": file.get("transfer_method"), "belongs_to": "user",
@@ -493,9 +504,7 @@ class Service:
         }  # fmt: skip
 
     async def suggested(self, call: Call) -> Reply:
-        name, slash, verb = call.rest.partition("/")
-        if not slash or verb != "suggested":
-            raise ServiceError(404, "not_found", f"there is nothing at {call.request.path!r}")
+        name = call.subject("suggested")
         call.must_be(*_CHATS)
         message = await self._parts.conversations.message(call.tenant, call.found.id, name)
         if message.user != call.user:
@@ -513,9 +522,7 @@ class Service:
         return json_reply({"result": "success", "data": _questions(result.text)})
 
     async def feedback(self, call: Call) -> Reply:
-        name, slash, verb = call.rest.partition("/")
-        if not slash or verb != "feedbacks":
-            raise ServiceError(404, "not_found", f"there is nothing at {call.request.path!r}")
+        name = call.subject("feedbacks")
         rating = call.body.get("rating")
         if rating not in ("like", "dislike", None):
             raise ServiceError(400, "invalid_param", f"rating must be like, dislike or null, not {str(rating)[:40]!r}")
@@ -531,10 +538,10 @@ class Service:
         found = await self._parts.conversations.rated(call.tenant, call.found.id, most=limit, skip=(page - 1) * limit)
         data = [
             {
-                "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"feedback/{one.id}")), "app_id": call.found.id,
+                "id": made_id(f"feedback/{one.id}"), "app_id": call.found.id,
                 "conversation_id": one.conversation, "message_id": one.id, "rating": one.rating,
                 "content": one.feedback, "from_source": "user",
-                "from_end_user_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{one.tenant}/{one.app}/{one.user}")),
+                "from_end_user_id": end_user_id(one.tenant, one.app, one.user),
                 "from_account_id": None, "created_at": _iso(one.rated_at), "updated_at": _iso(one.rated_at),
             }
             for one in found
@@ -635,21 +642,19 @@ class Service:
         return json_reply(self._uploaded(stored, call, user), status=201)
 
     def _uploaded(self, stored: StoredFile, call: Call, user: str) -> JSON:
-        end_user = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{call.tenant}/{call.found.id}/{user}"))
+        end_user = end_user_id(call.tenant, call.found.id, user)
         query = self._parts.files.sign("read", call.tenant, stored.id, seconds=_PREVIEW_SECONDS)
         return {
             "id": upload_id(stored.id), "name": stored.name, "size": stored.size,
             "extension": stored.extension.lstrip("."), "mime_type": stored.mime_type, "created_by": end_user,
             "created_at": int(stored.created_at), "preview_url": None,
             "source_url": f"{self._parts.origin()}/files/{stored.id}?{query}", "user_id": end_user,
-            "tenant_id": str(uuid.uuid5(uuid.NAMESPACE_URL, call.tenant)), "conversation_id": None, "file_key": None,
+            "tenant_id": made_id(call.tenant), "conversation_id": None, "file_key": None,
             "original_url": None,
         }  # fmt: skip
 
     async def preview(self, call: Call) -> Reply:
-        name, slash, verb = call.rest.partition("/")
-        if not slash or verb != "preview":
-            raise ServiceError(404, "not_found", f"there is nothing at {call.request.path!r}")
+        name = call.subject("preview")
         user = call.request.query("user") or ""
         try:
             stored, data = await asyncio.to_thread(self._parts.files.get, call.tenant, stored_id(name))
@@ -705,10 +710,10 @@ class Service:
     async def one_user(self, call: Call) -> Reply:
         found, _ = await self._parts.runs.journal.list(call.tenant, call.found.id, most=1000)
         for run in found:
-            row = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run.tenant}/{run.app}/{run.user}"))
+            row = end_user_id(run.tenant, run.app, run.user)
             if row == call.rest:
                 return json_reply({
-                    "id": row, "tenant_id": str(uuid.uuid5(uuid.NAMESPACE_URL, run.tenant)), "app_id": run.app,
+                    "id": row, "tenant_id": made_id(run.tenant), "app_id": run.app,
                     "type": "service_api", "external_user_id": run.user, "name": None, "is_anonymous": False,
                     "session_id": run.user, "created_at": _iso(run.created_at), "updated_at": _iso(run.created_at),
                 })  # fmt: skip
@@ -907,8 +912,6 @@ def _seconds(moment: float | None) -> int | None:
 
 
 def _iso(moment: float | None) -> str | None:
-    from datetime import UTC
-
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
 
 

@@ -55,12 +55,7 @@ class HumanInputNode(Node):
     async def run(self, context: NodeContext) -> NodeResult:
         if (forms := context.services.forms) is None:
             raise NodeError("nobody can fill in a form here: the run is not kept", kind="HumanInputUnavailable")
-        about: dict[str, Any] = {
-            "id": context.execution_id,
-            "node_id": self.id,
-            "node_type": self.type,
-            "title": self.title,
-        }
+        about = self.about(context.execution_id)
         answer = await forms.answer(context.key)
         if answer is None:
             form = self.form(context)

@@ -40,12 +40,7 @@ class IterationNode(Node):
 
     async def run(self, context: NodeContext) -> NodeResult:
         items = self._items(context)
-        about: dict[str, Any] = {
-            "id": context.execution_id,
-            "node_id": self.id,
-            "node_type": self.type,
-            "title": self.title,
-        }
+        about = self.about(context.execution_id)
         started_at = context.run.now()
         inputs = {"iterator_selector": to_object(items)}
         context.emit(NodeRunIterationStarted(

@@ -36,12 +36,7 @@ class LoopNode(Node):
 
     async def run(self, context: NodeContext) -> NodeResult:
         inputs = self._set_up(context)
-        about: dict[str, Any] = {
-            "id": context.execution_id,
-            "node_id": self.id,
-            "node_type": self.type,
-            "title": self.title,
-        }
+        about = self.about(context.execution_id)
         started_at = context.run.now()
         most = min(int(self.data.loop_count), context.run.limits.rounds)
         context.emit(NodeRunLoopStarted(
