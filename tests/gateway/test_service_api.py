@@ -149,6 +149,13 @@ def test_what_is_wrong_is_said_with_its_code(
     assert message in answer.json()["message"]
 
 
+def test_a_run_that_could_not_be_answered_is_not_begun(told: dict[str, str]):
+    caller = Caller(told, "workflow")
+    before = caller.get("/workflows/logs")["total"]
+    assert caller.post("/workflows/run", inputs={"n": 1}, user="u", response_mode="x").status_code == 400
+    assert caller.get("/workflows/logs")["total"] == before
+
+
 def test_who_shows_no_key_or_another_kind_gets_nothing(told: dict[str, str]):
     for header in (
         {},

@@ -146,6 +146,16 @@ class Call:
             raise ServiceError(400, "invalid_param", "Arg user must be provided.")
         return user[:255]
 
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the answer is to come in events. Raises ServiceError for what is neither."""
+        mode = self.body.get("response_mode") or "blocking"
+        if mode not in ("streaming", "blocking"):
+            raise ServiceError(
+                400, "invalid_param", f"response_mode must be streaming or blocking, not {str(mode)[:40]!r}"
+            )
+        return mode == "streaming"
+
     def must_be(self, *modes: str) -> None:
         if self.app.mode not in modes:
             code = "not_chat_app" if modes == _CHATS else f"not_{modes[0].replace('-', '_')}_app"
@@ -250,11 +260,11 @@ class Service:
         return await self._workflow(call)
 
     async def _workflow(self, call: Call) -> Reply | StreamReply:
-        user = call.user
+        user, is_streaming = call.user, call.is_streaming
         run = await self._parts.chats.run(
             call.found, call.app, inputs=_mapping(call.body, "inputs"), user=user, files=_list(call.body, "files")
         )
-        return self._answer(run, call)
+        return self._answer(run, call, is_streaming=is_streaming)
 
     async def one_run(self, call: Call) -> Reply:
         run = await self._run(call, call.rest)
@@ -340,8 +350,8 @@ class Service:
 
     # streams and whole answers
 
-    def _answer(self, run: RunRecord, call: Call) -> StreamReply:
-        return self._stream(run, call) if _is_streaming(call.body) else self._whole(run, call)
+    def _answer(self, run: RunRecord, call: Call, *, is_streaming: bool) -> StreamReply:
+        return self._stream(run, call) if is_streaming else self._whole(run, call)
 
     def _stream(
         self, run: RunRecord, call: Call, *, after: int = 0, goes_on: bool = False, is_numbered: bool = False
@@ -445,7 +455,7 @@ class Service:
 
     async def chat(self, call: Call) -> Reply | StreamReply:
         call.must_be(*_CHATS)
-        user = call.user
+        user, is_streaming = call.user, call.is_streaming
         query = call.body.get("query")
         if not isinstance(query, str):
             raise ServiceError(400, "invalid_param", "query is required")
@@ -456,18 +466,18 @@ class Service:
             call.found, call.app, query=query, inputs=_mapping(call.body, "inputs"), user=user,
             conversation_id=str(conversation), files=_list(call.body, "files"),
         )  # fmt: skip
-        return self._answer(run, call)
+        return self._answer(run, call, is_streaming=is_streaming)
 
     async def complete(self, call: Call) -> Reply | StreamReply:
         call.must_be("completion")
-        user = call.user
+        user, is_streaming = call.user, call.is_streaming
         inputs = dict(_mapping(call.body, "inputs"))
         if isinstance(query := call.body.get("query"), str) and query:
             inputs.setdefault("query", query)
         run = await self._parts.chats.run(
             call.found, call.app, inputs=inputs, user=user, files=_list(call.body, "files")
         )
-        return self._answer(run, call)
+        return self._answer(run, call, is_streaming=is_streaming)
 
     async def messages(self, call: Call) -> Reply:
         call.must_be(*_CHATS)
@@ -890,13 +900,6 @@ def _list(body: JSON, name: str) -> list[Any]:
     if not isinstance(value, list):
         raise ServiceError(400, "invalid_param", f"{name} must be a list")
     return value
-
-
-def _is_streaming(body: JSON) -> bool:
-    mode = body.get("response_mode") or "blocking"
-    if mode not in ("streaming", "blocking"):
-        raise ServiceError(400, "invalid_param", f"response_mode must be streaming or blocking, not {str(mode)[:40]!r}")
-    return mode == "streaming"
 
 
 def _is_uuid(value: Any) -> bool:
