@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from modelyard.app.extensions import PluginParts
+from modelyard.app.knowledge import KnowledgeParts
 from modelyard.app.money import Admission, HostedQuotas, price_of_lost
 from modelyard.app.providers import added_providers, configure_credentials, definitions_of, timeouts_of
 from modelyard.app.upkeep import Upkeep
@@ -153,6 +154,7 @@ class Modelyard:
         self._trigger_listeners: list[TriggerListener] = []
         self.workflow_parts = WorkflowParts(self)
         self.apps, self.runs = self.workflow_parts.apps, self.workflow_parts.runs
+        self._knowledge: KnowledgeParts | None = None
         self.upkeep = Upkeep(self)
 
     # settings
@@ -486,6 +488,13 @@ class Modelyard:
         """What the nodes of an app work with, for a run that nobody keeps."""
         return self.workflow_parts.services(app)
 
+    @property
+    def knowledge(self) -> KnowledgeParts:
+        """Datasets. Made when first asked for: what it needs is not small."""
+        if self._knowledge is None:
+            self._knowledge = KnowledgeParts(self)
+        return self._knowledge
+
     # lifetime
 
     async def __aenter__(self) -> Self:
@@ -497,6 +506,8 @@ class Modelyard:
     async def aclose(self) -> None:
         """Stop the local models, close connections, commit what is waiting."""
         await self.upkeep.stop()
+        if self._knowledge is not None:
+            await self._knowledge.aclose()
         await self.workflow_parts.aclose()
         await self.plugin_parts.aclose()
         await self.local.aclose()

@@ -42,6 +42,7 @@ class Upkeep:
         self.every(_TIDY_SECONDS, self._tidy)
         self._tasks.append(asyncio.create_task(self._listen()))
         self._yard.workflow_parts.begin()
+        self._yard.knowledge.begin()
         if settings_file is not None and load is not None:
             self._seen = _stamp(settings_file)
             self.every(1.0, lambda: self._follow(settings_file, load))

@@ -188,6 +188,27 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     datasets: dict[str, str] = {}
 
 
+class KnowledgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Datasets: where what is searched of them lies, and what indexing may take."""
+
+    store: str = "memory"
+    """`memory`: arrays in each process, kept up with the database. `pgvector`: in the PostgreSQL database itself.
+    `qdrant`: a Qdrant server."""
+    qdrant_url: str = ""
+    """`http://HOST:6333`; a host of a private network must be listed under `egress.private`."""
+    qdrant_api_key: str = ""
+    memory_mb: int = 2048
+    """What indexes in memory may take together; those not asked for longest are let go first."""
+    graph_from: int = 20_000
+    """Entries from which on vectors are compared by a graph; below, exactly."""
+    at_once: int = 4
+    """Documents, or groups of small ones, that are indexed at the same time."""
+    most_mb: int = 256
+    """The largest document."""
+    document_seconds: float = 120.0
+    document_memory_mb: int = 1024
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     home: str = "~/.modelyard"
     """Where weights, the ledger and what `providers add` wrote lie."""
@@ -225,6 +246,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     telemetry: TelemetrySettings = TelemetrySettings()
     plugins: PluginSettings = PluginSettings()
     workflows: WorkflowSettings = WorkflowSettings()
+    knowledge: KnowledgeSettings = KnowledgeSettings()
     egress: EgressSettings = EgressSettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()

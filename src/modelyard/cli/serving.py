@@ -1,10 +1,13 @@
 """The gateway around a Modelyard, as `serve` runs it and as tests do."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from modelyard.app import Modelyard
 from modelyard.gateway.auth import Gatekeeper
+from modelyard.gateway.routes.datasets import DatasetParts
 from modelyard.gateway.routes.service import ServiceParts
 from modelyard.gateway.server import Gateway, Parts
 
@@ -25,6 +28,7 @@ def gateway_of(
             return f"what calls cost cannot be written down: {yard.database.trouble}"
         return None if yard.upkeep.is_fresh else "changes to keys and limits are not heard of"
 
+    keeper = Gatekeeper(yard.settings.api_keys, yard.directory, yard.keys, yard.clock)
     parts = Parts(
         models=yard.models,
         responses=yard.responses,
@@ -47,6 +51,16 @@ def gateway_of(
             models=yard.models,
             origin=lambda: yard.origin,
         ),
+        datasets=DatasetParts(
+            datasets=lambda: yard.knowledge.datasets,
+            external=lambda: yard.knowledge.external,
+            models=lambda: yard.knowledge.models,
+            listed=lambda tenant, kind: _models_by_provider(yard, tenant, kind),
+            tenant_of_key=lambda key: yard.knowledge.tenant_of_key(key),
+            gatekeeper=keeper,
+            files=yard.files,
+            origin=lambda: yard.origin,
+        ),
         sessions=yard.plugin_parts.sessions,
         plugin_key=yard.plugin_parts.key,
         is_plugin_interface_open=yard.settings.plugins.open_interface,
@@ -54,6 +68,33 @@ def gateway_of(
         on_event=yard.triggered,
         others=others,
     )
-    keeper = Gatekeeper(yard.settings.api_keys, yard.directory, yard.keys, yard.clock)
     yard.on_reload(lambda settings: setattr(keeper, "keys", settings.api_keys))
     return Gateway(parts, keeper, max_body=yard.settings.max_body_mb << 20, on_start=on_start, on_close=yard.aclose)
+
+
+def _models_by_provider(yard: Modelyard, tenant: str, kind: str) -> Sequence[Mapping[str, Any]]:
+    """Models of a type as the knowledge API lists them: providers, each with those that it offers."""
+    found: dict[str, list[Any]] = {}
+    for provider, model in yard.models.providers.get_models(tenant):
+        if model.model_type.value == kind:
+            found.setdefault(provider, []).append(model)
+    labels = {
+        name: msgspec.to_builtins(yard.models.providers.factory_of(tenant).get_definition(name).entity.label)
+        for name in found
+    }
+    return [
+        {
+            "provider": name, "tenant_id": tenant, "label": labels[name], "icon_small": None, "icon_small_dark": None,
+            "status": "active",
+            "models": [
+                {
+                    "model": one.model, "label": msgspec.to_builtins(one.label), "model_type": kind,
+                    "features": [each.value for each in one.features or ()], "fetch_from": "predefined-model",
+                    "model_properties": msgspec.to_builtins(one.model_properties), "deprecated": False,
+                    "status": "active", "load_balancing_enabled": False,
+                }
+                for one in models
+            ],
+        }
+        for name, models in sorted(found.items())
+    ]  # fmt: skip

@@ -85,6 +85,11 @@ class Request:
         found = parse_qs(self.scope.get("query_string", b"").decode("latin-1")).get(name)
         return found[0] if found else None
 
+    def queries(self, name: str) -> list[str]:
+        """All values of one name, in either way of writing several."""
+        found = parse_qs(self.scope.get("query_string", b"").decode("latin-1"))
+        return [one for value in (*found.get(name, ()), *found.get(f"{name}[]", ())) for one in value.split(",") if one]
+
     def header(self, name: bytes) -> str | None:
         found = next((value for key, value in self.scope["headers"] if key == name), None)
         return found.decode("latin-1") if found is not None else None

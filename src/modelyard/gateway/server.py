@@ -18,6 +18,7 @@ from modelyard.gateway.routes import (
     chat_completions,
     cohere,
     completions,
+    datasets,
     embeddings,
     generate_content,
     health,
@@ -68,6 +69,7 @@ class Parts:
     files: FileStore
     service: service.ServiceParts
     """What apps' callers reach."""
+    datasets: datasets.DatasetParts
     jail: Callable[[], str]
     """How programs of workflows are held."""
     sessions: ServerlessSessions
@@ -121,6 +123,12 @@ def build_routes(parts: Parts) -> _Routes:
     apps = service.Service(parts.service)
     for path in apps.routes:
         routes.setdefault(path, {}).update({verb: (None, one) for verb, one in apps.route(path).items()})
+    knowledge = datasets.DatasetRoutes(parts.datasets)
+    every = dict.fromkeys(("GET", "POST", "PATCH", "DELETE"), (None, knowledge))
+    routes |= {
+        "/v1/datasets": every, "/v1/datasets/": every, "/retrieval": {"POST": (None, knowledge.external)},
+        "/v1/workspaces/current/models/model-types/": {"GET": (None, knowledge.models)},
+    }  # fmt: skip
     return {
         **routes,
         **_admin_routes(parts),

@@ -59,6 +59,8 @@ class JailLimits:
     """Beyond what the zygote has."""
     output_bytes: int = 4 << 20
     document_seconds: float = 60.0
+    document_bytes: int = 96 << 20
+    """Of the text of a document that a dataset takes in."""
     at_once: int = 8
 
 
@@ -169,6 +171,11 @@ class Jail:
         task = {"kind": "document", "extension": extension}
         return str(await self._run("documents", task, data, self.limits.document_seconds))
 
+    async def read(self, name: str, data: bytes) -> dict[str, Any]:
+        """A document as Markdown, recognised by its content: {kind, title, parts: [{text, page}]}. Raises JailError."""
+        task = {"kind": "document", "name": name}
+        return await self._run("documents", task, data, self.limits.document_seconds)
+
     async def check(self) -> str:
         """Try what a prisoner would try, once; the level. Raises JailUnavailableError where any of it worked."""
         async with self._testing:
@@ -240,7 +247,8 @@ class Jail:
             os.close(sink)
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._exchange(feed, drain, head + b"\n" + data)
+                most = self.limits.document_bytes if "name" in task else self.limits.output_bytes
+                answer = await self._exchange(feed, drain, head + b"\n" + data, most)
                 status = await run.ended
         except TimeoutError:
             raise JailError(f"it ran longer than {seconds:g} s", reason="time") from None
@@ -251,7 +259,7 @@ class Jail:
                 run.ended.cancel()
         return _read(answer, status)
 
-    async def _exchange(self, feed: int, drain: int, task: bytes) -> bytes:
+    async def _exchange(self, feed: int, drain: int, task: bytes, most: int) -> bytes:
         """Hand the task over and take what comes back."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 20)
@@ -263,8 +271,7 @@ class Jail:
             answer = bytearray()
             while piece := await reader.read(1 << 18):
                 answer += piece
-                if len(answer) > self.limits.output_bytes:
-                    most = self.limits.output_bytes
+                if len(answer) > most:
                     raise JailError(f"its result is larger than {most:,} bytes", reason="output")
             return bytes(answer)
         finally:

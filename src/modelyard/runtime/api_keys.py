@@ -21,18 +21,20 @@ def mint() -> tuple[str, str]:
     return name, bare + _checksum(bare)
 
 
-def mint_app() -> tuple[str, str]:
-    """(id, key): a new one of an app, in the form that its clients know: `app-` and letters and digits."""
+def mint_for(what: str) -> tuple[str, str]:
+    """(id, key): a new one of an app or of a tenant's datasets, in the form that clients know: `app-`, `dataset-`, and
+    letters and digits."""
     name = "".join(secrets.choice(_DIGITS) for _ in range(_ID))
-    bare = f"app-{name}{_in_62(secrets.randbits(256), _SECRET)}"
+    bare = f"{what}-{name}{_in_62(secrets.randbits(256), _SECRET)}"
     return name, bare + _checksum(bare)
 
 
-def app_id_of(key: str) -> str | None:
-    """Which app's key this is; None where it is none, or was mistyped."""
-    if not key.startswith("app-") or len(key) != 4 + _ID + _SECRET + _CHECK:
+def id_for(what: str, key: str) -> str | None:
+    """Which of those this is; None where it is none, or was mistyped."""
+    lead = len(what) + 1
+    if not key.startswith(f"{what}-") or len(key) != lead + _ID + _SECRET + _CHECK:
         return None
-    return key[4 : 4 + _ID] if _checksum(key[:-_CHECK]) == key[-_CHECK:] else None
+    return key[lead : lead + _ID] if _checksum(key[:-_CHECK]) == key[-_CHECK:] else None
 
 
 def id_of(key: str) -> str | None:

@@ -205,15 +205,23 @@ class AppKey(msgspec.Struct, frozen=True, kw_only=True):
     hint: str = ""
 
 
+class DatasetKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What callers of a tenant's datasets show."""
+
+    kind: ClassVar[str] = "dataset_key"
+    digest: str = ""
+    hint: str = ""
+
+
 Stored = (
     Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel
-    | Installation | PluginEndpoint | Subscription | ToolCredential | PluginTask | StoredApp | AppKey
+    | Installation | PluginEndpoint | Subscription | ToolCredential | PluginTask | StoredApp | AppKey | DatasetKey
 )  # fmt: skip
 KINDS: Mapping[str, type[Any]] = {
     one.kind: one
     for one in (
         Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, Installation, PluginEndpoint, Subscription,
-        ToolCredential, PluginTask, StoredApp, AppKey,
+        ToolCredential, PluginTask, StoredApp, AppKey, DatasetKey,
     )
 }  # fmt: skip
 StoredT = TypeVar("StoredT")

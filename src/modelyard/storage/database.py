@@ -7,9 +7,9 @@ import logging
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module, resources
@@ -54,6 +54,7 @@ class Engine(Protocol):
     where: str
     """For messages; without a password."""
     errors: tuple[type[Exception], ...]
+    duplicates: tuple[type[Exception], ...]
 
     def connect(self) -> Connection:
         """Raises StorageUnavailableError where the server is down, ConfigError for what is no database."""
@@ -227,6 +228,20 @@ class Database:
                         raise StorageUnavailableError(f"database {self.where!r} cannot be read: {error}") from error
         raise AssertionError("unreachable")
 
+    @contextmanager
+    def connection(self) -> Generator[Connection]:
+        """One of its own, for reading much: others do not wait for it."""
+        connection = self._engine.connect()
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @property
+    def duplicates(self) -> tuple[type[Exception], ...]:
+        """What is raised where a row is there already."""
+        return self._engine.duplicates
+
     def _close_reader(self) -> None:
         if self._reader is not None and self._engine.name != "sqlite":
             self._reader.close()
@@ -289,7 +304,7 @@ class Database:
             _settle(item.done, result, error)
 
     @staticmethod
-    def insert(connection: Connection, statement: str, rows: list[Sequence[Any]]) -> None:
+    def insert(connection: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         many = _for_many(statement)
         while many and len(rows) >= _ROWS_AT_ONCE:
             some, rows = rows[:_ROWS_AT_ONCE], rows[_ROWS_AT_ONCE:]

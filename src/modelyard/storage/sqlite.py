@@ -36,6 +36,7 @@ class _Connection:
 class SqliteEngine:
     name = "sqlite"
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+    duplicates: tuple[type[Exception], ...] = (sqlite3.IntegrityError,)
 
     def __init__(self, path: str, *, busy_seconds: float = 10.0) -> None:
         self.where = path

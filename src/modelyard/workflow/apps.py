@@ -109,7 +109,7 @@ class Apps:
 
     async def make_key(self, found: FoundApp) -> tuple[str, str]:
         """(id, key). The key is shown this once."""
-        row, key = api_keys.mint_app()
+        row, key = api_keys.mint_for("app")
         stored = AppKey(app=found.id, digest=self._keys.digest(key.encode()), hint=f"{key[:8]}…{key[-4:]}")
         body = msgspec.json.encode(stored).decode()
         adding = self._resources.add(found.tenant, AppKey.kind, new_id("appkey"), lambda _: body, id=row)
@@ -129,7 +129,7 @@ class Apps:
 
     def by_key(self, shown: str) -> FoundApp | None:
         """The app whose key this is; None where it is nobody's."""
-        row = api_keys.app_id_of(shown)
+        row = api_keys.id_for("app", shown)
         found: Any = self._directory.wherever(AppKey, row) if row else None
         if found is None:
             return None

@@ -6,14 +6,12 @@ events are for people who watch.
 """
 
 import asyncio
-import os
-import socket
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
+from modelyard.base.owners import is_gone, owner_name
 from modelyard.storage.database import Connection, Database, statements
 from modelyard.workflow.engine import Status, Step
 from modelyard.workflow.events import AnyEvent, dump_event, parse_event
@@ -123,37 +121,6 @@ _BODY = (
 _RESULT = (
     "outputs", "error", "reasons", "total_tokens", "total_price", "total_steps", "exceptions_count", "elapsed",
 )  # fmt: skip
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()[:8]
-    except OSError:
-        return ""
-
-
-def _started_at(pid: int) -> str:
-    """When a process began, in the kernel's count: a number that comes again is another process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def owner_name() -> str:
-    """This process: machine, boot, number, beginning."""
-    pid = os.getpid()
-    return f"{socket.gethostname()}:{_boot()}:{pid}:{_started_at(pid)}"
-
-
-def is_gone(owner: str) -> bool | None:
-    """Whether a process of this machine has ended; None for one of another machine."""
-    host, boot, pid, started = ([*owner.split(":"), "", "", "", ""])[:4]
-    if host != socket.gethostname():
-        return None
-    if boot != _boot():
-        return True
-    return not pid.isdigit() or _started_at(int(pid)) != started
 
 
 class DatabaseJournal:

@@ -6,7 +6,6 @@ files, forms, what an app takes. What each answers: docs/reference/service-api.m
 
 import asyncio
 import json
-import math
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
@@ -17,15 +16,11 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import (
-    ConfigError,
-    InvokeBadRequestError,
-    InvokeError,
     ModelyardError,
     NotFoundError,
 )
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import (
-    BodyTooLargeError,
     Reply,
     Request,
     StreamReply,
@@ -34,6 +29,15 @@ from modelyard.gateway.http import (
     json_reply,
     sse_reply,
 )
+from modelyard.gateway.service_calls import (
+    ServiceError,
+    error_document,
+    list_of,
+    mapping_of,
+    problem_of,
+    read_object,
+    retry_after,
+)
 from modelyard.gateway.service_events import ServiceEvents
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import SystemPromptMessage, UserPromptMessage
@@ -41,9 +45,7 @@ from modelyard.models.speech2text import Speech2TextRequest
 from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.caller import Caller
-from modelyard.runtime.limits import QuotaExceededError
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.storage.database import StorageUnavailableError
 from modelyard.storage.files import FileStore, StoredFile
 from modelyard.workflow.apps import Apps, FoundApp
 from modelyard.workflow.chats import NEW_NAME, Chats, workflow_id
@@ -51,7 +53,7 @@ from modelyard.workflow.conversations import Conversation, Conversations, Messag
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.nodes.start import InputError, form_of
+from modelyard.workflow.nodes.start import form_of
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import file_kind, stored_id, upload_id
 from modelyard.workflow.variables import WorkflowError, fits
@@ -69,15 +71,6 @@ _DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-class ServiceError(ModelyardError):
-    """What a caller of an app did wrong, in the API's own words."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code  # pyright: ignore[reportAttributeAccessIssue]  narrower than the class's word
-
-
 def made_id(name: str) -> str:
     """A UUID for what has none of its own: the same for the same name."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
@@ -85,31 +78,6 @@ def made_id(name: str) -> str:
 
 def end_user_id(tenant: str, app: str, user: str) -> str:
     return made_id(f"{tenant}/{app}/{user}")
-
-
-def problem_of(error: ModelyardError) -> tuple[int, str]:
-    """(status, code) as callers of apps know them."""
-    match error:
-        case ServiceError():
-            return error.status, error.code
-        case BodyTooLargeError():
-            return 413, "file_too_large"
-        case NotFoundError():
-            return 404, "not_found"
-        case InputError() | InvokeBadRequestError():
-            return 400, "invalid_param"
-        case QuotaExceededError():
-            return 400, "provider_quota_exceeded"
-        case StorageUnavailableError():
-            return 503, "internal_server_error"
-        case InvokeError():
-            return 400, "completion_request_error"
-        case WorkflowError():
-            return 400, "invalid_param"
-        case ConfigError():
-            return 400, "provider_not_initialize"
-        case _:
-            return 500, "internal_server_error"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +211,7 @@ class Service:
         if request.method in ("POST", "PUT", "DELETE", "PATCH") and not kind.startswith("multipart/"):
             data = await request.body()
             if data.strip():
-                body = _object(data)
+                body = read_object(data)
         return Call(request, found, app, rest, body)
 
     # workflows
@@ -262,7 +230,7 @@ class Service:
     async def _workflow(self, call: Call) -> Reply | StreamReply:
         user, is_streaming = call.user, call.is_streaming
         run = await self._parts.chats.run(
-            call.found, call.app, inputs=_mapping(call.body, "inputs"), user=user, files=_list(call.body, "files")
+            call.found, call.app, inputs=mapping_of(call.body, "inputs"), user=user, files=list_of(call.body, "files")
         )
         return self._answer(run, call, is_streaming=is_streaming)
 
@@ -426,7 +394,7 @@ class Service:
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
 
-        return _Patient(pieces(), lambda error: encode(_document(error)), [(b"content-type", b"application/json")])
+        return _Patient(pieces(), lambda error: encode(error_document(error)), [(b"content-type", b"application/json")])
 
     async def _told(self, run: RunRecord, call: Call) -> ServiceEvents:
         told = ServiceEvents(run, end_user=call.end_user())
@@ -463,19 +431,19 @@ class Service:
         if conversation and not _is_uuid(conversation):
             raise ServiceError(400, "invalid_param", f"{str(conversation)[:80]} is not a valid uuid.")
         run, _ = await self._parts.chats.send(
-            call.found, call.app, query=query, inputs=_mapping(call.body, "inputs"), user=user,
-            conversation_id=str(conversation), files=_list(call.body, "files"),
+            call.found, call.app, query=query, inputs=mapping_of(call.body, "inputs"), user=user,
+            conversation_id=str(conversation), files=list_of(call.body, "files"),
         )  # fmt: skip
         return self._answer(run, call, is_streaming=is_streaming)
 
     async def complete(self, call: Call) -> Reply | StreamReply:
         call.must_be("completion")
         user, is_streaming = call.user, call.is_streaming
-        inputs = dict(_mapping(call.body, "inputs"))
+        inputs = dict(mapping_of(call.body, "inputs"))
         if isinstance(query := call.body.get("query"), str) and query:
             inputs.setdefault("query", query)
         run = await self._parts.chats.run(
-            call.found, call.app, inputs=inputs, user=user, files=_list(call.body, "files")
+            call.found, call.app, inputs=inputs, user=user, files=list_of(call.body, "files")
         )
         return self._answer(run, call, is_streaming=is_streaming)
 
@@ -792,7 +760,7 @@ class Service:
             raise ServiceError(
                 400, "invalid_form_data", f"action must be one of {', '.join(actions)}, not {action[:40]!r}"
             )
-        inputs = _mapping(call.body, "inputs")
+        inputs = mapping_of(call.body, "inputs")
         missing = [one["output_variable_name"] for one in form["inputs"] if one["output_variable_name"] not in inputs]
         defaults = form["resolved_default_values"]
         if lacking := [name for name in missing if name not in defaults]:
@@ -833,7 +801,7 @@ class _Route:
             return reply
         except ModelyardError as error:
             status, _ = problem_of(error)
-            return json_reply(_document(error), status=status, headers=_retry_after(error))
+            return json_reply(error_document(error), status=status, headers=retry_after(error))
 
 
 async def _begun(reply: StreamReply, request: Request) -> Reply | StreamReply:
@@ -862,44 +830,6 @@ async def _begun(reply: StreamReply, request: Request) -> Reply | StreamReply:
 
 
 # ------------------------------------------------------------------------------------------------ helpers
-
-
-def _document(error: ModelyardError) -> JSON:
-    status, code = problem_of(error)
-    return {"code": code, "message": str(error), "status": status}
-
-
-def _retry_after(error: ModelyardError) -> dict[str, str] | None:
-    seconds = getattr(error, "retry_after", None)
-    return {"retry-after": str(math.ceil(seconds))} if seconds is not None else None
-
-
-def _object(data: bytes) -> JSON:
-    try:
-        found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ServiceError(400, "bad_request", f"the request is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ServiceError(400, "bad_request", "the request must be a JSON object")
-    return found
-
-
-def _mapping(body: JSON, name: str) -> Mapping[str, Any]:
-    value = body.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ServiceError(400, "invalid_param", f"{name} must be an object")
-    return value
-
-
-def _list(body: JSON, name: str) -> list[Any]:
-    value = body.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise ServiceError(400, "invalid_param", f"{name} must be a list")
-    return value
 
 
 def _is_uuid(value: Any) -> bool:

@@ -184,8 +184,11 @@ def probe(task: Any) -> Any:
 
 def document(task: Any, data: Any) -> Any:
     import documents  # pyright: ignore[reportMissingImports]
+    import reading  # pyright: ignore[reportMissingImports]
 
     try:
+        if "name" in task:
+            return reading.read(task["name"], data)
         return documents.extract(task["extension"], data)
     except documents.Unsupported as error:
         raise Failed(str(error)) from None

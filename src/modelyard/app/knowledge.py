@@ -1,0 +1,105 @@
+"""Knowledge, wired: where documents come from, what reads and embeds them, where they are searched."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from modelyard.base.errors import ConfigError
+from modelyard.base.ids import new_id
+from modelyard.jail.sandbox import Jail, JailLimits
+from modelyard.knowledge.datasets import Datasets
+from modelyard.knowledge.entities import Dataset
+from modelyard.knowledge.external import ExternalKnowledge
+from modelyard.knowledge.index.base import Index
+from modelyard.knowledge.index.memory import MemoryIndex
+from modelyard.knowledge.ingest import Embedder, Indexer
+from modelyard.knowledge.models import RuntimeModels
+from modelyard.knowledge.retrieve import Retriever
+from modelyard.knowledge.sources import SourceReader
+from modelyard.knowledge.store import KnowledgeStore
+from modelyard.runtime import api_keys
+from modelyard.runtime.tenancy import DatasetKey, Known
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
+
+class KnowledgeParts:
+    def __init__(self, yard: "Modelyard", *, embedder: Embedder | None = None) -> None:
+        chosen = yard.settings.knowledge
+        self._yard = yard
+        self.store = KnowledgeStore(yard.database, yard.clock.time)
+        limits = JailLimits(memory_mb=chosen.document_memory_mb, document_seconds=chosen.document_seconds, at_once=2)
+        self.jail = Jail(limits, is_enabled=yard.settings.workflows.code)
+        self.models = RuntimeModels(yard.models)
+        self._indexes: dict[str, Index] = {}
+        reader = SourceReader(yard.files, self.jail, yard.workflow_parts.egress, most_mb=chosen.most_mb)
+        self.external = ExternalKnowledge(self.store, yard.workflow_parts.egress, yard.keys)
+        made = embedder or self.models
+        self.indexer = Indexer(self.store, made, reader, self.models, at_once=chosen.at_once)
+        self.retriever = Retriever(self.store, self.index_of, made, self.models, self.models, self.external)
+        self.datasets = Datasets(self.store, self.indexer, self.retriever, yard.files, reader, self.index_of)
+
+    def index_of(self, dataset: Dataset) -> Index:
+        """Where a dataset is searched. Raises ConfigError for a store that there is not."""
+        name = dataset.settings.store or self._yard.settings.knowledge.store
+        if (known := self._indexes.get(name)) is None:
+            known = self._indexes[name] = self._made(name)
+        return known
+
+    def _made(self, name: str) -> Index:
+        chosen = self._yard.settings.knowledge
+        match name:
+            case "memory":
+                return MemoryIndex(self.store.changes, megabytes=chosen.memory_mb, graph_from=chosen.graph_from)
+            case "pgvector":
+                from modelyard.knowledge.index.pgvector import PgVectorIndex
+
+                return PgVectorIndex(self.store)
+            case "qdrant":
+                from modelyard.knowledge.index.qdrant import QdrantIndex
+
+                return QdrantIndex(
+                    self.store, self._yard.workflow_parts.egress, chosen.qdrant_url, chosen.qdrant_api_key
+                )
+            case _:
+                raise ConfigError(f"knowledge.store {name!r} is none; memory, pgvector and qdrant are")
+
+    # keys of a tenant's datasets
+
+    async def make_key(self, tenant: str) -> str:
+        """A key; it is shown this once."""
+        row, key = api_keys.mint_for("dataset")
+        stored = DatasetKey(digest=self._yard.keys.digest(key.encode()), hint=api_keys.hint(key))
+        body = msgspec.json.encode(stored).decode()
+        adding = self._yard.resources.add(tenant, DatasetKey.kind, new_id("datasetkey"), lambda _: body, id=row)
+        await asyncio.wrap_future(adding)
+        self._yard.directory.refresh()
+        return key
+
+    def keys(self, tenant: str) -> list[tuple[Known, DatasetKey]]:
+        return list(self._yard.directory.of(tenant, DatasetKey))
+
+    async def revoke_key(self, tenant: str, row: str) -> None:
+        """Raises NotFoundError."""
+        await asyncio.wrap_future(self._yard.resources.remove(tenant, DatasetKey.kind, row))
+        self._yard.directory.refresh()
+
+    def tenant_of_key(self, shown: str) -> str | None:
+        """Whose key this is; None where it is nobody's."""
+        row = api_keys.id_for("dataset", shown)
+        found = self._yard.directory.wherever(DatasetKey, row) if row else None
+        if found is None or not self._yard.keys.matches(shown.encode(), found[1].digest):
+            return None
+        return found[0] if self._yard.directory.is_enabled(found[0]) else None
+
+    def begin(self) -> None:
+        """Take up documents that were left, on the running loop."""
+        self.indexer.begin()
+
+    async def aclose(self) -> None:
+        await self.indexer.aclose()
+        for one in self._indexes.values():
+            await one.aclose()
+        await self.jail.aclose()

@@ -1,0 +1,509 @@
+"""Documents on their way in: read, cleaned, split, embedded, and then found, all at once.
+
+Whoever has a document says so in its row, and again and again; what a killed process had is taken up by another. What
+is found of a document changes in one transaction at the end, so a document is there as a whole, as it was before, or
+not at all. Vectors of what takes long are kept as they come: no text of a document is embedded twice.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.base.ids import new_uuid
+from modelyard.knowledge import prepare
+from modelyard.knowledge.entities import Child, Dataset, DocForm, Document, Segment, Status, Technique
+from modelyard.knowledge.store import LEASE_SECONDS, DocumentPart, Entry, Indexed, KnowledgeStore, Ready
+from modelyard.models.tokens import estimate_tokens
+from modelyard.storage.database import StorageUnavailableError
+
+logger = logging.getLogger("modelyard.knowledge")
+
+_BATCH = 64
+_GROUP = 256
+_GROUP_BYTES = 1 << 20
+_LOOK_SECONDS = 0.5
+_SLOW_SEGMENTS = 32
+_FINAL = (Status.COMPLETED, Status.ERROR, Status.PAUSED)
+_QA_PROMPT = (
+    "Write the questions that the following text answers, each with its answer, in the language {language}. Answers "
+    "are detailed and taken from the text alone. Give nothing else than lines of this form:\nQ1: …\nA1: …\nQ2: …\n"
+    "A2: …\n\nText:\n{text}"
+)
+_SUMMARY_PROMPT = "Say in one or two sentences, in the text's own language, what the following text is about.\n\n{text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """`vectors`: float32, each of length 1, shape (texts, dimensions)."""
+
+    vectors: np.ndarray
+    model: str
+
+
+class Embedder(Protocol):
+    async def embed(self, tenant: str, model: str, texts: Sequence[str], *, is_query: bool = False) -> Embedded: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    parts: list[DocumentPart]
+    title: str = ""
+    kind: str = ""
+    """The extension that the content has."""
+
+
+class Reader(Protocol):
+    async def read(self, document: Document) -> Reading:
+        """What a document's source says. Raises ModelyardError in words for whoever handed it in."""
+        ...
+
+
+class Writer(Protocol):
+    async def write(self, tenant: str, model: str, prompt: str) -> str:
+        """What a model answers."""
+        ...
+
+
+@dataclass(slots=True)
+class _Work:
+    """A document that is being worked on here."""
+
+    document: Document
+    turn: int
+    indexed: Indexed = field(default_factory=Indexed)
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+    is_resumed: bool = False
+
+    def at(self, status: Status, stage: str, now: float) -> None:
+        times = {**self.document.times, stage: now}
+        self.document = msgspec.structs.replace(self.document, status=status, times=times)
+
+
+class Indexer:
+    def __init__(
+        self,
+        store: KnowledgeStore,
+        embedder: Embedder,
+        reader: Reader,
+        writer: Writer | None = None,
+        *,
+        at_once: int = 4,
+    ) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._reader = reader
+        self._writer = writer
+        self._slots = asyncio.Semaphore(at_once)
+        self._at_once = at_once
+        self._wake = asyncio.Event()
+        self._done = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._groups: set[asyncio.Task[None]] = set()
+        self._held: set[str] = set()
+        self._unwanted: dict[str, str] = {}
+        self._renewed = 0.0
+        self.embedded = 0
+        """Texts that models were asked for, since the start."""
+
+    # lifetime
+
+    def begin(self) -> None:
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.ensure_future(self._go())
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self.begin()
+        self._wake.set()
+
+    async def aclose(self) -> None:
+        tasks = [*self._groups, *([self._loop] if self._loop else [])]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        self._loop = None
+        if self._held:
+            with suppress(StorageUnavailableError):
+                await self._store.give_back(list(self._held))
+            self._held.clear()
+
+    async def _go(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except StorageUnavailableError as error:
+                logger.warning("documents wait for the database", extra={"fields": {"error": str(error)}})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def _look(self) -> None:
+        now = time.monotonic()
+        if self._held and now - self._renewed > LEASE_SECONDS / 3:
+            await self._store.renew()
+            self._renewed = now
+        if self._held:
+            wanted = await self._store.commands()
+            for one in self._held:
+                command, _ = wanted.get(one, ("gone", 0))
+                if command:
+                    self._unwanted[one] = command
+        room = self._at_once - len(self._groups)
+        if room <= 0:
+            return
+        claimed = await self._store.claim(room * _GROUP)
+        if claimed:
+            self.take(claimed)
+
+    def take(self, claimed: Iterable[tuple[Document, int]]) -> None:
+        """Work on documents that are this process's own."""
+        for group in _grouped(claimed):
+            self._held.update(one.document.id for one in group)
+            task = asyncio.ensure_future(self._in_turn(group))
+            self._groups.add(task)
+            task.add_done_callback(self._groups.discard)
+
+    async def _in_turn(self, group: list[_Work]) -> None:
+        async with self._slots:
+            try:
+                await self._group(group)
+            except StorageUnavailableError as error:
+                logger.warning("documents wait for the database", extra={"fields": {"error": str(error)}})
+                await self._store.give_back([one.document.id for one in group])
+            finally:
+                for one in group:
+                    self._held.discard(one.document.id)
+                    self._unwanted.pop(one.document.id, None)
+                self._tell()
+
+    def _tell(self) -> None:
+        self._done.set()
+        self._done = asyncio.Event()
+        self._wake.set()
+
+    async def wait(self, tenant: str, dataset: str, batch: str, timeout: float | None = None) -> list[Document]:
+        """The documents of a batch once each has come to an end, good or bad. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            while True:
+                done = self._done
+                found, _ = await self._store.documents(tenant, dataset, batch=batch, most=1_000_000)
+                if all(one.status in _FINAL for one in found):
+                    return found
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await done.wait()
+
+    # one group
+
+    async def _group(self, group: list[_Work]) -> None:
+        first = group[0].document
+        try:
+            dataset = await self._store.dataset(first.tenant, first.dataset)
+        except ModelyardError:
+            return  # it was deleted, and its documents with it
+        now = self._store.now
+        ready = [one for one in group if await self._read(one, dataset)]
+        if not ready:
+            return
+        try:
+            await self._embed(dataset, ready)
+            ready = [one for one in ready if not await self._stopped(one)]
+            for one in ready:
+                one.at(Status.COMPLETED, "completed", now())
+            if ready:
+                await self._store.publish([Ready(one.document, one.turn, one.indexed) for one in ready])
+        except StorageUnavailableError:
+            raise
+        except ModelyardError as error:
+            if len(ready) == 1:
+                await self._failed(ready[0], error)
+                return
+            for one in ready:  # whichever it was, the others are not to suffer
+                await self._group([_Work(one.document, one.turn, is_resumed=True)])
+
+    async def _read(self, work: _Work, dataset: Dataset) -> bool:
+        """Read and split; False where there is nothing more to do with it."""
+        now = self._store.now
+        if await self._stopped(work):
+            return False
+        document = work.document
+        work.is_resumed = work.is_resumed or document.status is not Status.WAITING or work.turn > 0
+        try:
+            work.at(Status.PARSING, "started", now())
+            parts = await self._parts(work)
+            work.at(Status.CLEANING, "parsed", now())
+            size = sum(len(one.text) for one in parts)
+            if size > 50_000:
+                made = await asyncio.to_thread(prepare.prepare, work.document, parts, dataset.settings, now())
+            else:
+                made = prepare.prepare(work.document, parts, dataset.settings, now())
+            work.indexed, work.texts = made
+            if document.form is DocForm.QA and not work.indexed.segments:
+                await self._write_pairs(work, parts, dataset)
+            if dataset.settings.summary_index_setting.enable:
+                await self._summarise(work, dataset)
+            if not work.indexed.segments:
+                raise InvokeBadRequestError("the document has no text")
+        except StorageUnavailableError:
+            raise
+        except ModelyardError as error:
+            await self._failed(work, error)
+            return False
+        work.at(Status.INDEXING, "split", now())
+        return True
+
+    async def _parts(self, work: _Work) -> list[DocumentPart]:
+        document = work.document
+        kept = await self._store.text(document.id)
+        if kept is not None:
+            return kept
+        await self._store.progress(document, work.turn)
+        read = await self._reader.read(document)
+        if read.kind and "kind" not in document.metadata:
+            metadata = {**document.metadata, "format": read.kind.lstrip(".")}
+            work.document = msgspec.structs.replace(work.document, metadata=metadata)
+        await self._store.keep_text(document.id, read.parts)
+        return read.parts
+
+    async def _write_pairs(self, work: _Work, parts: Sequence[DocumentPart], dataset: Dataset) -> None:
+        """Have a model write questions and answers, a segment at a time."""
+        writer = self._needed("questions and answers")
+        plain = msgspec.structs.replace(work.document, form=DocForm.TEXT)
+        pieces, _ = prepare.cut(parts, plain)
+        pairs: list[tuple[str, str]] = []
+        for one in pieces:
+            prompt = _QA_PROMPT.format(language=work.document.language or "of the text", text=one.text)
+            pairs += prepare.pairs_of_answer(await writer.write(work.document.tenant, "default", prompt))
+            if await self._stopped(work):
+                return
+        work.indexed, work.texts = prepare.of_pairs(work.document, pairs, dataset.settings, self._store.now())
+
+    async def _summarise(self, work: _Work, dataset: Dataset) -> None:
+        writer = self._needed("summaries")
+        wanted = dataset.settings.summary_index_setting
+        model = "/".join(one for one in (wanted.model_provider_name, wanted.model_name) if one) or "default"
+        for one in list(work.indexed.segments):
+            prompt = f"{wanted.summary_prompt}\n\n{one.content}" if wanted.summary_prompt else ""
+            told = await writer.write(work.document.tenant, model, prompt or _SUMMARY_PROMPT.format(text=one.content))
+            if told.strip():
+                prepare.with_summary(work.indexed, one, told.strip(), work.texts)
+
+    def _needed(self, what: str) -> Writer:
+        if self._writer is None:
+            raise InvokeBadRequestError(f"{what} are written by a model, and there is none here")
+        return self._writer
+
+    async def _stopped(self, work: _Work) -> bool:
+        command = self._unwanted.get(work.document.id)
+        if not command:
+            return False
+        status = Status.PAUSED if command == "pause" else Status.ERROR
+        await self._store.failed(work.document, work.turn, status, "" if command == "pause" else "cancelled")
+        return True
+
+    async def _failed(self, work: _Work, error: ModelyardError) -> None:
+        fields = {"document": work.document.id, "error": str(error)}
+        logger.info("a document cannot be indexed", extra={"fields": fields})
+        await self._store.failed(work.document, work.turn, Status.ERROR, str(error))
+
+    # vectors
+
+    async def _embed(self, dataset: Dataset, group: Sequence[_Work]) -> None:
+        texts: dict[str, str] = {}
+        for one in group:
+            texts.update(one.texts)
+        if not texts:
+            return
+        model = dataset.settings.embedding
+        known: dict[str, bytes] = {}
+        for one in group:
+            if one.is_resumed:
+                known.update(await self._store.known_vectors(one.document.id, dataset.space, model))
+        missing = [one for one in texts if one not in known]
+        is_slow = len(missing) > _BATCH
+        resolved = dataset.model
+        done = len(texts) - len(missing)
+        for at in range(0, len(missing), _BATCH):
+            some = missing[at : at + _BATCH]
+            if is_slow:
+                await self._progress(group, done, len(texts))
+                if len(group) == 1 and self._unwanted.get(group[0].document.id):
+                    return
+            found = await self._embedder.embed(dataset.tenant, model, [texts[one] for one in some])
+            self.embedded += len(some)
+            resolved = found.model
+            made = dict(zip(some, map(bytes, found.vectors.astype(np.float32)), strict=True))
+            known.update(made)
+            done += len(some)
+            if is_slow:
+                await self._stage(group, model, made)
+        for one in group:
+            for entry in one.indexed.entries:
+                entry.vector = known.get(entry.digest, b"")
+            if one.texts:
+                one.indexed.dimensions = len(next(iter(known.values()))) // 4
+                one.indexed.model = resolved
+            one.indexed.is_staged = is_slow or one.is_resumed
+
+    async def _stage(self, group: Sequence[_Work], model: str, made: Mapping[str, bytes]) -> None:
+        for one in group:
+            mine = {digest: made[digest] for digest in one.texts if digest in made}
+            if mine:
+                await self._store.stage(one.document.id, model, mine)
+
+    async def _progress(self, group: Sequence[_Work], done: int, total: int) -> None:
+        for one in group:
+            count = len(one.indexed.segments)
+            if len(group) == 1 or count >= _SLOW_SEGMENTS or not done:
+                share = min(count, count * done // max(1, total))
+                await self._store.progress(msgspec.structs.replace(one.document, segments=count, done=share), one.turn)
+
+    # by hand
+
+    async def put_segments(
+        self, dataset: Dataset, document: Document, segments: Sequence[Segment], *, is_new: bool,
+        children: Mapping[str, Sequence[str]] | None = None,
+    ) -> list[Segment]:  # fmt: skip
+        """Segments that somebody wrote, or wrote anew: split into children where the document is, embedded, kept.
+
+        `children` are a segment's by its id, where they are not to be split anew.
+        """
+        now = self._store.now()
+        indexed = Indexed()
+        texts: dict[str, str] = {}
+        for one in segments:
+            words = len(one.content) + len(one.answer)
+            tokens = estimate_tokens(one.content) + estimate_tokens(one.answer)
+            kept = msgspec.structs.replace(
+                one, words=words, tokens=tokens, digest=prepare.digest_of(one.content), updated_at=now,
+                id=one.id or new_uuid(), created_at=one.created_at or now,
+                keywords=one.keywords or self._keywords(dataset, one),
+            )  # fmt: skip
+            indexed.segments.append(kept)
+            self._enter(dataset, document, kept, indexed, texts, (children or {}).get(kept.id))
+        if texts:
+            await self._vectors(dataset, indexed, texts)
+        return await self._store.put_segments(document, indexed, is_new=is_new)
+
+    @staticmethod
+    def _keywords(dataset: Dataset, one: Segment) -> list[str]:
+        return prepare.keywords(one.content) if dataset.settings.indexing_technique is Technique.ECONOMY else []
+
+    def _enter(
+        self, dataset: Dataset, document: Document, one: Segment, indexed: Indexed, texts: dict[str, str],
+        given: Sequence[str] | None,
+    ) -> None:  # fmt: skip
+        now = self._store.now()
+        pieces: Sequence[str] = given if given is not None else ()
+        if given is None and document.form is DocForm.HIERARCHICAL:
+            pieces = [
+                piece.text
+                for parent in prepare.cut([DocumentPart(text=one.content)], document)[0]
+                for piece in parent.children
+            ]
+        for place, text in enumerate(pieces):
+            child = Child(
+                tenant=one.tenant, dataset=one.dataset, document=one.document, segment=one.id, id=new_uuid(),
+                position=place + 1, content=text, kind="automatic" if given is None else "customized", created_at=now,
+                updated_at=now,
+            )  # fmt: skip
+            indexed.children.append(child)
+            if one.is_enabled:
+                self._one(dataset, one.id, child.id, prepare.searched(one.heading, text), "", indexed, texts)
+        if one.is_enabled and not pieces:
+            self._one(dataset, one.id, "", prepare.searched(one.heading, one.content), one.answer, indexed, texts)
+        if one.is_enabled and one.summary:
+            self._one(dataset, one.id, "", one.summary, "", indexed, texts)
+
+    @staticmethod
+    def _one(
+        dataset: Dataset, segment: str, child: str, text: str, more: str, indexed: Indexed, texts: dict[str, str]
+    ) -> None:
+        made = prepare.entry(segment, child, text, f"{text}\n{more}" if more else text)
+        indexed.entries.append(made)
+        if dataset.settings.uses_vectors:
+            texts[made.digest] = text
+
+    async def _vectors(self, dataset: Dataset, indexed: Indexed, texts: Mapping[str, str]) -> None:
+        digests = list(texts)
+        known: dict[str, bytes] = {}
+        for at in range(0, len(digests), _BATCH):
+            some = digests[at : at + _BATCH]
+            found = await self._embedder.embed(dataset.tenant, dataset.settings.embedding, [texts[one] for one in some])
+            self.embedded += len(some)
+            known.update(zip(some, map(bytes, found.vectors.astype(np.float32)), strict=True))
+            indexed.dimensions, indexed.model = int(found.vectors.shape[1]), found.model
+        for entry in indexed.entries:
+            entry.vector = known.get(entry.digest, b"")
+
+    # another model
+
+    async def change_model(self, dataset: Dataset, told: Callable[[int, int], None] = lambda done, of: None) -> Dataset:
+        """Index anew, by the model that the dataset's settings name here. The old index answers until the new is whole."""
+        space = dataset.space + 1
+        dimensions, resolved = 0, ""
+        while True:
+            documents, _ = await self._store.documents(dataset.tenant, dataset.id, most=10_000_000)
+            for at, document in enumerate(documents):
+                old = await self._store.entries_of(document.id, dataset.space)
+                new = {
+                    (row["segment"], row["child"], row["digest"])
+                    for row in await self._store.entries_of(document.id, space)
+                }
+                if {(row["segment"], row["child"], row["digest"]) for row in old} != new:
+                    moved = await self._moved(dataset, old)
+                    dimensions, resolved = moved.dimensions or dimensions, moved.model or resolved
+                    await self._store.put_beside(dataset.id, space, document.id, moved.entries)
+                told(at + 1, len(documents))
+            if await self._store.switch(dataset, space, dimensions, resolved):
+                return await self._store.dataset(dataset.tenant, dataset.id)
+
+    async def _moved(self, dataset: Dataset, rows: Sequence[Any]) -> Indexed:
+        """A document's entries with vectors of another model."""
+        entries = [row["id"] for row in rows]
+        details = await asyncio.to_thread(self._store.details_now, dataset.tenant, dataset.id, entries)
+        texts: dict[str, str] = {}
+        for row in rows:
+            if (detail := details.get(row["id"])) is None:
+                continue
+            one = detail.segment
+            plain = detail.child.content if detail.child else one.content
+            for text in (prepare.searched(one.heading, plain), one.summary):
+                if prepare.digest_of(text) == row["digest"]:
+                    texts[row["digest"]] = text
+        indexed = Indexed(entries=[
+            Entry(row["segment"], row["child"], row["digest"], b"", row["terms"], row["length"]) for row in rows
+        ])  # fmt: skip
+        if dataset.settings.uses_vectors:
+            await self._vectors(dataset, indexed, texts)
+        return indexed
+
+
+def _grouped(claimed: Iterable[tuple[Document, int]]) -> list[list[_Work]]:
+    """Small texts of one dataset together; whatever must be read first by itself."""
+    groups: list[list[_Work]] = []
+    small: dict[str, tuple[list[_Work], int]] = {}
+    for document, turn in claimed:
+        work = _Work(document, turn)
+        size = int(document.source.get("size") or _GROUP_BYTES)
+        if document.source.get("kind") != "text" or size > _GROUP_BYTES // 8:
+            groups.append([work])
+            continue
+        group, used = small.get(document.dataset, ([], 0))
+        if not group or used + size > _GROUP_BYTES or len(group) >= _GROUP:
+            group, used = [], 0
+            groups.append(group)
+        group.append(work)
+        small[document.dataset] = (group, used + size)
+    return groups

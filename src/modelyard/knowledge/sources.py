@@ -1,0 +1,135 @@
+"""Where documents come from, read: files that were handed in, pages on the network, values of an HTTP API, rows."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from modelyard.base.errors import InvokeBadRequestError
+from modelyard.jail.sandbox import Jail, JailError
+from modelyard.knowledge.entities import Document
+from modelyard.knowledge.ingest import Reading
+from modelyard.knowledge.store import DocumentPart
+from modelyard.storage.files import FileStore
+from modelyard.transport.egress import Egress, Fetched
+
+logger = logging.getLogger("modelyard.knowledge")
+
+_MOST_PAGE = 20 << 20
+_TYPES = {
+    "text/html": ".html", "application/xhtml+xml": ".html", "application/pdf": ".pdf", "text/plain": ".txt",
+    "text/markdown": ".md", "application/json": ".json", "text/xml": ".xml", "application/xml": ".xml",
+    "text/csv": ".csv",
+}  # fmt: skip
+Ocr = Callable[[bytes], Awaitable[list[str]]]
+"""The text of a PDF's pages that hold pictures alone."""
+
+
+class SourceReader:
+    def __init__(
+        self, files: FileStore, jail: Jail, egress: Egress, *, most_mb: int = 256, ocr: Ocr | None = None
+    ) -> None:
+        self._files = files
+        self._jail = jail
+        self._egress = egress
+        self._most = most_mb << 20
+        self._ocr = ocr
+
+    async def read(self, document: Document) -> Reading:
+        """Raises ModelyardError in words for whoever handed it in."""
+        source = document.source
+        match source.get("kind"):
+            case "file":
+                _, data = await asyncio.to_thread(self._files.get, document.tenant, str(source.get("file")))
+                return await self.parse(document.name, data)
+            case "path":
+                data = await asyncio.to_thread(self._path, str(source.get("path")))
+                return await self.parse(document.name, data)
+            case "url":
+                page = await self.fetch(str(source.get("url")))
+                return await self.parse(name_of(page), page.body)
+            case kind:
+                raise InvokeBadRequestError(f"documents do not come from {kind!r}")
+
+    def _path(self, path: str) -> bytes:
+        from pathlib import Path
+
+        try:
+            size = Path(path).stat().st_size
+            self.check_size(path, size)
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise InvokeBadRequestError(f"file {path!r} cannot be read: {error.strerror}") from error
+
+    def check_size(self, name: str, size: int) -> None:
+        """Raises InvokeBadRequestError."""
+        if size > self._most:
+            raise InvokeBadRequestError(
+                f"file {name!r} has {size >> 20:,} MB; a document has at most {self._most >> 20:,} (knowledge.most_mb)"
+            )
+
+    async def parse(self, name: str, data: bytes) -> Reading:
+        """A document's text, read in the jail."""
+        self.check_size(name, len(data))
+        try:
+            told = await self._jail.read(name, data)
+        except JailError as error:
+            if self._ocr is not None and "holds pictures of pages" in str(error):
+                pages = await self._ocr(data)
+                return Reading(parts=[DocumentPart(text=one, page=at + 1) for at, one in enumerate(pages)], kind=".pdf")
+            raise InvokeBadRequestError(f"{name}: {error}") from error
+        parts = msgspec.convert(told["parts"], list[DocumentPart])
+        return Reading(parts=parts, title=str(told["title"])[:200], kind=told["kind"])
+
+    async def fetch(self, url: str) -> Fetched:
+        """Through the one way out. Raises EgressError, InvokeBadRequestError."""
+        page = await self._egress.fetch("GET", url, most_bytes=_MOST_PAGE)
+        if not 200 <= page.status < 300:
+            raise InvokeBadRequestError(f"{url[:200]} answers with status {page.status}")
+        return page
+
+
+def name_of(page: Fetched) -> str:
+    """A name whose ending says what the page is: its address's own, else that of its media type."""
+    path = urlsplit(page.url).path.rstrip("/").rpartition("/")[2] or "index"
+    kind = page.headers.get("content-type", "").partition(";")[0].strip().lower()
+    ending = _TYPES.get(kind, "")
+    return path if re.search(r"\.\w{1,5}$", path) and ending in ("", ".txt") else f"{path}{ending or '.html'}"
+
+
+def values_at(value: Any, path: str) -> list[Any]:
+    """What a JSON path names, as `$.items[*].body`: names, `[n]`, `[*]`, `*`. Raises InvokeBadRequestError."""
+    steps = re.findall(r"\[(\d+|\*|'[^']*'|\"[^\"]*\")\]|([^.\[\]$]+)", path.strip())
+    rest = re.sub(r"\[(\d+|\*|'[^']*'|\"[^\"]*\")\]|([^.\[\]$]+)", "", path.strip()).strip(".$")
+    if rest:
+        raise InvokeBadRequestError(f"{path!r} is no path of names, [n] and [*], as $.items[*].body")
+    found = [value]
+    for inner, name in steps:
+        step = (inner or name).strip("'\"")
+        following: list[Any] = []
+        for one in found:
+            if step == "*":
+                following += (
+                    list(one.values()) if isinstance(one, Mapping) else list(one) if isinstance(one, list) else []
+                )
+            elif isinstance(one, list) and step.isdigit():
+                following += one[int(step) : int(step) + 1]
+            elif isinstance(one, Mapping) and step in one:
+                following.append(one[step])
+        found = following
+    return found
+
+
+async def json_at(egress: Egress, url: str, path: str, headers: Sequence[tuple[str, str]] = ()) -> list[Any]:
+    """The values that a path names in what an HTTP API answers."""
+    page = await egress.fetch("GET", url, headers=headers, most_bytes=_MOST_PAGE)
+    if not 200 <= page.status < 300:
+        raise InvokeBadRequestError(f"{url[:200]} answers with status {page.status}")
+    try:
+        return values_at(msgspec.json.decode(page.body), path)
+    except msgspec.MsgspecError as error:
+        raise InvokeBadRequestError(f"{url[:200]} answers with no JSON: {error}") from error
