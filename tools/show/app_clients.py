@@ -15,12 +15,12 @@ import uvicorn
 import yaml
 
 from modelyard.app import Modelyard
-from modelyard.base.settings import Settings
+from modelyard.base.settings import LocalSettings, Settings
 from modelyard.cli.serving import gateway_of
 from modelyard.plugins.environment import Environments, choose, uv_path
 from modelyard.testing.workflows import ScriptedModel, scripted_models
 from modelyard.workflow.dsl import AppMapping
-from tools.show.proof import ROOT, Proof, free_port
+from tools.show.proof import ROOT, Proof, free_port, weights_folder
 
 CLIENTS = {
     "dify-client": ("calls_dify_client.py", (3, 11)),
@@ -95,7 +95,8 @@ def serving(more: Mapping[str, str] | None = None) -> Generator[dict[str, str]]:
     ready, stop = threading.Event(), threading.Event()
 
     async def serve(home: str) -> None:
-        settings = Settings(home=home, port=port, defaults={"llm": "scripted/model"})
+        local = LocalSettings(weights=str(weights_folder()))
+        settings = Settings(home=home, port=port, defaults={"llm": "scripted/model"}, local=local)
         yard = Modelyard(settings, definitions=[definition], builders={"scripted": builder}, environ={})
         texts = {name: yaml.dump(document, allow_unicode=True) for name, document in apps().items()}
         for name, text in {**texts, **(more or {})}.items():
@@ -103,6 +104,7 @@ def serving(more: Mapping[str, str] | None = None) -> Generator[dict[str, str]]:
                 "default", text, mapping=AppMapping(models={"*": "scripted/model"}), name=name
             )
             told[name] = (await yard.apps.make_key(found))[1]
+        told["datasets"] = await yard.knowledge.make_key("default")
         gateway: Any = gateway_of(yard, on_start=yard.upkeep.start)
         server = uvicorn.Server(
             uvicorn.Config(gateway, host="127.0.0.1", port=port, log_config=None, ws="none", lifespan="on")
@@ -144,8 +146,10 @@ def environment(name: str, version: tuple[int, int], folder: Path) -> Path | Non
     return place / "bin" / "python"
 
 
-def calls_of(name: str, told: dict[str, str], folder: Path) -> list[tuple[str, bool, str]] | str:
-    script, version = CLIENTS[name]
+def calls_of(
+    name: str, told: dict[str, str], folder: Path, client: tuple[str, tuple[int, int]] | None = None
+) -> list[tuple[str, bool, str]] | str:
+    script, version = client or CLIENTS[name]
     python = environment(name, version, folder)
     if python is None:
         return f"needs Python {version[0]}.{version[1]} and uv, which are not here"
@@ -159,10 +163,14 @@ def calls_of(name: str, told: dict[str, str], folder: Path) -> list[tuple[str, b
 
 
 def prove() -> Proof:
+    return prove_clients(CLIENTS)
+
+
+def prove_clients(clients: Mapping[str, tuple[str, tuple[int, int]]]) -> Proof:
     proof = Proof()
     with serving() as told, tempfile.TemporaryDirectory() as folder:
-        for name in CLIENTS:
-            seen = calls_of(name, told, Path(folder))
+        for name, client in clients.items():
+            seen = calls_of(name, told, Path(folder), client)
             if isinstance(seen, str):
                 proof.line(name, seen, ok=False)
                 continue

@@ -188,14 +188,16 @@ class Datasets:
         self.indexer.wake()
         return await self.store.document(dataset.tenant, dataset.id, document.id)
 
-    async def update_file(self, dataset: Dataset, document: Document, name: str, data: bytes, **more: Any) -> Document:
+    async def update_file(
+        self, dataset: Dataset, document: Document, name: str, data: bytes, *, title: str = "", **more: Any
+    ) -> Document:
         self.reader.check_size(name, len(data))
         if not data:
             raise InvokeBadRequestError(f"file {name!r} is empty", param="file")
         stored = await asyncio.to_thread(self._files.add, dataset.tenant, name, data)
         old = str(document.source.get("file") or "")
         source = {"kind": "file", "file": stored.id, "size": len(data), "mime_type": stored.mime_type}
-        changed = self._changed(document, str(more.pop("name", "") or name), more)
+        changed = self._changed(document, title or name, more)
         changed = msgspec.structs.replace(changed, source=source, digest=digest_of(data.decode("latin-1")))
         await self.store.index_again(changed, reads_anew=True)
         if old:

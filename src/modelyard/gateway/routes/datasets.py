@@ -122,8 +122,10 @@ def _converted(value: Any, kind: type[T], name: str) -> T:
 
 
 def _without_none(value: Any) -> Any:
+    """What some clients send for what they do not say."""
     if isinstance(value, dict):
-        return {key: _without_none(one) for key, one in value.items() if one is not None}
+        kept = {key: _without_none(one) for key, one in value.items() if one is not None}
+        return {key: one for key, one in kept.items() if one or key != "reranking_mode"}
     return [_without_none(one) for one in value] if isinstance(value, list) else value
 
 
@@ -150,6 +152,7 @@ class DatasetRoutes:
             "DELETE {dataset}/metadata/{field}": self.delete_field,
             "GET {dataset}/metadata/built-in": self.built_in,
             "POST {dataset}/metadata/built-in/{action}": self.set_built_in,
+            "DELETE {dataset}/metadata/built-in/{action}": self.set_built_in,
             "POST {dataset}/documents/metadata": self.set_metadata, "GET {dataset}/documents": self.documents,
             "POST {dataset}/documents/download-zip": self.zipped,
             "PATCH {dataset}/documents/status/{action}": self.set_status,
@@ -342,7 +345,7 @@ class DatasetRoutes:
             document = await asked.datasets.store.document(asked.tenant, dataset.id, str(old))
             one = await asked.datasets.update_file(dataset, document, name, data, **_how(body))
         else:
-            one = await asked.datasets.add_file(dataset, name, data, **_how(body))
+            one = await asked.datasets.add_file(dataset, str(body.get("name") or name), data, **_how(body))
         return self._document(one, dataset)
 
     async def _prepared(self, asked: Asked) -> Dataset:
@@ -363,8 +366,8 @@ class DatasetRoutes:
     def _document(self, one: Document, dataset: Dataset) -> Reply:
         return json_reply({"document": shapes.document_shape(one, dataset.settings), "batch": one.batch})
 
-    async def _updated(self, asked: Asked, dataset: Dataset, name: str, **values: Any) -> Reply:
-        document = await asked.datasets.store.document(asked.tenant, dataset.id, name)
+    async def _updated(self, asked: Asked, dataset: Dataset, document_id: str, **values: Any) -> Reply:
+        document = await asked.datasets.store.document(asked.tenant, dataset.id, document_id)
         one = await asked.datasets.update_text(dataset, document, **values, **_how(asked.body))
         return self._document(one, dataset)
 
@@ -384,7 +387,7 @@ class DatasetRoutes:
         name, data = _file(asked)
         how = _how(body)
         if body.get("name"):
-            how["name"] = str(body["name"])
+            how["title"] = str(body["name"])
         return self._document(await asked.datasets.update_file(dataset, document, name, data, **how), dataset)
 
     async def documents(self, asked: Asked) -> Reply:

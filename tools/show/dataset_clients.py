@@ -1,0 +1,14 @@
+"""Three clients of the knowledge API from PyPI, each in an environment of its own, against the server."""
+
+from tools.show.app_clients import prove_clients
+from tools.show.proof import Proof
+
+CLIENTS = {
+    "dify-dataset-sdk": ("calls_dify_dataset_sdk.py", (3, 11)),
+    "dify-knowledge-sdk": ("calls_dify_knowledge_sdk.py", (3, 11)),
+    "dify-api-client": ("calls_dify_api_client.py", (3, 11)),
+}
+
+
+def prove() -> Proof:
+    return prove_clients(CLIENTS)
