@@ -495,6 +495,10 @@ class Modelyard:
             self._knowledge = KnowledgeParts(self)
         return self._knowledge
 
+    def use_knowledge(self, parts: KnowledgeParts) -> None:
+        """With parts of your own, as another embedding model."""
+        self._knowledge = parts
+
     # lifetime
 
     async def __aenter__(self) -> Self:

@@ -95,8 +95,9 @@ class Datasets:
     async def delete(self, tenant: str, id: str) -> None:  # noqa: A002
         """All of it, its files too."""
         dataset = await self.store.dataset(tenant, id)
-        documents = await self.store.delete(tenant, id)
+        # First what can be made again: whoever is killed in between has the whole dataset, and indexes it once more.
         await self._index_of(dataset).drop(id)
+        documents = await self.store.delete(tenant, id)
         await asyncio.to_thread(self._remove_files, documents)
 
     def _remove_files(self, documents: Sequence[Document]) -> None:

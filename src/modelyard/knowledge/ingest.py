@@ -331,7 +331,7 @@ class Indexer:
             if one.is_resumed:
                 known.update(await self._store.known_vectors(one.document.id, dataset.space, model))
         missing = [one for one in texts if one not in known]
-        is_slow = len(missing) > _BATCH
+        is_slow = len(missing) > _BATCH or bool(known)
         resolved = dataset.model
         done = len(texts) - len(missing)
         for at in range(0, len(missing), _BATCH):

@@ -100,6 +100,8 @@ class Changes:
     terms: list[bytes]
     lengths: list[int]
     removed: list[int]
+    gone: list[tuple[bytes, int]]
+    """Terms and lengths of those that went and were known before."""
 
 
 def dump(value: Any) -> str:
@@ -276,7 +278,7 @@ class KnowledgeStore:
             for table in ("document_texts", "staged_vectors"):
                 it.execute(f"DELETE FROM {table} WHERE document IN ({inner})", (tenant, id))
             for table in (
-                "index_entries", "index_removed", "index_followed", "segments", "children", "documents",
+                "index_entries", "index_removed", "index_followed", "index_terms", "segments", "children", "documents",
                 "dataset_tag_bindings", "dataset_queries",
             ):  # fmt: skip
                 it.execute(f"DELETE FROM {table} WHERE dataset = ?", (id,))
@@ -646,16 +648,18 @@ class KnowledgeStore:
 
     # what is searched
 
-    def changes(self, dataset: str, space: int, since: int) -> Changes:
-        """What an index at a generation has not heard of. Reads on a connection of its own: it may be much."""
+    def changes(self, dataset: str, space: int, since: int, until: int) -> Changes:
+        """What an index at a generation has not heard of until another. Reads on a connection of its own: it may be
+        much."""
         names = {"dataset": dataset, "space": space}
         with self.database.connection() as it:
             if since:
                 told = it.execute(self._sql["forgotten"], names)
                 if told and told[0]["generation"] > since:
                     since = 0
-            removed = it.execute(self._sql["removed_since"], {**names, "since": since}) if since else []
-            rows = it.execute(self._sql["entries_since"], {**names, "since": since})
+            between = {**names, "since": since, "until": until}
+            removed = it.execute(self._sql["removed_since"], between) if since else []
+            rows = it.execute(self._sql["entries_since"], between)
         return Changes(
             not since,
             [row["id"] for row in rows],
@@ -664,19 +668,50 @@ class KnowledgeStore:
             [row["terms"] for row in rows],
             [row["length"] for row in rows],
             [row["entry"] for row in removed],
+            [(row["terms"], row["length"]) for row in removed if row["born"] <= since],
         )
 
     def followed(self, store: str, dataset: str, space: int) -> int:
+        """How far another store has come."""
         rows = self.database.read(self._sql["followed"], {"store": store, "dataset": dataset, "space": space})
         return int(rows[0]["generation"]) if rows else 0
 
-    async def set_followed(self, store: str, dataset: str, space: int, generation: int) -> None:
-        await self._do("set_followed", store, dataset, space, generation)
+    async def set_followed(
+        self, store: str, dataset: str, space: int, since: int, until: int, terms: Mapping[int, int], *, is_whole: bool
+    ) -> None:
+        """It has come so far, and so many more entries hold these terms; unless another process was there first."""
+
+        def work(it: Connection) -> None:
+            names = {"store": store, "dataset": dataset, "space": space}
+            known = it.execute(self._sql["followed"], names)
+            if (int(known[0]["generation"]) if known else 0) != since:
+                return
+            if is_whole:
+                it.execute(
+                    "DELETE FROM index_terms WHERE store = ? AND dataset = ? AND space = ?", (store, dataset, space)
+                )
+            rows = [(store, dataset, space, term, count) for term, count in terms.items() if count]
+            Database.insert(it, self._sql["add_term"], rows)
+            it.execute(self._sql["set_followed"], (store, dataset, space, until))
+
+        await self._transact(work)
+
+    def holding(self, store: str, dataset: str, space: int, terms: Sequence[int]) -> dict[int, int]:
+        """How many entries hold each of these terms."""
+        statement = "SELECT term, holding FROM index_terms WHERE store = ? AND dataset = ? AND space = ? AND term IN (*)"
+        return {row["term"]: row["holding"] for row in self._in(statement, (store, dataset, space), terms)}
+
+    def spaces(self, store: str, dataset: str) -> list[int]:
+        """Those that another store has followed."""
+        statement = "SELECT space FROM index_followed WHERE store = ? AND dataset = ?"
+        return [row["space"] for row in self.database.read(statement, (store, dataset))]
 
     async def unfollow(self, store: str, dataset: str) -> None:
-        await self._transact(
-            lambda it: it.execute("DELETE FROM index_followed WHERE store = ? AND dataset = ?", (store, dataset))
-        )
+        def work(it: Connection) -> None:
+            for table in ("index_followed", "index_terms"):
+                it.execute(f"DELETE FROM {table} WHERE store = ? AND dataset = ?", (store, dataset))
+
+        await self._transact(work)
 
     async def count_entries(self, dataset: str, space: int) -> int:
         return int((await self._rows("count_entries", dataset=dataset, space=space))[0]["count"])

@@ -166,6 +166,10 @@ class Database:
     def engine(self) -> str:
         return self._engine.name
 
+    def opened(self) -> Engine:
+        """The engine, for those who keep connections of their own."""
+        return self._engine
+
     @property
     def backlog(self) -> int:
         """Writes that wait for their commit."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from modelyard.knowledge.store import Changes
 
-ReadChanges = Callable[[str, int, int], Changes]
-"""(dataset, space, since which generation)"""
+ReadChanges = Callable[[str, int, int, int], Changes]
+"""(dataset, space, since which generation, until which)"""
 _RRF = 60  # Cormack, Clarke, Büttcher 2009
 
 
@@ -87,7 +87,7 @@ def fused(semantic: Mapping[int, float], words: Mapping[int, float], question: Q
     every = {*semantic, *words}
 
     def score(entry: int) -> float:
-        return share * max(0.0, semantic.get(entry, 0.0)) + (1 - share) * words.get(entry, 0.0)
+        return share * max(0.0, semantic.get(entry, 0.0)) + (1 - share) * min(1.0, words.get(entry, 0.0))
 
     order: Callable[[int], float] = score
     if question.fusion == "ranks":

@@ -231,7 +231,7 @@ class SpaceIndex:
     def _both(self, asked: Question, slots: np.ndarray, cosines: np.ndarray, words: np.ndarray) -> list[Found]:
         if len(slots) == len(words) and asked.fusion == "weights":
             share = asked.meaning
-            sums = share * np.maximum(cosines, 0) + (1 - share) * words
+            sums = share * np.maximum(cosines, 0) + (1 - share) * np.minimum(words, 1)
             return [
                 Found(
                     int(self._ids[at]), min(1.0, float(sums[at])), max(0.0, float(cosines[at])),
@@ -306,12 +306,12 @@ class MemoryIndex:
     def _followed(self, known: SpaceIndex | None, space: Space) -> SpaceIndex:
         if known is None or known.dimensions != space.dimensions:
             known = SpaceIndex(space.dimensions, graph_from=self._graph_from)
-        changes = self._read(space.dataset, space.number, known.generation)
+        changes = self._read(space.dataset, space.number, known.generation, space.generation)
         if changes.is_whole and known.size:
             known = SpaceIndex(space.dimensions, graph_from=self._graph_from)
         if known.size > 1000 and known.alive - len(changes.removed) < known.size // 2:
             known = SpaceIndex(space.dimensions, graph_from=self._graph_from)  # mostly gaps: anew
-            changes = self._read(space.dataset, space.number, 0)
+            changes = self._read(space.dataset, space.number, 0, space.generation)
         known.apply(changes, space.generation)
         return known
 

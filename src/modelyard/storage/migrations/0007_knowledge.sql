@@ -120,7 +120,10 @@ CREATE TABLE index_removed (
     entry      INTEGER NOT NULL PRIMARY KEY,
     dataset    TEXT NOT NULL,
     space      INTEGER NOT NULL,
-    generation INTEGER NOT NULL
+    generation INTEGER NOT NULL,           -- of the dataset, when it went
+    born       INTEGER NOT NULL,           -- and when it came
+    terms      BLOB NOT NULL,
+    length     INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX index_removed_by_space ON index_removed (dataset, space, generation);
 -- Up to which generation what is gone may have been forgotten: whoever is behind that begins anew.
@@ -131,6 +134,15 @@ CREATE TABLE index_followed (
     generation INTEGER NOT NULL,
     PRIMARY KEY (store, dataset, space)
 ) STRICT;
+-- How many entries of a space hold a term, for indexes outside of this process; 0 counts entries, -1 their terms.
+CREATE TABLE index_terms (
+    store   TEXT NOT NULL,
+    dataset TEXT NOT NULL,
+    space   INTEGER NOT NULL,
+    term    INTEGER NOT NULL,
+    holding INTEGER NOT NULL,
+    PRIMARY KEY (store, dataset, space, term)
+) STRICT, WITHOUT ROWID;
 -- Vectors of documents that are not finished: what was paid for is not asked for again.
 CREATE TABLE staged_vectors (
     document TEXT NOT NULL,

@@ -241,11 +241,11 @@ INSERT INTO index_entries (dataset, space, generation, document, segment, child,
 
 -- name: entries_since
 -- What came after a generation.
-SELECT id, document, vector, terms, length FROM index_entries WHERE dataset = :dataset AND space = :space AND generation > :since ORDER BY id;
+SELECT id, document, vector, terms, length FROM index_entries WHERE dataset = :dataset AND space = :space AND generation > :since AND generation <= :until ORDER BY id;
 
 -- name: removed_since
 -- What went after a generation.
-SELECT entry FROM index_removed WHERE dataset = :dataset AND space = :space AND generation > :since;
+SELECT entry, born, terms, length FROM index_removed WHERE dataset = :dataset AND space = :space AND generation > :since AND generation <= :until;
 
 -- name: forgotten
 -- Up to which generation what went is no longer told apart.
@@ -259,6 +259,11 @@ SELECT generation FROM index_followed WHERE store = :store AND dataset = :datase
 -- It has come so far.
 INSERT INTO index_followed (store, dataset, space, generation) VALUES (?, ?, ?, ?)
 ON CONFLICT (store, dataset, space) DO UPDATE SET generation = CASE WHEN excluded.generation > index_followed.generation THEN excluded.generation ELSE index_followed.generation END;
+
+-- name: add_term
+-- More or fewer entries hold a term.
+INSERT INTO index_terms (store, dataset, space, term, holding) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (store, dataset, space, term) DO UPDATE SET holding = index_terms.holding + excluded.holding;
 
 -- name: count_entries
 -- How many a space has.
@@ -274,7 +279,7 @@ SELECT * FROM index_entries WHERE document = :document AND space = :space ORDER 
 
 -- name: remove_document_entries
 -- Tell that a document's entries are gone.
-INSERT INTO index_removed (entry, dataset, space, generation) SELECT id, dataset, space, ? FROM index_entries WHERE document = ?;
+INSERT INTO index_removed (entry, dataset, space, generation, born, terms, length) SELECT id, dataset, space, ?, generation, terms, length FROM index_entries WHERE document = ?;
 
 -- name: delete_document_entries
 -- And have them gone.
@@ -282,7 +287,7 @@ DELETE FROM index_entries WHERE document = ?;
 
 -- name: remove_segment_entries
 -- Tell that a segment's entries are gone.
-INSERT INTO index_removed (entry, dataset, space, generation) SELECT id, dataset, space, ? FROM index_entries WHERE document = ? AND segment = ?;
+INSERT INTO index_removed (entry, dataset, space, generation, born, terms, length) SELECT id, dataset, space, ?, generation, terms, length FROM index_entries WHERE document = ? AND segment = ?;
 
 -- name: delete_segment_entries
 -- And have them gone.
