@@ -1,6 +1,7 @@
 """The runtime's models, as knowledge uses them: metered, limited and retried like any other call of the tenant's."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,16 @@ class RuntimeModels:
         instance = self.find(tenant, model, ModelType.RERANK)
         result = await instance.invoke_rerank(RerankRequest(query=query, docs=list(docs)))
         return [(one.index, one.score) for one in result.docs]
+
+    async def talk(self, tenant: str, model: str, prompt: str) -> AsyncGenerator[str, None]:
+        """What a model answers, as it comes."""
+        instance = self.find(tenant, model, ModelType.LLM)
+        parameters = {"max_tokens": 512, "temperature": 0.0}
+        request = LLMRequest(messages=[UserPromptMessage(content=prompt)], model_parameters=parameters, stream=True)
+        async with aclosing(instance.stream_llm(request)) as chunks:
+            async for chunk in chunks:
+                if text := chunk.delta.message.text:
+                    yield text
 
     async def write(self, tenant: str, model: str, prompt: str) -> str:
         instance = self.find(tenant, model, ModelType.LLM)
