@@ -40,7 +40,9 @@ class Store:
     async def dataset(self, name: str, **settings: Any) -> Dataset:
         return await self.parts.datasets.create("t1", name, settings=DatasetSettings(**settings))
 
-    async def add(self, dataset: Dataset, texts: list[tuple[str, str]] | list[tuple[str, str, dict[str, Any]]]) -> list[str]:
+    async def add(
+        self, dataset: Dataset, texts: list[tuple[str, str]] | list[tuple[str, str, dict[str, Any]]]
+    ) -> list[str]:
         added = await self.parts.datasets.add_texts(dataset, texts)
         ended = await self.parts.datasets.wait(dataset, added[0].batch, 60)
         assert {one.status for one in ended} == {Status.COMPLETED}, [one.error for one in ended]
@@ -100,7 +102,11 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 
 def texts(count: int = 20) -> list[tuple[str, str, dict[str, Any]]]:
     return [
-        (name, f"The {name} lives by the water. It is animal number {at}.", {"n": at, "kind": "even" if at % 2 == 0 else "odd"})
+        (
+            name,
+            f"The {name} lives by the water. It is animal number {at}.",
+            {"n": at, "kind": "even" if at % 2 == 0 else "odd"},
+        )
         for at, name in enumerate(ANIMALS[:count])
     ]
 
@@ -178,7 +184,9 @@ def test_filters_switched_off_documents_and_readers_hold_in_every_leg(run: Run):
         ids = await store.add(dataset, texts())
         odd = Conditions(conditions=[Condition(name="kind", comparison_operator="is", value="odd")])
         for method in ("semantic_search", "full_text_search", "hybrid_search"):
-            found = await store.names(dataset, "animal by the water", method, top_k=20, metadata_filtering_conditions=odd)
+            found = await store.names(
+                dataset, "animal by the water", method, top_k=20, metadata_filtering_conditions=odd
+            )
             assert sorted(found) == sorted(ANIMALS[1::2]), method
         await rows.set_flags("t1", dataset.id, [ids[1]], enabled=False)
         await rows.set_flags("t1", dataset.id, [ids[3]], archived=True)

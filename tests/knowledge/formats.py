@@ -149,7 +149,9 @@ def epub() -> Case:
             '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles><rootfile '
             'full-path="OEBPS/content.opf" media-type="application/oebps-package+xml"/></rootfiles></container>',
         )
-        items = "".join(f'<item id="{name}" href="{name}.xhtml" media-type="application/xhtml+xml"/>' for name in chapters)
+        items = "".join(
+            f'<item id="{name}" href="{name}.xhtml" media-type="application/xhtml+xml"/>' for name in chapters
+        )
         # The spine's order is not that of the names.
         spine = "".join(f'<itemref idref="{name}"/>' for name in ("one", "two", "three"))
         book.writestr(
@@ -193,7 +195,9 @@ def msg() -> Case:
 def compound(streams: dict[str, bytes]) -> bytes:
     """A compound file (MS-CFB, version 3) with these streams at its root, each padded so that none is a small one."""
     sector = 512
-    padded = {name: data + bytes(-len(data) % sector + (4096 if len(data) < 4096 else 0)) for name, data in streams.items()}
+    padded = {
+        name: data + bytes(-len(data) % sector + (4096 if len(data) < 4096 else 0)) for name, data in streams.items()
+    }
     padded = {name: data + bytes(-len(data) % sector) for name, data in padded.items()}
     entries = [("Root Entry", 5, -2, 0)]
     chain: list[int] = []
@@ -239,7 +243,11 @@ def json_() -> Case:
 
 
 def xml() -> Case:
-    return Case("guide.xml", f"<?xml version='1.0'?><guide><p>{FIRST}</p><p n='2'>{SECOND}</p>{CHINESE}</guide>".encode(), ".xml")
+    return Case(
+        "guide.xml",
+        f"<?xml version='1.0'?><guide><p>{FIRST}</p><p n='2'>{SECOND}</p>{CHINESE}</guide>".encode(),
+        ".xml",
+    )
 
 
 def code() -> Case:
@@ -309,7 +317,10 @@ def _docx_with(document: bytes) -> bytes:
 
 def _many_tables(count: int) -> bytes:
     space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-    cells = (f"<w:tbl><w:tr><w:tc><w:p><w:r><w:t>{at * 7919 % 1000003:x}</w:t></w:r></w:p></w:tc></w:tr></w:tbl>" for at in range(count))
+    cells = (
+        f"<w:tbl><w:tr><w:tc><w:p><w:r><w:t>{at * 7919 % 1000003:x}</w:t></w:r></w:p></w:tc></w:tr></w:tbl>"
+        for at in range(count)
+    )
     return _docx_with(f"<w:document {space}><w:body>{''.join(cells)}</w:body></w:document>".encode())
 
 

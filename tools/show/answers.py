@@ -144,7 +144,11 @@ async def _checked(proof: Proof, yard: Modelyard, dataset: str) -> None:
         found += not is_true and not claim.is_supported
         kept += is_true and claim.is_supported
         if claim.is_supported is not is_true:
-            proof.line(f"{'true' if is_true else 'false'}: {sentence}", f"{claim.score} {claim.reason} {claim.quote[:60]}", ok=not is_true and None)
+            proof.line(
+                f"{'true' if is_true else 'false'}: {sentence}",
+                f"{claim.score} {claim.reason} {claim.quote[:60]}",
+                ok=not is_true and None,
+            )
     proof.line("planted falsehoods found", f"{found} of {len(FALSE)}", found == len(FALSE))
     proof.line("true sentences let stand", f"{kept} of {len(TRUE)}", kept >= len(TRUE) - 1)
     proof.figures.update(falsehoods=found, truths=kept)

@@ -71,9 +71,7 @@ async def _all(proof: Proof, home: str) -> None:
                 await _spans(proof, datasets, dataset, collection)
 
 
-async def _measured(
-    proof: Proof, datasets: Datasets, dataset: Dataset, collection: Collection, seconds: float
-) -> None:
+async def _measured(proof: Proof, datasets: Datasets, dataset: Dataset, collection: Collection, seconds: float) -> None:
     found: dict[str, Scores] = {}
     for name, settings in PRESETS.items():
         most = _RERANKED if name == "reranked" else 0
@@ -108,14 +106,17 @@ async def _spans(proof: Proof, datasets: Datasets, dataset: Dataset, collection:
         hits, asked = [0, 0], 0
         top = msgspec.structs.replace(settings, top_k=5)
         for query, answer in answers.items():
-            found = await datasets.search("default", [dataset.id], collection.queries[query], settings=top, counts=False)
+            found = await datasets.search(
+                "default", [dataset.id], collection.queries[query], settings=top, counts=False
+            )
             title = texts[answer["doc"]].title
             start = answer["answer_start"] + (len(title) + 1 if title else 0)
             stop = start + len(answer["text"].rstrip())
             places = [
                 at
                 for at, hit in enumerate(found.hits)
-                if hit.document.metadata["id"] == answer["doc"] and hit.segment.start <= start
+                if hit.document.metadata["id"] == answer["doc"]
+                and hit.segment.start <= start
                 and hit.segment.stop >= stop
             ]
             asked += 1
@@ -123,9 +124,8 @@ async def _spans(proof: Proof, datasets: Datasets, dataset: Dataset, collection:
             hits[1] += bool(places)
         share = hits[1] / asked
         proof.line(
-            f"answers' characters, {name}", f"hit@1 {hits[0] / asked:.3f}, hit@5 {share:.3f} of {asked:,}",
+            f"answers' characters, {name}",
+            f"hit@1 {hits[0] / asked:.3f}, hit@5 {share:.3f} of {asked:,}",
             share >= _HIT_5 if name == "hybrid" else None,
         )
         proof.figures[f"covidqa_hit5_{name}"] = round(share, 4)
-
-

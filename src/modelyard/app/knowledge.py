@@ -40,7 +40,7 @@ class KnowledgeParts:
         made = embedder or self.models
         self.indexer = Indexer(self.store, made, reader, self.models, at_once=chosen.at_once)
         self.retriever = Retriever(self.store, self.index_of, made, self.models, self.models, self.external)
-        self.answerer = Answerer(self.retriever, self.models, self.models)
+        self.answerer = Answerer(self.retriever, self.models, self.models, self.models)
         self.datasets = Datasets(self.store, self.indexer, self.retriever, yard.files, reader, self.index_of)
 
     def index_of(self, dataset: Dataset) -> Index:

@@ -16,6 +16,7 @@ from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import (
     JailedSandbox,
     StoredForms,
+    TenantDatasets,
     TenantFiles,
     TenantModels,
     TenantTools,
@@ -74,6 +75,7 @@ class WorkflowParts:
             files=self.files(tenant, user),
             tools=TenantTools(yard.plugins, tenant, user, mappings["tools"]),
             memory=self.conversations.memory(run) if run is not None and run.conversation else None,
+            datasets=TenantDatasets(yard.knowledge.datasets, tenant, app.name, mappings["datasets"]),
             forms=StoredForms(self.journal, run, yard.origin) if run is not None else None,
         )
 

@@ -8,17 +8,23 @@ A term is its CRC-32: four bytes, the same everywhere, no vocabulary to keep. Of
 pairs meet in one number.
 """
 
+from __future__ import annotations
+
 import re
 import unicodedata
+from array import array
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-import numpy as np
+from modelyard.base.lazy import lazy
 
-from modelyard.base.errors import ConfigError
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 STOP_WORDS = frozenset(
     [
@@ -69,10 +75,7 @@ _MOST_WORD = 64
 
 @cache
 def _stemmer() -> Any:
-    try:
-        return import_module("Stemmer").Stemmer("english")
-    except ImportError as missing:
-        raise ConfigError("knowledge needs its extra: pip install 'modelyard[knowledge]'") from missing
+    return lazy("Stemmer", extra="knowledge").Stemmer("english")
 
 
 class _Terms(dict[str, int]):
@@ -123,8 +126,10 @@ def counted(text: str) -> tuple[bytes, int]:
     found = terms(text)
     if not found:
         return b"", 0
-    unique, counts = np.unique(np.array(found, np.uint32), return_counts=True)
-    return unique.tobytes() + np.minimum(counts, 255).astype(np.uint8).tobytes(), len(found)
+    counts = Counter(found)
+    unique = sorted(counts)
+    # Four bytes each in the machine's order, as NumPy reads them; for so few, NumPy itself would take ten times as long.
+    return array("I", unique).tobytes() + bytes([min(counts[one], 255) for one in unique]), len(found)
 
 
 def split_counted(stored: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from modelyard.base.errors import ModelyardError
 from modelyard.knowledge import facts
 from modelyard.knowledge.entities import Hit, RetrievalSettings
 from modelyard.knowledge.facts import Claim
-from modelyard.knowledge.retrieve import Asking, Retrieval, Retriever
+from modelyard.knowledge.retrieve import Asking, Reranker, Retrieval, Retriever
 from modelyard.knowledge.split import sentences
 from modelyard.models.tokens import estimate_tokens
 
@@ -22,6 +22,7 @@ PROMPT = (
     "sentences. After each sentence name the source that says it by its number, as [1]. If the sources do not answer "
     "the question, write only: {not_found}\n\nSources:\n{context}\n\nQuestion: {question}\nAnswer:"
 )
+_SENTENCES = 60
 _JUDGE = (
     "Does the source say that the statement is true? Answer with yes or no alone.\n\nSource: {source}\n\n"
     "Statement: {claim}\nAnswer:"
@@ -155,10 +156,14 @@ class Manner:
     prompt: str = PROMPT
     """With {context}, {question} and {not_found} in it."""
     context: ContextBuilder = ContextBuilder()
-    least_relevance: float = 0.02
-    """Below that of the best hit, after a reranker, the documents do not say; the model is not asked."""
+    least_relevance: float = 0.05
+    """What a rerank model must say of the best segment, or of the best sentence of one; else the documents do not say,
+    and no model is asked."""
     least_words: float = 0.15
-    """The same where there is no reranker: of how much of the question's words is there."""
+    """The same where there is no rerank model: of how much of the question's words is there."""
+    quotes_from: float = 0.5
+    """Where the rerank model is so sure of a sentence and the answering model says that there is nothing, the sentence
+    is the answer. Small models give up too early."""
     checks: Literal["off", "words", "model"] = "words"
     """Hold each sentence against the sources: by its words, or by a model's judgement too."""
     drops_unsupported: bool = False
@@ -168,10 +173,13 @@ class Manner:
 
 
 class Answerer:
-    def __init__(self, retriever: Retriever, talker: Talker, judge: Any = None) -> None:
+    def __init__(
+        self, retriever: Retriever, talker: Talker, judge: Any = None, reranker: Reranker | None = None
+    ) -> None:
         self._retriever = retriever
         self._talker = talker
         self._judge = judge
+        self._reranker = reranker
 
     async def ask(self, datasets: Sequence[str], asked: Asking, manner: Manner | None = None) -> Answer:
         """The whole answer."""
@@ -191,7 +199,8 @@ class Answerer:
         found = await self._retriever.search(datasets, replace(asked, settings=settings))
         answer = Answer(notes=list(found.notes), milliseconds=dict(found.milliseconds))
         hits = self._safe(found.hits, manner, answer)
-        if not hits or not _is_relevant(hits, manner, found):
+        quoted = await self._best_sentence(hits, asked, settings)
+        if not hits or not _is_relevant(hits, quoted, manner, found):
             answer.text, answer.is_found = not_found(asked.query), False
             answer.milliseconds["whole"] = _since(begun)
             yield "text", answer.text
@@ -216,9 +225,34 @@ class Answerer:
                 yield "text", piece
         answer.milliseconds["generate"] = _since(talking)
         answer.text = "".join(pieces).strip()
+        if _gives_up(answer.text) and quoted is not None and quoted[1] >= manner.quotes_from:
+            answer.text = quoted[0]
+            answer.notes.append("the model found no answer; the sentence is a quotation")
         await self._checked(answer, asked, manner)
         answer.milliseconds["whole"] = _since(begun)
         yield "answer", answer
+
+    async def _best_sentence(
+        self, hits: Sequence[Hit], asked: Asking, settings: RetrievalSettings
+    ) -> tuple[str, float] | None:
+        """What the rerank model thinks answers best, and how sure it is; None where there is none, or for languages
+        that it may not read."""
+        model = settings.reranker
+        if self._reranker is None or model is None or _HAN.search(asked.query):
+            return None
+        every = [
+            text
+            for hit in hits[:3]
+            for start, stop in sentences(hit.text, 0, len(hit.text))
+            if len(text := hit.text[start:stop].strip()) > 15
+        ][:_SENTENCES]
+        if not every:
+            return None
+        try:
+            order = await self._reranker.rerank(asked.tenant, model, asked.query, every)
+        except ModelyardError:
+            return None
+        return (every[order[0][0]], order[0][1]) if order else None
 
     @staticmethod
     def _safe(hits: Sequence[Hit], manner: Manner, answer: Answer) -> list[Hit]:
@@ -234,7 +268,7 @@ class Answerer:
 
     async def _checked(self, answer: Answer, asked: Asking, manner: Manner) -> None:
         """What the answer rests on, and whether it does."""
-        if _NOTHING.search(answer.text) and len(answer.text) < 200:
+        if _gives_up(answer.text):
             answer.text, answer.is_found, answer.citations = not_found(asked.query), False, []
             return
         checking = time.perf_counter()
@@ -275,11 +309,15 @@ def not_found(question: str) -> str:
     return NOT_FOUND["zh" if _HAN.search(question) else "en"]
 
 
-def _is_relevant(hits: Sequence[Hit], manner: Manner, found: Retrieval) -> bool:
+def _gives_up(text: str) -> bool:
+    return not text or (len(text) < 200 and _NOTHING.search(text) is not None)
+
+
+def _is_relevant(hits: Sequence[Hit], quoted: tuple[str, float] | None, manner: Manner, found: Retrieval) -> bool:
     """Whether any of it may hold the answer."""
     reranked = [one.scores["rerank"] for one in hits if "rerank" in one.scores]
-    if reranked and not _HAN.search(found.query):
-        return max(reranked) >= manner.least_relevance
+    if reranked and quoted is not None:
+        return max(*reranked, quoted[1]) >= manner.least_relevance
     words = [one.scores["full_text"] for one in hits if "full_text" in one.scores]
     return not words or max(words) >= manner.least_words
 

@@ -148,6 +148,20 @@ class Datasets:
             added += stored
         return added
 
+    async def add_chunks(
+        self, dataset: Dataset, name: str, chunks: Sequence[DocumentPart], form: DocForm, **more: Any
+    ) -> Document:
+        """What was split elsewhere, as a pipeline does it: each chunk is a segment, as it is."""
+        kept = [one for one in chunks if one.text.strip()]
+        if not kept:
+            raise InvokeBadRequestError(f"document {name!r} has no chunks")
+        source = {"kind": "chunks", "size": sum(len(one.text) for one in kept)}
+        one = self._document(dataset, name, source, form=form, **more)
+        (stored,) = await self.store.add_documents([one])
+        await self.store.keep_text(stored.id, kept)
+        self.indexer.wake()
+        return stored
+
     async def add_file(self, dataset: Dataset, name: str, data: bytes, **more: Any) -> Document:
         """Raises InvokeBadRequestError."""
         self.reader.check_size(name, len(data))

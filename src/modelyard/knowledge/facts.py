@@ -18,12 +18,13 @@ from modelyard.knowledge.split import sentences
 SUPPORTED = 0.7
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _MARK = re.compile(r"\s*\[(?:\d+(?:\s*,\s*\d+)*)\]")
-_DENIAL = re.compile(r"\b(?:not|no|never|none|nobody|nothing|without|cannot|neither|nor)\b|n['’]t\b|不|没|無|无|非", re.IGNORECASE)
+_DENIAL = re.compile(
+    r"\b(?:not|no|never|none|nobody|nothing|without|cannot|neither|nor)\b|n['’]t\b|不|没|無|无|非", re.IGNORECASE
+)
 _EMPTY = re.compile(r"^(?:yes|no|sure|okay|of course|certainly)[.,!]?$", re.IGNORECASE)
 _WORDS_OF_NUMBERS = {
     word: str(at) for at, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
     )
 }  # fmt: skip
 _WINDOW = 2  # sentences of a source that may together say what one sentence of an answer says
@@ -63,9 +64,7 @@ def claims_of(answer: str) -> list[tuple[int, int, str]]:
     found: list[tuple[int, int, str]] = []
     for start, stop in sentences(answer, 0, len(answer)):
         text = plain(answer[start:stop]).strip().lstrip("-*•# ").strip()
-        if len(terms(text)) >= 2 and not _EMPTY.match(text):
-            found.append((start, stop, text))
-        elif text and _NUMBER.search(text):
+        if (len(terms(text)) >= 2 and not _EMPTY.match(text)) or (text and _NUMBER.search(text)):
             found.append((start, stop, text))
     return found
 
@@ -110,7 +109,9 @@ def _windows(source: str) -> list[str]:
 def numbers_of(text: str) -> set[str]:
     """Numbers in one way of writing them."""
     found = {one.replace(",", "").rstrip(".:") for one in _NUMBER.findall(text)}
-    return found | {_WORDS_OF_NUMBERS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _WORDS_OF_NUMBERS}
+    return found | {
+        _WORDS_OF_NUMBERS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _WORDS_OF_NUMBERS
+    }
 
 
 def _doubted(claim: str, quote: str, source: str, score: float) -> tuple[float, str]:
@@ -120,12 +121,16 @@ def _doubted(claim: str, quote: str, source: str, score: float) -> tuple[float, 
         return min(score, 0.2), f"the sources do not say {', '.join(sorted(missing - numbers_of(source)))}"
     if missing:
         return min(score, 0.5), f"the sources say {', '.join(sorted(missing))} of something else"
-    if bool(_DENIAL.search(claim)) != bool(_DENIAL.search(quote)):
-        # A window of two sentences may deny in the other one.
-        denied = [bool(_DENIAL.search(quote[start:stop])) for start, stop in sentences(quote, 0, len(quote))]
-        if all(one != bool(_DENIAL.search(claim)) for one in denied):
-            return min(score, 0.4), "one of the two denies it"
+    if bool(_DENIAL.search(claim)) != bool(_DENIAL.search(_nearest(claim, quote))):
+        return min(score, 0.4), "one of the two denies it"
     return score, ""
+
+
+def _nearest(claim: str, quote: str) -> str:
+    """The sentence that shares most words with it."""
+    wanted = set(terms(claim))
+    spans = [quote[start:stop] for start, stop in sentences(quote, 0, len(quote))]
+    return max(spans, key=lambda one: len(wanted & set(terms(one))), default=quote)
 
 
 async def judged(claims: Sequence[Claim], sources: Sequence[str], judge: Judge) -> list[Claim]:

@@ -5,24 +5,31 @@ is found of a document changes in one transaction at the end, so a document is t
 not at all. Vectors of what takes long are kept as they come: no text of a document is embedded twice.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-import numpy as np
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_uuid
+from modelyard.base.lazy import lazy
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import Child, Dataset, DocForm, Document, Segment, Status, Technique
 from modelyard.knowledge.store import LEASE_SECONDS, DocumentPart, Entry, Indexed, KnowledgeStore, Ready
 from modelyard.models.tokens import estimate_tokens
 from modelyard.storage.database import StorageUnavailableError
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 logger = logging.getLogger("modelyard.knowledge")
 
@@ -31,7 +38,6 @@ _GROUP = 256
 _GROUP_BYTES = 1 << 20
 _LOOK_SECONDS = 0.5
 _SLOW_SEGMENTS = 32
-_FINAL = (Status.COMPLETED, Status.ERROR, Status.PAUSED)
 _QA_PROMPT = (
     "Write the questions that the following text answers, each with its answer, in the language {language}. Answers "
     "are detailed and taken from the text alone. Give nothing else than lines of this form:\nQ1: …\nA1: …\nQ2: …\n"
@@ -155,10 +161,7 @@ class Indexer:
             self._renewed = now
         if self._held:
             wanted = await self._store.commands()
-            for one in self._held:
-                command, _ = wanted.get(one, ("gone", 0))
-                if command:
-                    self._unwanted[one] = command
+            self._unwanted.update((one, wanted[one]) for one in wanted.keys() & self._held)
         room = self._at_once - len(self._groups)
         if room <= 0:
             return
@@ -181,6 +184,10 @@ class Indexer:
             except StorageUnavailableError as error:
                 logger.warning("documents wait for the database", extra={"fields": {"error": str(error)}})
                 await self._store.give_back([one.document.id for one in group])
+            except Exception as error:
+                logger.exception("documents cannot be indexed")
+                for one in group:
+                    await self._failed(one, ModelyardError(f"indexing failed: {type(error).__name__}: {error}"))
             finally:
                 for one in group:
                     self._held.discard(one.document.id)
@@ -197,8 +204,8 @@ class Indexer:
         async with asyncio.timeout(timeout):
             while True:
                 done = self._done
-                found, _ = await self._store.documents(tenant, dataset, batch=batch, most=1_000_000)
-                if all(one.status in _FINAL for one in found):
+                if not await self._store.unfinished(tenant, dataset, batch):
+                    found, _ = await self._store.documents(tenant, dataset, batch=batch, most=1_000_000)
                     return found
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
@@ -213,7 +220,8 @@ class Indexer:
         except ModelyardError:
             return  # it was deleted, and its documents with it
         now = self._store.now
-        ready = [one for one in group if await self._read(one, dataset)]
+        kept = await self._store.texts([one.document.id for one in group])
+        ready = [one for one in group if await self._read(one, dataset, kept.get(one.document.id))]
         if not ready:
             return
         try:
@@ -232,7 +240,7 @@ class Indexer:
             for one in ready:  # whichever it was, the others are not to suffer
                 await self._group([_Work(one.document, one.turn, is_resumed=True)])
 
-    async def _read(self, work: _Work, dataset: Dataset) -> bool:
+    async def _read(self, work: _Work, dataset: Dataset, kept: list[DocumentPart] | None) -> bool:
         """Read and split; False where there is nothing more to do with it."""
         now = self._store.now
         if await self._stopped(work):
@@ -241,7 +249,7 @@ class Indexer:
         work.is_resumed = work.is_resumed or document.status is not Status.WAITING or work.turn > 0
         try:
             work.at(Status.PARSING, "started", now())
-            parts = await self._parts(work)
+            parts = kept if kept is not None else await self._parts(work)
             work.at(Status.CLEANING, "parsed", now())
             size = sum(len(one.text) for one in parts)
             if size > 50_000:
@@ -265,10 +273,7 @@ class Indexer:
 
     async def _parts(self, work: _Work) -> list[DocumentPart]:
         document = work.document
-        kept = await self._store.text(document.id)
-        if kept is not None:
-            return kept
-        await self._store.progress(document, work.turn)
+        await self._store.progress([(document, work.turn)])
         read = await self._reader.read(document)
         if read.kind and "kind" not in document.metadata:
             metadata = {**document.metadata, "format": read.kind.lstrip(".")}
@@ -347,7 +352,10 @@ class Indexer:
             known.update(made)
             done += len(some)
             if is_slow:
-                await self._stage(group, model, made)
+                await self._store.stage([
+                    (one.document.id, model, digest, made[digest])
+                    for one in group for digest in one.texts.keys() & made.keys()
+                ])  # fmt: skip
         for one in group:
             for entry in one.indexed.entries:
                 entry.vector = known.get(entry.digest, b"")
@@ -356,18 +364,15 @@ class Indexer:
                 one.indexed.model = resolved
             one.indexed.is_staged = is_slow or one.is_resumed
 
-    async def _stage(self, group: Sequence[_Work], model: str, made: Mapping[str, bytes]) -> None:
-        for one in group:
-            mine = {digest: made[digest] for digest in one.texts if digest in made}
-            if mine:
-                await self._store.stage(one.document.id, model, mine)
-
     async def _progress(self, group: Sequence[_Work], done: int, total: int) -> None:
+        shown: list[tuple[Document, int]] = []
         for one in group:
             count = len(one.indexed.segments)
             if len(group) == 1 or count >= _SLOW_SEGMENTS or not done:
                 share = min(count, count * done // max(1, total))
-                await self._store.progress(msgspec.structs.replace(one.document, segments=count, done=share), one.turn)
+                shown.append((msgspec.structs.replace(one.document, segments=count, done=share), one.turn))
+        if shown:
+            await self._store.progress(shown)
 
     # by hand
 

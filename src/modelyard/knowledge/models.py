@@ -1,12 +1,13 @@
 """The runtime's models, as knowledge uses them: metered, limited and retried like any other call of the tenant's."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from modelyard.base.errors import InvokeServerUnavailableError, NotFoundError
+from modelyard.base.lazy import lazy
 from modelyard.knowledge.ingest import Embedded
 from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest
 from modelyard.models.llm import LLMRequest
@@ -15,6 +16,11 @@ from modelyard.models.rerank import RerankRequest
 from modelyard.models.types import ModelType
 from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 
 class RuntimeModels:

@@ -65,6 +65,8 @@ def prepare(
     document: Document, parts: Sequence[DocumentPart], settings: DatasetSettings, now: float
 ) -> tuple[Indexed, dict[str, str]]:
     """Ready but for its vectors, and what is to be embedded: digest → text."""
+    if document.source.get("kind") == "chunks":
+        return of_chunks(document, parts, settings, now)
     if document.form is DocForm.QA:
         return of_pairs(document, pairs_of_tables(parts), settings, now)
     pieces, pages = cut(parts, document)
@@ -110,6 +112,23 @@ class _Made:
         self.indexed.entries.append(made)
         if not self._is_economy:
             self.texts[made.digest] = text
+
+
+def of_chunks(
+    document: Document, parts: Sequence[DocumentPart], settings: DatasetSettings, now: float
+) -> tuple[Indexed, dict[str, str]]:
+    """What came split already: a segment a part."""
+    if document.form is DocForm.QA:
+        return of_pairs(document, [(one.text, one.answer) for one in parts], settings, now)
+    made = _Made(document, settings, now)
+    at = 0
+    for part in parts:
+        piece = Piece(at, at + len(part.text), part.text)
+        piece.children = [Piece(at, at + len(one), one) for one in part.children]
+        made.add(piece, part.page)
+        at += len(part.text) + 2
+    made.indexed.digest, made.indexed.metadata = document.digest, document.metadata
+    return made.indexed, made.texts
 
 
 def of_pairs(

@@ -4,18 +4,20 @@ One meaning of scores: each stage's is 0 to 1, the last stage's is a hit's `scor
 held against, once, at the end. docs/reference/retrieval.md says what each stage's 0 and 1 mean.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
-import numpy as np
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.base.lazy import lazy
 from modelyard.knowledge import queries
 from modelyard.knowledge.entities import (
     MOST_TOP_K,
@@ -33,6 +35,11 @@ from modelyard.knowledge.filters import check, fits
 from modelyard.knowledge.index.base import Found, Index, Question, Space
 from modelyard.knowledge.ingest import Embedder, Writer
 from modelyard.knowledge.store import KnowledgeStore
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 logger = logging.getLogger("modelyard.knowledge")
 
@@ -90,6 +97,8 @@ class Asking:
     """For transforms and choices."""
     mode: Literal["multiple", "single"] = "multiple"
     """Ask all datasets, or have the model choose one."""
+    merge: RetrievalSettings | None = None
+    """What is done with the hits of all the datasets together, where each was searched by its own settings."""
     source: str = "hit_testing"
     counts: bool = True
     """Whether hits are counted."""
@@ -128,8 +137,9 @@ class Retriever:
             known = [await self._chosen(known, asked, found)]
         found.queries = await self._transformed(asked, found)
         lists = [await self._one(dataset, asked, found) for dataset in known]
-        settings = asked.settings or (known[0].settings.retrieval_model if len(known) == 1 else RetrievalSettings())
-        if len(known) > 1:
+        own = known[0].settings.retrieval_model if len(known) == 1 else RetrievalSettings()
+        settings = asked.merge or asked.settings or own
+        if len(known) > 1 or asked.merge is not None:
             hits = await self._merged([hit for some in lists for hit in some], settings, asked, found)
         else:
             hits = lists[0] if lists else []

@@ -39,6 +39,9 @@ class DocumentPart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     text: str
     page: int = 0
     """From 1; 0 where the format knows no pages."""
+    answer: str = ""
+    children: list[str] = []
+    """Of what came split already: see `Datasets.add_chunks`."""
 
 
 class ConflictError(InvokeBadRequestError):
@@ -211,7 +214,8 @@ class KnowledgeStore:
         return await self._transact(lambda it: it.execute(self._sql[name], values))
 
     def _in(self, statement: str, before: Sequence[Any], listed: Sequence[Any]) -> list[Row]:
-        """Read with a list of values in the place of `(*)`, some at a time."""
+        """Read with a list of values in the place of `(*)`, some at a time. Other conditions are written as expressions
+        (`tenant || ''`), or SQLite takes an index on them and reads all that a tenant has."""
         found: list[Row] = []
         for at in range(0, len(listed), _AT_ONCE):
             some = listed[at : at + _AT_ONCE]
@@ -331,6 +335,10 @@ class KnowledgeStore:
         count = await self._rows("count_documents", **where)
         return [read_document(row) for row in rows], int(count[0]["count"])
 
+    async def unfinished(self, tenant: str, dataset: str, batch: str) -> int:
+        rows = await self._rows("unfinished", tenant=tenant, dataset=dataset, batch=batch)
+        return int(rows[0]["count"])
+
     async def about_documents(self, tenant: str, dataset: str) -> list[Row]:
         return await self._rows("about_documents", tenant=tenant, dataset=dataset)
 
@@ -389,9 +397,9 @@ class KnowledgeStore:
 
         return await self._transact(work)
 
-    async def commands(self) -> dict[str, tuple[str, int]]:
-        """Of documents that this process has: what is wanted, and which turn counts."""
-        return {row["id"]: (row["command"], row["turn"]) for row in await self._rows("commands", owner=self.owner)}
+    async def commands(self) -> dict[str, str]:
+        """What is wanted of documents that this process has."""
+        return {row["id"]: row["command"] for row in await self._rows("commands", owner=self.owner)}
 
     async def claim(self, most: int) -> list[tuple[Document, int]]:
         """Documents that nobody has, as this process's own, each with its turn."""
@@ -422,9 +430,13 @@ class KnowledgeStore:
             self.database.transact(lambda it: it.execute_many(statement, rows), is_kept=True, may_gather=True)
         )
 
-    async def progress(self, one: Document, turn: int) -> None:
-        values = (one.status.value, one.segments, one.done, dump(one.times), one.id, self.owner, turn)
-        await self._transact(lambda it: it.execute(self._sql["progress"], values), may_gather=True)
+    async def progress(self, documents: Iterable[tuple[Document, int]]) -> None:
+        """How far documents are, each in its turn."""
+        rows = [
+            (one.status.value, one.segments, one.done, dump(one.times), one.id, self.owner, turn)
+            for one, turn in documents
+        ]
+        await self._transact(lambda it: it.execute_many(self._sql["progress"], rows))
 
     async def failed(self, one: Document, turn: int, status: Status, error: str) -> None:
         await self._do("failed", status.value, error, dump(one.times), self.now(), one.id, self.owner, turn)
@@ -435,6 +447,12 @@ class KnowledgeStore:
     async def text(self, document: str) -> list[DocumentPart] | None:
         rows = await self._rows("text", document=document)
         return _parts.decode(rows[0]["body"]) if rows else None
+
+    async def texts(self, documents: Sequence[str]) -> dict[str, list[DocumentPart]]:
+        """The same of many."""
+        statement = "SELECT document, body FROM document_texts WHERE document IN (*)"
+        rows = await asyncio.to_thread(self._in, statement, (), documents)
+        return {row["document"]: _parts.decode(row["body"]) for row in rows}
 
     async def publish(self, ready: Sequence["Ready"]) -> list[Document]:
         """Have documents of one dataset found from now on, each in the place of what was there of it.
@@ -698,7 +716,9 @@ class KnowledgeStore:
 
     def holding(self, store: str, dataset: str, space: int, terms: Sequence[int]) -> dict[int, int]:
         """How many entries hold each of these terms."""
-        statement = "SELECT term, holding FROM index_terms WHERE store = ? AND dataset = ? AND space = ? AND term IN (*)"
+        statement = (
+            "SELECT term, holding FROM index_terms WHERE store = ? AND dataset = ? AND space = ? AND term IN (*)"
+        )
         return {row["term"]: row["holding"] for row in self._in(statement, (store, dataset, space), terms)}
 
     def spaces(self, store: str, dataset: str) -> list[int]:
@@ -720,14 +740,15 @@ class KnowledgeStore:
         """What entries stand for, of those that may be found."""
         statement = (
             "SELECT index_entries.id AS entry, index_entries.child AS entry_child, segments.* FROM index_entries "
-            "JOIN segments ON segments.id = index_entries.segment AND segments.tenant = ? AND segments.is_enabled = 1 "
-            "WHERE index_entries.dataset = ? AND index_entries.id IN (*)"
+            "JOIN segments ON segments.id = index_entries.segment "
+            "WHERE segments.tenant || '' = ? AND segments.is_enabled = 1 AND index_entries.dataset || '' = ? "
+            "AND index_entries.id IN (*)"
         )
         rows = self._in(statement, (tenant, dataset), entries)
         wanted = [row["entry_child"] for row in rows if row["entry_child"]]
         children: dict[str, Child] = {}
         if wanted:
-            found = self._in("SELECT * FROM children WHERE tenant = ? AND id IN (*)", (tenant,), wanted)
+            found = self._in("SELECT * FROM children WHERE tenant || '' = ? AND id IN (*)", (tenant,), wanted)
             children = {row["id"]: read_child(row) for row in found}
         read: dict[str, Segment] = {}  # children of one segment share it
         details: dict[int, Detail] = {}
@@ -737,7 +758,7 @@ class KnowledgeStore:
         return details
 
     def documents_now(self, tenant: str, ids: Sequence[str]) -> dict[str, Document]:
-        rows = self._in("SELECT * FROM documents WHERE tenant = ? AND id IN (*)", (tenant,), ids)
+        rows = self._in("SELECT * FROM documents WHERE tenant || '' = ? AND id IN (*)", (tenant,), ids)
         return {row["id"]: read_document(row) for row in rows}
 
     def vectors_now(self, entries: Sequence[int]) -> dict[int, bytes]:
@@ -752,8 +773,8 @@ class KnowledgeStore:
                 found[row["digest"]] = row["vector"]
         return found
 
-    async def stage(self, document: str, model: str, vectors: Mapping[str, bytes]) -> None:
-        rows = [(document, model, digest, vector) for digest, vector in vectors.items()]
+    async def stage(self, rows: Sequence[tuple[str, str, str, bytes]]) -> None:
+        """(document, model, digest, vector) each."""
         await self._transact(lambda it: Database.insert(it, self._sql["stage"], rows))
 
     async def entries_of(self, document: str, space: int) -> list[Row]:

@@ -15,6 +15,19 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, PluginError
 from modelyard.jail.sandbox import Jail, JailError, JailUnavailableError
 from modelyard.jail.templates import render_now
+from modelyard.knowledge.datasets import Datasets
+from modelyard.knowledge.entities import (
+    Conditions,
+    Dataset,
+    DatasetSettings,
+    DocForm,
+    Hit,
+    RerankingModel,
+    RetrievalSettings,
+    Technique,
+)
+from modelyard.knowledge.retrieve import Asking
+from modelyard.knowledge.store import DocumentPart
 from modelyard.models.types import ModelType
 from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager
@@ -239,6 +252,148 @@ class TenantTools:
         async with aclosing(answers):
             async for answer in answers:
                 yield answer
+
+
+class TenantDatasets:
+    """A tenant's datasets, as the nodes of knowledge see them."""
+
+    def __init__(self, datasets: Datasets, tenant: str, app: str, mappings: Sequence[Mapping[str, str]]) -> None:
+        self._datasets = datasets
+        self._tenant = tenant
+        self._app = app
+        self._mappings = mappings
+
+    async def _found(self, names: Sequence[str]) -> list[Dataset]:
+        """Datasets by id, or by what a mapping says; those that there are not are left out."""
+        found: list[Dataset] = []
+        for name in names:
+            target = next((one[name] for one in self._mappings if name in one), None)
+            target = target or next((one["*"] for one in self._mappings if "*" in one), name)
+            try:
+                one = await self._datasets.find(self._tenant, target)
+            except NotFoundError:
+                continue
+            if one.id not in {each.id for each in found}:
+                found.append(one)
+        return found
+
+    async def retrieve(self, query: str, data: Any, *, files: Sequence[File]) -> list[dict[str, Any]]:
+        del files  # there are no datasets of pictures yet
+        datasets = await self._found(data.dataset_ids)
+        if not datasets or not query.strip():
+            return []
+        model = "default"
+        if data.retrieval_mode == "single":
+            model = _model_name((data.single_retrieval_config or {}).get("model"))
+        automatic = _model_name(data.metadata_model_config) if data.metadata_filtering_mode == "automatic" else ""
+        given = data.metadata_filtering_conditions
+        conditions = None
+        if data.metadata_filtering_mode == "manual" and given is not None:
+            conditions = msgspec.convert(msgspec.to_builtins(given), Conditions)
+        asked = Asking(
+            tenant=self._tenant, query=query, conditions=conditions, automatic_filter=automatic, model=model,
+            mode="single" if data.retrieval_mode == "single" else "multiple", source="app",
+            merge=_merge(data.multiple_retrieval_config) if data.retrieval_mode == "multiple" else None,
+        )  # fmt: skip
+        found = await self._datasets.retriever.search([one.id for one in datasets], asked)
+        return [resource(one, place + 1) for place, one in enumerate(found.hits)]
+
+    async def index(self, segments: Any, data: Any) -> dict[str, Any]:
+        """Into the dataset that has the app's name; it is made when the first document comes."""
+        form = DocForm(data.chunk_structure)
+        name = self._app[:40] or "pipeline"
+        datasets = self._datasets
+        dataset = await datasets.store.named(self._tenant, name)
+        if dataset is None:
+            settings = DatasetSettings(
+                indexing_technique=Technique(data.indexing_technique), embedding_model=data.embedding_model,
+                embedding_model_provider=data.embedding_model_provider, doc_form=form, pipeline=self._app,
+            )  # fmt: skip
+            dataset = await datasets.create(self._tenant, name, settings=settings)
+        parts = _chunks(segments, form)
+        digest = hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
+        # A run that goes on after a crash does this once more: what is there already is the same document.
+        known = next(
+            (row for row in await datasets.store.sources(self._tenant, dataset.id) if row["digest"] == digest), None
+        )
+        if known is None:
+            title = parts[0].text.strip().splitlines()[0][:80] if parts else name
+            document = await datasets.add_chunks(dataset, title, parts, form, digest=digest)
+        else:
+            document = await datasets.store.document(self._tenant, dataset.id, known["id"])
+        return {
+            "dataset_id": dataset.id, "dataset_name": dataset.name, "batch": document.batch, "document_id": document.id,
+            "document_name": document.name, "created_at": document.created_at,
+            "display_status": document.status.value,
+        }  # fmt: skip
+
+
+def _model_name(given: Any) -> str:
+    if not isinstance(given, Mapping) or not given.get("name"):
+        return "default"
+    provider = given.get("provider")
+    return f"{provider}/{given['name']}" if provider else str(given["name"])
+
+
+def _merge(given: Mapping[str, Any] | None) -> RetrievalSettings:
+    """A node's settings for several datasets, in our words."""
+    config = dict(given or {})
+    threshold = config.get("score_threshold")
+    named = config.get("reranking_model") or {}
+    mode = config.get("reranking_mode") or "reranking_model"
+    wants_model = mode == "reranking_model" and bool(config.get("reranking_enable", True)) and bool(
+        named.get("model") or named.get("reranking_model_name")
+    )  # fmt: skip
+    return RetrievalSettings(
+        top_k=max(1, int(config.get("top_k") or 4)), score_threshold_enabled=threshold is not None,
+        score_threshold=threshold, reranking_enable=wants_model,
+        reranking_model=RerankingModel(
+            reranking_provider_name=str(named.get("provider") or named.get("reranking_provider_name") or ""),
+            reranking_model_name=str(named.get("model") or named.get("reranking_model_name") or ""),
+        ),
+    )  # fmt: skip
+
+
+def resource(hit: Hit, position: int) -> dict[str, Any]:
+    """A hit as the knowledge-retrieval node gives it, and as citations of answers are made of it."""
+    segment, document, dataset = hit.segment, hit.document, hit.dataset
+    metadata: dict[str, Any] = {
+        "_source": "knowledge", "position": position, "dataset_id": dataset.id, "dataset_name": dataset.name,
+        "document_id": document.id, "document_name": document.name or hit.title,
+        "data_source_type": "external" if dataset.settings.provider == "external" else "upload_file",
+        "segment_id": segment.id, "retriever_from": "workflow", "score": hit.score,
+        "child_chunks": [
+            {"id": one.id, "content": one.content, "position": one.position, "score": one.score} for one in hit.children
+        ],
+        "segment_hit_count": segment.hits, "segment_word_count": segment.words, "segment_position": segment.position,
+        "segment_index_node_hash": segment.digest, "doc_metadata": document.metadata, "page": segment.page or None,
+    }  # fmt: skip
+    shown = {"content": hit.text, "title": document.name or hit.title, "metadata": metadata}
+    return {**shown, "summary": segment.summary} if segment.summary else shown
+
+
+def _chunks(segments: Any, form: DocForm) -> list[DocumentPart]:
+    """Chunks as chunkers of pipelines give them, in any of their shapes. Raises NodeError."""
+    given = segments
+    if isinstance(segments, Mapping):
+        names = ("general_chunks", "parent_child_chunks", "qa_chunks")
+        given = next((segments[name] for name in names if name in segments), None)
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, Sequence):
+        raise NodeError("chunks are a list, or an object with general_chunks, parent_child_chunks or qa_chunks",
+                        kind="KnowledgeIndexNodeError")  # fmt: skip
+    found: list[DocumentPart] = []
+    for one in given:
+        if isinstance(one, str):
+            found.append(DocumentPart(text=one))
+        elif isinstance(one, Mapping) and form is DocForm.QA:
+            found.append(DocumentPart(text=str(one.get("question") or ""), answer=str(one.get("answer") or "")))
+        elif isinstance(one, Mapping):
+            text = str(one.get("parent_content") or one.get("content") or "")
+            children = [str(each) for each in one.get("child_contents") or ()]
+            found.append(DocumentPart(text=text, children=children))
+    return found
 
 
 class StoredForms:

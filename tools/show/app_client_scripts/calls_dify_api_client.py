@@ -6,7 +6,9 @@ import time
 import urllib.request
 from typing import Any
 
-GUIDE = "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
+GUIDE = (
+    "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
+)
 
 
 def main() -> None:
@@ -33,7 +35,9 @@ def main() -> None:
 
     def done(batch: str) -> str:
         for _ in range(600):
-            status = sent(f"/datasets/{dataset}/documents/{batch}/indexing-status", method="GET")["data"][0]["indexing_status"]
+            status = sent(f"/datasets/{dataset}/documents/{batch}/indexing-status", method="GET")["data"][0][
+                "indexing_status"
+            ]
             if status in ("completed", "error"):
                 return status
             time.sleep(0.1)
@@ -41,30 +45,57 @@ def main() -> None:
 
     rule = shapes.ProcessRule(mode="automatic")
     local = {"embedding_model": "use-multilingual-v3", "embedding_model_provider": "local"}
-    made = client.create_document_by_text(dataset, shapes.CreateDocumentByTextRequest(
-        name="guide", text=GUIDE, indexing_technique="high_quality", process_rule=rule, **local,
-    ))
+    made = client.create_document_by_text(
+        dataset,
+        shapes.CreateDocumentByTextRequest(
+            name="guide",
+            text=GUIDE,
+            indexing_technique="high_quality",
+            process_rule=rule,
+            **local,
+        ),
+    )
     check("a document by text", made.document.name == "guide", made.batch)
     check("its indexing", done(made.batch) == "completed")
-    file = client.create_document_by_file(dataset, ("notes.md", b"# Notes\n\nParcels to islands take a week.", "text/markdown"), shapes.CreateDocumentByFileRequest(
-        indexing_technique="high_quality", process_rule=rule, **local,
-    ))
+    file = client.create_document_by_file(
+        dataset,
+        ("notes.md", b"# Notes\n\nParcels to islands take a week.", "text/markdown"),
+        shapes.CreateDocumentByFileRequest(
+            indexing_technique="high_quality",
+            process_rule=rule,
+            **local,
+        ),
+    )
     check("a document by file", done(file.batch) == "completed", file.document.name)
     documents = client.get_documents(dataset)
     check("list documents", documents.total == 2, [one.name for one in documents.data])
-    added = client.add_chunk_to_document(dataset, made.document.id, shapes.AddChunkToDocumentRequest(segments=[shapes.Segment(content="We speak Dutch.", keywords=["dutch"])]))
+    added = client.add_chunk_to_document(
+        dataset,
+        made.document.id,
+        shapes.AddChunkToDocumentRequest(segments=[shapes.Segment(content="We speak Dutch.", keywords=["dutch"])]),
+    )
     check("add a segment", added.data[0].keywords == ["dutch"], added.data[0].id)
     segments = client.get_segments(dataset, made.document.id, shapes.GetSegmentsRequest())
     check("list segments", segments.total >= 3, segments.total)
-    changed = client.update_segment(dataset, made.document.id, added.data[0].id, shapes.UpdateSegmentRequest(content="We speak Danish."))
+    changed = client.update_segment(
+        dataset, made.document.id, added.data[0].id, shapes.UpdateSegmentRequest(content="We speak Danish.")
+    )
     check("change a segment", changed.data.content == "We speak Danish.")
     field = client.create_document_metadata(dataset, shapes.CreateDocumentMetadataRequest(type="string", name="team"))
     check("add a field", field.name == "team", field.id)
-    client.update_document_metadata(dataset, shapes.UpdateDocumentMetadataRequest(operation_data=[
-        shapes.DocumentMetadataOperationData(document_id=made.document.id, metadata_list=[
-            shapes.DocumentMetadataUpdate(id=field.id, name="team", value="care"),
-        ]),
-    ]))
+    client.update_document_metadata(
+        dataset,
+        shapes.UpdateDocumentMetadataRequest(
+            operation_data=[
+                shapes.DocumentMetadataOperationData(
+                    document_id=made.document.id,
+                    metadata_list=[
+                        shapes.DocumentMetadataUpdate(id=field.id, name="team", value="care"),
+                    ],
+                ),
+            ]
+        ),
+    )
     fields = client.get_metadata_list(dataset)
     check("list fields", [(one.name, one.count) for one in fields.doc_metadata] == [("team", 1)], fields.doc_metadata)
     print(json.dumps(seen))

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-GUIDE = "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
+GUIDE = (
+    "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
+)
 
 
 def main() -> None:
@@ -32,10 +34,12 @@ def main() -> None:
     one = client.create_dataset(name="knowledge", permission="only_me", description="as the older client knows it")
     check("create a dataset", one.name == "knowledge", one.id)
     check("list datasets", client.list_datasets().total == 1)
-    rules = {"rules": {
-        "pre_processing_rules": [{"id": "remove_urls_emails", "enabled": True}],
-        "segmentation": {"separator": "\\n\\n", "max_tokens": 300},
-    }}
+    rules = {
+        "rules": {
+            "pre_processing_rules": [{"id": "remove_urls_emails", "enabled": True}],
+            "segmentation": {"separator": "\\n\\n", "max_tokens": 300},
+        }
+    }
     made = client.create_document_by_text(one.id, "guide", GUIDE, process_rule_mode="custom", process_rule_config=rules)
     check("a document by text", made.document.name == "guide", made.batch)
     check("its indexing", done(one.id, made.batch).indexing_status == "completed")
@@ -60,9 +64,12 @@ def main() -> None:
     field = client.create_metadata_field(one.id, "number", "year")
     check("add a field", field.type == "number", field.id)
     check("rename a field", client.update_metadata_field(one.id, field.id, "vintage").name == "vintage")
-    client.update_document_metadata(one.id, [
-        {"document_id": made.document.id, "metadata_list": [{"id": field.id, "value": "2024", "name": "vintage"}]},
-    ])
+    client.update_document_metadata(
+        one.id,
+        [
+            {"document_id": made.document.id, "metadata_list": [{"id": field.id, "value": "2024", "name": "vintage"}]},
+        ],
+    )
     check("list fields", [each.name for each in client.list_metadata_fields(one.id).doc_metadata] == ["vintage"])
     client.toggle_built_in_metadata_field(one.id, "enable")
     check("built-in fields", client.list_metadata_fields(one.id).built_in_field_enabled is not None)

@@ -1,12 +1,18 @@
 """What every home of vectors and words offers. The rows of `index_entries` are the truth; an index follows them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
-
+from modelyard.base.lazy import lazy
 from modelyard.knowledge.store import Changes
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 ReadChanges = Callable[[str, int, int, int], Changes]
 """(dataset, space, since which generation, until which)"""

@@ -4,14 +4,21 @@ Lucene's formula with k1 = 1.2 and b = 0.75. A posting's share is worked out onc
 is then a few sums over slices. Additions go to a small part of their own until there are enough to merge.
 """
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from modelyard.base.lazy import lazy
 from modelyard.knowledge.analysis import split_counted, terms
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 K1, B = 1.2, 0.75
 _MOST_TERMS = 512  # of a question: more is a document, and its rarest words say enough

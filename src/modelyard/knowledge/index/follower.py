@@ -1,17 +1,24 @@
 """Indexes that live outside of this process: brought up to the database's generation before each search, by steps that
 may be done twice. What such a store holds beyond that is looked up in the database and found to be gone."""
 
+from __future__ import annotations
+
 import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from modelyard.base.lazy import lazy
 from modelyard.knowledge.analysis import split_counted
 from modelyard.knowledge.index.base import Found, Question, Space, fused
 from modelyard.knowledge.index.bm25 import idf, question
 from modelyard.knowledge.store import Changes, KnowledgeStore
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 _ENTRIES, _LENGTH = 0, -1
 

@@ -5,19 +5,25 @@ is built beside, with exact search meanwhile. Words are BM25 over arrays. Each p
 has not seen when the dataset's generation says so; nothing here is stored, so nothing here can be wrong after a crash.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from modelyard.base.lazy import lazy
 from modelyard.knowledge.index.base import Found, Question, ReadChanges, Space, fused
 from modelyard.knowledge.index.bm25 import Part, question, scored, top
 from modelyard.knowledge.store import Changes
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 logger = logging.getLogger("modelyard.knowledge")
 
@@ -298,7 +304,7 @@ class MemoryIndex:
             self._building.add(task)
             task.add_done_callback(self._built)
 
-    def _built(self, task: "asyncio.Future[None]") -> None:
+    def _built(self, task: asyncio.Future[None]) -> None:
         self._building.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a graph could not be built", extra={"fields": {"error": str(error)}})

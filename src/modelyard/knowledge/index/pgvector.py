@@ -1,19 +1,25 @@
 """Vectors and words in the PostgreSQL database itself: pgvector's HNSW, and BM25 over rows of postings."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelyard.base.errors import ConfigError
+from modelyard.base.lazy import lazy
 from modelyard.knowledge.analysis import split_counted
 from modelyard.knowledge.index.base import Space
 from modelyard.knowledge.index.bm25 import K1, B
 from modelyard.knowledge.index.follower import Follower
 from modelyard.knowledge.store import Changes, KnowledgeStore
 from modelyard.storage.database import Connection, StorageUnavailableError
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 _MOST_INDEXED = 2000  # dimensions that pgvector's HNSW takes; above, search is exact
 _CONNECTIONS = 4

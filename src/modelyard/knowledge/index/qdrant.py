@@ -4,14 +4,16 @@ Words are sparse vectors whose values are BM25's shares; what a term weighs is w
 counts, so that scores mean the same as in every other store.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from modelyard.base.errors import ConfigError
+from modelyard.base.lazy import lazy
 from modelyard.knowledge.analysis import split_counted
 from modelyard.knowledge.index.base import Space
 from modelyard.knowledge.index.bm25 import K1, B
@@ -20,6 +22,11 @@ from modelyard.knowledge.store import Changes, KnowledgeStore
 from modelyard.models.types import JSON
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.transport.egress import Egress, EgressError
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy", extra="knowledge")
 
 _AT_ONCE = 256
 _MOST_ANSWER = 64 << 20
@@ -61,9 +68,7 @@ class QdrantIndex(Follower):
         async with self._making:
             if name not in self._made and await self._ask("GET", f"/collections/{name}", may_miss=True) is None:
                 vectors = {"meaning": {"size": dimensions, "distance": "Cosine"}} if dimensions else {}
-                await self._ask(
-                    "PUT", f"/collections/{name}", {"vectors": vectors, "sparse_vectors": {"words": {}}}
-                )
+                await self._ask("PUT", f"/collections/{name}", {"vectors": vectors, "sparse_vectors": {"words": {}}})
                 for field, schema in (("space", {"type": "keyword", "is_tenant": True}), ("document", "keyword")):
                     await self._ask(
                         "PUT", f"/collections/{name}/index?wait=true", {"field_name": field, "field_schema": schema}

@@ -78,6 +78,11 @@ SELECT COUNT(*) AS count FROM documents WHERE tenant = :tenant AND dataset = :da
     OR (:state = 'disabled' AND status = 'completed' AND is_enabled = 0 AND is_archived = 0)
     OR (:state = 'archived' AND is_archived = 1));
 
+-- name: unfinished
+-- How many of a batch are still on their way.
+SELECT COUNT(*) AS count FROM documents WHERE tenant = :tenant AND dataset = :dataset AND batch = :batch
+  AND status NOT IN ('completed', 'error', 'paused');
+
 -- name: about_documents
 -- What filters look at, of all that may be found.
 SELECT id, name, metadata, source, readers, created_by, created_at, updated_at FROM documents
@@ -112,7 +117,7 @@ UPDATE documents SET command = ?, updated_at = ? WHERE tenant = ? AND dataset = 
 
 -- name: commands
 -- What is wanted of documents that a process has.
-SELECT id, command, turn FROM documents WHERE owner = :owner AND status NOT IN ('completed', 'error', 'paused');
+SELECT id, command FROM documents WHERE owner = :owner AND command <> '';
 
 -- name: to_do
 -- Documents that nobody has.
