@@ -1,5 +1,5 @@
-"""Indexing and search of 5,000 and of 100,000 segments, beside LlamaIndex and Haystack on the same texts and vectors, and
-beside NumPy's exact search as the limit. No model is called: vectors are looked up, on all sides."""
+"""Indexing and search of 5,000 and of 100,000 segments, beside LlamaIndex and Haystack on the same texts and vectors,
+and beside NumPy's exact search as the limit. No model is called: vectors are looked up, on all sides."""
 
 import asyncio
 import json
@@ -157,7 +157,8 @@ def _peer(name: str, folder: Path, most: int) -> dict[str, Any] | str:
         locked = str(ROOT / "requirements" / "clients" / f"{name}.txt")
         # Copies, not links: LlamaIndex's NLTK refuses files that have several names.
         command = [
-            uv_path(), "pip", "install", "-q", "--link-mode", "copy", "-p", str(python), "--require-hashes", "-r", locked,
+            uv_path(), "pip", "install", "-q", "--link-mode", "copy", "-p", str(python), "--require-hashes", "-r",
+            locked,
         ]  # fmt: skip
         installed = subprocess.run(command, capture_output=True, text=True, check=False)
         if installed.returncode:

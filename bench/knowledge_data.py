@@ -1,5 +1,5 @@
-"""100,000 real sentences with vectors for the knowledge bench: cut out of the retrieval collections; 20,000 of them, and
-the questions, embedded by the multilingual sentence encoder, turned to 384 numbers by their principal directions, and the
+"""100,000 real sentences with vectors for the knowledge bench: cut out of the retrieval collections; 20,000 of them and
+the questions embedded by the multilingual sentence encoder, turned to 384 numbers by their principal directions; the
 others set between near neighbours of those, with noise: embedding all of them would take longer than the bench."""
 
 import gzip

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from modelyard.models.provider import ProviderEntity
     from modelyard.models.types import ModelType
     from modelyard.runtime.callbacks import Callback
-    from modelyard.sync import SyncModelyard
+    from modelyard.sync import Knowledge, SyncModelyard
 
 _HOMES = {
     "Modelyard": "app",
     "SyncModelyard": "sync",
+    "Knowledge": "sync",
     "ConfigError": "base.errors",
     "InvokeAuthorizationError": "base.errors",
     "InvokeBadRequestError": "base.errors",
@@ -72,6 +73,7 @@ _HOMES = {
 __all__ = [  # noqa: RUF022  the order of _HOMES: what readers meet first stands first
     "Modelyard",
     "SyncModelyard",
+    "Knowledge",
     "ConfigError",
     "InvokeAuthorizationError",
     "InvokeBadRequestError",

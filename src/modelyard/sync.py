@@ -1,13 +1,24 @@
 """The same without `await`: every call runs on an event loop in a thread of its own. Nothing is written twice."""
 
 import asyncio
+import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
+import msgspec
+
 from modelyard.app import Modelyard
+from modelyard.base.errors import ConfigError
+from modelyard.base.ids import new_uuid
+from modelyard.base.settings import load_settings
+from modelyard.knowledge.answer import Answer, Manner
+from modelyard.knowledge.entities import Dataset, DatasetSettings, Document, Hit, RetrievalSettings
+from modelyard.knowledge.retrieve import Asking
 from modelyard.models.llm import LLMResultChunk
+from modelyard.runtime.caller import DEFAULT_TENANT
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -100,6 +111,88 @@ class SyncModelyard:
     def close(self) -> None:
         self._loop.run(self.asynchronous.aclose())
         self._loop.close()
+
+
+class Knowledge:
+    """Documents that can be asked, in a folder of their own, without a server.
+
+        with Knowledge("notes") as notes:
+            notes.add("handbook.pdf", "https://example.org/faq")
+            print(notes.ask("How long is the warranty?").text)
+
+    What is found and answered is what `modelyard.knowledge` gives: hits with scores, answers with citations.
+    """
+
+    def __init__(self, path: str | Path, *, name: str = "documents", embedding: str = "", **options: Any) -> None:
+        """`embedding` is a model as `provider/model`; the default embedding model where none is named."""
+        self._loop = BlockingLoop()
+        try:
+            self._yard = self._loop.run(_build_at(Path(path), options))
+            self._dataset = self._loop.run(self._opened(name, embedding))
+        except BaseException:
+            self._loop.close()
+            raise
+
+    async def _opened(self, name: str, embedding: str) -> Dataset:
+        datasets = self._yard.knowledge.datasets
+        provider, _, model = embedding.rpartition("/")
+        settings = DatasetSettings(embedding_model=model, embedding_model_provider=provider)
+        return await datasets.store.named(DEFAULT_TENANT, name) or await datasets.create(
+            DEFAULT_TENANT, name, settings=settings
+        )
+
+    def add(self, *sources: str | Path, text: str = "", name: str = "", **metadata: Any) -> list[Document]:
+        """Files, folders and addresses, or a text with a name; indexed when this returns. Those of a folder that were
+        added before are brought up to date. Raises ConfigError for what cannot be read."""
+        return self._loop.run(self._add(sources, text, name, metadata))
+
+    async def _add(
+        self, sources: Sequence[str | Path], text: str, name: str, metadata: dict[str, Any]
+    ) -> list[Document]:
+        datasets, dataset, batch = self._yard.knowledge.datasets, self._dataset, new_uuid()
+        if text:
+            await datasets.add_texts(dataset, [(name or text[:60], text, metadata)], batch=batch)
+        for one in sources:
+            if str(one).startswith(("http://", "https://")):
+                await datasets.add_source(
+                    dataset, str(one), {"kind": "url", "url": str(one)}, batch=batch, metadata=metadata
+                )
+            elif await asyncio.to_thread(Path(one).exists):
+                await datasets.sync_folder(dataset, Path(one), batch=batch, metadata=metadata)
+            else:
+                raise ConfigError(f"{str(one)!r} is no file, no folder and no address")
+        return await datasets.wait(dataset, batch)
+
+    def search(self, query: str, **settings: Any) -> list[Hit]:
+        """Best first. `settings` as `top_k`, `search_method`, `reranking_enable`."""
+        wanted = msgspec.convert(settings, RetrievalSettings)
+        found = self._loop.run(
+            self._yard.knowledge.datasets.search(DEFAULT_TENANT, [self._dataset.id], query, settings=wanted)
+        )
+        return found.hits
+
+    def ask(self, query: str, *, model: str = "default") -> Answer:
+        """An answer with its citations; `is_found` is False where the documents do not say."""
+        asked = Asking(tenant=DEFAULT_TENANT, query=query)
+        return self._loop.run(self._yard.knowledge.answerer.ask([self._dataset.id], asked, Manner(model=model)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._loop.run(self._yard.aclose())
+        self._loop.close()
+
+
+async def _build_at(path: Path, options: dict[str, Any]) -> Modelyard:
+    """With a database of its own in the folder; weights and settings are this machine's."""
+    settings = load_settings(os.environ)
+    kept = settings.local.weights or str(settings.home_path / "models")
+    local = msgspec.structs.replace(settings.local, weights=kept)
+    return Modelyard(msgspec.structs.replace(settings, home=str(path), database="", local=local), **options)
 
 
 async def _build(*arguments: Any, **options: Any) -> Modelyard:

@@ -28,8 +28,7 @@ from modelyard.testing.knowledge import HashEmbedder
 from modelyard.testing.qdrant import qdrant_server
 
 STORES = ["memory", "memory, graph", "memory on postgresql", "pgvector", "qdrant"]
-ANIMALS = ("otter heron badger lynx stork beaver marten falcon hedgehog salamander adder curlew lapwing shrew vole "
-           "kestrel plover dormouse weasel polecat").split()  # fmt: skip
+ANIMALS = ["otter", "heron", "badger", "lynx", "stork", "beaver", "marten", "falcon", "hedgehog", "salamander", "adder", "curlew", "lapwing", "shrew", "vole", "kestrel", "plover", "dormouse", "weasel", "polecat"]  # fmt: skip
 
 
 @dataclass

@@ -5,8 +5,9 @@ import re
 import time
 from typing import Any
 
-from modelyard.jail.sandbox import Jail, JailError, JailLimits
 from tests.knowledge.formats import CASES, HARM, fits
+
+from modelyard.jail.sandbox import Jail, JailError, JailLimits
 from tools.show.proof import Proof
 
 _LIMITS = JailLimits(memory_mb=1024, document_seconds=30.0)

@@ -1,4 +1,4 @@
-"""nDCG@10 on six collections: full text, semantic, hybrid, reranked, with local models, through the product's own way."""
+"""nDCG@10 on six collections: full text, semantic, hybrid, reranked, with local models."""
 
 import asyncio
 import os

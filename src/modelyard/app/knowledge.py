@@ -9,6 +9,7 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_id
 from modelyard.jail.sandbox import Jail, JailLimits
 from modelyard.knowledge.answer import Answerer
+from modelyard.knowledge.crawl import Gatherer
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset
 from modelyard.knowledge.external import ExternalKnowledge
@@ -36,6 +37,7 @@ class KnowledgeParts:
         self.models = RuntimeModels(yard.models)
         self._indexes: dict[str, Index] = {}
         reader = SourceReader(yard.files, self.jail, yard.workflow_parts.egress, most_mb=chosen.most_mb)
+        self.gatherer = Gatherer(yard.workflow_parts.egress, reader)
         self.external = ExternalKnowledge(self.store, yard.workflow_parts.egress, yard.keys)
         made = embedder or self.models
         self.indexer = Indexer(self.store, made, reader, self.models, at_once=chosen.at_once)

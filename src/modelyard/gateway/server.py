@@ -124,9 +124,11 @@ def build_routes(parts: Parts) -> _Routes:
     for path in apps.routes:
         routes.setdefault(path, {}).update({verb: (None, one) for verb, one in apps.route(path).items()})
     knowledge = datasets.DatasetRoutes(parts.datasets)
-    every = dict.fromkeys(("GET", "POST", "PATCH", "DELETE"), (None, knowledge))
+    every: Mapping[str, tuple[Role | None, Route]] = dict.fromkeys(
+        ("GET", "POST", "PATCH", "DELETE"), (None, knowledge)
+    )
     routes |= {
-        "/v1/datasets": every, "/v1/datasets/": every, "/retrieval": {"POST": (None, knowledge.external)},
+        "/v1/datasets": {**every}, "/v1/datasets/": {**every}, "/retrieval": {"POST": (None, knowledge.external)},
         "/v1/workspaces/current/models/model-types/": {"GET": (None, knowledge.models)},
     }  # fmt: skip
     return {

@@ -128,7 +128,7 @@ def counted(text: str) -> tuple[bytes, int]:
         return b"", 0
     counts = Counter(found)
     unique = sorted(counts)
-    # Four bytes each in the machine's order, as NumPy reads them; for so few, NumPy itself would take ten times as long.
+    # Four bytes each in the machine's order, as NumPy reads them; of so few, NumPy itself takes ten times as long.
     return array("I", unique).tobytes() + bytes([min(counts[one], 255) for one in unique]), len(found)
 
 

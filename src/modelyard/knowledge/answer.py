@@ -30,7 +30,7 @@ _JUDGE = (
 _MARKS = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _NOTHING = re.compile(
-    r"documents? do(?:es)? not (?:say|mention|contain|provide)|sources? do(?:es)? not (?:say|mention|contain|provide|answer)|"
+    r"(?:documents?|sources?) do(?:es)? not (?:say|mention|contain|provide|answer)|"
     r"not (?:mentioned|found|provided|specified|stated) in the|no information|文档中没有|没有提到|无法回答|未提及",
     re.IGNORECASE,
 )
@@ -116,7 +116,8 @@ class ContextBuilder:
         return Citation(
             number=number, document=hit.document.id, document_name=hit.document.name or hit.title, segment=one.id,
             page=one.page, start=one.start, stop=stop, score=round(hit.score, 4), text=text, heading=one.heading,
-            dataset=hit.dataset.id, source={key: hit.document.source[key] for key in ("url", "path") if key in hit.document.source},
+            dataset=hit.dataset.id,
+            source={key: value for key, value in hit.document.source.items() if key in ("url", "path")},
         )  # fmt: skip
 
 

@@ -139,7 +139,8 @@ class Datasets:
                 values = {"batch": batch, "digest": digest_of(text), **more}
                 if rest:
                     values["metadata"] = dict(rest[0])
-                one = self._document(dataset, name, source, **values)
+                given: Any = values.pop("source", source)
+                one = self._document(dataset, name, given, **values)
                 kept[one.id] = text
                 made.append(one)
             stored = await self.store.add_documents(made, kept, is_ours=True)
@@ -194,9 +195,8 @@ class Datasets:
             if not text.strip():
                 raise InvokeBadRequestError(f"document {document.name!r} would have no text", param="text")
             old = str(document.source.get("file") or "")
-            changed = msgspec.structs.replace(
-                changed, source={"kind": "text", "size": len(text)}, digest=digest_of(text)
-            )
+            source = more.get("source") or {"kind": "text", "size": len(text)}
+            changed = msgspec.structs.replace(changed, source=source, digest=digest_of(text))
             await self.store.index_again(changed, [DocumentPart(text=text)])
             if old:
                 await asyncio.to_thread(self._files.remove, document.tenant, old)
@@ -232,7 +232,7 @@ class Datasets:
         await asyncio.to_thread(self._remove_files, mine)
 
     async def sync_folder(self, dataset: Dataset, folder: Path, **more: Any) -> dict[str, int]:
-        """Have the dataset hold what a folder holds: new files are added, changed ones indexed anew, gone ones deleted."""
+        """Have the dataset hold what a folder holds: new files come, changed ones are indexed anew, gone ones go."""
         known = {
             str(msgspec.json.decode(row["source"]).get("path")): row
             for row in await self.store.sources(dataset.tenant, dataset.id)
@@ -256,7 +256,7 @@ class Datasets:
                 told["changed"] += 1
             else:
                 told["same"] += 1
-        base = str(folder.resolve())
+        base = str(await asyncio.to_thread(folder.resolve))
         gone = [row["id"] for path, row in known.items() if path not in seen and path.startswith(base)]
         if gone:
             await self.delete_documents(dataset, gone)
@@ -277,10 +277,7 @@ class Datasets:
     ) -> list[Piece]:
         """How a document would be split, and nothing kept."""
         document = Document(tenant="", dataset="", id="", name=name, rule=rule, form=form)
-        if isinstance(data, str):
-            parts = [DocumentPart(text=data)]
-        else:
-            parts = (await self.reader.parse(name, data)).parts
+        parts = [DocumentPart(text=data)] if isinstance(data, str) else (await self.reader.parse(name, data)).parts
         return (await asyncio.to_thread(prepare.cut, parts, document))[0]
 
     async def text(self, document: Document) -> str:

@@ -82,7 +82,8 @@ AUTOMATIC = Rules(pre_processing_rules=_BOTH, segmentation=Segmentation(max_toke
 
 
 class ProcessRule(msgspec.Struct, frozen=True, kw_only=True):
-    """How documents are split. `structure` is ours: by headings, code and tables, 600 characters in parents of 2,000."""
+    """How documents are split. `structure` is ours: by headings, code and tables, into pieces of 2,000 characters, their
+    children of 600."""
 
     mode: Literal["automatic", "custom", "hierarchical", "structure"] = "automatic"
     rules: Rules | None = None

@@ -22,11 +22,11 @@ _DENIAL = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|without|cannot|neither|nor)\b|n['’]t\b|不|没|無|无|非", re.IGNORECASE
 )
 _EMPTY = re.compile(r"^(?:yes|no|sure|okay|of course|certainly)[.,!]?$", re.IGNORECASE)
-_WORDS_OF_NUMBERS = {
-    word: str(at) for at, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
-    )
-}  # fmt: skip
+_NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+)
+_WORDS_OF_NUMBERS = {word: str(at) for at, word in enumerate(_NUMBERS.split(" "))}
 _WINDOW = 2  # sentences of a source that may together say what one sentence of an answer says
 
 

@@ -455,7 +455,7 @@ class Indexer:
     # another model
 
     async def change_model(self, dataset: Dataset, told: Callable[[int, int], None] = lambda done, of: None) -> Dataset:
-        """Index anew, by the model that the dataset's settings name here. The old index answers until the new is whole."""
+        """Index anew, by the model that the settings name here. The old index answers until the new is whole."""
         space = dataset.space + 1
         dimensions, resolved = 0, ""
         while True:

@@ -244,8 +244,8 @@ class Retriever:
         if conditions is None and not has_exceptions:
             return None
         return {
-            id
-            for id, one in about.items()
+            name
+            for name, one in about.items()
             if (user is None or not one["readers"] or user in one["readers"])
             and (conditions is None or fits(one, conditions))
         }

@@ -8,6 +8,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from modelyard.knowledge.entities import DocForm, ProcessRule, Rules, Segmentation
 from modelyard.models.tokens import estimate_tokens as estimate
@@ -204,8 +205,8 @@ def blocks(text: str) -> list[_Block]:
         start, at = at, at + len(line)
         bare = line.strip()
         if fence:
-            assert current is not None
-            current.stop = at
+            if current is not None:
+                current.stop = at
             if bare.startswith(fence) and not bare.strip(fence[0]):
                 fence, current = "", None
             continue
@@ -353,7 +354,7 @@ def sentences(text: str, start: int, stop: int) -> Iterator[Span]:
 def _with_overlap(text: str, pieces: list[Piece], rule: Segmentation, measure: Measure) -> list[Piece]:
     if not rule.chunk_overlap:
         return pieces
-    for before, one in zip(pieces, pieces[1:], strict=False):
+    for before, one in pairwise(pieces):
         if one.text != text[one.start : one.stop]:
             continue
         start = one.start

@@ -127,7 +127,7 @@ def qdrant_server() -> Generator[str]:
 
             do_GET = do_PUT = do_POST = _do  # noqa: N815  what the base class looks for
 
-            def log_message(self, *arguments: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's word
                 """Nothing is said."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

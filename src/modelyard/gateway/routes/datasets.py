@@ -598,7 +598,11 @@ class DatasetRoutes:
 
     async def delete_child(self, asked: Asked) -> Reply:
         place = await self._place(asked)
-        await self._set_children(asked, lambda kept: kept.pop(place))
+
+        def change(kept: list[str]) -> None:
+            del kept[place]
+
+        await self._set_children(asked, change)
         return Reply(b"", status=204)
 
     # retrieval

@@ -263,11 +263,10 @@ def _markup(node: Any, out: Any, depth: Any = 0) -> Any:
     if tag == "pre":
         out.append("\n\n```\n%s\n```\n\n" % node.text_content().strip("\n"))
         return
-    if tag == "table":
-        if not node.findall(".//table"):
-            rows = [[" ".join(cell.text_content().split()) for cell in row.iter("td", "th")] for row in node.iter("tr")]
-            out.append("\n\n%s\n\n" % documents._rows(rows))
-            return
+    if tag == "table" and not node.findall(".//table"):
+        rows = [[" ".join(cell.text_content().split()) for cell in row.iter("td", "th")] for row in node.iter("tr")]
+        out.append("\n\n%s\n\n" % documents._rows(rows))
+        return
     if tag == "br":
         out.append("\n")
     elif tag == "li":

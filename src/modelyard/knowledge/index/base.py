@@ -64,13 +64,14 @@ class Found:
 
 
 class Index(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
     async def follow(self, space: Space) -> None:
         """Come to the space's generation. Raises StorageUnavailableError where the store cannot be reached."""
         ...
 
-    async def search(self, space: Space, question: Question) -> Sequence[Found]:
+    async def search(self, space: Space, asked: Question) -> Sequence[Found]:
         """Best first. What it gives may be gone meanwhile: look it up."""
         ...
 

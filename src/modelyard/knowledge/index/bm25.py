@@ -91,9 +91,7 @@ def scored(parts: Sequence[Part], wanted: Mapping[int, int], total: int, alive: 
 
 def top(scores: np.ndarray, most: int) -> np.ndarray:
     """Places of the highest scores above 0, best first; of equal ones the earlier first."""
-    if most < len(scores):
-        places = np.argpartition(scores, len(scores) - most)[-most:]
-    else:
-        places = np.arange(len(scores))
+    is_part = most < len(scores)
+    places = np.argpartition(scores, len(scores) - most)[-most:] if is_part else np.arange(len(scores))
     places = places[scores[places] > 0]
     return places[np.lexsort((places, -scores[places]))]

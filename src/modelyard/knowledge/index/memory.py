@@ -329,12 +329,12 @@ class MemoryIndex:
             self._locks.pop(key, None)
             used -= gone.bytes
 
-    async def search(self, space: Space, question: Question) -> Sequence[Found]:
+    async def search(self, space: Space, asked: Question) -> Sequence[Found]:
         await self.follow(space)
         known = self._spaces[space.key]
         if known.size * max(known.dimensions, 32) > _THREAD_FROM and not known.has_graph:
-            return await asyncio.to_thread(known.search, question)
-        return known.search(question)
+            return await asyncio.to_thread(known.search, asked)
+        return known.search(asked)
 
     async def count(self, space: Space) -> int:
         await self.follow(space)
