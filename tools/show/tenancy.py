@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.app import Modelyard
+from modelyard.base.ids import new_uuid
 from modelyard.base.log import JsonFormatter, TextFormatter
 from modelyard.base.settings import Settings
 from modelyard.cli.serving import gateway_of
 from modelyard.gateway.routes.admin import PLURALS, PREFIX
+from modelyard.gateway.routes.datasets import DatasetRoutes
 from modelyard.gateway.server import Gateway
+from modelyard.knowledge.entities import DatasetSettings, DocForm, MetadataField, Technique
 from modelyard.runtime.caller import Caller, Role
 from modelyard.runtime.telemetry import OpenTelemetryCallback
 from modelyard.testing import Upstream, chat_answer, chat_events, error_answer, json_answer, stream_answer
@@ -130,13 +133,63 @@ async def build(home: str, url: str, callbacks: Sequence[Any]) -> World:
         world.gateway, "POST", "/v1/responses", key, {"model": "openai/gpt-5-mini", "input": f"{CANARY} input"}
     )
     world.ids["response"] = [json.loads(kept.body)["id"]]
+    await _documents(world)
     await yard.ledger.flush()
     return world
 
 
+async def _documents(world: World) -> None:
+    """A dataset of each tenant's, with something of everything in the first one's."""
+    datasets = world.yard.knowledge.datasets
+    field_ = MetadataField(id=new_uuid(), name=f"{CANARY} field")
+    for tenant in ("alpha", "beta"):
+        settings = DatasetSettings(
+            indexing_technique=Technique.ECONOMY,
+            doc_form=DocForm.HIERARCHICAL,
+            fields=[field_] if tenant == "alpha" else [],
+        )
+        name = f"{CANARY} dataset" if tenant == "alpha" else "own"
+        one = await datasets.create(tenant, name, settings=settings)
+        world.ids["dataset" if tenant == "alpha" else "own dataset"] = [one.id]
+        if tenant == "beta":
+            continue
+        (document,) = await datasets.add_texts(
+            one, [(f"{CANARY} document", f"{CANARY} text of it")], batch="canarybatch"
+        )
+        await datasets.wait(one, document.batch)
+        (segment,), _ = await datasets.store.segments(tenant, document.id)
+        (child,), _ = await datasets.store.children(tenant, segment.id)
+        tag = await datasets.store.add_tag(tenant, f"{CANARY} tag")
+        await datasets.store.bind(tenant, one.id, [tag], is_on=True)
+        world.ids |= {
+            "document": [document.id], "segment": [segment.id], "child": [child.id], "tag": [tag], "field": [field_.id],
+        }  # fmt: skip
+
+
+def dataset_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
+    """Every route of the knowledge API with the other's ids, and with the other's ids below a dataset of one's own."""
+    ids = {name: world.ids[name][0] for name in ("dataset", "document", "segment", "child", "field")}
+    names = {**ids, "batch": "canarybatch", "action": "enable", "command": "retry"}
+    for method, pattern in DatasetRoutes.patterns():
+        if method == "POST" and pattern in ("", "tags"):
+            continue  # they name nobody's things, and cannot be done twice
+        body: Any = {
+            "name": "made", "text": "made", "content": "made", "query": "text of it", "type": "string",
+            "segments": [{"content": "made"}], "segment": {"content": "made"}, "document_ids": [ids["document"]],
+            "tag_ids": [world.ids["tag"][0]], "tag_id": world.ids["tag"][0], "target_id": ids["dataset"],
+            "operation_data": [{"document_id": ids["document"], "metadata_list": []}],
+        } if method != "GET" else None  # fmt: skip
+        yield method, f"/v1/datasets/{pattern.format_map(names)}".rstrip("/"), body, ids["dataset"]
+        if "{document}" in pattern:
+            own = {**names, "dataset": world.ids["own dataset"][0]}
+            yield method, f"/v1/datasets/{pattern.format_map(own)}", body, ids["document"]
+    yield "POST", "/retrieval", {"knowledge_id": ids["dataset"], "query": "text of it"}, ids["dataset"]
+
+
 def cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
     """(method, path, body, the foreign id) for every route, every verb, every place where an id may stand."""
-    every = [(kind, id_) for kind, many in world.ids.items() for id_ in many]
+    yield from dataset_cases(world)
+    every = [(kind, id_) for kind, many in world.ids.items() for id_ in many if kind != "own dataset"]
     names = [f"{CANARY}-route", f"openai/{CANARY}-model", f"{CANARY}-model"]
     for path, verbs in world.gateway.routes.items():
         for method in verbs:
@@ -197,7 +250,7 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
             if CANARY.encode() in said or SECRET.encode() in seen.body or b"alpha-" in said:
                 foreign.append(what)
             owner, slash, name = id_.rpartition("/")
-            never = f"{owner}{slash}zz{name[2:]}"
+            never = f"{owner}{slash}{'00' if name.count('-') == 4 else 'zz'}{name[2:]}"
             other = await ask(world.gateway, method, path.replace(id_, never), key, _replaced(body, id_, never))
             if (seen.status, _shape(seen, id_)) != (other.status, _shape(other, never)):
                 differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
@@ -209,7 +262,13 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
 def _alpha(world: World) -> list[Any]:
     """All that the first tenant has, to be compared."""
     resources = [one for kind in PLURALS.values() for one in world.yard.resources.all("alpha", kind)]
-    return [*resources, *world.yard.ledger.recent("alpha", most=1000)]
+    read = world.yard.database.read
+    rows = [
+        tuple(row)
+        for table in ("datasets", "documents", "segments", "children", "dataset_tags", "dataset_tag_bindings")
+        for row in read(f"SELECT * FROM {table} WHERE tenant = ?", ("alpha",))
+    ]
+    return [*resources, *world.yard.ledger.recent("alpha", most=1000), *rows]
 
 
 def _replaced(body: Any, id_: str, never: str) -> Any:

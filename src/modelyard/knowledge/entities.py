@@ -82,7 +82,7 @@ AUTOMATIC = Rules(pre_processing_rules=_BOTH, segmentation=Segmentation(max_toke
 
 
 class ProcessRule(msgspec.Struct, frozen=True, kw_only=True):
-    """How documents are split. `structure` is ours: by headings, code and tables, into pieces of 2,000 characters, their
+    """How documents are split. `structure` is ours: by headings, code and tables: pieces of 2,000 characters, their
     children of 600."""
 
     mode: Literal["automatic", "custom", "hierarchical", "structure"] = "automatic"

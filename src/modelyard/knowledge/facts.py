@@ -27,6 +27,7 @@ _NUMBERS = (
     "eighteen nineteen twenty"
 )
 _WORDS_OF_NUMBERS = {word: str(at) for at, word in enumerate(_NUMBERS.split(" "))}
+_WORD = re.compile(r"[A-Za-z]+")
 _WINDOW = 2  # sentences of a source that may together say what one sentence of an answer says
 
 
@@ -72,18 +73,18 @@ def claims_of(answer: str) -> list[tuple[int, int, str]]:
 def check(answer: str, sources: Sequence[str], *, question: str = "") -> list[Claim]:
     """Each sentence beside the sources. Words of the question need no source: an answer repeats them."""
     windows = [(place, text) for place, source in enumerate(sources) for text in _windows(source)]
-    known = [Counter(terms(text)) for _, text in windows]
+    known = [Counter(terms(_digits(text))) for _, text in windows]
     counts: Counter[int] = Counter()
     for one in known:
         counts.update(one.keys())
-    asked = set(terms(question))
+    asked = set(terms(_digits(question)))
 
     def weight(term: int) -> float:
         return math.log(1 + (len(windows) + 0.5) / (counts.get(term, 0) + 0.5)) * (0.25 if term in asked else 1.0)
 
     found: list[Claim] = []
     for start, stop, text in claims_of(answer):
-        wanted = set(terms(text))
+        wanted = set(terms(_digits(text)))
         whole = sum(map(weight, wanted)) or 1.0
         best, at = 0.0, -1
         for place, held in enumerate(known):
@@ -104,6 +105,11 @@ def check(answer: str, sources: Sequence[str], *, question: str = "") -> list[Cl
 def _windows(source: str) -> list[str]:
     spans = [one for one in sentences(source, 0, len(source)) if source[one[0] : one[1]].strip()]
     return [source[spans[at][0] : spans[min(at + _WINDOW, len(spans)) - 1][1]] for at in range(len(spans))]
+
+
+def _digits(text: str) -> str:
+    """Small numbers in digits, however they are written."""
+    return _WORD.sub(lambda match: _WORDS_OF_NUMBERS.get(match[0].lower(), match[0]), text)
 
 
 def numbers_of(text: str) -> set[str]:

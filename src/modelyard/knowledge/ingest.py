@@ -246,7 +246,8 @@ class Indexer:
         if await self._stopped(work):
             return False
         document = work.document
-        work.is_resumed = work.is_resumed or document.status is not Status.WAITING or work.turn > 0
+        was_begun = document.status is not Status.WAITING or work.turn > 0 or bool(document.times)
+        work.is_resumed = work.is_resumed or was_begun
         try:
             work.at(Status.PARSING, "started", now())
             parts = kept if kept is not None else await self._parts(work)

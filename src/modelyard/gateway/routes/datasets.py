@@ -133,48 +133,55 @@ def _page(asked: Asked, data: Sequence[Any], total: int, page: int, limit: int) 
     return json_reply({"data": data, "has_more": page * limit < total, "limit": limit, "total": total, "page": page})
 
 
+_DOCUMENT = "{dataset}/documents/{document}"
+_SEGMENT = f"{_DOCUMENT}/segments/{{segment}}"
+_ROUTES: dict[str, str] = {
+    "POST ": "create", "GET ": "listed", "POST tags": "add_tag", "GET tags": "tags",
+    "PATCH tags": "rename_tag", "DELETE tags": "delete_tag", "POST tags/binding": "bind",
+    "POST tags/unbinding": "unbind", "GET {dataset}": "one", "PATCH {dataset}": "change",
+    "DELETE {dataset}": "delete", "GET {dataset}/tags": "tags_of", "POST {dataset}/tags": "tags_of",
+    "POST {dataset}/retrieve": "retrieve", "POST {dataset}/hit-testing": "retrieve",
+    "GET {dataset}/queries": "queries",
+    "GET {dataset}/metadata": "fields", "POST {dataset}/metadata": "add_field",
+    "PATCH {dataset}/metadata/{field}": "rename_field",
+    "DELETE {dataset}/metadata/{field}": "delete_field",
+    "GET {dataset}/metadata/built-in": "built_in",
+    "POST {dataset}/metadata/built-in/{action}": "set_built_in",
+    "DELETE {dataset}/metadata/built-in/{action}": "set_built_in",
+    "POST {dataset}/documents/metadata": "set_metadata", "GET {dataset}/documents": "documents",
+    "POST {dataset}/documents/download-zip": "zipped",
+    "PATCH {dataset}/documents/status/{action}": "set_status",
+    "GET {dataset}/documents/{batch}/indexing-status": "indexing",
+    f"GET {_DOCUMENT}": "document", f"DELETE {_DOCUMENT}": "delete_document",
+    f"PATCH {_DOCUMENT}": "update_by_file", f"GET {_DOCUMENT}/download": "download",
+    f"GET {_DOCUMENT}/upload-file": "uploaded", f"POST {_DOCUMENT}/{{command}}-indexing": "command",
+    f"GET {_DOCUMENT}/segments": "segments", f"POST {_DOCUMENT}/segments": "add_segments",
+    f"GET {_SEGMENT}": "segment", f"POST {_SEGMENT}": "change_segment",
+    f"DELETE {_SEGMENT}": "delete_segment", f"GET {_SEGMENT}/child_chunks": "children",
+    f"POST {_SEGMENT}/child_chunks": "add_child",
+    f"PATCH {_SEGMENT}/child_chunks/{{child}}": "change_child",
+    f"DELETE {_SEGMENT}/child_chunks/{{child}}": "delete_child",
+}  # fmt: skip
+for _dash in "-", "_":  # older clients write underscores
+    _ROUTES |= {
+        f"POST {{dataset}}/document/create{_dash}by{_dash}text": "create_by_text",
+        f"POST {{dataset}}/document/create{_dash}by{_dash}file": "create_by_file",
+        f"POST {_DOCUMENT}/update{_dash}by{_dash}text": "update_by_text",
+        f"POST {_DOCUMENT}/update{_dash}by{_dash}file": "update_by_file",
+    }
+
+
 class DatasetRoutes:
     """All of it. A pattern is a method and a path below `/v1/datasets`, with names in braces."""
 
     def __init__(self, parts: DatasetParts) -> None:
         self._parts = parts
-        document = "{dataset}/documents/{document}"
-        segment = f"{document}/segments/{{segment}}"
-        table: dict[str, Handler] = {
-            "POST ": self.create, "GET ": self.listed, "POST tags": self.add_tag, "GET tags": self.tags,
-            "PATCH tags": self.rename_tag, "DELETE tags": self.delete_tag, "POST tags/binding": self.bind,
-            "POST tags/unbinding": self.unbind, "GET {dataset}": self.one, "PATCH {dataset}": self.change,
-            "DELETE {dataset}": self.delete, "GET {dataset}/tags": self.tags_of, "POST {dataset}/tags": self.tags_of,
-            "POST {dataset}/retrieve": self.retrieve, "POST {dataset}/hit-testing": self.retrieve,
-            "GET {dataset}/queries": self.queries,
-            "GET {dataset}/metadata": self.fields, "POST {dataset}/metadata": self.add_field,
-            "PATCH {dataset}/metadata/{field}": self.rename_field,
-            "DELETE {dataset}/metadata/{field}": self.delete_field,
-            "GET {dataset}/metadata/built-in": self.built_in,
-            "POST {dataset}/metadata/built-in/{action}": self.set_built_in,
-            "DELETE {dataset}/metadata/built-in/{action}": self.set_built_in,
-            "POST {dataset}/documents/metadata": self.set_metadata, "GET {dataset}/documents": self.documents,
-            "POST {dataset}/documents/download-zip": self.zipped,
-            "PATCH {dataset}/documents/status/{action}": self.set_status,
-            "GET {dataset}/documents/{batch}/indexing-status": self.indexing,
-            f"GET {document}": self.document, f"DELETE {document}": self.delete_document,
-            f"PATCH {document}": self.update_by_file, f"GET {document}/download": self.download,
-            f"GET {document}/upload-file": self.uploaded, f"POST {document}/{{command}}-indexing": self.command,
-            f"GET {document}/segments": self.segments, f"POST {document}/segments": self.add_segments,
-            f"GET {segment}": self.segment, f"POST {segment}": self.change_segment,
-            f"DELETE {segment}": self.delete_segment, f"GET {segment}/child_chunks": self.children,
-            f"POST {segment}/child_chunks": self.add_child,
-            f"PATCH {segment}/child_chunks/{{child}}": self.change_child,
-            f"DELETE {segment}/child_chunks/{{child}}": self.delete_child,
-        }  # fmt: skip
-        for dash in "-", "_":  # older clients write underscores
-            table |= {
-                f"POST {{dataset}}/document/create{dash}by{dash}text": self.create_by_text,
-                f"POST {{dataset}}/document/create{dash}by{dash}file": self.create_by_file,
-                f"POST {document}/update{dash}by{dash}text": self.update_by_text,
-                f"POST {document}/update{dash}by{dash}file": self.update_by_file,
-            }
-        self._table = [(*_pattern(key), handler) for key, handler in table.items()]
+        self._table = [(*_pattern(key), getattr(self, name)) for key, name in _ROUTES.items()]
+
+    @staticmethod
+    def patterns() -> list[tuple[str, str]]:
+        """(method, path below `/v1/datasets/`) of every route."""
+        return [(method, path) for method, _, path in (key.partition(" ") for key in _ROUTES)]
 
     # ways in
 

@@ -1,0 +1,87 @@
+"""A yard whose embedding model is arithmetic, for one piece of async work."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from modelyard.app import Modelyard
+from modelyard.app.knowledge import KnowledgeParts
+from modelyard.base.errors import ModelyardError
+from modelyard.base.settings import Settings
+from modelyard.knowledge.datasets import Datasets
+from modelyard.knowledge.entities import Dataset, DatasetSettings, Document
+from modelyard.testing.knowledge import HashEmbedder
+
+
+@dataclass
+class Bench:
+    """What tests work with."""
+
+    yard: Modelyard
+    parts: KnowledgeParts
+    embedder: HashEmbedder
+    written: list[str] = field(default_factory=list[str])
+
+    @property
+    def datasets(self) -> Datasets:
+        return self.parts.datasets
+
+    async def dataset(self, name: str = "d", **settings: Any) -> Dataset:
+        return await self.datasets.create("default", name, settings=DatasetSettings(**settings))
+
+    async def add(self, dataset: Dataset, *texts: str, **how: Any) -> list[Document]:
+        added = await self.datasets.add_texts(dataset, [(f"n{at}", one) for at, one in enumerate(texts)], **how)
+        return await self.datasets.wait(dataset, added[0].batch, 60)
+
+    async def find(self, dataset: Dataset, query: str, **how: Any) -> Any:
+        return await self.datasets.search("default", [dataset.id], query, **how)
+
+
+@dataclass
+class Models:
+    """A reranker and a writer that do as they are told."""
+
+    answers: dict[str, str] = field(default_factory=dict[str, str])
+    error: ModelyardError | None = None
+    prompts: list[str] = field(default_factory=list[str])
+
+    async def rerank(self, tenant: str, model: str, query: str, docs: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        words = set(query.lower().split())
+        scored = [(at, len(words & set(one.lower().split())) / max(1, len(words))) for at, one in enumerate(docs)]
+        return sorted(scored, key=lambda one: -one[1])
+
+    async def write(self, tenant: str, model: str, prompt: str) -> str:
+        self.prompts.append(prompt)
+        if self.error is not None:
+            raise self.error
+        return next((answer for part, answer in self.answers.items() if part in prompt), "")
+
+    async def talk(self, tenant: str, model: str, prompt: str) -> Any:
+        for piece in (await self.write(tenant, model, prompt)).split(" "):
+            yield piece + " "
+
+
+Run = Callable[[Callable[[Bench], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    def go(work: Callable[[Bench], Awaitable[None]], **changes: Any) -> None:
+        async def around() -> None:
+            settings = msgspec.convert({"home": str(tmp_path / "home"), **changes}, Settings)
+            async with Modelyard(settings, environ={}) as yard:
+                embedder = HashEmbedder()
+                parts = KnowledgeParts(yard, embedder=embedder)
+                yard.use_knowledge(parts)
+                await work(Bench(yard, parts, embedder))
+
+        asyncio.run(around())
+
+    return go

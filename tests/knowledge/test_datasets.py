@@ -1,0 +1,589 @@
+"""Datasets as they are filled, changed, asked and hurt."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError, NotFoundError
+from modelyard.knowledge.answer import Answerer, ContextBuilder, Manner
+from modelyard.knowledge.crawl import gather
+from modelyard.knowledge.entities import (
+    DocForm,
+    ProcessRule,
+    RetrievalSettings,
+    Rules,
+    SearchMethod,
+    Segmentation,
+    Status,
+    SummaryIndex,
+    Technique,
+)
+from modelyard.knowledge.evaluate import (
+    Collection,
+    Text,
+    add_collection,
+    evaluate,
+    load_collection,
+    ndcg,
+    save_collection,
+)
+from modelyard.knowledge.ingest import Indexer
+from modelyard.knowledge.retrieve import Asking, Retriever
+from modelyard.knowledge.store import ConflictError, DocumentPart
+from modelyard.knowledge.transfer import export_dataset, import_dataset
+from tests.knowledge.conftest import Bench, Models, Run
+from tests.knowledge.formats import CASES, HARM, fits
+
+GUIDE = "Goods can be sent back within 30 days.\n\nThe shop opens at nine.\n\nGifts are wrapped for two euros."
+LINES = ProcessRule(mode="custom", rules=Rules(segmentation=Segmentation(separator="\n\n", max_tokens=200)))
+
+
+# ------------------------------------------------------------------------------------------------ ways in
+
+
+def test_names_and_texts_that_cannot_be_are_refused(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset("shop")
+        with pytest.raises(ConflictError, match="named 'shop' already"):
+            await bench.dataset("shop")
+        with pytest.raises(InvokeBadRequestError, match="1 to 40 characters"):
+            await bench.dataset("x" * 41)
+        with pytest.raises(InvokeBadRequestError, match="'a' has no text"):
+            await bench.datasets.add_texts(one, [("a", "  \n")])
+        with pytest.raises(InvokeBadRequestError, match="'a.pdf' is empty"):
+            await bench.datasets.add_file(one, "a.pdf", b"")
+        with pytest.raises(InvokeBadRequestError, match="at most 256 "):
+            bench.datasets.reader.check_size("a.bin", 2 << 30)
+        with pytest.raises(NotFoundError, match="dataset 'nothing' does not exist"):
+            await bench.datasets.find("default", "nothing")
+        with pytest.raises(InvokeBadRequestError, match="the question is empty"):
+            await bench.find(one, " ")
+        with pytest.raises(InvokeBadRequestError, match="top_k is 1 to 1000, not 0"):
+            await bench.find(one, "x", settings=RetrievalSettings(top_k=0))
+
+    run(work)
+
+
+def test_every_format_is_found_by_what_it_says(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        batches: dict[str, str] = {}
+        for name, make in CASES.items():
+            case = make()
+            added = await bench.datasets.add_file(one, f"{len(batches)}-{case.name}", case.data)
+            batches[added.id] = name
+            (ended,) = await bench.datasets.wait(one, added.batch, 60)
+            assert ended.status is Status.COMPLETED, (name, ended.error)
+            parts = await bench.parts.store.text(added.id) or []
+            assert fits(case, [msgspec.to_builtins(part) | {"page": part.page} for part in parts]) == [], name
+        found = await bench.find(one, "sent back within 30 days", settings=RetrievalSettings(top_k=40))
+        assert {batches[hit.document.id] for hit in found.hits} >= set(CASES) - {"XLS", "XLSX"}
+        pdf = next(hit for hit in found.hits if batches[hit.document.id] == "PDF" and "30 days" in hit.segment.content)
+        assert pdf.segment.page == 1
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in HARM
+        if name not in ("10⁶ tables", "DOCX bomb", "zip bomb", "gzip bomb", "xz bomb", "tar.gz bomb")
+    ],
+)
+def test_what_cannot_be_read_says_why_and_nothing_is_left(run: Run, name: str):
+    file, make, _ = HARM[name]
+
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        data = make()
+        added = await bench.datasets.add_file(one, file, data)
+        (ended,) = await bench.datasets.wait(one, added.batch, 60)
+        assert ended.status is Status.ERROR
+        assert ended.error
+        assert await bench.parts.store.check("default", one.id) == []
+        assert (await bench.parts.store.segments("default", ended.id))[1] == 0
+        # The next one is not harmed by it.
+        (fine,) = await bench.add(one, GUIDE)
+        assert fine.status is Status.COMPLETED
+
+    run(work)
+
+
+def test_a_folder_is_followed(run: Run, tmp_path: Path):
+    folder = tmp_path / "documents"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.md").write_text("# Returns\n\nGoods can be sent back.")
+    (folder / "deep" / "b.txt").write_text("The shop opens at nine.")
+    (folder / ".hidden").write_text("no")
+
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+
+        async def synced() -> dict[str, int]:
+            told = await bench.datasets.sync_folder(one, folder, batch="b")
+            await bench.datasets.wait(one, "b", 30)
+            return told
+
+        assert await synced() == {"added": 2, "changed": 0, "deleted": 0, "same": 0}
+        assert await synced() == {"added": 0, "changed": 0, "deleted": 0, "same": 2}
+        (folder / "a.md").write_text("# Returns\n\nGoods cannot be sent back at all.")
+        (folder / "deep" / "b.txt").unlink()
+        assert await synced() == {"added": 0, "changed": 1, "deleted": 1, "same": 0}
+        found = await bench.find(one, "sent back", settings=RetrievalSettings(top_k=9))
+        assert ["cannot" in hit.segment.content for hit in found.hits] == [True]
+
+    run(work)
+
+
+# ------------------------------------------------------------------------------------------------ indexing
+
+
+def test_pause_resume_cancel_and_retry(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        store = bench.parts.store
+        bench.embedder._seconds = 0.3
+        long = "\n\n".join(f"Part {at} " + "word " * 300 for at in range(400))
+        (added,) = await bench.datasets.add_texts(one, [("long", long)])
+        await asyncio.sleep(0.5)
+        assert await store.command("default", one.id, added.id, "pause")
+        (paused,) = await bench.datasets.wait(one, added.batch, 30)
+        assert paused.status is Status.PAUSED
+        assert 0 < paused.done < paused.segments
+        before = bench.embedder.texts
+        assert await store.retry("default", one.id, added.id)
+        bench.datasets.indexer.wake()
+        (ended,) = await bench.datasets.wait(one, added.batch, 60)
+        assert ended.status is Status.COMPLETED
+        assert bench.embedder.texts == ended.segments >= before > 0  # no text was embedded twice
+        (other,) = await bench.datasets.add_texts(one, [("other", long + " more")])
+        await asyncio.sleep(0.5)
+        await store.command("default", one.id, other.id, "cancel")
+        (stopped,) = await bench.datasets.wait(one, other.batch, 30)
+        assert (stopped.status, stopped.error) == (Status.ERROR, "cancelled")
+        assert not await store.command("default", one.id, added.id, "pause")  # it is done already
+
+    run(work)
+
+
+def test_a_model_that_fails_fails_its_documents_and_a_retry_mends_them(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        bench.embedder.error = InvokeServerUnavailableError("the model is away")
+        ended = await bench.add(one, "a", "b", "c")
+        assert {(each.status, each.error) for each in ended} == {(Status.ERROR, "the model is away")}
+        bench.embedder.error = None
+        for each in ended:
+            await bench.parts.store.retry("default", one.id, each.id)
+        bench.datasets.indexer.wake()
+        again = await bench.datasets.wait(one, ended[0].batch, 30)
+        assert {each.status for each in again} == {Status.COMPLETED}
+
+    run(work)
+
+
+def test_a_model_that_changes_its_dimensions_is_told_apart(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        await bench.add(one, GUIDE)
+        bench.embedder.dimensions = 32
+        (other,) = await bench.add(one, "Another document.")
+        assert other.status is Status.ERROR
+        assert "vectors of 32 numbers; this dataset's are of 'double/hash-64', 64 numbers" in other.error
+        with pytest.raises(InvokeBadRequestError, match="index it anew"):
+            await bench.find(one, "another")
+        moved = await bench.datasets.indexer.change_model(await bench.parts.store.dataset("default", one.id))
+        assert moved.dimensions == 32
+        assert (await bench.find(one, "shop opens at nine")).hits[0].document.name == "n0"
+
+    run(work)
+
+
+def test_two_writers_on_one_dataset(run: Run):
+    """Two processes share a database: documents of both are whole, each indexed once."""
+
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        store = bench.parts.store
+        other = type(store)(bench.yard.database, store.now)
+        other.owner = "elsewhere:boot:1:1"
+        indexer = Indexer(other, bench.embedder, bench.datasets.reader)
+        texts = [f"Document {at} of one writer." for at in range(60)]
+
+        async def second() -> None:
+            for at in range(0, 60, 10):
+                made = [
+                    bench.datasets._document(one, f"o{at + each}", {"kind": "text", "size": 9}, batch="two")
+                    for each in range(10)
+                ]
+                kept = {each.id: f"Document {each.name} of the other." for each in made}
+                stored = await other.add_documents(made, kept, is_ours=True)
+                indexer.take((each, 0) for each in stored)
+                await asyncio.sleep(0.01)
+            await indexer.wait("default", one.id, "two", 30)
+
+        first, _ = await asyncio.gather(bench.add(one, *texts), second())
+        await indexer.aclose()
+        found, total = await store.documents("default", one.id, state="completed", most=1000)
+        assert total == 120 == len({each.name for each in found})
+        assert len({each.position for each in found}) >= 60
+        assert await store.check("default", one.id) == []
+        assert len(first) == 60
+
+    run(work)
+
+
+def test_what_a_dead_process_had_is_taken_up(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        store = bench.parts.store
+        dead = type(store)(bench.yard.database, store.now)
+        dead.owner = store.owner.rsplit(":", 2)[0] + ":999999:1"  # of this machine and boot, and not there
+        made = bench.datasets._document(one, "left", {"kind": "text", "size": 9}, batch="left")
+        await dead.add_documents([made], {made.id: GUIDE}, is_ours=True)
+        bench.parts.begin()
+        (ended,) = await bench.datasets.wait(one, "left", 30)
+        assert ended.status is Status.COMPLETED
+
+    run(work)
+
+
+def test_questions_and_answers_from_tables_and_from_a_model(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset(doc_form=DocForm.QA)
+        data = 'question,answer\nWhen do you open?,At nine.\nDo you wrap gifts?,"Yes, for two euros."\n'
+        added = await bench.datasets.add_file(one, "faq.csv", data.encode())
+        await bench.datasets.wait(one, added.batch, 30)
+        found = await bench.find(one, "open", settings=RetrievalSettings(top_k=1))
+        assert found.hits[0].text == "question:When do you open? \nanswer:At nine."
+        (failed,) = await bench.add(one, GUIDE)
+        assert failed.status is Status.ERROR  # no model is here to write them
+        models = Models(answers={"sent back": "Q1: How long?\nA1: 30 days.\nQ2: When open?\nA2: At nine."})
+        bench.datasets.indexer._writer = models
+        (made,) = await bench.add(one, GUIDE)
+        assert (made.status, made.segments) == (Status.COMPLETED, 2)
+
+    run(work)
+
+
+def test_summaries_lead_to_their_segments(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset(summary_index_setting=SummaryIndex(enable=True), process_rule=LINES)
+        bench.datasets.indexer._writer = Models(answers={"opens at nine": "About zanzibar hours."})
+        await bench.add(one, GUIDE)
+        found = await bench.find(one, "zanzibar", settings=RetrievalSettings(top_k=1))
+        assert "opens at nine" in found.hits[0].segment.content
+        assert found.hits[0].segment.summary == "About zanzibar hours."
+
+    run(work)
+
+
+def test_segments_by_hand_and_chunks_of_a_pipeline(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset(process_rule=LINES)
+        (document,) = await bench.add(one, GUIDE)
+        (made,) = await bench.datasets.add_segments(one, document, [{"content": "We speak Dutch.", "keywords": ["x"]}])
+        assert made.position == 4
+        changed = await bench.datasets.change_segment(
+            one, document, msgspec.structs.replace(made, content="We speak Danish.")
+        )
+        assert (await bench.find(one, "Danish")).hits[0].segment.id == changed.id
+        off = await bench.datasets.change_segment(one, document, msgspec.structs.replace(changed, is_enabled=False))
+        assert all(hit.segment.id != off.id for hit in (await bench.find(one, "Danish")).hits)
+        with pytest.raises(InvokeBadRequestError, match="Content is empty"):
+            await bench.datasets.add_segments(one, document, [{"content": " "}])
+        parts = [DocumentPart(text="A parent about cranes.", children=["cranes fly", "cranes dance"])]
+        chunked = await bench.datasets.add_chunks(one, "chunks", parts, DocForm.HIERARCHICAL)
+        await bench.datasets.wait(one, chunked.batch, 30)
+        hit = (await bench.find(one, "dance")).hits[0]
+        assert hit.segment.content == "A parent about cranes."
+        assert [child.content for child in hit.children][0] == "cranes dance"
+        assert await bench.parts.store.check("default", one.id) == []
+
+    run(work)
+
+
+# ------------------------------------------------------------------------------------------------ retrieval
+
+
+def test_thresholds_rerankers_and_what_they_say_when_they_fail(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset(process_rule=LINES)
+        await bench.add(one, GUIDE)
+        models = Models()
+        retriever = Retriever(bench.parts.store, bench.parts.index_of, bench.embedder, models, models)
+
+        async def search(query: str, **settings: Any) -> Any:
+            asked = Asking(tenant="default", query=query, settings=RetrievalSettings(**settings))
+            return await retriever.search([one.id], asked)
+
+        plain = await search("gifts wrapped")
+        assert len(plain.hits) >= 2
+        strict = await search("gifts wrapped", score_threshold_enabled=True, score_threshold=0.5)
+        assert ["Gifts" in hit.segment.content for hit in strict.hits] == [True]
+        ranked = await search("gifts are wrapped", reranking_enable=True)
+        assert ranked.hits[0].scores["rerank"] == ranked.hits[0].score == 1.0
+        models.error = InvokeServerUnavailableError("away")
+        failed = await search("gifts wrapped", reranking_enable=True)
+        assert [hit.segment.id for hit in failed.hits] == [hit.segment.id for hit in plain.hits]
+        assert "'default-rerank' failed, so the order is that of the search: away" in failed.notes[0]
+        models.error = None
+        ranks = await search("gifts wrapped", fusion="ranks")
+        assert "Gifts" in ranks.hits[0].segment.content
+        mixed = await search("gifts wrapped", mmr=0.5, top_k=2)
+        assert len(mixed.hits) == 2
+        old = await search("gifts wrapped", recency_days=1.0)
+        assert old.hits[0].score == pytest.approx(plain.hits[0].score, abs=0.01)
+
+    run(work)
+
+
+def test_questions_are_transformed_and_datasets_chosen(run: Run):
+    async def work(bench: Bench) -> None:
+        shop, zoo = await bench.dataset("shop", process_rule=LINES), await bench.dataset("zoo", process_rule=LINES)
+        await bench.add(shop, GUIDE)
+        await bench.add(zoo, "The lynx sleeps at noon.\n\nThe otter eats fish.")
+        models = Models(answers={"Give three other ways": "opening hours\nshop opens", "Which one of these": "2"})
+        retriever = Retriever(bench.parts.store, bench.parts.index_of, bench.embedder, models, models)
+        every = await retriever.search([shop.id, zoo.id], Asking(tenant="default", query="otter fish"))
+        assert every.hits[0].dataset.name == "zoo"
+        wide = await retriever.search([shop.id], Asking(tenant="default", query="When?", transforms=["expand"]))
+        assert wide.queries == ["When?", "opening hours", "shop opens"]
+        assert "opens at nine" in wide.hits[0].segment.content
+        single = await retriever.search([shop.id, zoo.id], Asking(tenant="default", query="animals", mode="single"))
+        assert {hit.dataset.name for hit in single.hits} == {"zoo"}
+        models.error = InvokeServerUnavailableError("away")
+        without = await retriever.search(
+            [shop.id, zoo.id], Asking(tenant="default", query="opens", mode="single", transforms=["rewrite"])
+        )
+        assert without.hits
+        assert any("could not be asked" in note for note in without.notes)
+
+    run(work)
+
+
+def test_economy_calls_no_model(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset(indexing_technique=Technique.ECONOMY, process_rule=LINES)
+        bench.embedder.error = InvokeServerUnavailableError("must not be asked")
+        await bench.add(one, GUIDE)
+        found = await bench.find(one, "gifts", settings=RetrievalSettings(search_method=SearchMethod.SEMANTIC))
+        assert "Gifts" in found.hits[0].segment.content
+        assert "gifts" in found.hits[0].segment.keywords
+
+    run(work)
+
+
+# ------------------------------------------------------------------------------------------------ answers
+
+
+def test_answers_cite_and_say_when_the_documents_do_not(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset(process_rule=LINES)
+        await bench.add(one, GUIDE)
+        models = Models(answers={"When does the shop": "The shop opens at nine [1]. It has a pool."})
+        retriever = Retriever(bench.parts.store, bench.parts.index_of, bench.embedder, models, models)
+        answerer = Answerer(retriever, models, models, models)
+        asked = Asking(tenant="default", query="When does the shop open?")
+        answer = await answerer.ask([one.id], asked)
+        assert answer.is_found
+        (cited,) = answer.citations[:1]
+        assert cited.text == "The shop opens at nine."
+        document = await bench.parts.store.document("default", one.id, cited.document)
+        assert (await bench.datasets.text(document))[cited.start : cited.stop] == cited.text
+        assert [claim.is_supported for claim in answer.claims] == [True, False]
+        kept = await answerer.ask([one.id], asked, Manner(drops_unsupported=True))
+        assert kept.text == "The shop opens at nine [1]."
+        nothing = await answerer.ask([one.id], Asking(tenant="default", query="Zebra xylophone?"))
+        assert (nothing.is_found, nothing.text) == (False, "The documents do not say.")
+        assert (await answerer.ask([one.id], Asking(tenant="default", query="斑马？"))).text == "文档中没有相关内容。"
+        kinds = [kind async for kind, _ in answerer.stream([one.id], asked)]
+        assert kinds[0] == "sources"
+        assert kinds[-1] == "answer"
+        safe = await answerer.ask([one.id], asked, Manner(safety=lambda text: "secret" if "nine" in text else ""))
+        assert any("was left out: secret" in note for note in safe.notes)
+
+    run(work)
+
+
+def test_contexts_keep_to_their_budget(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset(process_rule=LINES)
+        await bench.add(one, "\n\n".join(f"Sentence number {at} speaks of lamps. " * 4 for at in range(20)))
+        hits = (await bench.find(one, "lamps", settings=RetrievalSettings(top_k=10))).hits
+        built = ContextBuilder(most_tokens=150, least_tokens=10).build(hits)
+        assert built.tokens <= 150
+        assert 0 < len(built.citations) < 10
+        assert built.left_out == 10 - len(built.citations)
+        assert "[1] n0" in built.text
+        ends = ContextBuilder(order="ends").build(hits)
+        assert ends.citations[0].segment == hits[0].segment.id
+        assert ends.citations[-1].segment == hits[1].segment.id
+        placed = ContextBuilder(order="document").build(hits)
+        assert [one.start for one in placed.citations] == sorted(one.start for one in placed.citations)
+
+    run(work)
+
+
+# ------------------------------------------------------------------------------------------------ elsewhere and back
+
+
+def test_datasets_travel_with_their_vectors(run: Run, tmp_path: Path):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset(doc_form=DocForm.HIERARCHICAL)
+        await bench.add(one, GUIDE)
+        told = await export_dataset(
+            bench.datasets, await bench.parts.store.dataset("default", one.id), tmp_path / "x.zip"
+        )
+        assert told["documents"] == 1
+        before = bench.embedder.texts
+        copy = await import_dataset(bench.datasets, "other", tmp_path / "x.zip")
+        assert bench.embedder.texts == before
+        found = await bench.datasets.search("other", [copy.id], "gifts")
+        assert found.hits[0].children
+        assert await bench.parts.store.check("other", copy.id) == []
+        with pytest.raises(Exception, match="is no exported dataset"):
+            (tmp_path / "bad.zip").write_bytes(b"no")
+            await import_dataset(bench.datasets, "other", tmp_path / "bad.zip")
+
+    run(work)
+
+
+def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(run: Run, tmp_path: Path, upstream: Any):
+    import sqlite3
+
+    from modelyard.testing import Answer
+
+    pages = {
+        "/": b"<html><title>Home</title><body><p>Welcome home.</p><a href='/a'>a</a><a href='http://elsewhere.example/'>x</a></body></html>",
+        "/a": b"<html><title>A</title><body><p>Page about lamps.</p><a href='/'>home</a><a href='/trap/1'>t</a></body></html>",
+        "/sitemap.xml": b"<urlset><url><loc>/a</loc></url></urlset>",
+        "/feed": b"<rss><channel><item><link>/a</link></item></channel></rss>",
+        "/api": json.dumps({"items": [{"id": 1, "title": "One", "body": "Lamps cost ten."}]}).encode(),
+    }
+
+    def answer(request: Any) -> Any:
+        path = request.path.partition("?")[0]
+        if path.startswith("/trap/"):  # a site without an end
+            number = int(path.rpartition("/")[2])
+            return Answer(
+                body=f"<html><body>Trap {number} <a href='/trap/{number + 1}'>on</a></body></html>".encode(),
+                headers={"content-type": "text/html"},
+            )
+        kind = (
+            "application/json" if path == "/api" else "text/xml" if path in ("/sitemap.xml", "/feed") else "text/html"
+        )
+        return Answer(body=pages[path], headers={"content-type": kind})
+
+    server = upstream(answer)
+    base = server.url.removesuffix("/v1")
+    file = tmp_path / "shop.db"
+    with sqlite3.connect(file) as rows:
+        rows.execute("CREATE TABLE lamps (id INTEGER, name TEXT)")
+        rows.executemany("INSERT INTO lamps VALUES (?, ?)", [(1, "Heron"), (2, "Lynx")])
+
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        gatherer = bench.parts.gatherer
+        told = await gather(bench.datasets, one, "site", gatherer.pages(f"{base}/", most=6, depth=9))
+        assert told["added"] == 6  # the trap ends where it must
+        again = await gather(bench.datasets, one, "site", gatherer.pages(f"{base}/", most=6, depth=9), deletes=True)
+        assert again == {"added": 0, "changed": 0, "deleted": 0, "same": 6}
+        for kind, found in (
+            ("sitemap", gatherer.sitemap(f"{base}/sitemap.xml")), ("feed", gatherer.feed(f"{base}/feed")),
+            ("api", gatherer.values(f"{base}/api", "$.items[*]", text="body")),
+        ):  # fmt: skip
+            assert (await gather(bench.datasets, one, kind, found))["added"] == 1, kind
+        told = await gather(
+            bench.datasets, one, "sql", gatherer.rows(str(file), "SELECT * FROM lamps", key="id", name="name")
+        )
+        assert told["added"] == 2
+        after = [
+            row async for row in gatherer.rows(str(file), "SELECT * FROM lamps WHERE id > :after", key="id", after=1)
+        ]
+        assert [row.key for row in after] == ["2"]
+        with pytest.raises(InvokeBadRequestError, match="must be a SELECT"):
+            [row async for row in gatherer.rows(str(file), "DELETE FROM lamps", key="id")]
+        with pytest.raises(InvokeBadRequestError, match="no such table"):
+            [row async for row in gatherer.rows(str(file), "SELECT * FROM lanterns", key="id")]
+        with pytest.raises(InvokeBadRequestError, match="no RSS or Atom feed"):
+            [page async for page in gatherer.feed(f"{base}/a")]
+
+    run(work, egress={"private": [base.removeprefix("http://")]})
+
+
+def test_a_page_that_leads_inside_is_not_followed(run: Run, upstream: Any):
+    from modelyard.testing import Answer
+
+    server = upstream(
+        lambda request: Answer(body=b"<html><body>secret inside</body></html>", headers={"content-type": "text/html"})
+    )
+
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        added = await bench.datasets.add_source(one, "page", {"kind": "url", "url": f"{server.url}"})
+        (ended,) = await bench.datasets.wait(one, added.batch, 30)
+        assert ended.status is Status.ERROR
+        assert "must not be called" in ended.error or "no public address" in ended.error
+
+    run(work)
+
+
+def test_external_knowledge_is_asked(run: Run, upstream: Any):
+    from modelyard.testing import json_answer
+
+    seen: list[Any] = []
+
+    def answer(request: Any) -> Any:
+        seen.append((request.headers.get("authorization"), request.json))
+        if request.json["query"] == "bad":
+            return json_answer({"error_code": 2001, "error_msg": "no"}, status=404)
+        return json_answer(
+            {"records": [{"content": "From afar.", "score": 0.8, "title": "Far", "metadata": {"page": 3}}]}
+        )
+
+    server = upstream(answer)
+
+    async def work(bench: Bench) -> None:
+        api = await bench.parts.external.add("default", "far", f"{server.url}/k", "sk-far-key")
+        one = await bench.dataset(provider="external", external_knowledge_api_id=api, external_knowledge_id="k1")
+        found = await bench.find(one, "anything")
+        assert [(hit.text, hit.score, hit.title) for hit in found.hits] == [("From afar.", 0.8, "Far")]
+        assert seen[0][0] == "Bearer sk-far-key"
+        assert seen[0][1]["knowledge_id"] == "k1"
+        with pytest.raises(InvokeServerUnavailableError, match="status 404. it has no such knowledge"):
+            await bench.find(one, "bad")
+        assert "sk-far-key" not in str(await bench.parts.external.listed("default"))
+        rows = bench.yard.database.read("SELECT secret FROM external_knowledge")
+        assert "sk-far-key" not in rows[0]["secret"]
+
+    run(work, egress={"private": [server.url.removeprefix("http://").removesuffix("/v1")]})
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+
+def test_collections_are_read_measured_and_written(run: Run, tmp_path: Path):
+    assert ndcg(["a", "b"], {"b": 1.0}) == pytest.approx(0.6309, abs=1e-4)
+    made = Collection(
+        "tiny", [Text(str(at), "", f"{name} lives here") for at, name in enumerate(("otter", "lynx", "heron"))],
+        {"q1": "lynx", "q2": "otter"}, {"q1": {"1": 1.0}, "q2": {"0": 1.0}},
+    )  # fmt: skip
+    save_collection(made, tmp_path / "tiny")
+    assert load_collection(tmp_path / "tiny") == made
+
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        await add_collection(bench.datasets, one, made)
+        scores = await evaluate(bench.datasets, one, made, RetrievalSettings())
+        assert (scores.questions, scores.ndcg, scores.recall, scores.mrr, scores.hit_1) == (2, 1.0, 1.0, 1.0, 1.0)
+        with pytest.raises(Exception, match="not in BEIR's layout"):
+            load_collection(tmp_path)
+
+    run(work)

@@ -1,0 +1,266 @@
+"""Cleaning, splitting, filtering, checking: laws and cases."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from modelyard.base.errors import InvokeBadRequestError
+from modelyard.knowledge import facts, queries
+from modelyard.knowledge.analysis import counted, keywords, split_counted, terms
+from modelyard.knowledge.clean import clean
+from modelyard.knowledge.entities import (
+    AUTOMATIC,
+    Condition,
+    Conditions,
+    DocForm,
+    PreProcessingRule,
+    ProcessRule,
+    Rules,
+    Segmentation,
+)
+from modelyard.knowledge.filters import check, fits
+from modelyard.knowledge.index.base import Question, fused
+from modelyard.knowledge.prepare import pairs_of_answer, pairs_of_tables
+from modelyard.knowledge.retrieve import mmr
+from modelyard.knowledge.sources import values_at
+from modelyard.knowledge.split import spans, split
+from modelyard.knowledge.store import DocumentPart
+
+WORDS = st.text(alphabet=st.sampled_from(list("ab c.\n。 #|-`退款\t,!")), max_size=600)
+
+
+# ------------------------------------------------------------------------------------------------ cleaning
+
+
+def test_what_is_always_cleaned_and_what_a_rule_cleans():
+    assert clean("a<|im_start|>b\x00\x08\ufffec", Rules()) == "a<im_start>bc"
+    assert clean("a\n\n\n\nb  \u3000c", Rules()) == "a\n\n\n\nb  \u3000c"
+    assert clean("a\n\n\n\nb  \u3000c", AUTOMATIC) == "a\n\nb c"
+    told = "Mail ann@example.org or see https://example.org/x and [our page](https://example.org/y) ![p](https://e.org/p.png)"
+    assert clean(told, AUTOMATIC) == "Mail  or see  and [our page](https://example.org/y) ![p](https://e.org/p.png)"
+    off = Rules(pre_processing_rules=[PreProcessingRule(id="remove_urls_emails", enabled=False)])
+    assert clean(told, off) == told
+
+
+# ------------------------------------------------------------------------------------------------ splitting
+
+
+@given(WORDS, st.integers(10, 80), st.integers(0, 9), st.sampled_from(["\n", "\n\n", "", "。"]))
+@settings(max_examples=150)
+def test_segments_are_places_of_the_text_no_longer_than_asked_for(text: str, size: int, overlap: int, separator: str):
+    found = spans(text, Segmentation(separator=separator, max_tokens=size, chunk_overlap=overlap))
+    for start, stop in found:
+        assert 0 <= start < stop <= len(text)
+        assert stop - start <= size
+        assert text[start] not in " \t\r\n.。"
+    # Nothing that says something is lost.
+    held = set().union(*(range(start, stop) for start, stop in found))
+    lost = [at for at, sign in enumerate(text) if at not in held and not sign.isspace() and sign not in ".。"]
+    assert not lost
+
+
+@given(WORDS, st.sampled_from([DocForm.TEXT, DocForm.HIERARCHICAL]))
+@settings(max_examples=150)
+def test_structure_loses_nothing_and_children_are_of_their_parents(text: str, form: DocForm):
+    rules = Rules(segmentation=Segmentation(max_tokens=120), subchunk_segmentation=Segmentation(max_tokens=40))
+    pieces = split(text, ProcessRule(mode="structure", rules=rules), form)
+    held: set[int] = set()
+    for one in pieces:
+        assert one.text.endswith(text[one.start : one.stop])
+        held.update(range(one.start, one.stop))
+        for child in one.children:
+            assert one.start <= child.start < child.stop <= one.stop
+    lost = [at for at, sign in enumerate(text) if at not in held and not sign.isspace() and sign != "|" and sign != "-"]
+    assert not lost
+
+
+def test_difys_settings_split_as_difys_do():
+    rule = ProcessRule(mode="custom", rules=Rules(segmentation=Segmentation(separator="\\n\\n", max_tokens=20)))
+    text = "First part.\n\nSecond part is longer. It goes on.\n\n\n\n。Third"
+    parts = [one.text for one in split(text, rule)]
+    assert parts == ["First part.", "Second part is", "longer", "It goes on.", "Third"]
+    whole = ProcessRule(mode="hierarchical", rules=Rules(
+        parent_mode="full-doc", subchunk_segmentation=Segmentation(separator="\n", max_tokens=50),
+    ))  # fmt: skip
+    (parent,) = split("one\ntwo\nthree", whole, DocForm.HIERARCHICAL)
+    assert [one.text for one in parent.children] == ["one", "two", "three"]
+
+
+def test_headings_tables_and_code_stay_what_they_are():
+    rows = "\n".join(f"| {at} | name {at} |" for at in range(60))
+    text = (
+        f"# Guide\n\nHello.\n\n## Prices\n\n| id | name |\n| --- | --- |\n{rows}\n\n```py\n# no heading\nx = 1\n```\n"
+    )
+    pieces = split(text, ProcessRule(mode="structure", rules=Rules(segmentation=Segmentation(max_tokens=300))))
+    tables = [one for one in pieces if "| name 3" in one.text or "| 59 |" in one.text]
+    assert len(tables) > 1
+    assert all("| id | name |\n| --- | --- |" in one.text for one in tables)
+    assert tables[0].heading == "Guide › Prices"
+    assert any("# no heading\nx = 1" in one.text for one in pieces)
+    assert all("no heading" not in one.heading for one in pieces)
+
+
+def test_chinese_text_ends_where_its_sentences_do():
+    text = "退款将在七个工作日内到账。" * 60
+    pieces = split(text, ProcessRule(mode="structure", rules=Rules(segmentation=Segmentation(max_tokens=100))))
+    assert all(one.text.endswith("。") for one in pieces)
+    by_tokens = spans(text, Segmentation(separator="\n", max_tokens=50, unit="tokens"))
+    assert len(by_tokens) > 10
+
+
+def test_one_line_of_many_megabytes_is_split_in_a_moment():
+    text = "word " * 1_000_000
+    assert len(split(text, ProcessRule(mode="structure"))) > 2000
+    assert len(split("x" * 3_000_000, ProcessRule(mode="structure"))) >= 1500
+
+
+# ------------------------------------------------------------------------------------------------ words
+
+
+def test_words_of_languages_with_and_without_blanks():
+    assert terms("Running runs") == terms("run RUN") or len(set(terms("Running runs run"))) == 1
+    assert set(terms("退款")) < set(terms("我的退款呢"))
+    assert terms("the of and") == []
+    assert terms("ｆｕｌｌ　ｗｉｄｔｈ") == terms("full width")
+    assert keywords("lamp lamp lamp battery the the the")[0] == "lamp"
+
+
+@given(st.lists(WORDS, min_size=1, max_size=8))
+def test_stored_terms_are_read_as_they_were_written(texts: list[str]):
+    stored = [counted(one) for one in texts]
+    every, counts, sizes = split_counted([one for one, _ in stored])
+    at = 0
+    for text, size in zip(texts, sizes.tolist(), strict=True):
+        found = dict(zip(every[at : at + size].tolist(), counts[at : at + size].tolist(), strict=True))
+        assert found == {one: min(255, terms(text).count(one)) for one in set(terms(text))}
+        at += size
+
+
+def test_legs_are_joined_by_weights_and_by_ranks():
+    semantic, words = {1: 0.9, 2: 0.5, 3: -0.2}, {2: 1.0, 4: 0.5}
+    by_weights = fused(semantic, words, Question(meaning=0.5, most=10))
+    assert [(one.entry, round(one.score, 2)) for one in by_weights] == [(2, 0.75), (1, 0.45), (4, 0.25), (3, 0.0)]
+    by_ranks = fused(semantic, words, Question(meaning=0.5, most=10, fusion="ranks"))
+    assert by_ranks[0].entry == 2
+    assert by_ranks[0].score == 0.75
+
+
+def test_diversity_takes_what_is_unlike_what_was_taken():
+    import numpy as np
+
+    vectors = np.array([[1, 0], [0.999, 0.04], [0, 1]], np.float32)
+    assert mmr(vectors, [0.9, 0.89, 0.5], 1.0, 3) == [0, 1, 2]
+    assert mmr(vectors, [0.9, 0.89, 0.5], 0.3, 2) == [0, 2]
+
+
+# ------------------------------------------------------------------------------------------------ filters
+
+METADATA = {"name": "guide", "year": 2024, "when": "2024-05-01", "empty": "", "stamp": 1714521600}
+
+
+@pytest.mark.parametrize(
+    ("operator", "name", "value", "holds"),
+    [
+        ("contains", "name", "uid", True), ("not contains", "name", "uid", False), ("start with", "name", "gui", True),
+        ("end with", "name", "de", True), ("is", "name", "guide", True), ("is not", "name", "guide", False),
+        ("in", "name", ["a", "guide"], True), ("in", "name", "a, guide", True), ("not in", "name", ["a"], True),
+        ("empty", "empty", None, True), ("empty", "missing", None, True), ("not empty", "name", None, True),
+        ("=", "year", "2024", True), ("≠", "year", 2023, True), (">", "year", 2023, True), ("<", "year", 2024, False),
+        ("≥", "year", 2024, True), ("≤", "year", "2024.5", True), (">=", "year", 2024, True), ("!=", "year", 2024, False),
+        ("before", "when", "2024-06-01", True), ("after", "when", "2024-06-01", False),
+        ("after", "stamp", "2024-04-30T00:00:00Z", True), (">", "name", 3, False), ("=", "missing", 0, False),
+    ],
+)  # fmt: skip
+def test_every_operator(operator: str, name: str, value: object, holds: bool):
+    one = Conditions(conditions=[Condition(name=name, comparison_operator=operator, value=value)])
+    check(one)
+    assert fits(METADATA, one) is holds
+
+
+def test_conditions_are_joined_and_unknown_operators_are_refused():
+    both = [
+        Condition(name="name", comparison_operator="is", value="x"),
+        Condition(name="year", comparison_operator="=", value=2024),
+    ]
+    assert not fits(METADATA, Conditions(conditions=both))
+    assert fits(METADATA, Conditions(logical_operator="or", conditions=both))
+    with pytest.raises(InvokeBadRequestError, match="'like' is none; there are contains"):
+        check(Conditions(conditions=[Condition(name="a", comparison_operator="like")]))
+
+
+# ------------------------------------------------------------------------------------------------ what models say
+
+
+def test_what_models_say_is_read_whatever_it_is():
+    assert queries.read("expand", "1. How long?\n2) What time?\n\n- Here:", "When?") == [
+        "When?",
+        "How long?",
+        "What time?",
+    ]
+    assert queries.read("rewrite", "", "When?") == ["When?"]
+    assert queries.read("hyde", "It opens at nine.", "When?") == ["When?", "It opens at nine."]
+    assert queries.chosen("I choose number 2.", 3) == 1
+    assert queries.chosen("none of them", 3) is None
+    assert queries.chosen("7", 3) is None
+    told = 'Sure: ```json\n[{"metadata_field_name":"year","comparison_operator":">","metadata_field_value":2020},{"metadata_field_name":"zz","comparison_operator":"is"}]```'
+    found = queries.conditions(told, ["year"])
+    assert found is not None
+    assert [(one.name, one.value) for one in found.conditions] == [("year", 2020)]
+    assert queries.conditions("no json", ["year"]) is None
+    assert pairs_of_answer("Q1: What? A1: This.\nQ2: Why?\nA2: Because\nof that.") == [
+        ("What?", "This."),
+        ("Why?", "Because\nof that."),
+    ]
+
+
+def test_pairs_are_read_out_of_tables():
+    table = "| question | answer |\n| --- | --- |\n| What? | a \\| b |\n| | none |"
+    assert pairs_of_tables([DocumentPart(text=table)]) == [("What?", "a | b")]
+    assert pairs_of_tables([DocumentPart(text="| q1 | a1 |\n| --- | --- |\n| q2 | a2 |")]) == [
+        ("q1", "a1"),
+        ("q2", "a2"),
+    ]
+    assert pairs_of_tables([DocumentPart(text="| a | b | c |\n| --- | --- | --- |\n| 1 | 2 | 3 |")]) == []
+
+
+def test_paths_into_json():
+    value = {"items": [{"id": 1, "b": {"c": "x"}}, {"id": 2}], "a.b": 1}
+    assert values_at(value, "$.items[*].id") == [1, 2]
+    assert values_at(value, "items[0].b.c") == ["x"]
+    assert values_at(value, "$['a.b']") == [1]
+    assert values_at(value, "$.nothing[3]") == []
+    with pytest.raises(InvokeBadRequestError, match="is no path"):
+        values_at(value, "$.items[?(@.x)]")
+
+
+# ------------------------------------------------------------------------------------------------ fact check
+
+SOURCE = (
+    "Goods can be sent back within 30 days. Refunds take seven days. Gifts are not wrapped. The shop is in Utrecht."
+)
+
+
+@pytest.mark.parametrize(
+    ("claim", "supported"),
+    [
+        ("Goods can be sent back within 30 days.", True), ("Goods can be sent back within 60 days.", False),
+        ("Refunds take 7 days.", True), ("Refunds take nine days.", False), ("Gifts are wrapped.", False),
+        ("Gifts are not wrapped.", True), ("The shop is in Utrecht [1].", True), ("The shop is in Rotterdam.", False),
+    ],
+)  # fmt: skip
+def test_claims_beside_their_source(claim: str, supported: bool):
+    (found,) = facts.check(claim, [SOURCE])
+    assert found.is_supported is supported, found
+
+
+def test_a_model_may_doubt_what_words_let_stand():
+    import asyncio
+
+    class Judge:
+        async def entails(self, source: str, claim: str) -> bool | None:
+            return False if "30 days" in claim else None
+
+    claims = facts.check("Goods can be sent back within 30 days. The shop is in Utrecht.", [SOURCE])
+    judged = asyncio.run(facts.judged(claims, [SOURCE], Judge()))
+    assert [one.is_supported for one in judged] == [False, True]
+    assert "reads the source otherwise" in judged[0].reason
