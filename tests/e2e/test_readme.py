@@ -47,13 +47,23 @@ def likeness(output: str) -> object:
 WORKFLOWS = (ROOT / "docs" / "how-to" / "run-workflows.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("source", [*blocks(README, "python"), *blocks(WORKFLOWS, "python")])
+KNOWLEDGE = (ROOT / "docs" / "how-to" / "ask-documents.md").read_text("utf-8")
+PYTHON = [*blocks(README, "python"), *blocks(WORKFLOWS, "python"), *blocks(KNOWLEDGE, "python")]
+
+
+@pytest.mark.parametrize("source", PYTHON)
 def test_the_readmes_python_runs(served: Served, tmp_path: Path, source: str):
     script = tmp_path / "example.py"
     script.write_text(source.replace("127.0.0.1:8790", f"127.0.0.1:{served.port}"), "utf-8")
     environ = {**served.environ, "MODELYARD_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, str(script)], env=environ, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

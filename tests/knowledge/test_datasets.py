@@ -303,7 +303,7 @@ def test_segments_by_hand_and_chunks_of_a_pipeline(run: Run):
         await bench.datasets.wait(one, chunked.batch, 30)
         hit = (await bench.find(one, "dance")).hits[0]
         assert hit.segment.content == "A parent about cranes."
-        assert [child.content for child in hit.children][0] == "cranes dance"
+        assert next(child.content for child in hit.children) == "cranes dance"
         assert await bench.parts.store.check("default", one.id) == []
 
     run(work)

@@ -295,10 +295,12 @@ class _Reader:
 
     def app(self, mapping: AppMapping) -> App:
         document = self._document
+        kind = document.get("kind")
         about = document.get("app")
+        if kind == "rag_pipeline" and not isinstance(about, dict):
+            about = document.get("rag_pipeline")
         if not isinstance(about, dict):
             raise self._wrong("'app' is missing: it holds the name and the mode", ())
-        kind = document.get("kind")
         version = document.get("version")
         mode = str(about.get("mode") or ("workflow" if "workflow" in document else "chat"))
         if kind == "rag_pipeline":

@@ -89,9 +89,9 @@ def scored(parts: Sequence[Part], wanted: Mapping[int, int], total: int, alive: 
     return scores / best if best else scores
 
 
-def top(scores: np.ndarray, most: int) -> np.ndarray:
-    """Places of the highest scores above 0, best first; of equal ones the earlier first."""
+def top(scores: np.ndarray, most: int, *, above: float = 0.0) -> np.ndarray:
+    """Places of the highest scores, best first; of equal ones the earlier first."""
     is_part = most < len(scores)
     places = np.argpartition(scores, len(scores) - most)[-most:] if is_part else np.arange(len(scores))
-    places = places[scores[places] > 0]
+    places = places[scores[places] > above]
     return places[np.lexsort((places, -scores[places]))]

@@ -163,9 +163,10 @@ def _counted(changes: Changes) -> dict[int, int]:
 
 
 def _one_leg(scores: Mapping[int, float], most: int, *, is_semantic: bool) -> list[Found]:
-    order = sorted((one for one in scores if scores[one] > 0), key=lambda one: (-scores[one], one))[:most]
+    kept = scores if is_semantic else {one: score for one, score in scores.items() if score > 0}
+    order = sorted(kept, key=lambda one: (-kept[one], one))[:most]
     found: list[Found] = []
     for one in order:
-        score = min(1.0, scores[one])
+        score = min(1.0, max(0.0, scores[one]))
         found.append(Found(one, score, score if is_semantic else None, None if is_semantic else score))
     return found

@@ -30,6 +30,7 @@ logger = logging.getLogger("modelyard.knowledge")
 GRAPH_FROM = 20_000
 _THREAD_FROM = 4_000_000  # numbers to multiply: below, a thread costs more than the product
 _MERGE_SHARE = 8  # additions are merged when they are an eighth of the whole
+_NEVER = -4.0  # the score of what must not be found: lower than any cosine
 _FEW = 16  # where one in so many is asked for, they are compared exactly
 
 
@@ -168,9 +169,9 @@ class SpaceIndex:
         slots, cosines = self._near(asked, size, mask, graph, graphed)
         ids = self._ids
         if words is None:
-            order = top(cosines, asked.most)
+            order = top(cosines, asked.most, above=_NEVER / 2)
             return [
-                Found(int(ids[slots[at]]), min(1.0, float(cosines[at])), min(1.0, float(cosines[at])))
+                _semantic(int(ids[slots[at]]), float(cosines[at]))
                 for at in order
             ]  # fmt: skip
         return self._both(asked, slots, cosines, words)
@@ -216,7 +217,7 @@ class SpaceIndex:
                 return slots, self._matrix[slots] @ vector
         cosines = self._matrix[:size] @ vector
         if mask is not None:
-            cosines[~mask] = -1
+            cosines[~mask] = _NEVER
         return np.arange(size), cosines
 
     def _graph_slots(
@@ -238,14 +239,15 @@ class SpaceIndex:
         if len(slots) == len(words) and asked.fusion == "weights":
             share = asked.meaning
             sums = share * np.maximum(cosines, 0) + (1 - share) * np.minimum(words, 1)
+            sums[cosines < _NEVER / 2] = _NEVER
             return [
                 Found(
                     int(self._ids[at]), min(1.0, float(sums[at])), max(0.0, float(cosines[at])),
                     min(1.0, float(words[at])),
                 )
-                for at in top(sums, asked.most)
+                for at in top(sums, asked.most, above=_NEVER / 2)
             ]  # fmt: skip
-        near = top(cosines, asked.candidates)
+        near = top(cosines, asked.candidates, above=_NEVER / 2)
         places = np.union1d(slots[near], top(words, asked.candidates))
         vector: Any = asked.vector
         exact = self._matrix[places] @ vector
@@ -253,6 +255,11 @@ class SpaceIndex:
         return fused(
             dict(zip(ids, exact.tolist(), strict=True)), dict(zip(ids, words[places].tolist(), strict=True)), asked
         )
+
+
+def _semantic(entry: int, cosine: float) -> Found:
+    score = min(1.0, max(0.0, cosine))
+    return Found(entry, score, score)
 
 
 def _joined(parts: Sequence[Part]) -> Part:
