@@ -91,6 +91,8 @@ def test_what_callers_do_wrong_is_said_with_the_right_status(run: Any):
             ("POST", f"{base}/retrieve", {"query": ""}, 400, "invalid_param", "query is required"),
             ("POST", f"{base}/retrieve", {"query": "x" * 5000}, 400, "invalid_param", "4,000"),
             ("POST", f"{base}/retrieve", {"query": "x", "retrieval_model": {"search_method": "magic"}}, 400, "invalid_param", "magic"),
+            ("POST", f"{base}/ask", {}, 400, "invalid_param", "query is required"),
+            ("POST", f"{base}/ask", {"query": "x", "check": "twice"}, 400, "invalid_param", "off, words or model"),
             ("POST", f"{base}/metadata", {"type": "color", "name": "a"}, 400, "invalid_param", "string, number or time"),
             ("POST", f"{base}/metadata", {"type": "string", "name": "uploader"}, 400, "invalid_param", "Built-in"),
             ("DELETE", f"{base}/metadata/{zero}", None, 404, "not_found", "Metadata not found"),
@@ -173,5 +175,29 @@ def test_a_dataset_is_served_as_external_knowledge(run: Any):
         status, told = await call("POST", "/retrieval", asked, shown="dataset-wrong")
         assert (status, told["error_code"]) == (403, 1002)
         del yard
+
+    run(work)
+
+
+def test_a_question_is_answered_whole_and_in_events(run: Any):
+    async def work(call: Call, yard: Modelyard) -> None:
+        from modelyard.knowledge.answer import Answerer
+        from modelyard.knowledge.retrieve import Retriever
+        from tests.knowledge.conftest import Models
+
+        dataset, _ = await made(call)
+        parts = yard.knowledge
+        models = Models(answers={"When do parcels": "Parcels leave before noon [1]."})
+        retriever = Retriever(parts.store, parts.index_of, HashEmbedder(), models, models)
+        parts.answerer = Answerer(retriever, models, models, models)
+        asked = {"query": "When do parcels leave?"}
+        status, told = await call("POST", f"/v1/datasets/{dataset}/ask", asked)
+        assert (status, told["text"], told["is_found"]) == (200, "Parcels leave before noon [1].", True)
+        assert "noon" in told["citations"][0]["text"]
+        status, events = await call("POST", f"/v1/datasets/{dataset}/ask", {**asked, "stream": True})
+        kinds = [json.loads(line[6:])["event"] for line in events.decode().splitlines() if line]
+        assert kinds[0] == "sources"
+        assert kinds[-1] == "answer"
+        assert set(kinds[1:-1]) == {"text"}
 
     run(work)

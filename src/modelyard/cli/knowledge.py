@@ -335,7 +335,9 @@ def evaluate(ctx: click.Context, folder: Path, embedding: str, most: int, only: 
             await add_collection(datasets, one, collection)
             note(f"{len(collection.corpus):,} documents in {time.monotonic() - began:.0f} s")
             rows = [
-                await evaluate(datasets, one, collection, preset, name=name, most=most)
+                await evaluate(
+                    datasets, one, collection, preset, name=name, most=most, spent=lambda: yard.knowledge.models.cost
+                )
                 for name, preset in PRESETS.items()
                 if not only or name in only
             ]
@@ -355,11 +357,12 @@ def evaluate(ctx: click.Context, folder: Path, embedding: str, most: int, only: 
             "hit@5",
             "ms",
             "p95",
+            "cost",
         )
         shown = [
             (row.settings, row.questions, f"{row.ndcg:.4f}", f"{row.recall:.4f}", f"{row.recall_100:.4f}",
              f"{row.mrr:.4f}", f"{row.hit_1:.3f}", f"{row.hit_5:.3f}", f"{row.milliseconds:.1f}",
-             f"{row.milliseconds_95:.1f}")
+             f"{row.milliseconds_95:.1f}", f"{row.cost:.4f}")
             for row in rows
         ]  # fmt: skip
         print_table(collection.name, columns, shown, right=columns[1:])
@@ -483,5 +486,46 @@ def key(ctx: click.Context, tenant: str) -> None:
 
     async def work(yard: Any) -> None:
         click.echo(await yard.knowledge.make_key(tenant))
+
+    run_with_yard(ctx, work)
+
+
+@knowledge.command()
+@click.argument("name", required=False)
+@click.argument("endpoint", required=False)
+@click.option("--knowledge-id", help="Make a dataset NAME of the knowledge that the server knows by this id.")
+@click.option("--delete", "gone", metavar="ID", help="Forget a server.")
+@tenant_option
+@click.pass_context
+def external(
+    ctx: click.Context, name: str | None, endpoint: str | None, knowledge_id: str | None, gone: str | None, tenant: str
+) -> None:
+    """Other servers' knowledge (the external knowledge API): list them, or add NAME at ENDPOINT.
+
+    The key is asked for, or read from a pipe.
+    """
+    from modelyard.cli.show import piped_input
+
+    async def work(yard: Any) -> None:
+        known = yard.knowledge.external
+        if gone:
+            await known.delete(tenant, gone)
+            click.echo(f"forgot {gone}")
+            return
+        if name is None or endpoint is None:
+            rows = [(one["name"], one["endpoint"], one["id"]) for one in await known.listed(tenant)]
+            print_table("", ("name", "endpoint", "id"), rows)
+            return
+        secret = piped_input().strip() or click.prompt("Key", hide_input=True)
+        api = await known.add(tenant, name, endpoint, secret)
+        click.echo(api)
+        if knowledge_id:
+            from modelyard.knowledge.entities import DatasetSettings
+
+            settings = DatasetSettings(
+                provider="external", external_knowledge_api_id=api, external_knowledge_id=knowledge_id
+            )
+            one = await yard.knowledge.datasets.create(tenant, name, settings=settings)
+            click.echo(f"dataset {one.name}: {one.id}")
 
     run_with_yard(ctx, work)

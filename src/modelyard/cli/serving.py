@@ -55,6 +55,7 @@ def gateway_of(
             datasets=lambda: yard.knowledge.datasets,
             external=lambda: yard.knowledge.external,
             models=lambda: yard.knowledge.models,
+            answerer=lambda: yard.knowledge.answerer,
             listed=lambda tenant, kind: _models_by_provider(yard, tenant, kind),
             tenant_of_key=lambda key: yard.knowledge.tenant_of_key(key),
             gatekeeper=keeper,

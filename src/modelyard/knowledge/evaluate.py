@@ -57,6 +57,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     milliseconds_95: float
     stages: dict[str, float] = {}
     """Mean milliseconds by stage."""
+    cost: float = 0.0
+    """Of all the questions, where their models have prices."""
     notes: int = 0
     """Questions where something went otherwise than asked."""
 
@@ -170,13 +172,13 @@ def ids_of(hits: Sequence[Hit]) -> list[str]:
 
 async def evaluate(
     datasets: Datasets, dataset: Dataset, collection: Collection, settings: RetrievalSettings, *, name: str = "",
-    most: int = 0,
+    most: int = 0, spent: Callable[[], Any] = lambda: 0,
 ) -> Scores:  # fmt: skip
     """Ask every question, or the first `most`, and hold what is found against what should be."""
     settings = msgspec.structs.replace(
         settings, top_k=_DEPTH, candidates=max(settings.candidates, _DEPTH), score_threshold_enabled=False
     )
-    tally = _Tally()
+    tally, before = _Tally(), spent()
     asked = [one for one in collection.queries if one in collection.qrels]
     for query in asked[: most or None]:
         begun = time.perf_counter()
@@ -184,8 +186,8 @@ async def evaluate(
             dataset.tenant, [dataset.id], collection.queries[query], settings=settings, counts=False
         )
         tally.times.append((time.perf_counter() - begun) * 1000)
-        for stage, spent in found.milliseconds.items():
-            tally.stages[stage] = tally.stages.get(stage, 0.0) + spent
+        for stage, took in found.milliseconds.items():
+            tally.stages[stage] = tally.stages.get(stage, 0.0) + took
         tally.notes += bool(found.notes)
         ranked, relevant = ids_of(found.hits), collection.qrels[query]
         tally.rows.append((
@@ -193,7 +195,8 @@ async def evaluate(
             reciprocal_rank(ranked, relevant), float(relevant.get(ranked[0], 0) > 0) if ranked else 0.0,
             float(any(relevant.get(one, 0) > 0 for one in ranked[:5])),
         ))  # fmt: skip
-    return tally.scores(name or settings.search_method.value)
+    scores = tally.scores(name or settings.search_method.value)
+    return msgspec.structs.replace(scores, cost=float(spent() - before))
 
 
 PRESETS: Mapping[str, RetrievalSettings] = {

@@ -37,6 +37,7 @@ _BATCH = 64
 _GROUP = 256
 _GROUP_BYTES = 1 << 20
 _LOOK_SECONDS = 0.5
+_IDLE_SECONDS = 2.0  # where nothing is to do here: what others left is looked for
 _SLOW_SEGMENTS = 32
 _QA_PROMPT = (
     "Write the questions that the following text answers, each with its answer, in the language {language}. Answers "
@@ -150,7 +151,7 @@ class Indexer:
             except StorageUnavailableError as error:
                 logger.warning("documents wait for the database", extra={"fields": {"error": str(error)}})
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(_LOOK_SECONDS if self._held else _IDLE_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from modelyard.base.errors import InvokeServerUnavailableError, NotFoundError
@@ -26,6 +27,8 @@ else:
 class RuntimeModels:
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
+        self.cost = Decimal(0)
+        """What all calls came to so far, in their models' currencies."""
 
     def find(self, tenant: str, name: str, kind: ModelType) -> Any:
         """By `provider/model`, also where the provider is named as Dify's plugins are. Raises NotFoundError."""
@@ -44,6 +47,7 @@ class RuntimeModels:
         # A blank text is refused by most: it is one that nothing is like.
         sent = [one if one.strip() else "-" for one in texts]
         result = await instance.invoke_text_embedding(TextEmbeddingRequest(texts=sent, input_type=kind))
+        self.cost += result.usage.total_price
         try:
             vectors = np.array(result.embeddings, np.float32)
         except ValueError as error:
@@ -55,6 +59,7 @@ class RuntimeModels:
     async def rerank(self, tenant: str, model: str, query: str, docs: Sequence[str]) -> Sequence[tuple[int, float]]:
         instance = self.find(tenant, model, ModelType.RERANK)
         result = await instance.invoke_rerank(RerankRequest(query=query, docs=list(docs)))
+        self.cost += result.usage.total_price
         return [(one.index, one.score) for one in result.docs]
 
     async def talk(self, tenant: str, model: str, prompt: str) -> AsyncGenerator[str, None]:
@@ -70,7 +75,9 @@ class RuntimeModels:
     async def write(self, tenant: str, model: str, prompt: str) -> str:
         instance = self.find(tenant, model, ModelType.LLM)
         request = LLMRequest(messages=[UserPromptMessage(content=prompt)], model_parameters={"max_tokens": 1024})
-        return (await instance.invoke_llm(request)).text
+        result = await instance.invoke_llm(request)
+        self.cost += result.usage.total_price
+        return result.text
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

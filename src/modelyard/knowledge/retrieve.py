@@ -44,6 +44,7 @@ else:
 logger = logging.getLogger("modelyard.knowledge")
 
 _REMEMBERED = 1024
+_MOST_ABOUT = 64  # datasets whose documents are remembered for filters
 _REMEMBER_SECONDS = 600.0
 _DAY = 86_400.0
 
@@ -121,7 +122,7 @@ class Retriever:
         self._writer = writer
         self._external = external
         self._vectors: OrderedDict[tuple[str, str, str], tuple[float, np.ndarray]] = OrderedDict()
-        self._documents: dict[str, tuple[int, dict[str, dict[str, Any]], bool]] = {}
+        self._documents: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {}
 
     async def search(self, datasets: Sequence[str], asked: Asking) -> Retrieval:
         """Hits of all the datasets as one list, best first. Raises NotFoundError, InvokeError."""
@@ -240,9 +241,9 @@ class Retriever:
         self, dataset: Dataset, conditions: Conditions | None, user: str | None
     ) -> Collection[str] | None:
         """Documents that may be found; None for all that have entries."""
-        about, has_exceptions = await self._about(dataset)
-        if conditions is None and not has_exceptions:
+        if conditions is None and not await self._has_exceptions(dataset):
             return None
+        about = await self._about(dataset)
         return {
             name
             for name, one in about.items()
@@ -250,29 +251,28 @@ class Retriever:
             and (conditions is None or fits(one, conditions))
         }
 
-    async def _about(self, dataset: Dataset) -> tuple[dict[str, dict[str, Any]], bool]:
-        """What filters look at, and whether there is any document that not everybody finds. Remembered until the
-        dataset changes."""
+    async def _has_exceptions(self, dataset: Dataset) -> bool:
+        if self._store.database.engine == "sqlite":
+            return self._store.has_exceptions_now(dataset.id)
+        return await asyncio.to_thread(self._store.has_exceptions_now, dataset.id)
+
+    async def _about(self, dataset: Dataset) -> dict[str, dict[str, Any]]:
+        """What filters look at, of all documents that are switched on. Remembered until the dataset changes."""
         known = self._documents.get(dataset.id)
         if known is not None and known[0] == dataset.generation:
-            return known[1], known[2]
+            return known[1]
         about: dict[str, dict[str, Any]] = {}
-        has_exceptions = False
         for row in await self._store.about_documents(dataset.tenant, dataset.id):
-            readers = msgspec.json.decode(row["readers"])
-            has_exceptions = has_exceptions or bool(readers)
             about[row["id"]] = {
                 "document_name": row["name"], "uploader": row["created_by"], "upload_date": row["created_at"],
                 "last_update_date": row["updated_at"],
                 "source": msgspec.json.decode(row["source"]).get("kind", ""), **msgspec.json.decode(row["metadata"]),
-                "readers": readers,
+                "readers": msgspec.json.decode(row["readers"]),
             }  # fmt: skip
-        counts = (await self._store.counts(dataset.tenant, dataset.id)).get(dataset.id)
-        has_exceptions = has_exceptions or (counts is not None and counts["documents"] != len(about))
-        if len(self._documents) > _REMEMBERED:
+        if len(self._documents) > _MOST_ABOUT:
             self._documents.clear()
-        self._documents[dataset.id] = (dataset.generation, about, has_exceptions)
-        return about, has_exceptions
+        self._documents[dataset.id] = (dataset.generation, about)
+        return about
 
     async def _looked(
         self, dataset: Dataset, query: str, settings: RetrievalSettings, documents: Collection[str] | None,

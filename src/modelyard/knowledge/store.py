@@ -342,8 +342,9 @@ class KnowledgeStore:
     async def about_documents(self, tenant: str, dataset: str) -> list[Row]:
         return await self._rows("about_documents", tenant=tenant, dataset=dataset)
 
-    async def has_readers(self, tenant: str, dataset: str) -> bool:
-        return bool(await self._rows("has_readers", tenant=tenant, dataset=dataset))
+    def has_exceptions_now(self, dataset: str) -> bool:
+        """Whether there is a document that not everybody finds."""
+        return bool(self.database.read(self._sql["has_exceptions"], {"dataset": dataset}))
 
     async def sources(self, tenant: str, dataset: str) -> list[Row]:
         return await self._rows("sources", tenant=tenant, dataset=dataset)

@@ -8,7 +8,8 @@ import asyncio
 import io
 import uuid
 import zipfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,8 +20,9 @@ from modelyard.base.ids import new_uuid
 from modelyard.gateway import dataset_shapes as shapes
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.forms import Form, parse_form
-from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
+from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.gateway.service_calls import ServiceError, error_document, list_of, problem_of, read_object, retry_after
+from modelyard.knowledge.answer import Answerer, Manner
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import (
     Condition,
@@ -40,6 +42,7 @@ from modelyard.knowledge.entities import (
 from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.filters import BUILT_IN
 from modelyard.knowledge.models import RuntimeModels
+from modelyard.knowledge.retrieve import Asking
 from modelyard.knowledge.store import ConflictError
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.caller import Role
@@ -56,6 +59,7 @@ class DatasetParts:
     datasets: Callable[[], Datasets]
     external: Callable[[], ExternalKnowledge]
     models: Callable[[], RuntimeModels]
+    answerer: Callable[[], Answerer]
     listed: Callable[[str, str], Sequence[Mapping[str, Any]]]
     """(tenant, model type) → providers with their models, as the API lists them."""
     tenant_of_key: Callable[[str], str | None]
@@ -110,7 +114,7 @@ class Asked:
         }
 
 
-Handler = Callable[[Asked], Awaitable[Reply]]
+Handler = Callable[[Asked], Awaitable[Reply | StreamReply]]
 
 
 def _converted(value: Any, kind: type[T], name: str) -> T:
@@ -140,7 +144,7 @@ _ROUTES: dict[str, str] = {
     "PATCH tags": "rename_tag", "DELETE tags": "delete_tag", "POST tags/binding": "bind",
     "POST tags/unbinding": "unbind", "GET {dataset}": "one", "PATCH {dataset}": "change",
     "DELETE {dataset}": "delete", "GET {dataset}/tags": "tags_of", "POST {dataset}/tags": "tags_of",
-    "POST {dataset}/retrieve": "retrieve", "POST {dataset}/hit-testing": "retrieve",
+    "POST {dataset}/retrieve": "retrieve", "POST {dataset}/ask": "ask", "POST {dataset}/hit-testing": "retrieve",
     "GET {dataset}/queries": "queries",
     "GET {dataset}/metadata": "fields", "POST {dataset}/metadata": "add_field",
     "PATCH {dataset}/metadata/{field}": "rename_field",
@@ -163,12 +167,14 @@ _ROUTES: dict[str, str] = {
     f"DELETE {_SEGMENT}/child_chunks/{{child}}": "delete_child",
 }  # fmt: skip
 for _dash in "-", "_":  # older clients write underscores
-    _ROUTES |= {
-        f"POST {{dataset}}/document/create{_dash}by{_dash}text": "create_by_text",
-        f"POST {{dataset}}/document/create{_dash}by{_dash}file": "create_by_file",
-        f"POST {_DOCUMENT}/update{_dash}by{_dash}text": "update_by_text",
-        f"POST {_DOCUMENT}/update{_dash}by{_dash}file": "update_by_file",
-    }
+    _ROUTES.update(
+        {
+            f"POST {{dataset}}/document/create{_dash}by{_dash}text": "create_by_text",
+            f"POST {{dataset}}/document/create{_dash}by{_dash}file": "create_by_file",
+            f"POST {_DOCUMENT}/update{_dash}by{_dash}text": "update_by_text",
+            f"POST {_DOCUMENT}/update{_dash}by{_dash}file": "update_by_file",
+        }
+    )
 
 
 class DatasetRoutes:
@@ -633,6 +639,32 @@ class DatasetRoutes:
             "query": {"content": query}, "records": [shapes.record_shape(one) for one in found.hits],
             "notes": found.notes, "milliseconds": {name: round(ms, 2) for name, ms in found.milliseconds.items()},
         })  # fmt: skip
+
+    async def ask(self, asked: Asked) -> Reply | StreamReply:
+        """An answer with its citations, whole or in events: `sources`, `text`, `answer`. Ours."""
+        dataset, body = await asked.dataset(), asked.body
+        query = body.get("query")
+        if not isinstance(query, str) or not query.strip():
+            raise ServiceError(400, "invalid_param", "query is required")
+        checks = body.get("check") or "words"
+        if checks not in ("off", "words", "model"):
+            raise ServiceError(400, "invalid_param", "check must be off, words or model")
+        settings = None
+        if body.get("retrieval_model") is not None:
+            settings = _converted(body["retrieval_model"], RetrievalSettings, "retrieval_model")
+        asking = Asking(tenant=asked.tenant, query=query, settings=settings, source="ask")
+        manner = Manner(model=str(body.get("model") or "default"), checks=checks)
+        answerer = self._parts.answerer()
+        if not body.get("stream"):
+            return json_reply(msgspec.to_builtins(await answerer.ask([dataset.id], asking, manner)))
+        events = answerer.stream([dataset.id], asking, manner)
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            async with aclosing(events):
+                async for kind, value in events:
+                    yield b"data: " + encode({"event": kind, "data": msgspec.to_builtins(value)}) + b"\n\n"
+
+        return sse_reply(pieces(), lambda error: b"data: " + encode(error_document(error)) + b"\n\n")
 
     async def queries(self, asked: Asked) -> Reply:
         dataset = await asked.dataset()

@@ -51,6 +51,7 @@ CREATE TABLE documents (
 CREATE INDEX documents_by_dataset ON documents (tenant, dataset, position);
 CREATE INDEX documents_by_batch ON documents (tenant, dataset, batch);
 CREATE INDEX documents_to_do ON documents (status, lease_until);
+CREATE INDEX documents_with_exceptions ON documents (dataset) WHERE readers <> '[]' OR is_enabled = 0 OR is_archived = 1;
 CREATE INDEX documents_by_command ON documents (owner) WHERE command <> '';
 -- What a document says, as it was read: a JSON list of {text, page}.
 CREATE TABLE document_texts (

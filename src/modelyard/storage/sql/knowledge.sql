@@ -89,9 +89,9 @@ SELECT id, name, metadata, source, readers, created_by, created_at, updated_at F
 WHERE tenant = :tenant AND dataset = :dataset AND status IN ('completed', 'parsing', 'cleaning', 'splitting', 'indexing', 'waiting', 'paused', 'error')
   AND is_enabled = 1 AND is_archived = 0;
 
--- name: has_readers
--- Whether any document of a dataset is for some alone.
-SELECT 1 AS found FROM documents WHERE tenant = :tenant AND dataset = :dataset AND readers <> '[]' LIMIT 1;
+-- name: has_exceptions
+-- Whether there is a document that not everybody finds.
+SELECT 1 AS found FROM documents WHERE dataset = :dataset AND (readers <> '[]' OR is_enabled = 0 OR is_archived = 1) LIMIT 1;
 
 -- name: sources
 -- What came from where, for those who bring it up to date.
