@@ -347,10 +347,7 @@ class Indexer:
                 await self._progress(group, done, len(texts))
                 if len(group) == 1 and self._unwanted.get(group[0].document.id):
                     return
-            found = await self._embedder.embed(dataset.tenant, model, [texts[one] for one in some])
-            self.embedded += len(some)
-            resolved = found.model
-            made = dict(zip(some, map(bytes, found.vectors.astype(np.float32)), strict=True))
+            made, resolved = await self._made(dataset, some, texts)
             known.update(made)
             done += len(some)
             if is_slow:
@@ -365,6 +362,15 @@ class Indexer:
                 one.indexed.dimensions = len(next(iter(known.values()))) // 4
                 one.indexed.model = resolved
             one.indexed.is_staged = is_slow or one.is_resumed
+
+    async def _made(
+        self, dataset: Dataset, digests: Sequence[str], texts: Mapping[str, str]
+    ) -> tuple[dict[str, bytes], str]:
+        """Vectors of a batch by digest, and the model that made them."""
+        wanted = [texts[one] for one in digests]
+        found = await self._embedder.embed(dataset.tenant, dataset.settings.embedding, wanted)
+        self.embedded += len(digests)
+        return dict(zip(digests, map(bytes, found.vectors.astype(np.float32)), strict=True)), found.model
 
     async def _progress(self, group: Sequence[_Work], done: int, total: int) -> None:
         shown: list[tuple[Document, int]] = []
@@ -446,11 +452,9 @@ class Indexer:
         digests = list(texts)
         known: dict[str, bytes] = {}
         for at in range(0, len(digests), _BATCH):
-            some = digests[at : at + _BATCH]
-            found = await self._embedder.embed(dataset.tenant, dataset.settings.embedding, [texts[one] for one in some])
-            self.embedded += len(some)
-            known.update(zip(some, map(bytes, found.vectors.astype(np.float32)), strict=True))
-            indexed.dimensions, indexed.model = int(found.vectors.shape[1]), found.model
+            made, indexed.model = await self._made(dataset, digests[at : at + _BATCH], texts)
+            known.update(made)
+            indexed.dimensions = len(next(iter(made.values()))) // 4
         for entry in indexed.entries:
             entry.vector = known.get(entry.digest, b"")
 

@@ -1,6 +1,5 @@
 """What tenants have set up, as rows: every call names a tenant, and reaches its rows alone."""
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -104,14 +103,11 @@ class Resources:
     def _raise(self, connection: Connection) -> int:
         return int(connection.execute(self._sql["raise"])[0]["value"])
 
-    @staticmethod
-    def _unique(kind: str, name: str, act: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+    def _unique(self, kind: str, name: str, act: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         try:
             return act()
-        except Exception as error:
-            if isinstance(error, sqlite3.IntegrityError) or getattr(error, "sqlstate", "") == "23505":
-                raise InvokeBadRequestError(f"there is a {kind} named {name!r} already", param="name") from error
-            raise
+        except self._database.duplicates as error:
+            raise InvokeBadRequestError(f"there is a {kind} named {name!r} already", param="name") from error
 
 
 def missing(kind: str, id: str) -> NotFoundError:  # noqa: A002

@@ -26,6 +26,7 @@ from modelyard.knowledge.entities import (
     RetrievalSettings,
     Technique,
 )
+from modelyard.knowledge.prepare import digest_of
 from modelyard.knowledge.retrieve import Asking
 from modelyard.knowledge.store import DocumentPart
 from modelyard.models.types import ModelType
@@ -311,7 +312,7 @@ class TenantDatasets:
             )  # fmt: skip
             dataset = await datasets.create(self._tenant, name, settings=settings)
         parts = _chunks(segments, form)
-        digest = hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
+        digest = digest_of(msgspec.json.encode(parts).decode())
         # A run that goes on after a crash does this once more: what is there already is the same document.
         known = next(
             (row for row in await datasets.store.sources(self._tenant, dataset.id) if row["digest"] == digest), None

@@ -133,7 +133,7 @@ def _without_none(value: Any) -> Any:
     return [_without_none(one) for one in value] if isinstance(value, list) else value
 
 
-def _page(asked: Asked, data: Sequence[Any], total: int, page: int, limit: int) -> Reply:
+def _page(data: Sequence[Any], total: int, page: int, limit: int) -> Reply:
     return json_reply({"data": data, "has_more": page * limit < total, "limit": limit, "total": total, "page": page})
 
 
@@ -318,7 +318,7 @@ class DatasetRoutes:
         ]
         some = every[(page - 1) * limit : page * limit]
         data = [shapes.dataset_shape(one, counts.get(one.id), bindings.get(one.id, [])) for one in some]
-        return _page(asked, data, len(every), page, limit)
+        return _page(data, len(every), page, limit)
 
     async def one(self, asked: Asked) -> Reply:
         return json_reply(await self._shape(asked, await asked.dataset()))
@@ -410,7 +410,7 @@ class DatasetRoutes:
             asked.tenant, dataset.id, keyword=asked.request.query("keyword") or "",
             state=asked.request.query("status") or "", most=limit, skip=(page - 1) * limit,
         )  # fmt: skip
-        return _page(asked, [shapes.document_shape(one, dataset.settings) for one in found], total, page, limit)
+        return _page([shapes.document_shape(one, dataset.settings) for one in found], total, page, limit)
 
     async def document(self, asked: Asked) -> Reply:
         dataset, document = await asked.document()

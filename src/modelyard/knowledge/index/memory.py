@@ -54,6 +54,8 @@ class SpaceIndex:
         self._terms: list[bytes] = []
         """Of entries that are in no large part yet."""
         self._merged = 0
+        self._average = 0.0
+        """Terms of an entry, in the mean."""
         self._graph: Any = None
         self._graphed = 0
         self._is_building = False
@@ -109,6 +111,7 @@ class SpaceIndex:
         else:
             self._parts = [*self._large(), self._small(end)]
         self.size = end
+        self._average = float(self._lengths[:end].sum()) / end
         self.alive = int(self._is_alive[:end].sum())
 
     def _large(self) -> list[Part]:
@@ -195,8 +198,7 @@ class SpaceIndex:
 
     def _words(self, text: str, parts: Sequence[Part], size: int, mask: np.ndarray | None) -> np.ndarray:
         total = max(1, self.alive)
-        average = float(self._lengths[:size].sum()) / size
-        scores = scored(parts, question(text), size, total, average)
+        scores = scored(parts, question(text), size, total, self._average)
         if mask is not None:
             scores[~mask] = 0
         return scores
