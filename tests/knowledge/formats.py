@@ -295,12 +295,45 @@ def _encrypted_pdf() -> bytes:
     return out.getvalue()
 
 
-def _picture_pdf() -> bytes:
+def _outlines_pdf() -> bytes:
+    """A page that is drawn, with nothing to read on it."""
     from reportlab.pdfgen.canvas import Canvas
 
     out = io.BytesIO()
     canvas = Canvas(out)
     canvas.rect(72, 72, 200, 200, fill=1)
+    canvas.save()
+    return out.getvalue()
+
+
+SCANNED = ["Goods can be sent back within 30 days.", "Parcels leave on the same day."]
+TYPED = "A page with text of its own."
+
+
+def picture(text: str) -> bytes:
+    """A photograph of a line, as far as OCR is concerned."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    page = Image.new("L", (1240, 400), 255)
+    ImageDraw.Draw(page).text((60, 120), text, fill=0, font=ImageFont.load_default(40))
+    out = io.BytesIO()
+    page.save(out, "PNG")
+    return out.getvalue()
+
+
+def scan() -> bytes:
+    """A PDF whose first and last pages are pictures."""
+    from reportlab.lib.utils import ImageReader
+    from reportlab.pdfgen.canvas import Canvas
+
+    out = io.BytesIO()
+    canvas = Canvas(out)
+    for at, text in enumerate(SCANNED):
+        if at:
+            canvas.drawString(80, 700, TYPED)
+            canvas.showPage()
+        canvas.drawImage(ImageReader(io.BytesIO(picture(text))), 0, 300, 595, 192)
+        canvas.showPage()
     canvas.save()
     return out.getvalue()
 
@@ -336,7 +369,8 @@ def _tar(compress: Callable[[bytes], bytes]) -> bytes:
 HARM: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "encrypted PDF": ("a.pdf", _encrypted_pdf, "encrypted"),
     "broken PDF": ("a.pdf", lambda: pdf().data[:900], "broken"),
-    "PDF of pictures": ("a.pdf", _picture_pdf, "pictures"),
+    "PDF of nothing but lines": ("a.pdf", _outlines_pdf, "no text"),
+    "picture that is none": ("a.png", lambda: b"\x89PNG\r\n\x1a\n" + b"rubbish" * 40, "no text"),
     "DOCX bomb": ("a.docx", lambda: _docx_with(b"<a>" + bytes(700 << 20)), "unpacks to"),
     "zip bomb": ("a.zip", lambda: _zip({"a.txt": bytes(700 << 20)}), "unpacks to"),
     "zip of zips": ("a.zip", lambda: _nested(3), "holds other files"),

@@ -33,10 +33,11 @@ from modelyard.knowledge.evaluate import (
 )
 from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.retrieve import Asking, Retriever
+from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.store import ConflictError, DocumentPart
 from modelyard.knowledge.transfer import export_dataset, import_dataset
 from tests.knowledge.conftest import Bench, Models, Run
-from tests.knowledge.formats import CASES, HARM, fits
+from tests.knowledge.formats import CASES, HARM, SCANNED, TYPED, fits, picture, scan
 
 GUIDE = "Goods can be sent back within 30 days.\n\nThe shop opens at nine.\n\nGifts are wrapped for two euros."
 LINES = ProcessRule(mode="custom", rules=Rules(segmentation=Segmentation(separator="\n\n", max_tokens=200)))
@@ -111,6 +112,35 @@ def test_what_cannot_be_read_says_why_and_nothing_is_left(run: Run, name: str):
         # The next one is not harmed by it.
         (fine,) = await bench.add(one, GUIDE)
         assert fine.status is Status.COMPLETED
+
+    run(work)
+
+
+def test_scans_and_pictures_are_read_by_ocr(run: Run):
+    async def work(bench: Bench) -> None:
+        one = await bench.dataset()
+        for name, data, pages in (
+            ("scan.pdf", scan(), {1: SCANNED[0], 2: TYPED, 3: SCANNED[1]}),
+            ("photo.png", picture(SCANNED[0]), {1: SCANNED[0]}),
+        ):
+            added = await bench.datasets.add_file(one, name, data)
+            (ended,) = await bench.datasets.wait(one, added.batch, 120)
+            assert ended.status is Status.COMPLETED, ended.error
+            parts = await bench.parts.store.text(added.id) or []
+            assert {part.page: " ".join(part.text.split()) for part in parts} == pages
+
+    run(work)
+
+
+def test_without_ocr_what_can_be_read_is_and_pictures_say_why_not(run: Run):
+    async def work(bench: Bench) -> None:
+        reader = SourceReader(bench.yard.files, bench.parts.jail, bench.yard.workflow_parts.egress)
+        read = await reader.parse("scan.pdf", scan())
+        assert [(part.page, part.text.strip()) for part in read.parts] == [(2, TYPED)]
+        with pytest.raises(InvokeBadRequestError, match="the picture cannot be read: no OCR is set up"):
+            await reader.parse("photo.png", picture(SCANNED[0]))
+        with pytest.raises(InvokeBadRequestError, match="pictures of pages and no text"):
+            await reader.parse("a.pdf", HARM["PDF of nothing but lines"][1]())
 
     run(work)
 

@@ -20,6 +20,7 @@ from modelyard.knowledge.models import RuntimeModels
 from modelyard.knowledge.retrieve import Retriever
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.store import KnowledgeStore
+from modelyard.providers.local.provider import OCR
 from modelyard.runtime import api_keys
 from modelyard.runtime.tenancy import DatasetKey, Known
 
@@ -36,7 +37,9 @@ class KnowledgeParts:
         self.jail = Jail(limits, is_enabled=yard.settings.workflows.code)
         self.models = RuntimeModels(yard.models)
         self._indexes: dict[str, Index] = {}
-        reader = SourceReader(yard.files, self.jail, yard.workflow_parts.egress, most_mb=chosen.most_mb)
+        reader = SourceReader(
+            yard.files, self.jail, yard.workflow_parts.egress, most_mb=chosen.most_mb, ocr=self._text_in
+        )
         self.gatherer = Gatherer(yard.workflow_parts.egress, reader)
         self.external = ExternalKnowledge(self.store, yard.workflow_parts.egress, yard.keys)
         made = embedder or self.models
@@ -97,6 +100,9 @@ class KnowledgeParts:
         if found is None or not self._yard.keys.matches(shown.encode(), found[1].digest):
             return None
         return found[0] if self._yard.directory.is_enabled(found[0]) else None
+
+    async def _text_in(self, picture: bytes) -> str:
+        return "\n".join(await self._yard.local.only(OCR, "read", {"image": picture}))
 
     def begin(self) -> None:
         """Take up documents that were left, on the running loop."""

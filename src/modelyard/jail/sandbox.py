@@ -6,6 +6,7 @@ first needed. What the kernel must be able to do, and what happens where it cann
 """
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -172,9 +173,16 @@ class Jail:
         return str(await self._run("documents", task, data, self.limits.document_seconds))
 
     async def read(self, name: str, data: bytes) -> dict[str, Any]:
-        """A document as Markdown, recognised by its content: {kind, title, parts: [{text, page}]}. Raises JailError."""
+        """A document as Markdown, recognised by its content: {kind, title, parts: [{text, page}], scanned: pages that
+        are pictures}. Raises JailError."""
         task = {"kind": "document", "name": name}
         return await self._run("documents", task, data, self.limits.document_seconds)
+
+    async def pictures(self, data: bytes, pages: Sequence[int]) -> list[bytes]:
+        """Pages of a PDF, counted from 1, each as a grey PNG. Raises JailError."""
+        task = {"kind": "document", "name": "", "pages": list(pages)}
+        found = await self._run("documents", task, data, self.limits.document_seconds)
+        return [base64.b64decode(one) for one in found]
 
     async def check(self) -> str:
         """Try what a prisoner would try, once; the level. Raises JailUnavailableError where any of it worked."""

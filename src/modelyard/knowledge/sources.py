@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.jail.sandbox import Jail, JailError
 from modelyard.knowledge.entities import Document
 from modelyard.knowledge.ingest import Reading
@@ -25,8 +25,10 @@ _TYPES = {
     "text/markdown": ".md", "application/json": ".json", "text/xml": ".xml", "application/xml": ".xml",
     "text/csv": ".csv",
 }  # fmt: skip
-Ocr = Callable[[bytes], Awaitable[list[str]]]
-"""The text of a PDF's pages that hold pictures alone."""
+_PICTURES = frozenset({".png", ".jpg", ".gif", ".tiff"})
+_PAGES = 4  # of a scan, drawn at a time
+Ocr = Callable[[bytes], Awaitable[str]]
+"""The text in a picture. Raises ModelyardError where pictures cannot be read."""
 
 
 class SourceReader:
@@ -77,13 +79,37 @@ class SourceReader:
         self.check_size(name, len(data))
         try:
             told = await self._jail.read(name, data)
+            parts = msgspec.convert(told["parts"], list[DocumentPart])
+            if told["scanned"]:
+                parts = await self._with_scans(told, data, parts)
         except JailError as error:
-            if self._ocr is not None and "holds pictures of pages" in str(error):
-                pages = await self._ocr(data)
-                return Reading(parts=[DocumentPart(text=one, page=at + 1) for at, one in enumerate(pages)], kind=".pdf")
             raise InvokeBadRequestError(f"{name}: {error}") from error
-        parts = msgspec.convert(told["parts"], list[DocumentPart])
         return Reading(parts=parts, title=str(told["title"])[:200], kind=told["kind"])
+
+    async def _with_scans(
+        self, told: Mapping[str, Any], data: bytes, parts: Sequence[DocumentPart]
+    ) -> list[DocumentPart]:
+        """What OCR finds on the pages that are pictures, among the others. Without OCR those others are enough, if
+        there are any."""
+        found = {one.page: one for one in parts}
+        pages: list[int] = told["scanned"]
+        what = "the picture" if told["kind"] in _PICTURES else "the PDF holds pictures of pages and no text: they"
+        try:
+            if self._ocr is None:
+                raise InvokeBadRequestError("no OCR is set up")
+            for at in range(0, len(pages), _PAGES):
+                some = pages[at : at + _PAGES]
+                drawn = [data] if told["kind"] in _PICTURES else await self._jail.pictures(data, some)
+                for page, picture in zip(some, drawn, strict=True):
+                    found[page] = DocumentPart(text=await self._ocr(picture), page=page)
+        except JailError:
+            raise
+        except ModelyardError as error:
+            if parts:
+                logger.warning("pages that are pictures stay unread", extra={"fields": {"error": str(error)}})
+                return list(parts)
+            raise InvokeBadRequestError(f"{what} cannot be read: {error}") from error
+        return [found[page] for page in sorted(found)]
 
     async def fetch(self, url: str) -> Fetched:
         """Through the one way out. Raises EgressError, InvokeBadRequestError."""

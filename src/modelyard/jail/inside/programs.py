@@ -187,6 +187,8 @@ def document(task: Any, data: Any) -> Any:
     import reading  # pyright: ignore[reportMissingImports]
 
     try:
+        if "pages" in task:
+            return reading.pictures(data, task["pages"])
         if "name" in task:
             return reading.read(task["name"], data)
         return documents.extract(task["extension"], data)

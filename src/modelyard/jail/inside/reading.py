@@ -23,12 +23,19 @@ _ARCHIVES = (
     (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"7z\xbc\xaf", "7z"), (b"Rar!", "rar"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
 )  # fmt: skip
-_IMAGES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"), (b"II*\0", "tiff"), (b"MM\0*", "tiff"))
+_IMAGES = (
+    (b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"II*\0", ".tiff"), (b"MM\0*", ".tiff"),
+)  # fmt: skip
+PICTURES = frozenset([kind for _, kind in _IMAGES])
+_DOTS, _LONGEST = 200, 2400  # an inch; pixels of the longer side, whatever size a page claims
 
 
 def read(name: Any, data: Any) -> Any:
-    """{"kind", "title", "parts": [{"text", "page"}]}. Raises documents.Unsupported."""
+    """{"kind", "title", "parts": [{"text", "page"}], "scanned": pages that are pictures}. Raises
+    documents.Unsupported."""
     kind = recognise(name, data)
+    if kind in PICTURES:
+        return {"kind": kind, "title": "", "parts": [], "scanned": [1]}
     reader = _READERS.get(kind)
     if reader is not None:
         title, parts = reader(data)
@@ -38,8 +45,41 @@ def read(name: Any, data: Any) -> Any:
         title, parts = "", [(0, documents.text(data))]
     if len(parts) > _MOST_PARTS:
         raise documents.Unsupported("the document has more than %d pages" % _MOST_PARTS)
-    found = [{"text": text, "page": page} for page, text in parts if text.strip()]
-    return {"kind": kind, "title": title, "parts": found}
+    found = [{"text": text, "page": page} for page, text in parts if text is not None and text.strip()]
+    scanned = [page for page, text in parts if text is None]
+    return {"kind": kind, "title": title, "parts": found, "scanned": scanned}
+
+
+def pictures(data: Any, pages: Any) -> Any:
+    """Pages of a PDF as PNG in base64, in grey, sharp enough to be read."""
+    import base64
+
+    import pypdfium2
+
+    with pypdfium2.PdfDocument(data) as document:
+        found = []
+        for number in pages:
+            page = document[number - 1]
+            bitmap = page.render(scale=min(_DOTS / 72, _LONGEST / max(*page.get_size(), 1.0)), grayscale=True)
+            found.append(base64.b64encode(_png(bitmap)).decode())
+            page.close()
+        return found
+
+
+def _png(bitmap: Any) -> Any:
+    import struct
+    import zlib
+
+    wide, high, step = bitmap.width, bitmap.height, bitmap.stride
+    rows = bytes(bitmap.buffer)
+    plain = b"".join([b"\0" + rows[at * step : at * step + wide] for at in range(high)])
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", wide, high, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(plain, 1)),
+        (b"IEND", b""),
+    )  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join([
+        struct.pack(">I", len(one)) + name + one + struct.pack(">I", zlib.crc32(name + one)) for name, one in chunks
+    ])  # fmt: skip
 
 
 def recognise(name: Any, data: Any) -> Any:
@@ -57,7 +97,7 @@ def recognise(name: Any, data: Any) -> Any:
             raise documents.Unsupported("a %s archive holds other files; unpack it, and add those" % what)
     for magic, what in _IMAGES:
         if head.startswith(magic):
-            raise documents.Unsupported("an image (%s) has no text of its own" % what)
+            return what
     if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         raise documents.Unsupported("the file is neither text nor a document of a known format")
     if data[257:262] == b"ustar":
@@ -138,11 +178,10 @@ def _pdf(data: Any) -> Any:
     for number, page in enumerate(document, 1):
         reader = page.get_textpage()
         text = reader.get_text_range().replace("\r\n", "\n").replace("\ufffe", "-")
-        parts.append((number, text))
+        is_scanned = not text.strip() and next(page.get_objects(max_depth=1), None) is not None
+        parts.append((number, None if is_scanned else text))
         reader.close()
         page.close()
-    if parts and not any(text.strip() for _, text in parts):
-        raise documents.Unsupported("the PDF holds pictures of pages and no text")
     return title, parts
 
 

@@ -46,7 +46,7 @@ from modelyard.wire import openai_chat
 
 _LONGEST_TOKEN = 128  # characters; longer tokens hardly exist, so this refuses nothing that would have fit
 _LONGEST_TEXT = 50_000  # characters
-_OCR = "pp-ocrv4"
+OCR = "pp-ocrv4"
 _ENCODER = "use-multilingual-v3"
 _CATEGORIES = {
     "harassment": ("harassment",),
@@ -119,7 +119,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
             image = base64.b64decode(file.base64_data, validate=True)
         except (binascii.Error, ValueError) as error:
             raise InvokeBadRequestError("the picture is not base64") from error
-        lines = await self.runtime.only(_OCR, "read", {"image": image})
+        lines = await self.runtime.only(OCR, "read", {"image": image})
         # The model does not see the picture, and must not sound as if it did.
         return "[Text found in an attached picture by OCR:\n" + ("\n".join(lines) or "none") + "\n]"
 
