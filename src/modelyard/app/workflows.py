@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from modelyard.app.tools import ToolParts
 from modelyard.base.settings import Settings
 from modelyard.jail.sandbox import Jail, JailLimits
 from modelyard.runtime.caller import Caller
@@ -13,13 +14,13 @@ from modelyard.workflow.dsl import App, AppMapping
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import Limits, Services
 from modelyard.workflow.runs import Runs
+from modelyard.workflow.service_tools import AppTools, TenantAgents, TenantTools
 from modelyard.workflow.services import (
     JailedSandbox,
     StoredForms,
     TenantDatasets,
     TenantFiles,
     TenantModels,
-    TenantTools,
     mappings_of,
 )
 
@@ -48,6 +49,8 @@ class WorkflowParts:
         )
         self.conversations = Conversations(yard.database, yard.clock.time)
         self.chats = Chats(self.runs, self.conversations, self.files, yard.clock.time)
+        self.tools = ToolParts(yard, self.jail, self.egress)
+        self.tools.manager.add_source("workflow", AppTools(self.apps, self.chats, self.runs))
         yard.on_reload(self._reload)
 
     def _reload(self, settings: Settings) -> None:
@@ -66,14 +69,18 @@ class WorkflowParts:
         tenant, user = (run.tenant, run.user) if run is not None else ("default", "")
         general = AppMapping(models=chosen.models, tools=chosen.tools, datasets=chosen.datasets)
         mappings = mappings_of(app.mapping, general)
+        models = TenantModels(yard.models, yard.plugins, Caller(tenant=tenant, user=user or None), mappings["models"])
+        tools = TenantTools(
+            self.tools.manager, tenant, user, mappings["tools"], app=run.app if run is not None else "",
+            run=run.id if run is not None else "", depth=run.depth if run is not None else 0, kept=self.tools.kept,
+        )  # fmt: skip
         return Services(
-            models=TenantModels(
-                yard.models, yard.plugins, Caller(tenant=tenant, user=user or None), mappings["models"]
-            ),
+            models=models,
             sandbox=JailedSandbox(self.jail),
             http=self.egress,
             files=self.files(tenant, user),
-            tools=TenantTools(yard.plugins, tenant, user, mappings["tools"]),
+            tools=tools,
+            agents=TenantAgents(yard.plugins, tools, models, tenant, user),
             memory=self.conversations.memory(run) if run is not None and run.conversation else None,
             datasets=TenantDatasets(yard.knowledge.datasets, tenant, app.name, mappings["datasets"]),
             forms=StoredForms(self.journal, run, yard.origin) if run is not None else None,

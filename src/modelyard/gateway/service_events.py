@@ -14,6 +14,7 @@ from modelyard.workflow.events import (
     GraphRunStarted,
     GraphRunSucceeded,
     NodeRunAgentLog,
+    NodeRunAgentThought,
     NodeRunException,
     NodeRunFailed,
     NodeRunHumanInputFormFilled,
@@ -73,6 +74,7 @@ class ServiceEvents:
         self._end_user = end_user
         self._is_chat = bool(run.conversation)
         self._shows_nodes = run.mode in ("workflow", "advanced-chat")
+        self._is_agent = run.mode == "agent-chat"
         self._is_completion = run.mode == "completion"
         self._usage: dict[str, Any] = dict(_USAGE)
         self._resources: list[JSON] = []
@@ -131,6 +133,8 @@ class ServiceEvents:
                         "inputs": {name: one for name, one in event.inputs.items() if name != "sys.conversation_id"},
                         "created_at": int(event.at), "reason": event.reason,
                     })  # fmt: skip
+            case NodeRunAgentThought() if self._is_agent:
+                yield from self._thought(event)
             case _ if isinstance(event, FINAL):
                 yield from self._end(event)
             case _:
@@ -144,12 +148,25 @@ class ServiceEvents:
             return
         self.answer.append(event.chunk)
         if self.says_messages:
+            kind = "agent_message" if self._is_agent else "message"
             yield self._envelope(
-                "message", id=self._run.message or self._run.id, answer=event.chunk,
-                from_variable_selector=event.selector,
+                kind, id=self._run.message or self._run.id, answer=event.chunk, from_variable_selector=event.selector,
             )  # fmt: skip
         else:
             yield self._workflow("text_chunk", {"text": event.chunk, "from_variable_selector": event.selector})
+
+    def _thought(self, event: NodeRunAgentThought) -> Iterator[JSON]:
+        files = [str(one.get("related_id") or one.get("remote_url") or place) for place, one in enumerate(event.files)]
+        for name, one in zip(files, event.files, strict=True):
+            yield self._envelope(
+                "message_file", id=name, type=one.get("type") or "image", belongs_to="assistant",
+                url=one.get("url") or one.get("remote_url") or "",
+            )  # fmt: skip
+        yield self._envelope(
+            "agent_thought", id=event.thought_id, position=event.position, thought=event.thought,
+            observation=event.observation, tool=event.tool, tool_labels=event.tool_labels, tool_input=event.tool_input,
+            message_files=files,
+        )  # fmt: skip
 
     def _replaced(self, event: TextReplaced) -> JSON:
         if self.says_messages:
@@ -202,6 +219,8 @@ class ServiceEvents:
                 })  # fmt: skip
             case NodeRunIterationSucceeded() | NodeRunIterationFailed() | NodeRunLoopSucceeded() | NodeRunLoopFailed():
                 yield self._workflow(f"{event.node_type}_completed", self._completed(event))
+            case NodeRunAgentThought():
+                pass  # the log says it
             case NodeRunAgentLog():
                 yield self._workflow("agent_log", {
                     "node_execution_id": event.id, "id": event.message_id, "label": event.label,

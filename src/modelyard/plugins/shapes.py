@@ -12,7 +12,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
-from modelyard.models.entities import ParameterRule
+from modelyard.models.entities import AIModelEntity, ParameterRule
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -39,6 +39,21 @@ _FINISH = {
     "tool_calls": "tool_calls", "tool_use": "tool_calls", "function_call": "tool_calls",
     "content_filter": "content_filter", "safety": "content_filter",
 }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+def dump_entity(entity: AIModelEntity) -> JSON:
+    """A model as plugins describe one."""
+    pricing = entity.pricing
+    return {
+        "model": entity.model, "label": msgspec.to_builtins(entity.label), "model_type": entity.model_type.value,
+        "features": [one.value for one in entity.features], "fetch_from": "predefined-model",
+        "model_properties": {getattr(name, "value", name): value for name, value in entity.model_properties.items()},
+        "parameter_rules": [msgspec.to_builtins(one) for one in entity.parameter_rules],
+        "pricing": msgspec.to_builtins(pricing) if pricing is not None else None, "deprecated": False,
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ chat, to the plugin

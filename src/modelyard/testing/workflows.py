@@ -202,6 +202,9 @@ class StubAgents:
         default_factory=list[tuple[Mapping[str, Any], Mapping[str, Any]]]
     )
 
+    def serves(self, provider: str, strategy: str) -> bool:
+        return True
+
     async def run(
         self, strategy: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> AsyncGenerator[Mapping[str, Any], None]:

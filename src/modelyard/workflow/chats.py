@@ -12,6 +12,7 @@ from modelyard.workflow.apps import FoundApp
 from modelyard.workflow.conversations import Conversation, Conversations, Message
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
+from modelyard.workflow.events import AnyEvent, NodeRunAgentThought, NodeRunRetrieverResource
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.start import Variable, form_of
 from modelyard.workflow.runs import Runs, new_run_id
@@ -82,7 +83,7 @@ class Chats:
 
     async def send(
         self, found: FoundApp, app: App, *, query: str, inputs: Mapping[str, Any], user: str,
-        conversation_id: str = "", files: Sequence[Any] = (), created_from: str = "service-api",
+        conversation_id: str = "", files: Sequence[Any] = (), created_from: str = "service-api", depth: int = 0,
     ) -> tuple[RunRecord, Conversation]:  # fmt: skip
         """A question; its answer is the run's text. Raises NotFoundError, InputError, InvokeBadRequestError."""
         now = self._now()
@@ -105,7 +106,7 @@ class Chats:
             tenant=found.tenant, id=run_id, app=found.id, digest=found.stored.digest, mode=app.mode, user=user,
             inputs=self._inputs(app, "", given, found.tenant, user), system=system, conversation=conversation.id,
             message=message_id, variables={name: one.get("value") for name, one in conversation.variables.items()},
-            created_at=now, created_from=created_from,
+            created_at=now, created_from=created_from, depth=depth,
         )  # fmt: skip
         message = Message(
             tenant=found.tenant, id=message_id, app=found.id, user=user, conversation=conversation.id,
@@ -170,12 +171,13 @@ class Chats:
 
     # ends
 
-    async def _ended(self, run: RunRecord, pool: VariablePool, said: str) -> None:
+    async def _ended(self, run: RunRecord, pool: VariablePool, said: str, events: Sequence[AnyEvent]) -> None:
         if run.conversation:
             await self._remember(run, pool)
         if run.message and run.status is not Status.PAUSED:
             failed = run.status is Status.FAILED
-            metadata = {"usage": {"total_tokens": run.total_tokens, "total_price": str(run.total_price)}}
+            usage = {"total_tokens": run.total_tokens, "total_price": str(run.total_price)}
+            metadata = {"usage": usage, **_seen(run, events)}
             status = {Status.FAILED: "error", Status.STOPPED: "stopped"}.get(run.status, "normal")
             await self._conversations.answer(
                 run.tenant, run.message, said, metadata, status=status, error=run.error if failed else ""
@@ -196,6 +198,28 @@ class Chats:
                 about = {**about, "value": to_object(value), "value_type": kind, "updated_at": self._now()}
             variables[name] = about
         await self._conversations.touch(run.tenant, run.conversation, variables)
+
+
+def _seen(run: RunRecord, events: Sequence[AnyEvent]) -> dict[str, Any]:
+    """What a message shows beside its text: sources, and an agent's thoughts."""
+    resources: list[dict[str, Any]] = []
+    thoughts: dict[str, dict[str, Any]] = {}
+    for one in events:
+        if isinstance(one, NodeRunRetrieverResource):
+            resources += one.retriever_resources
+        elif isinstance(one, NodeRunAgentThought):
+            thoughts[one.thought_id] = {
+                "id": one.thought_id, "chain_id": None, "message_id": run.message, "position": one.position,
+                "thought": one.thought, "tool": one.tool, "tool_labels": one.tool_labels, "tool_input": one.tool_input,
+                "observation": one.observation, "created_at": int(one.at),
+                "files": [str(each.get("related_id") or each.get("remote_url") or "") for each in one.files],
+            }  # fmt: skip
+    found: dict[str, Any] = {}
+    if resources:
+        found["retriever_resources"] = [{**one, "position": at} for at, one in enumerate(resources, 1)]
+    if thoughts:
+        found["agent_thoughts"] = list(thoughts.values())
+    return found
 
 
 def workflow_id(found: FoundApp) -> str:

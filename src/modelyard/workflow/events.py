@@ -149,6 +149,22 @@ class NodeRunAgentLog(NodeEvent, frozen=True, kw_only=True, tag="agent_log"):
     metadata: dict[str, Any] = {}
 
 
+class NodeRunAgentThought(NodeEvent, frozen=True, kw_only=True, tag="agent_thought"):
+    """A turn of an agent: told once with what it wants done, once more with what came of it."""
+
+    thought_id: str
+    position: int = 1
+    thought: str = ""
+    tool: str = ""
+    """Names, joined by `;`."""
+    tool_labels: dict[str, dict[str, str]] = {}
+    tool_input: str = ""
+    """JSON: name → arguments."""
+    observation: str = ""
+    """JSON: name → what came of it."""
+    files: list[dict[str, Any]] = []
+
+
 # ---------------------------------------------------------------------------------------------- containers
 
 
@@ -215,7 +231,7 @@ GraphEvent = (
 NodeRunEvent = (
     NodeRunStarted | NodeRunSucceeded | NodeRunFailed | NodeRunException | NodeRunRetry | NodeRunStreamChunk
     | NodeRunReasoningChunk | NodeRunRetrieverResource | NodeRunVariableUpdated | NodeRunPauseRequested
-    | NodeRunHumanInputFormFilled | NodeRunHumanInputFormTimeout | NodeRunAgentLog
+    | NodeRunHumanInputFormFilled | NodeRunHumanInputFormTimeout | NodeRunAgentLog | NodeRunAgentThought
     | NodeRunIterationStarted | NodeRunIterationNext | NodeRunIterationSucceeded | NodeRunIterationFailed
     | NodeRunLoopStarted | NodeRunLoopNext | NodeRunLoopSucceeded | NodeRunLoopFailed
 )  # fmt: skip

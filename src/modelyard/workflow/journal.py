@@ -307,7 +307,10 @@ class DatabaseJournal:
         await self._transact(lambda it: it.execute(self._sql["put_document"], values))
 
     async def document(self, tenant: str, digest: str) -> str | None:
-        rows = await self._read("document", tenant=tenant, digest=digest)
+        return await asyncio.to_thread(self.document_now, tenant, digest)
+
+    def document_now(self, tenant: str, digest: str) -> str | None:
+        rows = self._database.read(self._sql["document"], {"tenant": tenant, "digest": digest})
         return rows[0]["body"] if rows else None
 
 

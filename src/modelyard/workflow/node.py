@@ -162,6 +162,19 @@ class Tools(Protocol):
         """Messages in the shapes that plugins use. Raises ModelyardError."""
         ...
 
+    def bind(self, ref: Any) -> Any:
+        """A tool for an agent, by a ToolRef. Raises ToolNotFoundError."""
+        ...
+
+    @property
+    def manager(self) -> Any:
+        """The ToolManager through which an agent's tools are called."""
+        ...
+
+    def results(self, key: str) -> Any:
+        """Where results that are too long for a prompt are kept, for one agent's run; None for nowhere."""
+        ...
+
 
 class Datasets(Protocol):
     async def retrieve(self, query: str, data: Any, *, files: Sequence[File]) -> list[dict[str, Any]]:
@@ -174,6 +187,10 @@ class Datasets(Protocol):
 
 
 class Agents(Protocol):
+    def serves(self, provider: str, strategy: str) -> bool:
+        """Whether a plugin of the tenant has this strategy."""
+        ...
+
     def run(self, strategy: Mapping[str, Any], parameters: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         """Messages in the shapes that agent strategies use."""
         ...

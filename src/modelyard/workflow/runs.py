@@ -335,8 +335,8 @@ class JournalRecorder(Recorder):
 
 FindApp = Callable[[RunRecord], Awaitable[App]]
 ServicesFor = Callable[[App, RunRecord], Services]
-OnEnd = Callable[[RunRecord, VariablePool, str], Awaitable[None]]
-"""Is told of a run that ended or paused: its record, what the pool held, the text that was shown."""
+OnEnd = Callable[[RunRecord, VariablePool, str, Sequence[AnyEvent]], Awaitable[None]]
+"""Is told of a run that ended or paused: its record, what the pool held, the text that was shown, its events."""
 
 
 class Runs:
@@ -481,18 +481,25 @@ class Runs:
             elapsed=elapsed,
             finished_at=self._now() if is_over else None,
         )
-        said = await self._text(live)
+        events = await self._told(live)
+        said = _said(events)
         for listener in self._on_end:
-            await listener(record, pool, said)
+            await listener(record, pool, said, events)
         # Whoever sees the end may ask at once what came of the run: it is written down first.
         last = final_event(outcome, context)
         await self.journal.settle(record, [(live.last + 1, last)])
         live.push(last)
 
-    async def _text(self, live: _Live) -> str:
+    async def _told(self, live: _Live) -> list[AnyEvent]:
+        """All of its events, those of the process before this one included."""
         if live.events and live.events[0][0] == 1:
-            return _said([event for _, event in live.events])
-        return (await self.journal.history(live.record)).said
+            return [event for _, event in live.events]
+        found: list[AnyEvent] = []
+        last = 0
+        while some := await self.journal.events(live.record.id, last, 5000):
+            last = some[-1][0]
+            found += [event for _, event in some]
+        return found
 
     # watching
 

@@ -5,14 +5,13 @@ import hashlib
 import mimetypes
 import secrets
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, PluginError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.jail.sandbox import Jail, JailError, JailUnavailableError
 from modelyard.jail.templates import render_now
 from modelyard.knowledge.datasets import Datasets
@@ -216,45 +215,6 @@ class TenantFiles:
         return msgspec.structs.replace(file, type=declared) if declared == "custom" else file
 
 
-class TenantTools:
-    """Tools of the tenant's plugins, and other apps of its own."""
-
-    def __init__(self, plugins: Plugins | None, tenant: str, user: str, mappings: Sequence[Mapping[str, str]]) -> None:
-        self._plugins = plugins
-        self._tenant = tenant
-        self._user = user
-        self._mappings = mappings
-
-    async def invoke(
-        self, kind: str, provider: str, tool: str, parameters: Mapping[str, Any], *, credential: str, key: str
-    ) -> AsyncGenerator[Mapping[str, Any], None]:
-        for mapping in self._mappings:
-            named = mapping.get(f"{provider}/{tool}") or mapping.get(tool)
-            if named:
-                provider, _, tool = named.rpartition("/")
-                kind = "builtin"
-                break
-        if kind not in ("builtin", "plugin"):
-            raise PluginError(f"tools of the type {kind!r} are not available yet; a mapping can name another tool")
-        if self._plugins is None:
-            raise PluginError(f"tool {provider}/{tool} needs plugins, and there are none here")
-        one, bare = self._plugins.provider(self._tenant, provider)
-        credentials, credential_type = self._plugins.tool_credentials(
-            self._tenant, f"{one.plugin_id}/{bare}", credential
-        )
-        data = {
-            "provider": bare, "tool": tool, "credentials": credentials, "credential_type": credential_type,
-            "tool_parameters": dict(parameters),
-        }  # fmt: skip
-        answers = self._plugins.call(
-            self._tenant, one.plugin_id, "tool", "invoke_tool", data, user=self._user,
-            more={"context": {"depth": 1, "idempotency_key": key}},
-        )  # fmt: skip
-        async with aclosing(answers):
-            async for answer in answers:
-                yield answer
-
-
 class TenantDatasets:
     """A tenant's datasets, as the nodes of knowledge see them."""
 
@@ -430,4 +390,4 @@ def mappings_of(app: AppMapping, general: AppMapping | None) -> dict[str, list[M
     return {name: [getattr(one, name) for one in both] for name in ("models", "tools", "datasets")}
 
 
-__all__ = ["JailedSandbox", "ModelyardError", "StoredForms", "TenantFiles", "TenantModels", "TenantTools"]
+__all__ = ["JailedSandbox", "ModelyardError", "StoredForms", "TenantFiles", "TenantModels"]

@@ -146,7 +146,6 @@ def _agent(config: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {
         "type": "agent",
         "title": "Agent",
-        "agent_strategy_provider_name": "langgenius/agent/agent",
         "agent_strategy_name": strategy,
         "memory": {"window": {"enabled": False}},
         "agent_parameters": {
@@ -159,5 +158,6 @@ def _agent(config: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
             "instruction": {"type": "mixed", "value": _filled(str(config.get("pre_prompt") or ""), names)},
             "query": {"type": "mixed", "value": "{{#sys.query#}}"},
             "maximum_iterations": {"type": "constant", "value": int(mode.get("max_iteration") or 10)},
+            "prompt": {"type": "constant", "value": (mode.get("prompt") or {}).get("first_prompt") or ""},
         },
     }  # fmt: skip

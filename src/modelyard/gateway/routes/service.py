@@ -467,7 +467,8 @@ class Service:
             "query": one.query, "answer": one.answer, "status": one.status, "error": one.error or None,
             "message_files": [self._message_file(file, call) for file in one.files],
             "feedback": {"rating": one.rating} if one.rating else None,
-            "retriever_resources": one.metadata.get("retriever_resources") or [], "agent_thoughts": [],
+            "retriever_resources": one.metadata.get("retriever_resources") or [],
+            "agent_thoughts": one.metadata.get("agent_thoughts") or [],
             "created_at": int(one.created_at), "extra_contents": [], "total_tokens": usage.get("total_tokens", 0),
         }  # fmt: skip
 

@@ -1,0 +1,37 @@
+"""Strategies by the names that apps and people use for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from modelyard.agents.state import Strategy
+from modelyard.base.errors import NotFoundError, suggestion
+
+_NAMES: Mapping[str, str] = {
+    "function_calling": "function_calling", "function_call": "function_calling", "fc": "function_calling",
+    "tools": "function_calling", "react": "react", "cot": "react", "react_completion": "react_completion",
+    "chain_of_thought": "chain_of_thought", "plan_and_execute": "plan_and_execute", "plan": "plan_and_execute",
+}  # fmt: skip
+STRATEGIES = ("function_calling", "react", "react_completion", "chain_of_thought", "plan_and_execute")
+
+
+def strategy_of(name: str) -> Strategy:
+    """Raises NotFoundError with near names."""
+    from modelyard.agents.strategies import chain_of_thought, function_calling, plan_and_execute, react
+
+    match _NAMES.get(name.strip().lower().replace("-", "_").replace(" ", "_")):
+        case "function_calling":
+            return function_calling.FunctionCalling()
+        case "react":
+            return react.React()
+        case "react_completion":
+            return react.React(is_completion=True)
+        case "chain_of_thought":
+            return chain_of_thought.ChainOfThought()
+        case "plan_and_execute":
+            return plan_and_execute.PlanAndExecute()
+        case _:
+            raise NotFoundError(
+                f"strategy {name[:60]!r} does not exist; {suggestion(name, STRATEGIES, label='there are')}",
+                code="strategy_not_found",
+            )

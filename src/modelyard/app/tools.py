@@ -1,0 +1,45 @@
+"""Tools, wired: what comes with us, plugins', and what tenants have added."""
+
+from typing import TYPE_CHECKING
+
+from modelyard.jail.sandbox import Jail
+from modelyard.storage.kept import Kept
+from modelyard.tools.builtin import Parts, tools_of
+from modelyard.tools.manager import ToolManager, Tools
+from modelyard.tools.plugins import PluginTools
+from modelyard.transport.egress import Egress
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
+
+class ToolParts:
+    def __init__(self, yard: "Modelyard", jail: Jail, egress: Egress) -> None:
+        self.kept = Kept(yard.database, yard.clock)
+        self.manager = ToolManager()
+        parts = Parts(clock=yard.clock, jail=jail, egress=egress, kept=self.kept, models=yard.models)
+        self.manager.add_source("builtin", _Lazily(parts))
+        self.manager.add_source("plugin", PluginTools(yard.plugins))
+
+
+class _Lazily(Tools):
+    """What comes with us; described when somebody first asks."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self._parts: Parts | None = parts
+
+    def _fill(self) -> None:
+        if self._parts is not None:
+            for provider, some in tools_of(self._parts).items():
+                for one in some:
+                    self.add(one, provider)
+            self._parts = None
+
+    def tools(self, tenant: str):
+        self._fill()
+        return super().tools(tenant)
+
+    def find(self, tenant: str, provider: str, name: str):
+        self._fill()
+        return super().find(tenant, provider, name)

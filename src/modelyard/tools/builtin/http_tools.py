@@ -1,0 +1,63 @@
+"""Any HTTP request, through the one way out."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+from modelyard.tools.builtin import Parts
+from modelyard.tools.entities import ToolContext, ToolInvokeError, json_message, text_message
+from modelyard.tools.function import FunctionTool
+from modelyard.transport.egress import EgressError
+
+_MOST_ANSWER = 5 << 20
+
+
+def make(parts: Parts) -> Sequence[FunctionTool]:
+    if (egress := parts.egress) is None:
+        return []
+
+    async def http_request(
+        url: str,
+        context: ToolContext,
+        method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] = "GET",
+        headers: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+        body: Any = None,
+    ) -> Any:
+        """Send an HTTP request and give its answer.
+
+        url: beginning with https:// or http://
+        params: what stands behind the ? of the address
+        body: text, or an object that is sent as JSON
+        """
+        sent = dict(headers or {})
+        names = {one.lower() for one in sent}
+        data = b""
+        if body is not None and body != "":
+            is_text = isinstance(body, str)
+            data = (body if is_text else json.dumps(body, ensure_ascii=False)).encode()
+            if "content-type" not in names:
+                looks_json = not is_text or body.lstrip()[:1] in ("{", "[")
+                sent["content-type"] = "application/json" if looks_json else "text/plain"
+        if method not in ("GET", "HEAD") and context.key and "idempotency-key" not in names:
+            sent["idempotency-key"] = context.key
+        if params:
+            url = f"{url}{'&' if '?' in url else '?'}{urlencode(params)}"
+        try:
+            answer = await egress.fetch(method, url, headers=list(sent.items()), body=data, most_bytes=_MOST_ANSWER)
+        except EgressError as error:
+            raise ToolInvokeError(str(error)) from error
+        text = answer.body.decode("utf-8", "replace")
+        if answer.status >= 400:
+            raise ToolInvokeError(
+                f"{method} {url.partition('?')[0][:200]} answers with status {answer.status}: {text[:2000]}"
+            )
+        if "json" in answer.headers.get("content-type", ""):
+            try:
+                return [json_message(json.loads(text))]
+            except ValueError:
+                pass
+        return [text_message(text or f"status {answer.status}, nothing said")]
+
+    return [FunctionTool(http_request, provider="http", kind="builtin")]

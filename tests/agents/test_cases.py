@@ -1,0 +1,14 @@
+"""A case a behaviour, each with replies in one piece, by words, and sign by sign."""
+
+from typing import Any
+
+import pytest
+
+from modelyard.testing.agents import Cut
+from tests.agents.running import CUTS, cases, wrong
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in cases()])
+def test_case(case: dict[str, Any], cut: Cut):
+    assert wrong(case, cut) == []
