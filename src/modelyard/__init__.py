@@ -38,12 +38,15 @@ if TYPE_CHECKING:
     from modelyard.models.provider import ProviderEntity
     from modelyard.models.types import ModelType
     from modelyard.runtime.callbacks import Callback
-    from modelyard.sync import Knowledge, SyncModelyard
+    from modelyard.sync import Agent, Knowledge, SyncModelyard
+    from modelyard.tools.function import tool
 
 _HOMES = {
     "Modelyard": "app",
     "SyncModelyard": "sync",
     "Knowledge": "sync",
+    "Agent": "sync",
+    "tool": "tools.function",
     "ConfigError": "base.errors",
     "InvokeAuthorizationError": "base.errors",
     "InvokeBadRequestError": "base.errors",
@@ -74,6 +77,8 @@ __all__ = [  # noqa: RUF022  the order of _HOMES: what readers meet first stands
     "Modelyard",
     "SyncModelyard",
     "Knowledge",
+    "Agent",
+    "tool",
     "ConfigError",
     "InvokeAuthorizationError",
     "InvokeBadRequestError",

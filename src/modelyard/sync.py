@@ -1,6 +1,7 @@
 """The same without `await`: every call runs on an event loop in a thread of its own. Nothing is written twice."""
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
@@ -10,6 +11,8 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 import msgspec
 
+from modelyard.agents.agent import AgentResult
+from modelyard.agents.events import AnyAgentEvent
 from modelyard.app import Modelyard
 from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_uuid
@@ -18,6 +21,7 @@ from modelyard.knowledge.answer import Answer, Manner
 from modelyard.knowledge.entities import Dataset, DatasetSettings, Document, Hit, RetrievalSettings
 from modelyard.knowledge.retrieve import Asking
 from modelyard.models.llm import LLMResultChunk
+from modelyard.models.messages import AnyPromptMessage
 from modelyard.runtime.caller import DEFAULT_TENANT
 
 T = TypeVar("T")
@@ -97,6 +101,14 @@ class SyncModelyard:
 
         call.__doc__ = method.__doc__
         return call
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of something of `asynchronous`."""
+        return self._loop.run(coroutine)
+
+    def each(self, generator: AsyncGenerator[T, None]) -> Iterator[T]:
+        """What a generator of `asynchronous` gives, piece by piece."""
+        return self._loop.iterate(generator)
 
     def stream(self, *arguments: Any, **options: Any) -> Iterator[LLMResultChunk]:
         """Chat, piece by piece."""
@@ -185,6 +197,48 @@ class Knowledge:
     def close(self) -> None:
         self._loop.run(self._yard.aclose())
         self._loop.close()
+
+
+class Agent:
+    """A model with tools, without `await`.
+
+        def add(one: float, other: float) -> float:
+            "The sum of two numbers."
+            return one + other
+
+        print(Agent("default", tools=[add]).run("What is 1.5 and 2.25?").text)
+
+    Tools are functions, or names as `calculate`, `time/current_time`, `dataset:shop`; other options are those of
+    `Modelyard.agent`. Several agents share a `SyncModelyard` by `yard=`.
+    """
+
+    def __init__(
+        self, model: str = "default", tools: Sequence[Any] = (), *, yard: SyncModelyard | None = None, **how: Any
+    ) -> None:
+        self._own = yard is None
+        self._yard = yard or SyncModelyard()
+        if self._own:
+            atexit.register(self.close)
+        self.agent = self._yard.asynchronous.agent(model, tools, **how)
+
+    def run(self, query: str, *, history: Sequence[AnyPromptMessage] = ()) -> AgentResult:
+        """The whole answer, with thoughts, calls and usage."""
+        return self._yard.wait(self.agent.run(query, history=history))
+
+    def stream(self, query: str, *, history: Sequence[AnyPromptMessage] = ()) -> Iterator[AnyAgentEvent]:
+        """What happens, as it happens."""
+        return self._yard.each(self.agent.stream(query, history=history))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._own:
+            atexit.unregister(self.close)
+            self._yard.close()
 
 
 async def _build_at(path: Path, options: dict[str, Any]) -> Modelyard:

@@ -87,8 +87,10 @@ Store = Callable[[str, Gathering], Awaitable[list[dict[str, Any]]]]
 class Results(Protocol):
     """Where results that are too long for a prompt are kept while the run lasts."""
 
-    tool: Tool
-    """Gives them to the model, a part at a time."""
+    @property
+    def tool(self) -> Tool:
+        """Gives them to the model, a part at a time."""
+        ...
 
     async def keep(self, key: str, text: str) -> str:
         """The name that the tool knows it by."""

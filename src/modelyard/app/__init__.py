@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from modelyard.app.extensions import PluginParts
 from modelyard.app.knowledge import KnowledgeParts
@@ -66,6 +66,10 @@ from modelyard.storage.files import FileStore
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing, load_key_ring
 from modelyard.transport.http import HttpClient
+
+if TYPE_CHECKING:
+    from modelyard.agents.agent import Agent
+    from modelyard.tools.manager import ToolManager
 
 logger = logging.getLogger("modelyard.app")
 
@@ -489,6 +493,21 @@ class Modelyard:
         return self.workflow_parts.services(app)
 
     @property
+    def tools(self) -> "ToolManager":
+        """Tools of all kinds; `yard.tools.functions.add(tool)` adds one of your own for every agent and app."""
+        return self.workflow_parts.tools.manager
+
+    def agent(self, model: str = "default", tools: Sequence[Any] = (), **how: Any) -> "Agent":
+        """A model with tools: functions, Tools, agents, or names as `calculate`, `time/current_time`, `dataset:shop`.
+
+        `how`: tenant, user, strategy, instruction, limits, schema, parameters, name, description, approve.
+        Raises NotFoundError, ToolNotFoundError.
+        """
+        from modelyard.app.agents import make_agent
+
+        return make_agent(self, model, tools, **how)
+
+    @property
     def knowledge(self) -> KnowledgeParts:
         """Datasets. Made when first asked for: what it needs is not small."""
         if self._knowledge is None:
@@ -521,7 +540,10 @@ class Modelyard:
         if self._valkey is not None:
             await self._valkey.aclose()
         await self.http.aclose()
-        await asyncio.to_thread(self.database.close)
+        try:
+            await asyncio.to_thread(self.database.close)
+        except RuntimeError:  # the interpreter ends: there are no threads to be had any more
+            self.database.close()
         self.ledger.close()
 
 

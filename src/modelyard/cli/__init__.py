@@ -27,6 +27,8 @@ COMMANDS = {
     "providers": ("providers", "Providers: list, show, add, check."),
     "workflow": ("workflows", "Workflows: run an exported app, draw it, check it."),
     "app": ("workflows", "Apps: import, list, export; keys for their callers."),
+    "agent": ("agents", "Agents: give a model tools, and watch what it does."),
+    "tools": ("agents", "Tools: list them, look at one, try it; add APIs and MCP servers."),
     "knowledge": ("knowledge", "Knowledge: add documents, search them, ask them, measure what is found."),
     "plugin": ("plugins", "Plugins: make, try, debug, pack, sign and install them."),
     "prices": ("prices", "Prices: what models cost, and where price lists disagree."),

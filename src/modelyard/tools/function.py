@@ -143,8 +143,22 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
     root = named.get(str(schema.get("$ref", "")).rpartition("/")[2], schema)
     found: dict[str, Any] = {"type": "object", "properties": root.get("properties", {})}
     found["required"] = root.get("required", [])
+    for name, one in found["properties"].items():
+        found["properties"][name] = _optional(one)
     others = {name: one for name, one in named.items() if one is not root}
     return {**found, "$defs": others} if others else found
+
+
+def _optional(schema: dict[str, Any]) -> dict[str, Any]:
+    """`X | None = None` as an X that may be left out: simpler to read, for small models too."""
+    kinds = schema.get("anyOf")
+    if not isinstance(kinds, list) or schema.get("default", 0) is not None:
+        return schema
+    rest = [one for one in kinds if one != {"type": "null"}]
+    if len(rest) != 1 or len(rest) == len(kinds):
+        return schema
+    more = {name: one for name, one in schema.items() if name not in ("anyOf", "default")}
+    return {**rest[0], **more}
 
 
 def _messages(found: Any) -> Iterator[Message]:

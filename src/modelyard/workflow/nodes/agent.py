@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.agents.agent import fitting_strategy
 from modelyard.agents.events import (
     AgentCall,
     AgentFinished,
@@ -28,7 +29,6 @@ from modelyard.agents.loop import AgentLoop, Entry
 from modelyard.agents.state import AgentLimits, Task
 from modelyard.agents.strategies import strategy_of
 from modelyard.base.errors import ModelyardError, NotFoundError
-from modelyard.models.entities import ModelFeature
 from modelyard.models.messages import (
     AnyPromptMessage,
     PromptMessageContent,
@@ -48,7 +48,6 @@ from modelyard.workflow.prompts import (
     ModelConfig,
     content_of,
     dump_usage,
-    features_of,
     files_in,
     find_model,
     memory_messages,
@@ -196,15 +195,7 @@ class _Own:
 
     async def _loop(self, model: Any, config: ModelConfig) -> tuple[AgentLoop, Task]:
         context, given = self.context, self.parameters
-        features = features_of(model)
-        can_call = features is None or features & {
-            ModelFeature.TOOL_CALL, ModelFeature.MULTI_TOOL_CALL, ModelFeature.STREAM_TOOL_CALL
-        }  # fmt: skip
-        name = self.strategy
-        if strategy_of(name).name == "function_calling" and not can_call:
-            name = "react"
-        if strategy_of(name).name == "react" and config.mode == "completion":
-            name = "react_completion"
+        strategy = fitting_strategy(self.strategy, model, is_completion=config.mode == "completion")
         parameters, stop = parameters_of(config, context)
         task = Task(
             query=_text(given.get("query")), instruction=_text(given.get("instruction")), tools=self._tools(),
@@ -226,7 +217,7 @@ class _Own:
         )  # fmt: skip
         tools = context.services.tools
         loop = AgentLoop(
-            model, strategy_of(name), tools.manager if tools is not None else ToolManager(), limits=self._limits(),
+            model, strategy, tools.manager if tools is not None else ToolManager(), limits=self._limits(),
             context=about, record=_Steps(context), approve=self._approve, store=self._store,
             results=tools.results(context.key) if tools is not None else None, now=run.now,
         )  # fmt: skip
