@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from modelyard.agents.agent import Agent
 from modelyard.agents.state import AgentLimits
+from modelyard.base.errors import ModelyardError
 from modelyard.base.ids import new_id
 from modelyard.models.types import ModelType
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.tools.entities import Tool, ToolContext
 from modelyard.tools.function import as_tool
+from modelyard.tools.manager import Bound, ToolRef
+from modelyard.tools.mcp.server import Offer, Resource
 from modelyard.tools.results import KeptResults
 from modelyard.workflow.agent_tools import dataset_ref
 from modelyard.workflow.nodes.agent import DatasetTool
@@ -19,6 +26,8 @@ from modelyard.workflow.services import TenantDatasets
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
+
+logger = logging.getLogger("modelyard.tools")
 
 
 def make_agent(
@@ -34,6 +43,48 @@ def make_agent(
         context=ToolContext(tenant=tenant, user=user, app="agent", key=run),
         results=KeptResults(parts.kept, tenant, run), **how,
     )  # fmt: skip
+
+
+async def offer_of(yard: Modelyard, tenant: str, names: Sequence[str]) -> Offer:
+    """What a tenant's clients see over MCP: the tools that are named, or all of them, apps and datasets included."""
+    manager = yard.workflow_parts.tools.manager
+    datasets = await yard.knowledge.datasets.store.datasets(tenant)
+    tools: list[Tool] = []
+    if names:
+        tools = [tool_of(yard, one, tenant) for one in names]
+    else:
+        for entity in manager.list(tenant):
+            try:
+                tools.append(manager.find(tenant, entity.kind, entity.provider, entity.name))
+            except ModelyardError as error:
+                fields = {"tool": entity.name, "error": str(error)}
+                logger.warning("a tool cannot be offered", extra={"fields": fields})
+        tools += [tool_of(yard, f"dataset:{one.name}", tenant) for one in datasets]
+    seen: dict[str, Tool] = {}
+    for one in tools:
+        name = one.name if one.name not in seen else f"{_plain(one.entity.provider)}_{one.name}"
+        seen.setdefault(name, one if name == one.name else Bound(one, ToolRef(alias=name)))
+    resources = [
+        Resource(
+            uri=f"modelyard://datasets/{one.id}", name=one.name, description=one.description or "A dataset.",
+            mime_type="application/json",
+        )
+        for one in datasets
+    ]  # fmt: skip
+
+    async def read(uri: str) -> str | None:
+        one = next((each for each in datasets if uri.endswith(each.id)), None)
+        if one is None:
+            return None
+        documents, total = await yard.knowledge.datasets.store.documents(tenant, one.id, most=1000)
+        listed = [{"id": each.id, "name": each.name, "status": each.status.value} for each in documents]
+        return msgspec.json.encode({"id": one.id, "name": one.name, "documents": listed, "total": total}).decode()
+
+    return Offer(tools=list(seen.values()), resources=resources, read=read)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "other"
 
 
 def tool_of(yard: Modelyard, given: Any, tenant: str) -> Tool:

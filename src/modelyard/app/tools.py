@@ -1,12 +1,16 @@
 """Tools, wired: what comes with us, plugins', and what tenants have added."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from modelyard.base.settings import Settings
 from modelyard.jail.sandbox import Jail
 from modelyard.storage.kept import Kept
 from modelyard.tools.builtin import Parts, tools_of
+from modelyard.tools.entities import Tool, ToolEntity
 from modelyard.tools.manager import ToolManager, Tools
 from modelyard.tools.plugins import PluginTools
+from modelyard.tools.providers import StdioServer, ToolProviders
 from modelyard.transport.egress import Egress
 
 if TYPE_CHECKING:
@@ -20,6 +24,23 @@ class ToolParts:
         parts = Parts(clock=yard.clock, jail=jail, egress=egress, kept=self.kept, models=yard.models)
         self.manager.add_source("builtin", _Lazily(parts))
         self.manager.add_source("plugin", PluginTools(yard.plugins))
+        offered = Kept(yard.database, yard.clock, most_bytes=256 << 20)
+        self.providers = ToolProviders(
+            yard.resources, yard.directory, yard.plugins, offered, egress, _programs(yard.settings)
+        )
+        self.manager.add_source("api", self.providers.apis())
+        self.manager.add_source("mcp", self.providers.mcps())
+        yard.on_reload(lambda settings: self.providers.stdio.update(_programs(settings)))
+
+    async def aclose(self) -> None:
+        await self.providers.aclose()
+
+
+def _programs(settings: Settings) -> dict[str, StdioServer]:
+    return {
+        name: StdioServer(command=one.command, arguments=one.args, environ=one.env)
+        for name, one in settings.tools.mcp_stdio.items()
+    }
 
 
 class _Lazily(Tools):
@@ -36,10 +57,10 @@ class _Lazily(Tools):
                     self.add(one, provider)
             self._parts = None
 
-    def tools(self, tenant: str):
+    def tools(self, tenant: str) -> Sequence[ToolEntity]:
         self._fill()
         return super().tools(tenant)
 
-    def find(self, tenant: str, provider: str, name: str):
+    def find(self, tenant: str, provider: str, name: str) -> Tool:
         self._fill()
         return super().find(tenant, provider, name)

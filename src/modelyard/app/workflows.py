@@ -97,6 +97,7 @@ class WorkflowParts:
 
     async def aclose(self) -> None:
         await self.runs.aclose()
+        await self.tools.aclose()
         await self.jail.aclose()
         await self.egress.aclose()
 

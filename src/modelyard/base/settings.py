@@ -209,6 +209,21 @@ class KnowledgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     document_memory_mb: int = 1024
 
 
+class McpStdioSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An MCP server that is a program here. Tenants name it; they can never name a program of their own."""
+
+    command: str
+    args: list[str] = []
+    env: dict[str, str] = {}
+
+
+class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tools that models may call."""
+
+    mcp_stdio: dict[str, McpStdioSettings] = {}
+    """A name → the program of an MCP server over stdio."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     home: str = "~/.modelyard"
     """Where weights, the ledger and what `providers add` wrote lie."""
@@ -247,6 +262,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     plugins: PluginSettings = PluginSettings()
     workflows: WorkflowSettings = WorkflowSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()
+    tools: ToolSettings = ToolSettings()
     egress: EgressSettings = EgressSettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()

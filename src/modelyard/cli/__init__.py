@@ -29,6 +29,7 @@ COMMANDS = {
     "app": ("workflows", "Apps: import, list, export; keys for their callers."),
     "agent": ("agents", "Agents: give a model tools, and watch what it does."),
     "tools": ("agents", "Tools: list them, look at one, try it; add APIs and MCP servers."),
+    "mcp": ("agents", "MCP: offer tools, apps and datasets to other programs' models."),
     "knowledge": ("knowledge", "Knowledge: add documents, search them, ask them, measure what is found."),
     "plugin": ("plugins", "Plugins: make, try, debug, pack, sign and install them."),
     "prices": ("prices", "Prices: what models cost, and where price lists disagree."),

@@ -1,6 +1,8 @@
 """`modelyard agent` and `modelyard tools`: a model with tools, watched; and the tools by themselves."""
 
 import asyncio
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -219,3 +221,187 @@ def _given(arguments: Sequence[str]) -> dict[str, Any]:
         except msgspec.DecodeError:
             found[name] = value
     return found
+
+
+@tools.command(name="providers")
+@tenant_option
+@json_option
+@click.pass_context
+def list_providers(ctx: click.Context, tenant: str, as_json: bool) -> None:
+    """APIs and MCP servers that were added."""
+
+    async def work(yard: Any) -> None:
+        found = yard.workflow_parts.tools.providers.all(tenant)
+        if as_json:
+            print_json([{"id": one.id, "name": one.name, **_public(stored)} for one, stored in found])
+            return
+        rows = [
+            (one.name, stored.type, stored.count, stored.url or stored.stdio or stored.title) for one, stored in found
+        ]
+        print_table("", ("provider", "kind", "tools", "where"), rows, right=("tools",))
+
+    run_with_yard(ctx, work)
+
+
+def _public(stored: Any) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.to_builtins(stored).items() if name != "secret"}
+
+
+_AUTHS = ("none", "auto", "bearer", "basic", "api_key_header", "api_key_query", "api_key_cookie", "oauth2")
+
+
+@tools.command(name="add-api")
+@click.argument("name")
+@click.argument("description")
+@click.option("--server", default="", help="Where the API is, in the place of what its description says.")
+@click.option("--auth", "auth_type", type=click.Choice(_AUTHS), default="none", show_default=True)
+@click.option("--header", "auth_name", default="", help="Name of the header, parameter or cookie.")
+@click.option("--user", default="", help="For basic, and the client id for oauth2.")
+@click.option("--key", "from_prompt", is_flag=True, help="Ask for the key, or the secret, without showing it.")
+@click.option("--key-env", default="", metavar="VARIABLE", help="Read the key from the environment.")
+@tenant_option
+@json_option
+@click.pass_context
+def add_api(
+    ctx: click.Context, name: str, description: str, server: str, auth_type: str, auth_name: str, user: str,
+    from_prompt: bool, key_env: str, tenant: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Make tools of an HTTP API: DESCRIPTION is a file or an address of an OpenAPI 3 or Swagger 2 document."""
+    value = _secret_of(from_prompt, key_env)
+
+    async def work(yard: Any) -> None:
+        from modelyard.tools.api import Auth
+
+        is_url = description.startswith(("http://", "https://"))
+        text = b"" if is_url else _file_of(description)
+        auth = Auth(type=auth_type, name=auth_name, value=value, user=user)
+        row, api = await yard.workflow_parts.tools.providers.add_api(
+            tenant, name, text, url=description if is_url else "", server=server, auth=auth
+        )
+        if as_json:
+            print_json({"id": row, "server": api.server, "tools": [one.name for one in api.operations],
+                        "left_out": api.left_out})  # fmt: skip
+            return
+        click.echo(f"{name}: {len(api.operations)} tools of {api.title}, at {api.server or 'no server yet'}")
+        for one in api.left_out[:10]:
+            note(f"left out: {one}")
+
+    run_with_yard(ctx, work)
+
+
+@tools.command(name="add-mcp")
+@click.argument("name")
+@click.argument("url", default="")
+@click.option("--stdio", default="", help="A program that is registered in the settings under tools.mcp_stdio.")
+@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Sent with each request.")
+@click.option("--key-env", default="", metavar="VARIABLE", help="Send this variable's value as a bearer key.")
+@tenant_option
+@json_option
+@click.pass_context
+def add_mcp(
+    ctx: click.Context, name: str, url: str, stdio: str, headers: tuple[str, ...], key_env: str, tenant: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Add an MCP server: its URL, or a registered program."""
+    given: dict[str, str] = {}
+    for one in headers:
+        title, _, value = one.partition("=")
+        given[title] = value
+    if key_env:
+        given["Authorization"] = f"Bearer {_secret_of(False, key_env)}"
+
+    async def work(yard: Any) -> None:
+        row, listing = await yard.workflow_parts.tools.providers.add_mcp(
+            tenant, name, url=url, stdio=stdio, headers=given
+        )
+        if as_json:
+            print_json({"id": row, "version": listing.version, "tools": [one["name"] for one in listing.tools]})
+            return
+        click.echo(f"{name}: {len(listing.tools)} tools, revision {listing.version}")
+
+    run_with_yard(ctx, work)
+
+
+@tools.command(name="refresh")
+@click.argument("name")
+@tenant_option
+@click.pass_context
+def refresh_provider(ctx: click.Context, name: str, tenant: str) -> None:
+    """Ask a provider anew what it has."""
+
+    async def work(yard: Any) -> None:
+        await yard.workflow_parts.tools.providers.refresh(tenant, name)
+        _, stored = yard.workflow_parts.tools.providers.find(tenant, name)
+        click.echo(f"{name}: {stored.count} tools")
+
+    run_with_yard(ctx, work)
+
+
+@tools.command(name="remove")
+@click.argument("name")
+@tenant_option
+@click.pass_context
+def remove_provider(ctx: click.Context, name: str, tenant: str) -> None:
+    """Remove an API or an MCP server."""
+
+    async def work(yard: Any) -> None:
+        await yard.workflow_parts.tools.providers.remove(tenant, name)
+        click.echo(f"{name} is gone.")
+
+    run_with_yard(ctx, work)
+
+
+def _secret_of(from_prompt: bool, variable: str) -> str:
+    if variable:
+        if not (value := os.environ.get(variable, "")):
+            raise click.UsageError(f"the environment has no {variable}")
+        return value
+    return str(click.prompt("Key", hide_input=True)) if from_prompt else ""
+
+
+def _file_of(path: str) -> bytes:
+    from modelyard.app import read_file
+
+    return read_file(Path(path))
+
+
+# ---------------------------------------------------------------------------------------------- MCP
+
+
+@click.group()
+def mcp() -> None:
+    """MCP: offer tools, apps and datasets to other programs' models."""
+
+
+@mcp.command(name="serve")
+@click.option("--tools", "names", default="", metavar="NAMES", help="Only these, separated by commas.")
+@tenant_option
+@click.pass_context
+def serve_mcp(ctx: click.Context, names: str, tenant: str) -> None:
+    """Serve over standard input and output, for clients that start programs. `modelyard serve` has it at /mcp."""
+    chosen = [one.strip() for one in names.split(",") if one.strip()]
+
+    async def work(yard: Any) -> None:
+        from modelyard.app.agents import offer_of
+        from modelyard.tools.entities import ToolContext
+        from modelyard.tools.mcp.server import McpServer, serve_lines
+
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=16 << 20)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        lock = asyncio.Lock()
+
+        async def write(data: bytes) -> None:
+            async with lock:
+                await asyncio.to_thread(_written, data)
+
+        server = McpServer(yard.tools)
+        context = ToolContext(tenant=tenant, app="mcp")
+        await serve_lines(server, lambda: offer_of(yard, tenant, chosen), context, reader, write)
+
+    run_with_yard(ctx, work)
+
+
+def _written(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()

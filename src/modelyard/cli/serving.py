@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from modelyard.app import Modelyard
+from modelyard.app.agents import offer_of
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.routes.datasets import DatasetParts
 from modelyard.gateway.routes.service import ServiceParts
@@ -68,6 +69,9 @@ def gateway_of(
         origin=lambda: yard.origin,
         on_event=yard.triggered,
         others=others,
+        tools=yard.tools,
+        tool_providers=yard.workflow_parts.tools.providers,
+        offer=lambda tenant, names: offer_of(yard, tenant, names),
     )
     yard.on_reload(lambda settings: setattr(keeper, "keys", settings.api_keys))
     return Gateway(parts, keeper, max_body=yard.settings.max_body_mb << 20, on_start=on_start, on_close=yard.aclose)

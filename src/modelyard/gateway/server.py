@@ -23,6 +23,7 @@ from modelyard.gateway.routes import (
     generate_content,
     health,
     hooks,
+    mcp,
     messages,
     metrics,
     models,
@@ -31,6 +32,7 @@ from modelyard.gateway.routes import (
     rerank,
     responses,
     service,
+    tools,
 )
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
@@ -45,6 +47,9 @@ from modelyard.runtime.response_store import ResponseStore
 from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers
 from modelyard.storage.files import FileStore
+from modelyard.tools.manager import ToolManager
+from modelyard.tools.mcp.server import McpServer
+from modelyard.tools.providers import ToolProviders
 
 logger = logging.getLogger("modelyard.gateway")
 
@@ -83,6 +88,10 @@ class Parts:
     """Is told of a trigger's events: (tenant, subscription, event, variables)."""
     others: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()
     """What the server's other processes counted."""
+    tools: ToolManager
+    tool_providers: ToolProviders
+    offer: mcp.OfferOf
+    """What a tenant's clients see over MCP."""
 
 
 _Routes = Mapping[str, Mapping[str, tuple[Role | None, Route]]]
@@ -135,6 +144,7 @@ def build_routes(parts: Parts) -> _Routes:
         **routes,
         **_admin_routes(parts),
         **_plugin_routes(parts),
+        **_tool_routes(parts),
         "/metrics": {"GET": (Role.VIEWER, metrics.Route(parts.metrics, parts.others))},
         "/health": {"GET": (None, health_of)},
         "/health/live": {"GET": (None, health_of)},
@@ -159,6 +169,19 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     found[f"{admin.PREFIX}cache"] = {"DELETE": (Role.ADMIN, admin.CacheRoute(parts.answers))}
     found["/admin/openapi.json"] = {"GET": (Role.VIEWER, admin.Description(lambda: found))}
     return found
+
+
+def _tool_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
+    served = mcp.Route(McpServer(parts.tools), parts.offer)
+    one = tools.ProviderRoute(parts.tool_providers)
+    every = tools.ProvidersRoute(parts.tool_providers)
+    return {
+        "/mcp": dict.fromkeys(("POST", "GET", "DELETE"), (Role.DEVELOPER, served)),
+        "/admin/tools": {"GET": (Role.DEVELOPER, tools.ListRoute(parts.tools))},
+        "/admin/tools/call": {"POST": (Role.DEVELOPER, tools.CallRoute(parts.tools))},
+        "/admin/tool-providers": {"GET": (Role.ADMIN, every), "POST": (Role.ADMIN, every)},
+        "/admin/tool-providers/": {"GET": (Role.ADMIN, one), "POST": (Role.ADMIN, one), "DELETE": (Role.ADMIN, one)},
+    }
 
 
 def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:

@@ -213,15 +213,31 @@ class DatasetKey(msgspec.Struct, frozen=True, kw_only=True):
     hint: str = ""
 
 
+class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """Tools that a tenant added: an HTTP API, or an MCP server. What it offers is kept beside."""
+
+    kind: ClassVar[str] = "tool_provider"
+    type: str
+    """`api` or `mcp`."""
+    url: str = ""
+    stdio: str = ""
+    """Under which name an administrator registered its program."""
+    title: str = ""
+    count: int = 0
+    secret: str = ""
+    """What is shown to it, encrypted."""
+
+
 Stored = (
     Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel
-    | Installation | PluginEndpoint | Subscription | ToolCredential | PluginTask | StoredApp | AppKey | DatasetKey
+    | Installation | PluginEndpoint | Subscription | ToolCredential | PluginTask | StoredApp | AppKey
+    | DatasetKey | ToolProvider
 )  # fmt: skip
 KINDS: Mapping[str, type[Any]] = {
     one.kind: one
     for one in (
         Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, Installation, PluginEndpoint, Subscription,
-        ToolCredential, PluginTask, StoredApp, AppKey, DatasetKey,
+        ToolCredential, PluginTask, StoredApp, AppKey, DatasetKey, ToolProvider,
     )
 }  # fmt: skip
 StoredT = TypeVar("StoredT")

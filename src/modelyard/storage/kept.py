@@ -25,8 +25,11 @@ class Kept:
         self._most_names = most_names
 
     async def get(self, tenant: str, scope: str, name: str) -> bytes | None:
+        return await asyncio.to_thread(self.get_now, tenant, scope, name)
+
+    def get_now(self, tenant: str, scope: str, name: str) -> bytes | None:
         values = {"tenant": tenant, "scope": scope, "name": _checked(name)}
-        rows = await asyncio.to_thread(self._database.read, self._sql["get"], values)
+        rows = self._database.read(self._sql["get"], values)
         return bytes(rows[0]["value"]) if rows else None
 
     async def put(self, tenant: str, scope: str, name: str, value: bytes) -> None:

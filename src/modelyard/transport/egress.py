@@ -9,7 +9,8 @@ import asyncio
 import ipaddress
 import unicodedata
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -115,6 +116,38 @@ class Fetched:
     """Where it came from in the end."""
 
 
+class Streamed:
+    """An answer as it comes."""
+
+    def __init__(self, response: Response, url: str, most: int) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self.url = url
+        self._response = response
+        self._most = most
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Raises EgressError."""
+        unpack = _Unpack(self.headers.get("content-encoding", "").strip().lower(), self.url)
+        seen = 0
+        try:
+            async for piece in self._response.pieces(most=self._most + (1 << 16)):
+                found = unpack.feed(piece, self._most + 1 - seen)
+                seen += len(found)
+                if seen > self._most:
+                    raise EgressTooLargeError(f"{_shown(self.url)} sent more than {self._most:,} bytes")
+                yield found
+        except InvokeTimeoutError as error:
+            raise EgressTimeoutError(str(error)) from error
+        except AnswerTooLargeError as error:
+            raise EgressTooLargeError(str(error)) from error
+        except InvokeError as error:
+            raise EgressError(str(error)) from error
+
+    async def whole(self) -> bytes:
+        return b"".join([piece async for piece in self.pieces()])
+
+
 @dataclass(slots=True)
 class _Hop:
     method: str
@@ -162,6 +195,36 @@ class Egress:
         except TimeoutError:
             raise EgressTimeoutError(f"{_shown(url)} took longer than {self.rules.seconds:g} s") from None
         raise EgressError(f"{_shown(url)} redirects more than {most_redirects} times")
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+        connect: float = 5.0,
+        read: float = 60.0,
+        most_bytes: int = 64 << 20,
+    ) -> AsyncGenerator[Streamed, None]:
+        """Send a request and take its answer as it comes; what is led elsewhere is followed with the method it has.
+        Raises EgressError."""
+        hop = _Hop(method.upper(), url, [one for one in headers if one[0].lower() not in _OURS], body)
+        timeouts = Timeouts(connect=connect, first_byte=read, between_bytes=read)
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = await self._send(hop, timeouts, verify=True)
+            location = response.headers.get("location")
+            if response.status in (307, 308) and location:
+                response.close()
+                hop = _next(hop, response.status, location)
+                continue
+            try:
+                yield Streamed(response, hop.url, most_bytes)
+            finally:
+                response.close()
+            return
+        raise EgressError(f"{_shown(url)} redirects more than {_MOST_REDIRECTS} times")
 
     async def _send(self, hop: _Hop, timeouts: Timeouts, *, verify: bool) -> Response:
         hop.url = normal_url(hop.url)

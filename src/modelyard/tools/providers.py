@@ -1,0 +1,366 @@
+"""Tool providers that tenants add: HTTP APIs by their description, MCP servers by their address.
+
+What they offer is kept beside the resource, so that listing asks nobody. Programs are never a tenant's to name: a
+server over stdio is one that an administrator registered, by its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError, suggestion
+from modelyard.runtime.plugins import Plugins
+from modelyard.runtime.tenancy import Directory, Known, ToolProvider
+from modelyard.storage.kept import Kept
+from modelyard.storage.resources import Resources
+from modelyard.tools.api import ApiTool, Auth, Tokens
+from modelyard.tools.entities import Message, Tool, ToolContext, ToolEntity, ToolInvokeError, ToolNotFoundError
+from modelyard.tools.mcp import protocol
+from modelyard.tools.mcp.client import McpClient, StdioChannel, http_client, listed
+from modelyard.tools.openapi import Api, DescriptionError, manifest_url, parse
+from modelyard.transport.egress import Egress, EgressError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_SCOPE = "providers"
+_MOST_CACHED = 64
+_MOST_DESCRIPTION = 2000
+_PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class McpListing(msgspec.Struct, frozen=True, kw_only=True):
+    """A server's tools, as they were when it was last asked."""
+
+    version: str
+    server: dict[str, Any] = {}
+    instructions: str = ""
+    tools: list[dict[str, Any]] = []
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored encrypted."""
+
+    auth: Auth = Auth()
+    headers: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StdioServer:
+    """A program that an administrator registered."""
+
+    command: str
+    arguments: Sequence[str] = ()
+    environ: Mapping[str, str] | None = None
+
+
+class ToolProviders:
+    def __init__(
+        self, resources: Resources, directory: Directory, plugins: Plugins, kept: Kept, egress: Egress,
+        stdio: Mapping[str, StdioServer] | None = None,
+    ) -> None:  # fmt: skip
+        self._resources = resources
+        self._directory = directory
+        self._secrets = plugins
+        self._kept = kept
+        self._egress = egress
+        self._tokens = Tokens(egress)
+        self.stdio = dict(stdio or {})
+        self._read: OrderedDict[tuple[str, str], Api | McpListing] = OrderedDict()
+        self._clients: dict[tuple[str, str], McpClient] = {}
+        directory.on_change(self._changed)
+
+    def _changed(self, touched: set[tuple[str, str]]) -> None:
+        tenants = {tenant for tenant, kind in touched if kind == ToolProvider.kind}
+        for key in [one for one in self._read if one[0] in tenants]:
+            del self._read[key]
+
+    # what there is
+
+    def all(self, tenant: str) -> list[tuple[Known, ToolProvider]]:
+        return sorted(self._directory.of(tenant, ToolProvider), key=lambda one: one[0].name)
+
+    def find(self, tenant: str, name: str) -> tuple[Known, ToolProvider]:
+        """By id or name. Raises NotFoundError."""
+        every = self.all(tenant)
+        found = next((one for one in every if name in (one[0].id, one[0].name)), None)
+        if found is None:
+            hint = suggestion(name, [one.name for one, _ in every], label="there are")
+            raise NotFoundError(f"tool provider {name[:80]!r} does not exist; {hint}", code="tool_provider_not_found")
+        return found
+
+    def api(self, tenant: str, row: str) -> Api:
+        found = self.content(tenant, row, "api")
+        return found if isinstance(found, Api) else Api(title="")
+
+    def listing(self, tenant: str, row: str) -> McpListing:
+        found = self.content(tenant, row, "mcp")
+        return found if isinstance(found, McpListing) else McpListing(version="")
+
+    def content(self, tenant: str, row: str, kind: str) -> Api | McpListing:
+        """What a provider offers. Raises NotFoundError."""
+        key = (tenant, row)
+        if (known := self._read.get(key)) is not None:
+            self._read.move_to_end(key)
+            return known
+        data = self._kept.get_now(tenant, _SCOPE, row)
+        if data is None:
+            raise NotFoundError("what the provider offers is gone", code="tool_provider_not_found")
+        made: Api | McpListing = msgspec.json.decode(data, type=Api if kind == "api" else McpListing)
+        self._read[key] = made
+        if len(self._read) > _MOST_CACHED:
+            self._read.popitem(last=False)
+        return made
+
+    def secret(self, tenant: str, row: str, stored: ToolProvider) -> Secret:
+        if not stored.secret:
+            return Secret()
+        return msgspec.convert(self._secrets.secret(tenant, ToolProvider.kind, row, stored.secret), Secret)
+
+    # adding
+
+    async def add_api(
+        self, tenant: str, name: str, description: bytes | str = "", *, url: str = "", server: str = "",
+        auth: Auth | None = None,
+    ) -> tuple[str, Api]:  # fmt: skip
+        """By its description, or by the address of one. One of the same name is replaced. Raises DescriptionError,
+        EgressError, InvokeBadRequestError."""
+        _check_name(name)
+        if not description:
+            description, url = await self._fetched(url)
+        api = await asyncio.to_thread(parse, description, url=url)
+        if server:
+            api = msgspec.structs.replace(api, server=server.rstrip("/"))
+        chosen = auth or Auth()
+        if chosen.type == "auto":
+            chosen = _by_description(api, chosen)
+        stored = ToolProvider(type="api", url=url, title=api.title, count=len(api.operations))
+        row = await self._keep(tenant, name, stored, Secret(auth=chosen), msgspec.json.encode(api))
+        return row, api
+
+    async def _fetched(self, url: str) -> tuple[bytes, str]:
+        if not url:
+            raise InvokeBadRequestError("give a description, or the address of one")
+        for _ in range(2):
+            answer = await self._egress.fetch("GET", url, most_bytes=20 << 20)
+            if answer.status != 200:
+                raise DescriptionError(f"{url[:200]} answers with status {answer.status}")
+            if not (following := manifest_url(answer.body)):
+                return answer.body, answer.url
+            url = following
+        raise DescriptionError("the manifest leads to another manifest")
+
+    async def add_mcp(
+        self, tenant: str, name: str, *, url: str = "", stdio: str = "", headers: Mapping[str, str] | None = None
+    ) -> tuple[str, McpListing]:
+        """By its address, or by the name under which an administrator registered its program. Raises McpError,
+        ConfigError."""
+        _check_name(name)
+        if bool(url) == bool(stdio):
+            raise InvokeBadRequestError("an MCP server has an address, or is a registered program: give one of both")
+        stored = ToolProvider(type="mcp", url=url, stdio=stdio)
+        client = self._made(stored, Secret(headers=dict(headers or {})))
+        try:
+            listing = await _asked(client)
+        finally:
+            await client.aclose()
+        title = str(listing.server.get("title") or listing.server.get("name") or name)[:100]
+        stored = msgspec.structs.replace(stored, title=title, count=len(listing.tools))
+        row = await self._keep(tenant, name, stored, Secret(headers=dict(headers or {})), msgspec.json.encode(listing))
+        return row, listing
+
+    async def refresh(self, tenant: str, name: str) -> McpListing | Api:
+        """Ask an MCP server anew what it has; read an API's description anew from where it came."""
+        known, stored = self.find(tenant, name)
+        secret = self.secret(tenant, known.id, stored)
+        if stored.type == "api":
+            if not stored.url:
+                raise InvokeBadRequestError(f"{known.name!r} was given as a text: give it anew")
+            _, api = await self.add_api(tenant, known.name, url=stored.url, auth=secret.auth)
+            return api
+        listing = await _asked(await self.client(tenant, known.id, stored))
+        changed = msgspec.structs.replace(stored, count=len(listing.tools))
+        await self._keep(tenant, known.name, changed, secret, msgspec.json.encode(listing))
+        return listing
+
+    async def _keep(self, tenant: str, name: str, stored: ToolProvider, secret: Secret, content: bytes) -> str:
+        known = next((one for one, _ in self.all(tenant) if one.name == name), None)
+        document = msgspec.to_builtins(secret)
+        row = await self._secrets.keep_secret(
+            tenant, ToolProvider.kind, name, document, stored, id=known.id if known else ""
+        )
+        await self._kept.put(tenant, _SCOPE, row, content)
+        self._read.pop((tenant, row), None)
+        if (old := self._clients.pop((tenant, row), None)) is not None:
+            await old.aclose()
+        return row
+
+    async def remove(self, tenant: str, name: str) -> None:
+        known, _ = self.find(tenant, name)
+        await asyncio.wrap_future(self._resources.remove(tenant, ToolProvider.kind, known.id))
+        await self._kept.remove(tenant, _SCOPE, known.id)
+        self._directory.refresh()
+        if (old := self._clients.pop((tenant, known.id), None)) is not None:
+            await old.aclose()
+
+    # clients
+
+    def _made(self, stored: ToolProvider, secret: Secret) -> McpClient:
+        if stored.stdio:
+            program = self.stdio.get(stored.stdio)
+            if program is None:
+                hint = suggestion(stored.stdio, self.stdio, label="there are")
+                raise ConfigError(f"no program is registered as {stored.stdio[:60]!r} under tools.mcp_stdio; {hint}")
+            return McpClient(StdioChannel(program.command, program.arguments, program.environ))
+        return http_client(self._egress, stored.url, list(secret.headers.items()))
+
+    async def client(self, tenant: str, row: str, stored: ToolProvider) -> McpClient:
+        key = (tenant, row)
+        if (known := self._clients.get(key)) is None:
+            known = self._clients[key] = self._made(stored, self.secret(tenant, row, stored))
+        return known
+
+    async def aclose(self) -> None:
+        clients, self._clients = list(self._clients.values()), {}
+        for one in clients:
+            await one.aclose()
+
+    # as sources
+
+    def apis(self) -> _Apis:
+        return _Apis(self, self._egress, self._tokens)
+
+    def mcps(self) -> _Mcps:
+        return _Mcps(self)
+
+
+class _Apis:
+    def __init__(self, providers: ToolProviders, egress: Egress, tokens: Tokens) -> None:
+        self._providers = providers
+        self._egress = egress
+        self._tokens = tokens
+
+    def tools(self, tenant: str) -> Sequence[ToolEntity]:
+        found: list[ToolEntity] = []
+        for known, stored in self._providers.all(tenant):
+            if stored.type != "api":
+                continue
+            api = self._providers.api(tenant, known.id)
+            found += [
+                ToolEntity(
+                    name=one.name, provider=known.name, kind="api", description=one.description, schema=one.schema
+                )
+                for one in api.operations
+            ]
+        return found
+
+    def find(self, tenant: str, provider: str, name: str) -> Tool:
+        for known, stored in self._providers.all(tenant):
+            if stored.type != "api" or provider not in ("", known.name, known.id):
+                continue
+            api = self._providers.api(tenant, known.id)
+            operation = next((one for one in api.operations if one.name == name), None)
+            if operation is not None:
+                auth = self._providers.secret(tenant, known.id, stored).auth
+                return ApiTool(
+                    operation, provider=known.name, server=api.server, auth=auth, egress=self._egress,
+                    tokens=self._tokens, tenant=tenant, title=api.title,
+                )  # fmt: skip
+        raise ToolNotFoundError(f"there is not a tool named {name}")
+
+
+class _Mcps:
+    def __init__(self, providers: ToolProviders) -> None:
+        self._providers = providers
+
+    def _each(self, tenant: str) -> list[tuple[Known, ToolProvider, McpListing]]:
+        found: list[tuple[Known, ToolProvider, McpListing]] = []
+        for known, stored in self._providers.all(tenant):
+            if stored.type == "mcp":
+                found.append((known, stored, self._providers.listing(tenant, known.id)))
+        return found
+
+    def tools(self, tenant: str) -> Sequence[ToolEntity]:
+        return [mcp_entity(known.name, one) for known, _, listing in self._each(tenant) for one in listing.tools]
+
+    def find(self, tenant: str, provider: str, name: str) -> Tool:
+        for known, stored, listing in self._each(tenant):
+            if provider not in ("", known.name, known.id):
+                continue
+            one = next((each for each in listing.tools if name in (each["name"], _plain(str(each["name"])))), None)
+            if one is not None:
+                return McpTool(self._providers, tenant, known, stored, one)
+        raise ToolNotFoundError(f"there is not a tool named {name}")
+
+
+class McpTool(Tool):
+    def __init__(
+        self, providers: ToolProviders, tenant: str, known: Known, stored: ToolProvider, listed_as: Mapping[str, Any]
+    ) -> None:
+        self._providers = providers
+        self._tenant = tenant
+        self._known = known
+        self._stored = stored
+        self._name = str(listed_as["name"])
+        self.entity = mcp_entity(known.name, listed_as)
+
+    async def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> AsyncGenerator[Message, None]:
+        client = await self._providers.client(self._tenant, self._known.id, self._stored)
+        result = await client.call(self._name, parameters)
+        said = list(protocol.messages_of(result))
+        if result.get("isError"):
+            texts = [
+                str(one["message"].get("text") or one["message"]) for one in said if one["type"] in ("text", "json")
+            ]
+            raise ToolInvokeError("\n".join(texts)[:4000] or "the server says that it failed")
+        for one in said:
+            yield one
+
+
+def mcp_entity(provider: str, one: Mapping[str, Any]) -> ToolEntity:
+    hints = one.get("annotations")
+    is_safe = isinstance(hints, Mapping) and hints.get("readOnlyHint") is True
+    return ToolEntity(
+        name=_plain(str(one["name"])), provider=provider, kind="mcp",
+        label={"en_US": str(one.get("title") or one["name"])[:100]},
+        description=str(one.get("description") or "")[:_MOST_DESCRIPTION],
+        schema=protocol.plain_schema(one.get("inputSchema")), is_repeatable=is_safe, seconds=300.0,
+    )  # fmt: skip
+
+
+async def _asked(client: McpClient) -> McpListing:
+    await client.connect()
+    tools = [
+        {name: one[name] for name in ("name", "title", "description", "inputSchema", "annotations") if name in one}
+        async for one in listed(client)
+    ]
+    return McpListing(version=client.version, server=dict(client.server), instructions=client.instructions, tools=tools)
+
+
+def _by_description(api: Api, given: Auth) -> Auth:
+    """What the API asks for, with the value that was given."""
+    wanted = next((one for operation in api.operations for one in operation.auth if one in api.schemes), None)
+    if wanted is None:
+        wanted = next(iter(api.schemes), None)
+    if wanted is None:
+        return Auth(type="bearer", value=given.value)
+    return Auth.of(api.schemes[wanted], given.value, given.user)
+
+
+def _plain(name: str) -> str:
+    return _PLAIN.sub("_", name)[:64]
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvokeBadRequestError(
+            f"{name[:60]!r} is no name of a tool provider: letters, digits, - and _, at most 64", param="name"
+        )
+
+
+__all__ = ["EgressError", "McpListing", "StdioServer", "ToolProviders"]
