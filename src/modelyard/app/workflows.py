@@ -1,16 +1,21 @@
 """Workflows, wired: the jail, the way out, the journal, what nodes work with."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modelyard.app.tools import ToolParts
 from modelyard.base.settings import Settings
 from modelyard.jail.sandbox import Jail, JailLimits
+from modelyard.models.embedding import TextEmbeddingRequest
+from modelyard.models.types import ModelType
 from modelyard.runtime.caller import Caller
 from modelyard.transport.egress import Egress, EgressRules
+from modelyard.workflow.annotations import Annotations
 from modelyard.workflow.apps import Apps
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.conversations import Conversations
 from modelyard.workflow.dsl import App, AppMapping
+from modelyard.workflow.features import Features, OutputCheck
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import Limits, Services
 from modelyard.workflow.runs import Runs
@@ -48,8 +53,11 @@ class WorkflowParts:
             most=chosen.at_once,
         )
         self.conversations = Conversations(yard.database, yard.clock.time)
-        self.chats = Chats(self.runs, self.conversations, self.files, yard.clock.time)
         self.tools = ToolParts(yard, self.jail, self.egress)
+        annotations = Annotations(yard.database, self.tools.kept, self._embedded, yard.clock.time)
+        self.features = Features(yard.models, annotations, self.tools.providers.extend)
+        self.runs.check_output(self._output_check)
+        self.chats = Chats(self.runs, self.conversations, self.files, yard.clock.time, self.features)
         self.tools.manager.add_source("workflow", AppTools(self.apps, self.chats, self.runs))
         yard.on_reload(self._reload)
 
@@ -60,6 +68,15 @@ class WorkflowParts:
         found = next((one for one in self.apps.all(run.tenant) if one.id == run.app), None)
         return await self.apps.read(run.tenant, run.digest, found.stored.mapping if found else None)
 
+    async def _embedded(self, tenant: str, model: str, texts: Sequence[str]) -> list[Sequence[float]]:
+        found = self._yard.models.find(tenant, model, ModelType.TEXT_EMBEDDING)
+        result = await found.invoke_text_embedding(TextEmbeddingRequest(texts=list(texts)))
+        return list(result.embeddings)
+
+    def _output_check(self, app: App, run: RunRecord) -> OutputCheck | None:
+        found = next((one for one in self.apps.all(run.tenant) if one.id == run.app), None)
+        return self.features.output_check(found, app, run.user) if found is not None else None
+
     def files(self, tenant: str, user: str = "") -> TenantFiles:
         return TenantFiles(self._yard.files, self.egress, tenant, self._yard.origin, user)
 
@@ -69,7 +86,9 @@ class WorkflowParts:
         tenant, user = (run.tenant, run.user) if run is not None else ("default", "")
         general = AppMapping(models=chosen.models, tools=chosen.tools, datasets=chosen.datasets)
         mappings = mappings_of(app.mapping, general)
-        models = TenantModels(yard.models, yard.plugins, Caller(tenant=tenant, user=user or None), mappings["models"])
+        # An app is a key of its own: what it uses is counted, and limited, as what one key uses.
+        caller = Caller(tenant=tenant, user=user or None, key=f"app:{run.app}" if run is not None and run.app else "")
+        models = TenantModels(yard.models, yard.plugins, caller, mappings["models"])
         tools = TenantTools(
             self.tools.manager, tenant, user, mappings["tools"], app=run.app if run is not None else "",
             run=run.id if run is not None else "", depth=run.depth if run is not None else 0, kept=self.tools.kept,
@@ -96,6 +115,7 @@ class WorkflowParts:
         await self.journal.forget(self._yard.clock.time() - self._yard.settings.workflows.keep_days * _DAY)
 
     async def aclose(self) -> None:
+        await self.chats.aclose()
         await self.runs.aclose()
         await self.tools.aclose()
         await self.jail.aclose()

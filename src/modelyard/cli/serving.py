@@ -50,6 +50,7 @@ def gateway_of(
             conversations=yard.workflow_parts.conversations,
             files=yard.files,
             models=yard.models,
+            features=yard.workflow_parts.features,
             origin=lambda: yard.origin,
         ),
         datasets=DatasetParts(

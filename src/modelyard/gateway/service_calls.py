@@ -1,18 +1,24 @@
 """What routes of the service API share: errors in its callers' words, and readers of what they send."""
 
 import math
-from collections.abc import Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, ModelyardError, NotFoundError
-from modelyard.gateway.http import BodyTooLargeError
+from modelyard.gateway.http import BodyTooLargeError, Reply, Request, StreamReply
 from modelyard.models.types import JSON
 from modelyard.runtime.limits import QuotaExceededError
 from modelyard.storage.database import StorageUnavailableError
+from modelyard.workflow.apps import FoundApp
+from modelyard.workflow.dsl import App
 from modelyard.workflow.nodes.start import InputError
 from modelyard.workflow.variables import WorkflowError
+
+CHATS = ("chat", "advanced-chat", "agent-chat")
 
 
 class ServiceError(ModelyardError):
@@ -85,3 +91,75 @@ def list_of(body: JSON, name: str) -> list[Any]:
     if not isinstance(value, list):
         raise ServiceError(400, "invalid_param", f"{name} must be a list")
     return value
+
+
+def made_id(name: str) -> str:
+    """A UUID for what has none of its own: the same for the same name."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def end_user_id(tenant: str, app: str, user: str) -> str:
+    return made_id(f"{tenant}/{app}/{user}")
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of an app's caller."""
+
+    request: Request
+    found: FoundApp
+    app: App
+    rest: str
+    """What stands in the address behind the route's own part."""
+    body: JSON
+
+    @property
+    def tenant(self) -> str:
+        return self.found.tenant
+
+    @property
+    def user(self) -> str:
+        """Who uses the app. Raises ServiceError where nobody is named."""
+        user = self.body.get("user") or self.request.query("user")
+        if not isinstance(user, str) or not user:
+            raise ServiceError(400, "invalid_param", "Arg user must be provided.")
+        return user[:255]
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the answer is to come in events. Raises ServiceError for what is neither."""
+        mode = self.body.get("response_mode") or "blocking"
+        if mode not in ("streaming", "blocking"):
+            raise ServiceError(
+                400, "invalid_param", f"response_mode must be streaming or blocking, not {str(mode)[:40]!r}"
+            )
+        return mode == "streaming"
+
+    def must_be(self, *modes: str) -> None:
+        if self.app.mode not in modes:
+            code = "not_chat_app" if modes == CHATS else f"not_{modes[0].replace('-', '_')}_app"
+            raise ServiceError(
+                400, code, f"Please check if your app mode matches the right API route: it is {self.app.mode}."
+            )
+
+    def end_user(self) -> str:
+        user = str(self.body.get("user") or self.request.query("user") or "")
+        return end_user_id(self.tenant, self.found.id, user)
+
+    def subject(self, verb: str) -> str:
+        """What an address as `…/ID/verb` names. Raises ServiceError where it is another."""
+        name, slash, found = self.rest.partition("/")
+        if not slash or found != verb:
+            raise ServiceError(404, "not_found", f"there is nothing at {self.request.path!r}")
+        return name
+
+    def number(self, name: str, default: int, most: int = 100) -> int:
+        text = self.request.query(name)
+        if text is None or text == "":
+            return default
+        if not text.isdigit() or not 1 <= int(text) <= most:
+            raise ServiceError(400, "invalid_param", f"{name} must be a number from 1 to {most}, not {text[:20]!r}")
+        return int(text)
+
+
+Handler = Callable[[Call], Awaitable[Reply | StreamReply]]

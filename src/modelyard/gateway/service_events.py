@@ -73,7 +73,7 @@ class ServiceEvents:
         self._run = run
         self._end_user = end_user
         self._is_chat = bool(run.conversation)
-        self._shows_nodes = run.mode in ("workflow", "advanced-chat")
+        self._shows_nodes = run.mode in ("workflow", "advanced-chat") and not run.system.get("intercepted")
         self._is_agent = run.mode == "agent-chat"
         self._is_completion = run.mode == "completion"
         self._usage: dict[str, Any] = dict(_USAGE)
@@ -324,6 +324,8 @@ class ServiceEvents:
 
     def metadata(self) -> JSON:
         told: JSON = {"usage": self._usage, "retriever_resources": self._resources}
+        if annotation := self._run.system.get("annotation"):
+            told["annotation_reply"] = annotation
         if self._reasoning:
             told["reasoning"] = {"text": "".join(self._reasoning)}
         return told

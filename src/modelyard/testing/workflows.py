@@ -17,7 +17,7 @@ from typing import Any
 from modelyard.models.base import AnyModel, LargeLanguageModel
 from modelyard.models.entities import AIModelEntity, I18nObject, ModelFeature, ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMResultChunkDelta, LLMUsage
-from modelyard.models.messages import AssistantPromptMessage, ToolCall, ToolCallFunction
+from modelyard.models.messages import AssistantPromptMessage, ToolCall, ToolCallFunction, ToolPromptMessage
 from modelyard.models.provider import ConfigurateMethod, ProviderEntity
 from modelyard.models.types import Credentials, ModelType
 from modelyard.providers.definition import ProviderDefinition
@@ -41,7 +41,7 @@ class ScriptedModel(LargeLanguageModel):
         self.requests.append(request)
         question = request.messages[-1].text
         words = sum(len(message.text.split()) for message in request.messages)
-        if request.tools:
+        if request.tools and not isinstance(request.messages[-1], ToolPromptMessage):
             tool = request.tools[0]
             arguments = json.dumps(sample_of(tool.parameters), ensure_ascii=False)
             call = ToolCall(id="call_1", function=ToolCallFunction(name=tool.name, arguments=arguments), index=0)

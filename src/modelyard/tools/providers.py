@@ -208,6 +208,42 @@ class ToolProviders:
         if (old := self._clients.pop((tenant, known.id), None)) is not None:
             await old.aclose()
 
+    # API extensions: what apps ask before and after a model
+
+    async def add_extension(self, tenant: str, name: str, url: str, key: str = "") -> str:
+        """An API that apps' moderation and data come from; it has to answer a ping. Raises ToolInvokeError,
+        EgressError."""
+        _check_name(name)
+        secret = Secret(auth=Auth(type="bearer", value=key))
+        told = await self._extension(url, secret, "ping", {})
+        if told.get("result") != "pong":
+            raise ToolInvokeError(f"{url[:200]} does not answer a ping with pong")
+        return await self._keep(tenant, name, ToolProvider(type="extension", url=url), secret, b"{}")
+
+    async def extend(self, tenant: str, name: str, point: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What an extension says at a point. Where a tenant has only one, it stands for any name. Raises
+        NotFoundError, ToolInvokeError, EgressError."""
+        every = [(known, one) for known, one in self.all(tenant) if one.type == "extension"]
+        found = next((one for one in every if name in (one[0].id, one[0].name)), None)
+        found = found or (every[0] if len(every) == 1 else None)
+        if found is None:
+            raise NotFoundError(f"API extension {name[:80]!r} does not exist", code="extension_not_found")
+        known, stored = found
+        return await self._extension(stored.url, self.secret(tenant, known.id, stored), point, params)
+
+    async def _extension(self, url: str, secret: Secret, point: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        headers = [("content-type", "application/json")]
+        if secret.auth.value:
+            headers.append(("authorization", f"Bearer {secret.auth.value}"))
+        body = msgspec.json.encode({"point": point, "params": dict(params)})
+        answer = await self._egress.fetch("POST", url, headers=headers, body=body, read=60.0, most_bytes=4 << 20)
+        if answer.status >= 300:
+            raise ToolInvokeError(f"{url[:200]} answers with status {answer.status}")
+        try:
+            return msgspec.json.decode(answer.body, type=dict)
+        except msgspec.MsgspecError as error:
+            raise ToolInvokeError(f"{url[:200]} answers with no JSON object") from error
+
     # clients
 
     def _made(self, stored: ToolProvider, secret: Secret) -> McpClient:

@@ -1,18 +1,21 @@
 """Chats: a message starts a run, the run's text is the answer, the conversation remembers both."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import NotFoundError
+from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.workflow.apps import FoundApp
 from modelyard.workflow.conversations import Conversation, Conversations, Message
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
 from modelyard.workflow.events import AnyEvent, NodeRunAgentThought, NodeRunRetrieverResource
+from modelyard.workflow.features import Admitted, Features, Intercepted
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.start import Variable, form_of
 from modelyard.workflow.runs import Runs, new_run_id
@@ -30,7 +33,10 @@ class Chats:
         conversations: Conversations,
         files: Callable[[str, str], TenantFiles],
         now: Callable[[], float] = time.time,
+        features: Features | None = None,
     ) -> None:
+        self._features = features
+        self._naming: set[asyncio.Task[None]] = set()
         self._runs = runs
         self._conversations = conversations
         self._files = files
@@ -45,6 +51,9 @@ class Chats:
     ) -> RunRecord:  # fmt: skip
         """Start a run that belongs to no conversation. Raises InputError, InvokeBadRequestError."""
         run_id, now = new_run_id(), self._now()
+        told = await self._before(found, app, str(inputs.get("query") or ""), inputs, user)
+        if isinstance(told, Admitted):
+            inputs = {**told.inputs, **({"query": told.query} if "query" in inputs else {})}
         attached = self._given(found.tenant, user, files)
         system: dict[str, Any] = {
             "files": attached,
@@ -64,17 +73,33 @@ class Chats:
             message=message_id, created_at=now, created_from=created_from,
         )  # fmt: skip
         if not message_id:
-            return await self._runs.start(app, record)
-        return await self._said(app, record, Message(
+            return await self._started(app, record, told)
+        return await self._said(app, record, told, Message(
             tenant=found.tenant, id=message_id, app=found.id, user=user, conversation="", run=run_id,
             query=system["query"], inputs=dict(inputs), files=attached, status="running", created_at=now,
         ))  # fmt: skip
 
-    async def _said(self, app: App, record: RunRecord, message: Message) -> RunRecord:
+    async def _before(
+        self, found: FoundApp, app: App, query: str, inputs: Mapping[str, Any], user: str
+    ) -> "Intercepted | Admitted | None":
+        if self._features is None:
+            return None
+        return await self._features.before(found, app, query=query, inputs=inputs, user=user)
+
+    async def _started(self, app: App, record: RunRecord, told: "Intercepted | Admitted | None") -> RunRecord:
+        """The run; one that only says something where the turn was answered before it began."""
+        if not isinstance(told, Intercepted):
+            return await self._runs.start(app, record)
+        system = {**record.system, "intercepted": True, "annotation": told.annotation}
+        return await self._runs.tell(msgspec.structs.replace(record, system=system), told.text)
+
+    async def _said(
+        self, app: App, record: RunRecord, told: "Intercepted | Admitted | None", message: Message
+    ) -> RunRecord:
         """The run that answers a message; both are kept, or neither."""
         await self._conversations.say(message)
         try:
-            return await self._runs.start(app, record)
+            return await self._started(app, record, told)
         except Exception as error:
             await self._conversations.answer(record.tenant, message.id, "", {}, status="error", error=str(error))
             raise
@@ -84,16 +109,24 @@ class Chats:
     async def send(
         self, found: FoundApp, app: App, *, query: str, inputs: Mapping[str, Any], user: str,
         conversation_id: str = "", files: Sequence[Any] = (), created_from: str = "service-api", depth: int = 0,
+        names: bool = False,
     ) -> tuple[RunRecord, Conversation]:  # fmt: skip
-        """A question; its answer is the run's text. Raises NotFoundError, InputError, InvokeBadRequestError."""
+        """A question; its answer is the run's text. `names`: have the model name a new conversation.
+
+        Raises NotFoundError, InputError, InvokeBadRequestError, WorkflowError.
+        """
         now = self._now()
         conversation = await self._conversation(found, app, query, inputs, user, conversation_id)
         before = await self._conversations.thread(found.tenant, conversation.id, most=500)
         given = conversation.inputs or dict(inputs) if conversation_id else dict(inputs)
+        told = await self._before(found, app, query, given, user)
+        said = query
+        if isinstance(told, Admitted):
+            given, said = told.inputs, told.query
         run_id, message_id = new_run_id(), str(uuid.uuid4())
         attached = self._given(found.tenant, user, files)
         system = {
-            "query": query,
+            "query": said,
             "files": attached,
             "conversation_id": conversation.id,
             "dialogue_count": len(before) + 1,
@@ -113,7 +146,30 @@ class Chats:
             parent=before[0].id if before else _NIL, run=run_id, query=query, inputs=dict(inputs), files=attached,
             status="running", created_at=now,
         )  # fmt: skip
-        return await self._said(app, record, message), conversation
+        run = await self._said(app, record, told, message)
+        if names and not before and query:
+            self._name_later(conversation, query)
+        return run, conversation
+
+    def _name_later(self, conversation: Conversation, query: str) -> None:
+        """A title by the model, while the answer is made: nobody waits for it."""
+
+        async def work() -> None:
+            if self._features is None:
+                return
+            name = await self._features.name_of(conversation.tenant, conversation.user, query)
+            if name:
+                with suppress(ModelyardError):
+                    await self._conversations.rename(conversation, name)
+
+        task = asyncio.ensure_future(work())
+        self._naming.add(task)
+        task.add_done_callback(self._naming.discard)
+
+    async def aclose(self) -> None:
+        for task in list(self._naming):
+            task.cancel()
+        await asyncio.gather(*self._naming, return_exceptions=True)
 
     async def _conversation(
         self, found: FoundApp, app: App, query: str, inputs: Mapping[str, Any], user: str, name: str

@@ -363,8 +363,6 @@ class _Reader:
             if config.get(name) is not None
         }  # fmt: skip
         nodes, edges = nodes_of_model_config(app.mode, config)
-        if app.mode == "agent-chat":
-            self._warn("agent apps run once there are agents here; until then the agent node fails", ("app", "mode"))
         self._build(app, nodes, edges, ("model_config",))
 
     # apps with a graph

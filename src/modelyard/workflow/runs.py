@@ -22,6 +22,8 @@ from modelyard.workflow.events import (
     GraphRunPaused,
     GraphRunStarted,
     GraphRunSucceeded,
+    NodeRunStreamChunk,
+    TextReplaced,
 )
 from modelyard.workflow.journal import DatabaseJournal, History, Journal, RunRecord
 from modelyard.workflow.node import Limits, RunContext, Services
@@ -46,6 +48,8 @@ _MOST_STORED = 200 * 1024
 _KEPT_EVENTS = 20_000
 _POLL_SECONDS = 0.05
 _RENEW_SECONDS = 4.0
+_CHECK_EVERY = 300
+"""Characters of an answer between two looks at it."""
 
 FINAL = (GraphRunSucceeded, GraphRunPartialSucceeded, GraphRunFailed, GraphRunAborted, GraphRunPaused)
 
@@ -306,6 +310,60 @@ class _Live:
         self._has_work.set()
 
 
+class _OutputGuard:
+    """Looks at what is said while it is said; puts another text in its place where it must not be."""
+
+    def __init__(self, live: _Live, check: "CheckOutput") -> None:
+        self._live = live
+        self._check = check
+        self._said = ""
+        self._seen = 0
+        self._has_more = asyncio.Event()
+        self._task = asyncio.ensure_future(self._watch())
+        self.replaced: str | None = None
+
+    def hear(self, event: AnyEvent) -> bool:
+        """Whether the event may go on."""
+        if self.replaced is not None:
+            return not isinstance(event, NodeRunStreamChunk)
+        if isinstance(event, NodeRunStreamChunk):
+            self._said += event.chunk
+        elif isinstance(event, TextReplaced):
+            self._said, self._seen = event.text, 0
+        if len(self._said) - self._seen >= _CHECK_EVERY:
+            self._has_more.set()
+        return True
+
+    async def _watch(self) -> None:
+        while self.replaced is None:
+            await self._has_more.wait()
+            self._has_more.clear()
+            await self._look()
+
+    async def _look(self) -> None:
+        text = self._said
+        if self._seen >= len(text) or self.replaced is not None:
+            return
+        self._seen = len(text)
+        try:
+            instead = await self._check(text)
+        except ModelyardError as error:
+            logger.warning("an answer could not be checked", extra={"fields": {"error": str(error)}})
+            instead = None
+        if instead is not None:
+            self.replaced = instead
+            self._live.push(TextReplaced(at=time.time(), text=instead, reason="output_moderation"))
+            if self._live.engine is not None:
+                self._live.engine.command(Command.STOP, "output moderation")
+
+    async def finish(self) -> str | None:
+        """The last look; what stands in the answer's place, if anything."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._look()
+        return self.replaced
+
+
 class JournalRecorder(Recorder):
     """The engine's view of what is kept."""
 
@@ -333,6 +391,9 @@ class JournalRecorder(Recorder):
         return self._said
 
 
+CheckOutput = Callable[[str], Awaitable[str | None]]
+"""What stands in the place of a text; None where that may be said."""
+CheckFor = Callable[[App, RunRecord], CheckOutput | None]
 FindApp = Callable[[RunRecord], Awaitable[App]]
 ServicesFor = Callable[[App, RunRecord], Services]
 OnEnd = Callable[[RunRecord, VariablePool, str, Sequence[AnyEvent]], Awaitable[None]]
@@ -361,6 +422,11 @@ class Runs:
         self._live: dict[str, _Live] = {}
         self._upkeep: list[asyncio.Task[None]] = []
         self._on_end: list[OnEnd] = []
+        self._check_for: CheckFor | None = None
+
+    def check_output(self, check_for: CheckFor) -> None:
+        """Have what runs say looked at while they say it."""
+        self._check_for = check_for
 
     def on_end(self, listener: OnEnd) -> None:
         self._on_end.append(listener)
@@ -382,6 +448,27 @@ class Runs:
         await self.journal.create(record)
         self._begin(app, record, pool, History(), is_resumed=False)
         return record
+
+    async def tell(self, record: RunRecord, text: str) -> RunRecord:
+        """A run that was over before it began: it says a text, and no node ran."""
+        now = self._now()
+        told = msgspec.structs.replace(
+            record, status=Status.SUCCEEDED, outputs={"answer": text}, finished_at=now, root=record.root or "none"
+        )
+        events: list[tuple[int, AnyEvent]] = [
+            (
+                1,
+                NodeRunStreamChunk(
+                    id="", node_id="", node_type="answer", at=now, selector=["sys", "answer"], chunk=text
+                ),
+            ),
+            (2, GraphRunSucceeded(at=now, outputs=told.outputs)),
+        ]
+        await self.journal.create(told)
+        for listener in self._on_end:
+            await listener(told, VariablePool(), text, [event for _, event in events])
+        await self.journal.settle(told, events)
+        return told
 
     async def resume(self, tenant: str, run_id: str) -> bool:
         """A paused run goes on; False where it does not wait."""
@@ -428,7 +515,14 @@ class Runs:
             user=record.user, app=record.app, depth=record.depth, now=self._now,
         )  # fmt: skip
         recorder = JournalRecorder(live, history, is_resumed=is_resumed)
-        live.engine = GraphEngine(app.graph(record.root), pool, context, live.push, recorder=recorder)
+        check = self._check_for(app, record) if self._check_for is not None else None
+        guard = _OutputGuard(live, check) if check is not None else None
+
+        def emit(event: AnyEvent) -> None:
+            if guard is None or guard.hear(event):
+                live.push(event)
+
+        live.engine = GraphEngine(app.graph(record.root), pool, context, emit, recorder=recorder)
         writing = asyncio.ensure_future(live.write())
         writing.add_done_callback(lambda done: self._lost(live, done))
         began = time.monotonic()
@@ -440,11 +534,15 @@ class Runs:
             outcome = await executed(live.engine, self._limits.seconds)
             if live.is_leaving:
                 return
+            if guard is not None and (instead := await guard.finish()) is not None:
+                outcome = Outcome(status=Status.SUCCEEDED, outputs={"answer": instead})
             elapsed = record.elapsed + time.monotonic() - began
             await self._ended(live, writing, pool, context, outcome, elapsed)
         except ModelyardError as error:
             logger.error("a run is left for later", extra={"fields": {"run": record.id, "error": str(error)}})
         finally:
+            if guard is not None:
+                await guard.finish()
             live.end_writing()
             if live.is_leaving:
                 with contextlib.suppress(BaseException):
@@ -640,8 +738,6 @@ async def _again(seconds: float, act: Callable[[], Awaitable[Any]]) -> None:
 
 
 def _said(events: Sequence[AnyEvent]) -> str:
-    from modelyard.workflow.events import NodeRunStreamChunk, TextReplaced
-
     said: list[str] = []
     for event in events:
         if isinstance(event, NodeRunStreamChunk):

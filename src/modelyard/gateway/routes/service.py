@@ -7,7 +7,7 @@ files, forms, what an app takes. What each answers: docs/reference/service-api.m
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,10 +29,16 @@ from modelyard.gateway.http import (
     json_reply,
     sse_reply,
 )
+from modelyard.gateway.service_annotations import AnnotationCalls
 from modelyard.gateway.service_calls import (
+    CHATS,
+    Call,
+    Handler,
     ServiceError,
+    end_user_id,
     error_document,
     list_of,
+    made_id,
     mapping_of,
     problem_of,
     read_object,
@@ -47,11 +53,12 @@ from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.storage.files import FileStore, StoredFile
-from modelyard.workflow.apps import Apps, FoundApp
+from modelyard.workflow.apps import Apps
 from modelyard.workflow.chats import NEW_NAME, Chats, workflow_id
 from modelyard.workflow.conversations import Conversation, Conversations, Message
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
+from modelyard.workflow.features import Features
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.start import form_of
 from modelyard.workflow.runs import Runs
@@ -60,7 +67,6 @@ from modelyard.workflow.variables import WorkflowError, fits
 
 PING_SECONDS = 10.0
 PING = b"event: ping\n\n"
-_CHATS = ("chat", "advanced-chat", "agent-chat")
 _UPLOAD_MB = {"image": 10, "video": 100, "audio": 50, "document": 15, "custom": 15}
 _PREVIEW_SECONDS = 300.0
 _DEFAULTS: Mapping[str, Any] = {
@@ -71,15 +77,6 @@ _DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def made_id(name: str) -> str:
-    """A UUID for what has none of its own: the same for the same name."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-
-
-def end_user_id(tenant: str, app: str, user: str) -> str:
-    return made_id(f"{tenant}/{app}/{user}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceParts:
     apps: Apps
@@ -88,70 +85,8 @@ class ServiceParts:
     conversations: Conversations
     files: FileStore
     models: ModelManager
+    features: Features
     origin: Callable[[], str]
-
-
-@dataclass(slots=True)
-class Call:
-    """One request of an app's caller."""
-
-    request: Request
-    found: FoundApp
-    app: App
-    rest: str
-    """What stands in the address behind the route's own part."""
-    body: JSON
-
-    @property
-    def tenant(self) -> str:
-        return self.found.tenant
-
-    @property
-    def user(self) -> str:
-        """Who uses the app. Raises ServiceError where nobody is named."""
-        user = self.body.get("user") or self.request.query("user")
-        if not isinstance(user, str) or not user:
-            raise ServiceError(400, "invalid_param", "Arg user must be provided.")
-        return user[:255]
-
-    @property
-    def is_streaming(self) -> bool:
-        """Whether the answer is to come in events. Raises ServiceError for what is neither."""
-        mode = self.body.get("response_mode") or "blocking"
-        if mode not in ("streaming", "blocking"):
-            raise ServiceError(
-                400, "invalid_param", f"response_mode must be streaming or blocking, not {str(mode)[:40]!r}"
-            )
-        return mode == "streaming"
-
-    def must_be(self, *modes: str) -> None:
-        if self.app.mode not in modes:
-            code = "not_chat_app" if modes == _CHATS else f"not_{modes[0].replace('-', '_')}_app"
-            raise ServiceError(
-                400, code, f"Please check if your app mode matches the right API route: it is {self.app.mode}."
-            )
-
-    def end_user(self) -> str:
-        user = str(self.body.get("user") or self.request.query("user") or "")
-        return end_user_id(self.tenant, self.found.id, user)
-
-    def subject(self, verb: str) -> str:
-        """What an address as `…/ID/verb` names. Raises ServiceError where it is another."""
-        name, slash, found = self.rest.partition("/")
-        if not slash or found != verb:
-            raise ServiceError(404, "not_found", f"there is nothing at {self.request.path!r}")
-        return name
-
-    def number(self, name: str, default: int, most: int = 100) -> int:
-        text = self.request.query(name)
-        if text is None or text == "":
-            return default
-        if not text.isdigit() or not 1 <= int(text) <= most:
-            raise ServiceError(400, "invalid_param", f"{name} must be a number from 1 to {most}, not {text[:20]!r}")
-        return int(text)
-
-
-Handler = Callable[[Call], Awaitable[Reply | StreamReply]]
 
 
 class Service:
@@ -188,6 +123,7 @@ class Service:
             "/v1/audio-to-text": {"POST": self.transcribe},
             "/v1/text-to-audio": {"POST": self.speak},
             "/v1/form/human_input/": {"GET": self.form, "POST": self.fill},
+            **AnnotationCalls(parts.features, parts.apps).routes,
         }  # fmt: skip
 
     def route(self, path: str) -> "Mapping[str, _Route]":
@@ -255,7 +191,7 @@ class Service:
         return await self._stop(call)
 
     async def stop_chat(self, call: Call) -> Reply:
-        call.must_be(*_CHATS)
+        call.must_be(*CHATS)
         return await self._stop(call)
 
     async def stop_completion(self, call: Call) -> Reply:
@@ -422,7 +358,7 @@ class Service:
     # messages
 
     async def chat(self, call: Call) -> Reply | StreamReply:
-        call.must_be(*_CHATS)
+        call.must_be(*CHATS)
         user, is_streaming = call.user, call.is_streaming
         query = call.body.get("query")
         if not isinstance(query, str):
@@ -433,6 +369,7 @@ class Service:
         run, _ = await self._parts.chats.send(
             call.found, call.app, query=query, inputs=mapping_of(call.body, "inputs"), user=user,
             conversation_id=str(conversation), files=list_of(call.body, "files"),
+            names=call.body.get("auto_generate_name", True) is not False,
         )  # fmt: skip
         return self._answer(run, call, is_streaming=is_streaming)
 
@@ -448,7 +385,7 @@ class Service:
         return self._answer(run, call, is_streaming=is_streaming)
 
     async def messages(self, call: Call) -> Reply:
-        call.must_be(*_CHATS)
+        call.must_be(*CHATS)
         user, limit = call.user, call.number("limit", 20)
         conversation = await self._parts.conversations.find(
             call.tenant, call.found.id, user, call.request.query("conversation_id") or ""
@@ -484,7 +421,7 @@ class Service:
 
     async def suggested(self, call: Call) -> Reply:
         name = call.subject("suggested")
-        call.must_be(*_CHATS)
+        call.must_be(*CHATS)
         message = await self._parts.conversations.message(call.tenant, call.found.id, name)
         if message.user != call.user:
             raise NotFoundError("Message Not Exists.")
@@ -530,7 +467,7 @@ class Service:
     # conversations
 
     async def list_conversations(self, call: Call) -> Reply:
-        call.must_be(*_CHATS)
+        call.must_be(*CHATS)
         user, limit = call.user, call.number("limit", 20)
         sort = call.request.query("sort_by") or "-updated_at"
         field = sort.removeprefix("-")
@@ -548,7 +485,7 @@ class Service:
 
     async def _conversation(self, call: Call) -> tuple[Conversation, str]:
         """(the one that the address names, what stands behind it)."""
-        call.must_be(*_CHATS)
+        call.must_be(*CHATS)
         name, _, verb = call.rest.partition("/")
         return await self._parts.conversations.find(call.tenant, call.found.id, call.user, name), verb
 
@@ -566,7 +503,9 @@ class Service:
             raise ServiceError(400, "invalid_param", "name is required when auto_generate is false")
         if call.body.get("auto_generate"):
             first = await self._parts.conversations.thread(call.tenant, conversation.id, most=500)
-            name = " ".join(first[-1].query.split())[:40] if first else NEW_NAME
+            query = " ".join(first[-1].query.split()) if first else ""
+            named = await self._parts.features.name_of(call.tenant, call.user, query) if query else ""
+            name = named or query[:40] or NEW_NAME
         renamed = await self._parts.conversations.rename(conversation, str(name)[:255])
         return json_reply(_conversation(renamed))
 
