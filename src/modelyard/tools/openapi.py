@@ -241,6 +241,8 @@ class _Reader:
         if value.get("description"):
             found["description"] = _words(value["description"], 200)
         found.pop("nullable", None)
+        if not _is_pattern(found.get("pattern", "")):
+            del found["pattern"]  # another dialect's
         for name in ("allOf", "oneOf", "anyOf"):
             parts = value.get(name)
             if not isinstance(parts, list) or not parts:
@@ -474,6 +476,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _words(value: Any, most: int = _MOST_WORDS) -> str:
     text = " ".join(str(value or "").split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (re.error, TypeError, RecursionError):
+        return False
+    return True
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,0 +1,73 @@
+"""A server that says what it was asked, and one for tokens; on loopback, in a thread."""
+
+import json
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+
+class _Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        parts = urlsplit(self.path)
+        server: Any = self.server
+        server.seen.append((self.command, self.path))
+        if parts.path == "/token":
+            form = dict(parse_qsl(body.decode()))
+            good = form.get("client_id") == "me" and form.get("client_secret") == "hush"
+            self._send(
+                200 if good else 401, {"access_token": f"token-{len(server.seen)}", "expires_in": 3600} if good else {}
+            )
+            return
+        if parts.path.endswith("/fails"):
+            self._send(422, {"error": "not like that"})
+            return
+        if parts.path.endswith("/text"):
+            self._raw(200, b"plain words", "text/plain")
+            return
+        if parts.path.endswith("/bytes"):
+            self._raw(200, b"\x00\x01\x02", "application/octet-stream")
+            return
+        if parts.path.endswith("/nothing"):
+            self._raw(204, b"", "")
+            return
+        self._send(200, {
+            "method": self.command, "path": parts.path, "query": parse_qsl(parts.query, keep_blank_values=True),
+            "headers": {name.lower(): value for name, value in self.headers.items()},
+            "body": body.decode("utf-8", "replace"),
+        })  # fmt: skip
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815  the library's names
+
+    def _send(self, status: int, value: Any) -> None:
+        self._raw(status, json.dumps(value).encode(), "application/json")
+
+    def _raw(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        if kind:
+            self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *details: Any) -> None: ...
+
+
+@contextmanager
+def echo() -> Generator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    server.daemon_threads = True
+    server.seen = []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,218 @@
+"""Arguments as models write them, arithmetic, and functions as tools."""
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.tools.calculator import calculate
+from modelyard.tools.entities import (
+    ToolContext,
+    ToolInvokeError,
+    ToolNotFoundError,
+    ToolParameter,
+    ToolParameterError,
+)
+from modelyard.tools.function import FunctionTool, tool
+from modelyard.tools.manager import ToolManager, ToolRef, Tools
+from modelyard.tools.observation import Gathering, cut
+from modelyard.tools.values import cast_all, cast_to, fitted, read_arguments
+
+ONE = {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('{"q": "x"}', {"q": "x"}), ("", {}), ("x", {"q": "x"}), ('"x"', {"q": "x"}), ('[{"q": "x"}]', {"q": "x"}),
+        ('```json\n{"q": "x"}\n```', {"q": "x"}), ('{"q": "x"', {"q": "x"}), ("{'q': 'x'}", {"q": "x"}),
+        ('"{\\"q\\": \\"x\\"}"', {"q": "x"}), ("7", {"q": 7}), ("null", {}), ('{"q": "a\nb"}', {"q": "a\nb"}),
+    ],
+)  # fmt: skip
+def test_arguments_as_models_write_them(written: str, read: dict[str, Any]):
+    assert read_arguments(written, ONE) == read
+
+
+def test_arguments_that_nobody_can_read():
+    with pytest.raises(ToolParameterError, match="must be a JSON object with a, b"):
+        read_arguments("[1, 2]", {"type": "object", "properties": {"a": {}, "b": {}}})
+    with pytest.raises(ToolParameterError, match="are the most"):
+        read_arguments("x" * (2 << 20), ONE)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=8), st.integers() | st.text() | st.booleans(), max_size=5))
+def test_what_is_json_is_read_as_it_is(value: dict[str, Any]):
+    assert read_arguments(json.dumps(value), {"type": "object"}) == value
+
+
+@given(st.text(max_size=200))
+def test_whatever_is_written_is_read_or_refused(text: str):
+    with suppress(ToolParameterError):
+        assert isinstance(read_arguments(text, ONE), dict)
+
+
+@pytest.mark.parametrize(
+    ("value", "rule", "cast"),
+    [
+        ("3", {"type": "integer"}, 3), ("3.0", {"type": "integer"}, 3), (3.0, {"type": "integer"}, 3),
+        ("3.5", {"type": "integer"}, "3.5"), ("x", {"type": "number"}, "x"), ("yes", {"type": "boolean"}, True),
+        (0, {"type": "boolean"}, False), (5, {"type": "string"}, "5"), (True, {"type": "string"}, "true"),
+        ({"a": 1}, {"type": "string"}, '{"a": 1}'), ("[1]", {"type": "array"}, [1]), ("a", {"type": "array"}, ["a"]),
+        (["1"], {"type": "array", "items": {"type": "integer"}}, [1]), (None, {"type": ["string", "null"]}, None),
+        ({"n": "1"}, {"type": "object", "properties": {"n": {"type": "integer"}}}, {"n": 1}),
+    ],
+)  # fmt: skip
+def test_values_are_cast_where_that_loses_nothing(value: Any, rule: dict[str, Any], cast: Any):
+    assert cast_to(value, rule) == cast
+
+
+def test_defaults_unknown_names_and_wrong_values():
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "default": 4, "maximum": 9}}, "required": []}
+    assert fitted({"other": 1}, schema) == {"n": 4}
+    with pytest.raises(ToolParameterError, match="'n': 12 is greater than the maximum of 9"):
+        fitted({"n": "12"}, schema)
+    assert fitted({"any": 1}, {"type": "object", "additionalProperties": True}) == {"any": 1}
+    remote = {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1:9/never"}}}
+    assert fitted({"x": 1}, remote) == {"x": 1}  # never fetched
+
+
+def test_a_form_is_cast_as_its_parameters_say():
+    form = [
+        ToolParameter(name="n", type="number", min=1, max=5), ToolParameter(name="b", type="boolean"),
+        ToolParameter(name="s", type="string", required=True), ToolParameter(name="d", default="x"),
+    ]  # fmt: skip
+    assert cast_all(form, {"n": "2", "b": "y", "s": 5, "z": 1}) == {"n": 2, "b": True, "s": "5", "d": "x", "z": 1}
+    with pytest.raises(ToolParameterError, match="tool parameter s not found in tool config"):
+        cast_all(form, {})
+    with pytest.raises(ToolParameterError, match="between 1 and 5"):
+        cast_all(form, {"s": "", "n": 9} | {"s": "x"})
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("2+2", "4"), ("0.1+0.2", "0.3"), ("15% * 80", "12"), ("2^10", "1024"), ("1/3", "0.333333333333333"),
+        ("1,234*2", "2468"), ("10 % 3", "1"), ("sqrt(16)", "4"), ("3 > 2", "true"), ("max(1, 2, 3)", "3"),
+        ("(19.99 * 3) * (1 - 15%)", "50.9745"), ("factorial(20)", "2432902008176640000"), ("-2.50", "-2.5"),
+        ("7 × 6 ÷ 2", "21"),
+    ],
+)  # fmt: skip
+def test_arithmetic(expression: str, value: str):
+    assert calculate(expression) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "__import__('os')",
+        "().__class__",
+        "9**9**9",
+        "1/0",
+        "x",
+        "",
+        "2+",
+        "'a'*9",
+        "factorial(9999)",
+        "[1]*9",
+        "(" * 500,
+    ],
+)
+def test_arithmetic_that_is_none(expression: str):
+    with pytest.raises(ToolParameterError):
+        calculate(expression)
+
+
+def test_a_function_is_described_by_its_signature():
+    @tool(needs_approval=True)
+    def book(city: str, nights: int = 1, kind: Literal["a", "b"] = "a", note: str | None = None) -> str:
+        """Book a room.
+
+        city: where to
+        """
+        return f"{city} {nights} {kind} {note}"
+
+    assert (book.name, book.entity.description, book.entity.needs_approval) == ("book", "Book a room.", True)
+    properties = book.schema["properties"]
+    assert properties["city"] == {"type": "string", "description": "where to"}
+    assert properties["kind"]["enum"] == ["a", "b"]
+    assert properties["note"] == {"type": "string"}
+    assert book.schema["required"] == ["city"]
+    assert book("x") == "x 1 a None"
+
+
+def test_functions_that_cannot_be_tools():
+    def spread(*args: int) -> int:
+        return 0
+
+    def odd(value: complex) -> int:
+        return 0
+
+    with pytest.raises(TypeError, match="named parameters"):
+        FunctionTool(spread)
+    with pytest.raises(TypeError, match="what JSON cannot carry"):
+        FunctionTool(odd)
+
+
+def test_tools_are_found_bound_and_kept():
+    calls: list[str] = []
+
+    @tool(keeps=60.0)
+    async def look(q: str, context: ToolContext, where: str = "here") -> str:
+        """Looks."""
+        calls.append(q)
+        return f"{q} {where} {context.tenant}"
+
+    manager = ToolManager()
+    manager.functions.add(look)
+    manager.add_source("builtin", Tools({"far": [look]}))
+    assert manager.named("t", "far/look").name == "look"
+    with pytest.raises(ToolNotFoundError, match="did you mean 'look'"):
+        manager.named("t", "lok")
+    bound = manager.bind("t", ToolRef(provider="far", name="look", settings={"where": "there"}, alias="find"))
+    assert bound.name == "find"
+    assert list(bound.schema["properties"]) == ["q"]
+
+    async def go() -> list[str]:
+        context = ToolContext(tenant="t")
+        seen = [
+            (await manager.observe(bound, "find", '{"q": "x", "where": "elsewhere"}', context)).text for _ in range(2)
+        ]
+        other = await manager.observe(bound, "find", '{"q": "x"}', ToolContext(tenant="u"))
+        return [*seen, other.text]
+
+    assert asyncio.run(go()) == ["x there t", "x there t", "x there u"]
+    assert calls == ["x", "x"]  # the second answer was kept; another tenant's is its own
+
+
+def test_observations_gather_anything():
+    found = Gathering()
+    for one in (
+        {"type": "text", "message": {"text": "a"}}, {"type": "json", "message": {"json_object": {"x": 1}}},
+        {"type": "blob_chunk", "message": {"id": "1", "blob": b"ab"}},
+        {"type": "blob_chunk", "message": {"id": "1", "blob": "Y2Q=", "end": True}, "meta": {"mime_type": "text/x"}},
+        {"type": "variable", "message": {"variable_name": "v", "variable_value": "1", "stream": True}},
+        {"type": "variable", "message": {"variable_name": "v", "variable_value": "2", "stream": True}},
+        {"type": "blob", "message": {"blob": "!!not base64"}}, {"type": "what"}, {},
+    ):  # fmt: skip
+        found.take(one)
+    assert found.blobs[0].data == b"abcd"
+    assert found.variables == {"v": "12"}
+    assert '{"x": 1}' in found.text
+    assert cut("x" * 100, 40, kept_as="r1").count("x") == 40
+
+
+def test_a_tool_that_raises_anything_is_an_error_of_tools():
+    @tool
+    async def odd() -> None:
+        raise KeyError("k")
+
+    async def go() -> None:
+        async for _ in ToolManager().invoke(odd, {}, ToolContext()):
+            pass
+
+    with pytest.raises(ToolInvokeError, match="KeyError"):
+        asyncio.run(go())
