@@ -381,8 +381,8 @@ class AgentLoop:
     def _watch_loops(self, run: _Run, turn: Turn) -> None:
         """The same call with the same result, again and again: the model is told, then the run ends."""
         repeated = False
-        for one in turn.results:
-            key = (one.call.name, one.call.arguments.strip())
+        once = {(one.call.name, one.call.arguments.strip()): one for one in turn.results}  # twice in a turn is once
+        for key, one in once.items():
             before, count = run.seen.get(key, ("", 0))
             count = count + 1 if before == one.text else 1
             run.seen[key] = (one.text, count)

@@ -56,6 +56,8 @@ class ReactReader:
         self._json = _JsonReader()
         self._before_json = ""
         self._line = ""
+        self._is_line = False
+        """Whether ticks began behind `Action:`."""
         self._input = ""
         self._line_action: Action | None = None
         self.action: Action | None = None
@@ -91,6 +93,9 @@ class ReactReader:
         match self._mode:
             case "json":
                 self._json_over(is_whole=False)
+            case "ticks" if self._is_line:
+                self._line += self._held
+                self._line_over()
             case "fence" | "ticks" | "prose" | "code":
                 self._think(self._held)
             case "answer":
@@ -167,11 +172,16 @@ class ReactReader:
         if sign == "`":
             self._held += sign
             if self._held == "```":
-                self._mode = "fence"
+                self._mode, self._is_line = "fence", False
             return
-        held, self._held, self._mode = self._held, "", "prose"
+        held, self._held = self._held, ""
+        if self._is_line:  # the name itself stands between them
+            self._mode, self._is_line = "line", False
+            self._line += held
+            self._in_line(sign)
+            return
+        self._mode, self._at_start = "prose", False
         self._think(held)
-        self._at_start = False
         self._sign(sign)
 
     def _fence(self, sign: str) -> None:
@@ -208,7 +218,7 @@ class ReactReader:
         """Behind `Action:`: a name on this line, or JSON somewhere after it."""
         if not self._line.strip():
             if sign == "`":
-                self._mode, self._held = "ticks", sign
+                self._mode, self._held, self._is_line = "ticks", sign, True
                 return
             if sign in "{[":
                 self._begin_json(sign, before="")

@@ -68,8 +68,8 @@ def _validator(schema: bytes) -> Any:
 
 
 def fitted(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that satisfy a tool's schema: near misses are cast, missing ones filled in with their defaults, others
-    left out where the schema forbids them. Raises ToolParameterError that names the parameter."""
+    """Arguments that satisfy a tool's schema: near misses are cast, unknown ones left out where the schema has no room
+    for them. Defaults are the tool's own affair. Raises ToolParameterError that names the parameter."""
     properties: Mapping[str, Any] = schema.get("properties") or {}
     found: dict[str, Any] = {}
     for name, value in arguments.items():
@@ -83,9 +83,6 @@ def fitted(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str,
         if value is None and "null" not in _types(rule) and name not in (schema.get("required") or ()):
             continue
         found[name] = cast_to(value, rule)
-    for name, rule in properties.items():
-        if name not in found and isinstance(rule, Mapping) and rule.get("default") is not None:
-            found[name] = rule["default"]
     for name in schema.get("required") or ():
         if name not in found:
             raise ToolParameterError(f"parameter {name!r} is missing")

@@ -404,6 +404,8 @@ class StdioChannel:
         self._environ = dict(environ or {})
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._is_over = False
+        """Nothing comes from it any more."""
         self._waiting: dict[Any, asyncio.Future[Mapping[str, Any]]] = {}
 
     def speak(self, version: str) -> None:
@@ -419,6 +421,7 @@ class StdioChannel:
             )  # fmt: skip
         except OSError as error:
             raise McpError(f"the server's program does not start: {error}") from error
+        self._is_over = False
         self._reading = asyncio.ensure_future(self._read(self._process))
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
@@ -437,6 +440,7 @@ class StdioChannel:
         except (ValueError, ConnectionError) as error:  # a line without end, or the program is gone
             logger.warning("an MCP server's output cannot be read", extra={"fields": {"error": str(error)}})
         finally:
+            self._is_over = True
             for one in self._waiting.values():
                 if not one.done():
                     one.set_exception(SessionLostError("the server's program ended"))
@@ -444,7 +448,7 @@ class StdioChannel:
 
     async def _write(self, message: Mapping[str, Any]) -> None:
         process = self._process
-        if process is None or process.stdin is None or process.returncode is not None:
+        if process is None or process.stdin is None or process.returncode is not None or self._is_over:
             raise SessionLostError("the server's program is not running")
         try:
             process.stdin.write(msgspec.json.encode(dict(message)) + b"\n")
