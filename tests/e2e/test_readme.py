@@ -48,7 +48,8 @@ WORKFLOWS = (ROOT / "docs" / "how-to" / "run-workflows.md").read_text("utf-8")
 
 
 KNOWLEDGE = (ROOT / "docs" / "how-to" / "ask-documents.md").read_text("utf-8")
-PYTHON = [*blocks(README, "python"), *blocks(WORKFLOWS, "python"), *blocks(KNOWLEDGE, "python")]
+AGENTS = (ROOT / "docs" / "how-to" / "use-agents.md").read_text("utf-8")
+PYTHON = [block for page in (README, WORKFLOWS, KNOWLEDGE, AGENTS) for block in blocks(page, "python")]
 
 
 @pytest.mark.parametrize("source", PYTHON)

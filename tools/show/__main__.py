@@ -47,6 +47,14 @@ PROOFS = {
     "dataset-clients": "Three clients of the knowledge API from PyPI against the server.",
     "stores": "One contract, every store of vectors and words.",
     "bench-knowledge": "Indexing and search, beside LlamaIndex, Haystack and NumPy.",
+    "agent-cases": "A case a behaviour of agents, and ReAct's reader fed every split of good and broken replies.",
+    "tool-translation": "All BFCL cases through every chat format and back, and through an agent's loop.",
+    "agent-kill": "300 times kill -9 during agents' runs: no finished tool called twice, no run lost.",
+    "mcp": "The official MCP client against our server, our client against the official server, every transport.",
+    "openapi": "Public API descriptions of real size as tools; every place of a parameter and way to authenticate.",
+    "injection": "Fifty tool results that tell a model to do harm, and a model that obeys each.",
+    "customer-service-app": "The how-to's customer service: workflow, knowledge, agent and model, live.",
+    "bench-agents": "What a step of an agent costs, beside pydantic-ai.",
     "house": "The layer list, the contracts, no import circle, the size of the core.",
 }
 
