@@ -173,7 +173,7 @@ def test_a_plugin_that_is_served_by_http_answers_and_asks(plugged: Plug):
     with served(one, "toolbox", port):
         assert one.said("add", a=1, b=2) == "3"
         assert one.said("ask", what="llm", text="from afar") == "from afar"
-        with pytest.raises(PluginError, match="apps are not available yet"):
+        with pytest.raises(PluginError, match="app 'x' does not exist"):
             one.said("ask", what="app", text="x")
     assert one.plugins.find("default", "modelyard/toolbox").runtime == "serverless"
 

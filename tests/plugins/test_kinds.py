@@ -10,12 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from openai import OpenAI
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PackageError, PluginError
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.signature import generate_keys, sign
 from modelyard.runtime.tenancy import Subscription, ToolCredential
+from modelyard.tools.function import tool
 from tests.plugins.conftest import EXAMPLES, Plugged
 
 Plug = Callable[..., Plugged]
@@ -193,11 +195,54 @@ def test_what_a_tool_asks_is_the_tenants_and_stands_in_the_ledger(plugged: Plug)
     assert (row.provider, row.user, row.tenant) == ("echo", "alice", "default")
 
 
-def test_apps_say_that_they_are_not_there_yet(plugged: Plug):
+def test_apps_that_there_are_not_are_said_so(plugged: Plug):
     one = plugged()
     one.install("toolbox")
-    with pytest.raises(PluginError, match="apps are not available yet"):
+    with pytest.raises(PluginError, match="app 'some-app' does not exist"):
         one.said("ask", what="app", text="some-app")
+
+
+def test_an_agent_node_runs_a_plugins_strategy_with_a_tool_of_ours(plugged: Plug):
+    one = plugged()
+    one.install("planner", "toolbox")
+
+    @tool
+    async def add(a: float, b: float) -> str:
+        """Adds."""
+        return f"{a + b:g}"
+
+    one.yard.tools.functions.add(add)
+    agent = {
+        "type": "agent", "title": "agent", "agent_strategy_provider_name": "modelyard/planner/planner",
+        "agent_strategy_name": "once", "agent_parameters": {
+            "query": {"type": "constant", "value": "what is 20 and 22"},
+            "model": {"type": "constant", "value": {"provider": "echo", "model": "echo", "mode": "chat", "model_type": "llm"}},
+            "tools": {"type": "constant", "value": [{"enabled": True, "type": "builtin", "provider_name": "function", "tool_name": "add"}]},
+        },
+    }  # fmt: skip
+    nodes = {
+        "start": {"type": "start"},
+        "agent": agent,
+        "end": {"type": "end", "outputs": [{"variable": "said", "value_selector": ["agent", "text"]}]},
+    }
+    graph = {
+        "nodes": [{"id": name, "data": {"title": name, **data}} for name, data in nodes.items()],
+        "edges": [{"source": "start", "target": "agent"}, {"source": "agent", "target": "end"}],
+    }
+    document = {
+        "kind": "app",
+        "version": "0.6.0",
+        "app": {"name": "planned", "mode": "workflow"},
+        "workflow": {"graph": graph},
+    }
+
+    async def go() -> Any:
+        found, app, _ = await one.yard.apps.add("default", yaml.dump(document))
+        run = await one.yard.workflow_parts.chats.run(found, app, inputs={}, user="ada")
+        return await one.yard.runs.ended("default", run.id)
+
+    ended = one.do(go())
+    assert (ended.error, ended.outputs.get("said")) == ("", "It is 42.")
 
 
 def test_what_is_not_granted_is_refused_and_says_so(plugged: Plug):

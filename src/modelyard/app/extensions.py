@@ -18,7 +18,7 @@ from modelyard.plugins.market import Market
 from modelyard.plugins.process import ProcessOptions
 from modelyard.plugins.serverless import ServerlessRuntime, ServerlessSessions
 from modelyard.plugins.signature import read_keys
-from modelyard.runtime.plugin_services import PluginServices
+from modelyard.runtime.plugin_services import CallApp, CallTool, PluginServices
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.plugin_storage import PluginStorage
 
@@ -35,11 +35,11 @@ class PluginParts:
     def __init__(self, yard: "Modelyard") -> None:
         settings, chosen = yard.settings, yard.settings.plugins
         self._yard = yard
-        self._services: PluginServices | None = None
+        self.services: PluginServices | None = None
         self.key = _key(settings.home_path)
         redaction.add([self.key])
         storage = PluginStorage(yard.database)
-        backwards = BackwardsCalls(storage, lambda: self._services)
+        backwards = BackwardsCalls(storage, lambda: self.services)
         self.sessions = ServerlessSessions(backwards)
         environ = os.environ
         folder = settings.home_path / "plugins"
@@ -68,8 +68,13 @@ class PluginParts:
         )
         self.plugins.use_serverless(chosen.serverless)
         self.plugins.on_change(yard.models.forget)
-        self._services = PluginServices(yard.models, self.plugins, yard.files, lambda: yard.origin)
+        self.services = PluginServices(yard.models, self.plugins, yard.files, lambda: yard.origin)
         self._debug = DebugServer(self.plugins, backwards, yard.clock.monotonic)
+
+    def use(self, tools: CallTool, apps: CallApp) -> None:
+        """What plugins may ask for that is made after them."""
+        if self.services is not None:
+            self.services.use(tools, apps)
 
     async def listen(self) -> int | None:
         """Take plugins in debug from now on: the port. None where that is switched off, or not possible."""

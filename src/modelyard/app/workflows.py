@@ -19,7 +19,7 @@ from modelyard.workflow.features import Features, OutputCheck
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import Limits, Services
 from modelyard.workflow.runs import Runs
-from modelyard.workflow.service_tools import AppTools, TenantAgents, TenantTools
+from modelyard.workflow.service_tools import AppTools, PluginCalls, TenantAgents, TenantTools
 from modelyard.workflow.services import (
     JailedSandbox,
     StoredForms,
@@ -59,6 +59,8 @@ class WorkflowParts:
         self.runs.check_output(self._output_check)
         self.chats = Chats(self.runs, self.conversations, self.files, yard.clock.time, self.features)
         self.tools.manager.add_source("workflow", AppTools(self.apps, self.chats, self.runs))
+        calls = PluginCalls(self.tools.manager, self.apps, self.chats, self.runs)
+        yard.plugin_parts.use(calls.tool, calls.app)
         yard.on_reload(self._reload)
 
     def _reload(self, settings: Settings) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import PluginError
+from modelyard.base.errors import NotFoundError, PluginError
 from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest
 from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.messages import PromptMessageTool, SystemPromptMessage, UserPromptMessage
@@ -30,6 +30,12 @@ _MOST_DEPTH = 8
 """Plugins that call plugins that call plugins: beyond that it is a circle."""
 
 
+CallTool = Callable[[PluginCall, str, str, str, JSON, int], AsyncGenerator[JSON, None]]
+"""(call, kind, provider, tool, request, depth) → its messages."""
+CallApp = Callable[[PluginCall, JSON], AsyncGenerator[JSON, None]]
+"""An app's answer: events where they are asked for; what it is where `response_mode` is `about`."""
+
+
 class PluginServices:
     def __init__(
         self,
@@ -42,6 +48,13 @@ class PluginServices:
         self._plugins = plugins
         self._files = files
         self._address = address
+        self._tools: CallTool | None = None
+        self._apps: CallApp | None = None
+
+    def use(self, tools: "CallTool", apps: "CallApp") -> None:
+        """What lies above: tools of other kinds, and apps."""
+        self._tools = tools
+        self._apps = apps
 
     async def serve(self, call: PluginCall, kind: str, request: JSON) -> AsyncGenerator[JSON, None]:
         """Raises ModelyardError; a request that lacks what it needs is a PluginError that names it."""
@@ -137,10 +150,15 @@ class PluginServices:
     # tools
 
     async def _tool(self, call: PluginCall, request: JSON) -> AsyncGenerator[JSON, None]:
-        kind = request.get("tool_type") or "builtin"
-        if kind not in ("builtin", "plugin"):
-            raise PluginError(f"tools of the type {kind!r} are not available yet", plugin=call.plugin)
-        one, bare = self._plugins.provider(call.tenant, str(request["provider"]))
+        kind = str(request.get("tool_type") or "builtin")
+        try:
+            one, bare = self._plugins.provider(call.tenant, str(request["provider"]))
+        except NotFoundError:
+            one, bare = None, ""
+        if one is None or kind not in ("builtin", "plugin"):
+            async for answer in self._other_tool(call, kind, request):
+                yield answer
+            return
         name = f"{one.plugin_id}/{bare}"
         credentials, credential_type = self._plugins.tool_credentials(
             call.tenant, name, str(request.get("credential_id") or "")
@@ -170,11 +188,29 @@ class PluginServices:
 
     # apps
 
-    async def _app(self, call: PluginCall, request: JSON) -> AsyncGenerator[JSON, None]:
-        raise PluginError("apps are not available yet", plugin=call.plugin)
-        yield {}
+    async def _other_tool(self, call: PluginCall, kind: str, request: JSON) -> AsyncGenerator[JSON, None]:
+        """A tool that is no plugin's: ours, an API's, an MCP server's, an app."""
+        if self._tools is None:
+            raise PluginError(f"tools of the type {kind!r} cannot be called here", plugin=call.plugin)
+        depth = int((call.context or {}).get("depth", 0)) + 1
+        if depth > _MOST_DEPTH:
+            raise PluginError(f"tools that call tools go {depth} deep: this is a circle", plugin=call.plugin)
+        answers = self._tools(call, kind, str(request["provider"]), str(request["tool"]), request, depth)
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
 
-    _fetch_app = _app
+    async def _app(self, call: PluginCall, request: JSON) -> AsyncGenerator[JSON, None]:
+        if self._apps is None:
+            raise PluginError("there are no apps here", plugin=call.plugin)
+        answers = self._apps(call, request)
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
+
+    async def _fetch_app(self, call: PluginCall, request: JSON) -> AsyncGenerator[JSON, None]:
+        async for answer in self._app(call, {**request, "response_mode": "about"}):
+            yield answer
 
     # nodes
 

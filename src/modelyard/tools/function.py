@@ -60,7 +60,7 @@ class FunctionTool(Tool):
         except TypeError as error:
             raise TypeError(f"tool {name!r} takes what JSON cannot carry: {error}") from error
         description = about.pop("description", "") or summary
-        fields_of: dict[str, Any] = {"kind": "function", **about}
+        fields_of: dict[str, Any] = {"kind": "function", "provider": "function", **about}
         self.entity = ToolEntity(name=name, description=description, schema=schema, **fields_of)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -12,6 +13,7 @@ import msgspec
 from modelyard.base.errors import ModelyardError, NotFoundError, PluginError
 from modelyard.models.types import JSON
 from modelyard.plugins import shapes
+from modelyard.plugins.conversation import PluginCall
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.kept import Kept
 from modelyard.tools.entities import (
@@ -34,6 +36,7 @@ from modelyard.workflow.apps import Apps, FoundApp
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
+from modelyard.workflow.events import NodeRunStreamChunk
 from modelyard.workflow.node import Models
 from modelyard.workflow.nodes.start import Variable, form_of
 from modelyard.workflow.runs import Runs
@@ -268,6 +271,73 @@ class AppTools:
             if one.id in (provider, name) or one.name in (provider, name) or _plain(one.name) == name:
                 return AppTool(self, one, self._apps.read_now(one))
         raise ToolNotFoundError(f"there is no app {name!r}")
+
+
+class PluginCalls:
+    """What plugins ask for that lies above them: tools of any kind, and apps."""
+
+    def __init__(self, manager: ToolManager, apps: Apps, chats: Chats, runs: Runs) -> None:
+        self._manager = manager
+        self._apps = apps
+        self._chats = chats
+        self._runs = runs
+
+    async def tool(
+        self, call: PluginCall, kind: str, provider: str, name: str, request: JSON, depth: int
+    ) -> AsyncGenerator[JSON, None]:
+        found = self._manager.find(call.tenant, kind, provider, name)
+        context = ToolContext(
+            tenant=call.tenant, user=call.user, depth=depth, credential=str(request.get("credential_id") or "")
+        )
+        given = request.get("tool_parameters") or {}
+        async with aclosing(self._manager.invoke(found, given, context, is_form=True)) as messages:
+            async for one in messages:
+                yield _as_json(one)
+
+    async def app(self, call: PluginCall, request: JSON) -> AsyncGenerator[JSON, None]:
+        """Raises NotFoundError, and what starting a run raises."""
+        found = self._apps.find(call.tenant, str(request["app_id"]))
+        app = await self._apps.app(found)
+        mode = request.get("response_mode") or "blocking"
+        if mode == "about":
+            yield {"data": {"id": found.id, "name": found.name, "mode": app.mode, "description": app.description}}
+            return
+        user, inputs = str(request.get("user") or call.user), dict(request.get("inputs") or {})
+        depth = int((call.context or {}).get("depth", 0)) + 1
+        if app.is_chat:
+            run, _ = await self._chats.send(
+                found, app, query=str(request.get("query") or ""), inputs=inputs, user=user, depth=depth,
+                conversation_id=str(request.get("conversation_id") or ""), created_from="plugin",
+            )  # fmt: skip
+        else:
+            run = await self._chats.run(found, app, inputs=inputs, user=user, depth=depth, created_from="plugin")
+        if mode == "streaming":
+            async with aclosing(self._runs.watch(call.tenant, run.id)) as events:
+                async for _, event in events:
+                    if isinstance(event, NodeRunStreamChunk) and event.chunk:
+                        yield {"event": "message", "task_id": run.id, "id": run.message, "answer": event.chunk,
+                               "conversation_id": run.conversation}  # fmt: skip
+        ended = await self._runs.ended(call.tenant, run.id)
+        data = {"id": run.id, "status": ended.status.value, "outputs": ended.outputs, "error": ended.error or None}
+        if app.is_chat or app.mode == "completion":
+            yield {
+                "event": "message_end" if mode == "streaming" else "message", "task_id": run.id, "id": run.message,
+                "message_id": run.message, "conversation_id": run.conversation, "mode": app.mode,
+                "answer": str(ended.outputs.get("answer") or ""), "metadata": {}, "created_at": int(run.created_at),
+            }  # fmt: skip
+        elif mode == "streaming":
+            yield {"event": "workflow_finished", "task_id": run.id, "workflow_run_id": run.id, "data": data}
+        else:
+            yield {"task_id": run.id, "workflow_run_id": run.id, "data": data}
+
+
+def _as_json(one: Message) -> JSON:
+    """A message with its bytes as plugins know them."""
+    message = one.get("message")
+    if isinstance(message, Mapping) and isinstance(message.get("blob"), bytes):
+        blob = base64.b64encode(message["blob"]).decode()
+        return {**one, "message": {**message, "blob": blob}}
+    return dict(one)
 
 
 def _of_variable(one: Variable) -> ToolParameter:
