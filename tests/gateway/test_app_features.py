@@ -85,6 +85,37 @@ def test_an_agent_streams_messages_and_thoughts_and_they_are_kept(told: dict[str
         assert [(one["position"], one["tool"]) for one in message["agent_thoughts"]] == [(1, "weekday"), (2, "")]
 
 
+def test_an_agent_for_front_ends_that_speak_ag_ui(told: dict[str, str]):
+    with Caller(told, "agent") as caller:
+        body: dict[str, Any] = {
+            "threadId": "mine", "runId": "run-1", "state": {}, "tools": [], "context": [], "forwardedProps": {"user": "ada"},
+            "messages": [{"id": "1", "role": "user", "content": "Which day is it?"}],
+        }  # fmt: skip
+        with caller.http.stream("POST", "/ag-ui", json=body) as answer:
+            events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+        kinds = [one["type"] for one in events]
+        assert (kinds[0], kinds[-1]) == ("RUN_STARTED", "RUN_FINISHED")
+        assert events[-1]["runId"] == "run-1"
+        for begin, end in (
+            ("STEP_STARTED", "STEP_FINISHED"),
+            ("TEXT_MESSAGE_START", "TEXT_MESSAGE_END"),
+            ("TOOL_CALL_START", "TOOL_CALL_END"),
+        ):
+            assert kinds.count(begin) == kinds.count(end) > 0
+        assert kinds.index("TOOL_CALL_RESULT") < kinds.index("TEXT_MESSAGE_START")
+        assert "".join(one["delta"] for one in events if one["type"] == "TEXT_MESSAGE_CONTENT").startswith("Answer to:")
+        thread = events[0]["threadId"]
+        body |= {
+            "threadId": thread,
+            "messages": [{"id": "2", "role": "user", "content": [{"type": "text", "text": "And now?"}]}],
+        }
+        with caller.http.stream("POST", "/ag-ui", json=body) as answer:
+            again = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+        assert again[0]["threadId"] == thread  # the same conversation goes on
+        refused = caller.http.post("/ag-ui", json={"threadId": "x", "runId": "y", "messages": []})
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid_param")
+
+
 def test_words_that_must_not_come_in(told: dict[str, str]):
     with Caller(told, "guarded") as caller:
         events = caller.ask("Tell me the GEHEIM word")

@@ -19,6 +19,7 @@ from modelyard.base.errors import (
     ModelyardError,
     NotFoundError,
 )
+from modelyard.gateway.agui_events import AgUiEvents
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import (
     Reply,
@@ -123,6 +124,7 @@ class Service:
             "/v1/audio-to-text": {"POST": self.transcribe},
             "/v1/text-to-audio": {"POST": self.speak},
             "/v1/form/human_input/": {"GET": self.form, "POST": self.fill},
+            "/v1/ag-ui": {"POST": self.ag_ui},
             **AnnotationCalls(parts.features, parts.apps).routes,
         }  # fmt: skip
 
@@ -247,6 +249,8 @@ class Service:
         run = await self._run(call, name)
         if run.user != user:
             raise NotFoundError(f"run {name[:80]!r} does not exist")
+        if call.request.query("format") == "ag-ui":
+            return self._ag_ui_stream(run)
         last = call.request.header(b"last-event-id") or call.request.query("after") or "0"
         after = int(last) if last.isdigit() else 0
         goes_on = (call.request.query("continue_on_pause") or "").lower() == "true"
@@ -354,6 +358,51 @@ class Service:
             "answer": "".join(told.answer), "metadata": told.metadata(), "created_at": int(run.created_at),
         }  # fmt: skip
         return {**answer, "conversation_id": run.conversation} if run.conversation else answer
+
+    async def ag_ui(self, call: Call) -> StreamReply:
+        """A run for a front end that speaks AG-UI: its thread is our conversation, its state our inputs."""
+        body = call.body
+        thread, messages = str(body.get("threadId") or ""), list_of(body, "messages")
+        asked = next((one for one in reversed(messages) if isinstance(one, dict) and one.get("role") == "user"), None)
+        query = _words(asked.get("content")) if asked else ""
+        inputs = mapping_of(body, "state") if isinstance(body.get("state"), dict) else {}
+        props = body.get("forwardedProps")
+        user = str((props.get("user") if isinstance(props, dict) else "") or call.request.query("user") or "ag-ui")
+        if call.app.is_chat:
+            if not query:
+                raise ServiceError(400, "invalid_param", "messages must hold one of the user")
+            known = await self._known_thread(call, user, thread)
+            run, _ = await self._parts.chats.send(
+                call.found, call.app, query=query, inputs=inputs, user=user, conversation_id=known
+            )
+        else:
+            given = {**inputs, **({"query": query} if query and call.app.mode == "completion" else {})}
+            run = await self._parts.chats.run(call.found, call.app, inputs=given, user=user)
+        return self._ag_ui_stream(run, str(body.get("runId") or ""))
+
+    async def _known_thread(self, call: Call, user: str, thread: str) -> str:
+        """The conversation that a thread is; empty where it is a new one."""
+        if not _is_uuid(thread):
+            return ""
+        try:
+            found = await self._parts.conversations.find(call.tenant, call.found.id, user, thread)
+        except NotFoundError:
+            return ""
+        return found.id
+
+    def _ag_ui_stream(self, run: RunRecord, run_id: str = "", *, after: int = 0) -> StreamReply:
+        told = AgUiEvents(run, run_id=run_id)
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            async with aclosing(self._parts.runs.watch(run.tenant, run.id, after=after)) as events:
+                async for _, event in events:
+                    for document in told.feed(event):
+                        yield b"data: " + encode(document) + b"\n\n"
+
+        def last_words(error: ModelyardError) -> bytes:
+            return b"data: " + encode({"type": "RUN_ERROR", "message": str(error), "code": error.code}) + b"\n\n"
+
+        return sse_reply(pieces(), last_words)
 
     # messages
 
@@ -839,3 +888,11 @@ def user_input_form(app: App) -> list[JSON]:
             control["options"] = [str(option) for option in one.options]
         controls.append({one.type: control})
     return controls
+
+
+def _words(content: Any) -> str:
+    """A message's text: as it is, or its parts' together."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(str(one.get("text") or "") for one in parts if isinstance(one, dict) and one.get("type") == "text")

@@ -30,7 +30,7 @@ logger = logging.getLogger("modelyard.knowledge")
 GRAPH_FROM = 20_000
 _THREAD_FROM = 4_000_000  # numbers to multiply: below, a thread costs more than the product
 _MERGE_SHARE = 8  # additions are merged when they are an eighth of the whole
-_TRIALS, _RECALL, _FAR = 100, 0.995, (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768)
+_TRIALS, _RECALL, _FAR = 100, 0.997, (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768)
 _NEVER = -4.0  # the score of what must not be found: lower than any cosine
 _FEW = 16  # where one in so many is asked for, they are compared exactly
 
