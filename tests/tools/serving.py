@@ -24,6 +24,9 @@ class _Echo(BaseHTTPRequestHandler):
                 200 if good else 401, {"access_token": f"token-{len(server.seen)}", "expires_in": 3600} if good else {}
             )
             return
+        if parts.path == "/extension":
+            self._send(200, _extension(json.loads(body), self.headers.get("authorization")))
+            return
         if parts.path.endswith("/fails"):
             self._send(422, {"error": "not like that"})
             return
@@ -56,6 +59,21 @@ class _Echo(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *details: Any) -> None: ...
+
+
+def _extension(asked: dict[str, Any], key: str | None) -> dict[str, Any]:
+    """An API extension: weather for cities, and words that it does not like."""
+    point, params = asked["point"], asked["params"]
+    text = str(params.get("query") or params.get("text") or "")
+    match point:
+        case "ping":
+            return {"result": "pong"} if key == "Bearer hush" else {"result": "who are you?"}
+        case "app.external_data_tool.query":
+            return {"result": f"sunny in {params['inputs'].get('city')}"}
+        case "app.moderation.input" if "soften" in text:
+            return {"flagged": True, "action": "overridden", "inputs": params["inputs"], "query": "Say it gently."}
+        case _:
+            return {"flagged": "rude" in text, "action": "direct_output", "preset_response": "Please be kind."}
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -13,7 +12,7 @@ from modelyard.base.ids import new_id
 from modelyard.models.llm import LLMRequest, LLMResultChunk, fold
 from modelyard.models.messages import (
     AnyPromptMessage,
-    FilePromptMessageContent,
+    ImagePromptMessageContent,
     PromptMessageContent,
     PromptMessageTool,
     SystemPromptMessage,
@@ -42,15 +41,15 @@ def question_of(state: State, text: str | None = None) -> UserPromptMessage:
     if not files:
         return UserPromptMessage(content=query)
     if state.turns:
-        words = " ".join(f"[{'image' if one.type_name == 'image' else 'file'}]" for one in map(_Named, files))
+        words = named(files)
         return UserPromptMessage(content=f"{words}\n{query}" if query else words)
     parts: list[PromptMessageContent] = [*files, TextPromptMessageContent(data=query)]
     return UserPromptMessage(content=parts)
 
 
-class _Named:
-    def __init__(self, part: PromptMessageContent) -> None:
-        self.type_name = "image" if type(part).__name__.startswith("Image") else "file"
+def named(files: Sequence[PromptMessageContent]) -> str:
+    """A word in the place of each file."""
+    return " ".join("[image]" if isinstance(one, ImagePromptMessageContent) else "[file]" for one in files)
 
 
 def plain_history(messages: Sequence[AnyPromptMessage]) -> list[AnyPromptMessage]:
@@ -58,7 +57,7 @@ def plain_history(messages: Sequence[AnyPromptMessage]) -> list[AnyPromptMessage
     found: list[AnyPromptMessage] = []
     for one in messages:
         if isinstance(one, UserPromptMessage) and one.files:
-            words = " ".join("[image]" if "image" in type(file).__name__.lower() else "[file]" for file in one.files)
+            words = named(one.files)
             one = UserPromptMessage(content=f"{words}\n{one.text}" if one.text else words)
         found.append(one)
     return found
@@ -152,7 +151,3 @@ def described(tools: Sequence[PromptMessageTool]) -> tuple[str, str]:
 def joined(state: State, *, apart: str = "\n") -> str:
     """All that the user was told, turn by turn."""
     return apart.join(turn.reply.text for turn in state.turns if turn.reply.text.strip())
-
-
-def any_file(parts: Sequence[Any]) -> bool:
-    return any(isinstance(one, FilePromptMessageContent) for one in parts)

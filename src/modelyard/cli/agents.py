@@ -322,6 +322,23 @@ def add_mcp(
     run_with_yard(ctx, work)
 
 
+@tools.command(name="add-extension")
+@click.argument("name")
+@click.argument("url")
+@click.option("--key-env", default="", metavar="VARIABLE", help="Send this variable's value as a bearer key.")
+@tenant_option
+@click.pass_context
+def add_extension(ctx: click.Context, name: str, url: str, key_env: str, tenant: str) -> None:
+    """Add an API extension: where apps' moderation and external data come from. It must answer a ping."""
+    key = _secret_of(False, key_env) if key_env else ""
+
+    async def work(yard: Any) -> None:
+        await yard.workflow_parts.tools.providers.add_extension(tenant, name, url, key)
+        click.echo(f"{name} answers.")
+
+    run_with_yard(ctx, work)
+
+
 @tools.command(name="refresh")
 @click.argument("name")
 @tenant_option

@@ -25,7 +25,7 @@ from modelyard.tools.entities import Message, Tool, ToolContext, ToolEntity, Too
 from modelyard.tools.mcp import protocol
 from modelyard.tools.mcp.client import McpClient, StdioChannel, http_client, listed
 from modelyard.tools.openapi import Api, DescriptionError, manifest_url, parse
-from modelyard.transport.egress import Egress, EgressError
+from modelyard.transport.egress import Egress
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SCOPE = "providers"
@@ -178,6 +178,8 @@ class ToolProviders:
         """Ask an MCP server anew what it has; read an API's description anew from where it came."""
         known, stored = self.find(tenant, name)
         secret = self.secret(tenant, known.id, stored)
+        if stored.type == "extension":
+            raise InvokeBadRequestError(f"{known.name!r} is an API extension: it has no tools")
         if stored.type == "api":
             if not stored.url:
                 raise InvokeBadRequestError(f"{known.name!r} was given as a text: give it anew")
@@ -397,6 +399,3 @@ def _check_name(name: str) -> None:
         raise InvokeBadRequestError(
             f"{name[:60]!r} is no name of a tool provider: letters, digits, - and _, at most 64", param="name"
         )
-
-
-__all__ = ["EgressError", "McpListing", "StdioServer", "ToolProviders"]

@@ -72,8 +72,11 @@ class ProvidersRoute:
                 server=may(body, "server", str) or "", auth=auth,
             )  # fmt: skip
             more = _api(api)
+        elif kind == "extension":
+            row = await self.providers.add_extension(tenant, name, need(body, "url", str), may(body, "key", str) or "")
+            more = {}
         else:
-            raise InvokeBadRequestError(f"type {kind[:40]!r} is none; api and mcp are", param="type")
+            raise InvokeBadRequestError(f"type {kind[:40]!r} is none; api, mcp and extension are", param="type")
         known, stored = self.providers.find(tenant, row)
         return json_reply({**_shown(known, stored), **more}, status=201)
 
@@ -91,6 +94,8 @@ class ProviderRoute:
         if request.method == "POST" and verb == "refresh":
             await self.providers.refresh(request.tenant, name)
         known, stored = self.providers.find(request.tenant, name)
+        if stored.type == "extension":
+            return json_reply(_shown(known, stored))
         content = self.providers.content(request.tenant, known.id, stored.type)
         more = _api(content) if isinstance(content, Api) else {"tools": [one["name"] for one in content.tools]}
         return json_reply({**_shown(known, stored), **more})
