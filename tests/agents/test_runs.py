@@ -126,7 +126,9 @@ def test_a_tool_waits_for_approval_and_a_restart_loses_nothing(
     results = [one.text for one in second.requests[0].messages if one.role.value == "tool"]
     assert results == ["noted", told]
     assert ended.outputs["answer"] == "Let me see.\nAll is done."
-    assert [one.tool for one in events if isinstance(one, NodeRunAgentThought)][-1] == ""
+    thoughts = [(one.position, one.tool, one.observation) for one in events if isinstance(one, NodeRunAgentThought)]
+    observed = json.dumps({"note": "noted", "refund": told})
+    assert thoughts == [(1, "note;refund", ""), (1, "note;refund", observed), (2, "", "")]
 
 
 def test_steps_are_shown_with_what_came_of_them(tmp_path: Path):

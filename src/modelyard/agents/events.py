@@ -51,6 +51,8 @@ class RoundFinished(AgentEvent, frozen=True, kw_only=True, tag="round_finished")
     usage: LLMUsage = LLMUsage()
     model: str = ""
     started_at: float = 0.0
+    is_known: bool = False
+    """It was told before: the run was taken up again."""
 
 
 class ToolStarted(AgentEvent, frozen=True, kw_only=True, tag="tool_started"):
@@ -67,6 +69,8 @@ class ToolFinished(AgentEvent, frozen=True, kw_only=True, tag="tool_finished"):
     values: list[Any] = []
     sources: list[dict[str, Any]] = []
     seconds: float = 0.0
+    is_known: bool = False
+    """It was told before: the run was taken up again."""
 
 
 class ApprovalNeeded(AgentEvent, frozen=True, kw_only=True, tag="approval_needed"):

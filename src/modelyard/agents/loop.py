@@ -205,6 +205,10 @@ class AgentLoop:
             reply = _reply_of(known)
             if reply.text:
                 yield TextDelta(round=number, at=self._now(), text=reply.text)
+            yield RoundFinished(
+                round=number, at=self._now(), text=reply.text, thought=reply.thought, calls=self._labelled(run, reply),
+                usage=reply.usage, model=reply.model, is_known=True,
+            )  # fmt: skip
         else:
             state = run.state
             request = self._strategy.ask(state)
@@ -293,6 +297,11 @@ class AgentLoop:
                         self._offer_results(run)
                     run.files += known.files
                     run.sources += known.sources
+                    yield ToolFinished(
+                        round=number, at=self._now(), call=call, observation=known.observation, error=known.error,
+                        arguments=known.arguments, files=known.files, values=known.values, sources=known.sources,
+                        seconds=known.seconds, is_known=True,
+                    )  # fmt: skip
                 else:
                     tasks.append(asyncio.ensure_future(work(at, call)))
             left = len(tasks)

@@ -334,13 +334,16 @@ class _Own:
                 self.context.reason(event.text, False)
             case RoundFinished():
                 self._round.finished = event
-                self._log_round(event)
-                self._think()
+                if not event.is_known:
+                    self._log_round(event)
+                    self._think()
             case ToolStarted():
                 self._log_call(event)
             case ToolFinished():
                 self._round.results[event.call.id] = event
                 self._values += event.values
+                if event.is_known:
+                    return
                 self._log_result(event)
                 finished = self._round.finished
                 if finished is not None and len(self._round.results) == len(finished.calls):
