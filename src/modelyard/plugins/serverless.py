@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeError, NotFoundError, PluginError
+from modelyard.base.errors import InvokeError, ModelyardError, NotFoundError, PluginError
 from modelyard.base.ids import new_id
 from modelyard.models.types import JSON
 from modelyard.plugins.conversation import Backwards, PluginCall, PluginDiedError, reported, request_of
@@ -117,7 +117,7 @@ class ServerlessSessions:
         try:
             async for data in self._backwards.answer(call, str(asked.get("type", "")), document):
                 yield said("response", "stream", data)
-        except PluginError as error:
+        except ModelyardError as error:
             yield said("error", str(error), None)
         yield said("end", "", None)
 
