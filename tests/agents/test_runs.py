@@ -11,6 +11,7 @@ import yaml
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
+from modelyard.runtime.caller import Caller
 from modelyard.testing.agents import Replies
 from modelyard.testing.workflows import scripted_models
 from modelyard.tools.entities import ToolContext
@@ -202,3 +203,18 @@ def test_errors_name_what_is_wrong(tmp_path: Path):
     errors = within(tmp_path, Replies(replies=[{"error": "down"}]), failing)
     assert "strategy /clairvoyance is no strategy of ours" in errors[0]
     assert "maximum_iterations must be a number, not 'many'" in errors[1]
+
+
+def test_what_an_app_uses_is_counted_and_limited_as_a_key_of_its_own(tmp_path: Path):
+    async def work(yard: Modelyard) -> tuple[list[str], list[str]]:
+        first = await begin(yard)
+        row = f"app:{first.app}"
+        limit = {"unit": "requests", "amount": 1, "key": row}
+        await yard.administration.create(Caller(tenant="default"), "default", "limit", "one", limit)
+        errors = [(await begin(yard)).error for _ in range(2)]
+        await yard.ledger.flush()
+        return errors, [one.api_key for one in yard.ledger.recent("default")] + [row]
+
+    errors, keys = within(tmp_path, Replies(replies=["ok"]), work)
+    assert "may use 1 requests a minute (limit 'one')" in errors[-1]
+    assert len(set(keys)) == 1
