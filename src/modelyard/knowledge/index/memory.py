@@ -30,7 +30,7 @@ logger = logging.getLogger("modelyard.knowledge")
 GRAPH_FROM = 20_000
 _THREAD_FROM = 4_000_000  # numbers to multiply: below, a thread costs more than the product
 _MERGE_SHARE = 8  # additions are merged when they are an eighth of the whole
-_TRIALS, _RECALL, _FAR = 100, 0.997, (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768)
+_TRIALS, _RECALL, _FAR = 100, 0.995, (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768)
 _NEVER = -4.0  # the score of what must not be found: lower than any cosine
 _FEW = 16  # where one in so many is asked for, they are compared exactly
 
@@ -274,13 +274,15 @@ def _tune(graph: Any, matrix: np.ndarray) -> None:
     asked = 0.6 * matrix[pairs[:, 0]] + 0.4 * matrix[pairs[:, 1]]
     asked /= np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-9)
     exact = [np.partition(matrix @ one, len(matrix) - 10)[-10:].min() for one in asked]
-    for far in _FAR:
+    for at, far in enumerate(_FAR):
         graph.expansion_search = far
         hits = 0
         for one, least in zip(asked, exact, strict=True):
             near = graph.search(one, 40).keys.astype(np.int64)
             hits += min(10, int((matrix[near] @ one >= least - 1e-6).sum()))
         if hits >= _RECALL * 10 * _TRIALS:
+            # One step beyond what sufficed: the questions that were tried are few.
+            graph.expansion_search = _FAR[min(at + 1, len(_FAR) - 1)]
             return
 
 
