@@ -10,7 +10,6 @@ import os
 import random
 import re
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -30,7 +29,7 @@ from modelyard.testing.workflows import scripted_models
 from modelyard.workflow.dsl import AppMapping
 from modelyard.workflow.engine import Status
 from tools.show.proof import Proof
-from tools.show.run_kill import Effects
+from tools.show.run_kill import Effects, forked
 
 KILLS = int(os.environ.get("AGENT_KILLS", "300"))
 TURNS: tuple[tuple[str, ...], ...] = (("a", "b"), ("c",), ("d", "e"))
@@ -112,15 +111,7 @@ async def work(home: str, url: str, told: int, *, until_done: bool) -> None:
 
 
 def child(home: str, url: str, told: int, *, until_done: bool = False) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            asyncio.run(work(home, url, told, until_done=until_done))
-        except BaseException as error:  # noqa: BLE001  said, and gone
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
-            os._exit(1)
-        os._exit(0)
-    return pid
+    return forked(lambda: work(home, url, told, until_done=until_done))
 
 
 def finished(home: str) -> set[tuple[str, str]]:

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -138,10 +139,15 @@ async def work(home: str, url: str, told: int, *, until_done: bool) -> None:
 
 
 def child(home: str, url: str, told: int, *, until_done: bool = False) -> int:
+    return forked(lambda: work(home, url, told, until_done=until_done))
+
+
+def forked(make: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Work in a process of its own; its id."""
     pid = os.fork()
     if pid == 0:
         try:
-            asyncio.run(work(home, url, told, until_done=until_done))
+            asyncio.run(make())
         except BaseException as error:  # noqa: BLE001  said, and gone
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             os._exit(1)

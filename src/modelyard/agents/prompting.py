@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from modelyard.agents.events import AgentCall
+from modelyard.agents.react_reader import ReactReader
 from modelyard.agents.state import Reply, State, Turn
 from modelyard.base.ids import new_id
 from modelyard.models.llm import LLMRequest, LLMResultChunk, fold
@@ -28,10 +29,8 @@ SAFETY = (
 """Told wherever there are tools. Permissions do not rest on it: they are checked where tools are called."""
 
 
-def system_of(state: State, text: str) -> list[AnyPromptMessage]:
-    notes = state.task.notes
-    told = "\n\n".join(one for one in (text, notes and f"What was said before, in short:\n{notes}") if one.strip())
-    return [SystemPromptMessage(content=told)] if told else []
+def system_of(text: str) -> list[AnyPromptMessage]:
+    return [SystemPromptMessage(content=text)] if text.strip() else []
 
 
 def question_of(state: State, text: str | None = None) -> UserPromptMessage:
@@ -93,6 +92,33 @@ def request_of(
     )  # fmt: skip
 
 
+def thoughts_beside(chunk: LLMResultChunk) -> list[tuple[str, str]]:
+    """What a reasoning model tells apart from its text."""
+    message = chunk.delta.message
+    if (message.reasoning_content or isinstance(message.content, list)) and (thinking := message.thinking):
+        return [("thought", thinking)]
+    return []
+
+
+class ReactReading:
+    """A reply in the ReAct manner as it comes; `rest` is what its end brings, `reader` holds what was found."""
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.reader = ReactReader(names)
+        self.chunks: list[LLMResultChunk] = []
+
+    def feed(self, chunk: LLMResultChunk) -> Sequence[tuple[str, str]]:
+        self.chunks.append(chunk)
+        return [*thoughts_beside(chunk), *_for_user(self.reader.feed(chunk.delta.message.text))]
+
+    def rest(self) -> list[tuple[str, str]]:
+        return _for_user(self.reader.finish())
+
+
+def _for_user(pieces: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [("text" if kind == "answer" else kind, text) for kind, text in pieces]
+
+
 class PlainReader:
     """A reply as it is: its text goes to the user, its thoughts beside, its calls are calls."""
 
@@ -103,11 +129,8 @@ class PlainReader:
 
     def feed(self, chunk: LLMResultChunk) -> Sequence[tuple[str, str]]:
         self._chunks.append(chunk)
-        message = chunk.delta.message
-        found: list[tuple[str, str]] = []
-        if (message.reasoning_content or isinstance(message.content, list)) and (thinking := message.thinking):
-            found.append(("thought", thinking))
-        if text := message.text:
+        found = thoughts_beside(chunk)
+        if text := chunk.delta.message.text:
             found.append((self._kind, text))
         return found
 
@@ -148,6 +171,6 @@ def described(tools: Sequence[PromptMessageTool]) -> tuple[str, str]:
     return msgspec.json.encode(listed).decode(), ", ".join(f'"{one.name}"' for one in tools)
 
 
-def joined(state: State, *, apart: str = "\n") -> str:
+def joined(state: State) -> str:
     """All that the user was told, turn by turn."""
-    return apart.join(turn.reply.text for turn in state.turns if turn.reply.text.strip())
+    return "\n".join(turn.reply.text for turn in state.turns if turn.reply.text.strip())

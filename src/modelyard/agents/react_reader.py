@@ -243,7 +243,7 @@ class ReactReader:
             given = re.sub(r"^```\w*\s*|\s*```$", "", given)
         value: Any = given
         if given[:1] in ("{", "["):
-            value, _ = _first_json(given)
+            value = _first_json(given)
             value = given if value is None else value
         elif len(given) > 1 and given[0] == given[-1] and given[0] in "\"'":
             value = given[1:-1]
@@ -453,8 +453,9 @@ def _decoded(raw: str, *, is_whole: bool) -> Any:
     return found if isinstance(found, dict | list) else None
 
 
-def _first_json(text: str) -> tuple[Any, int]:
+def _first_json(text: str) -> Any:
+    """The value that a text begins with, whatever follows it."""
     try:
-        return json.JSONDecoder(strict=False).raw_decode(text)
+        return json.JSONDecoder(strict=False).raw_decode(text)[0]
     except (json.JSONDecodeError, RecursionError):
-        return _decoded(text, is_whole=True), len(text)
+        return _decoded(text, is_whole=True)

@@ -53,8 +53,6 @@ class Task:
     """A ReAct prompt of the app's own, with {{instruction}}, {{tools}}, {{tool_names}}."""
     schema: Mapping[str, Any] | None = None
     """The JSON schema that the answer must satisfy."""
-    notes: str = ""
-    """What is known of the conversation beyond its window."""
 
 
 @dataclass(slots=True, kw_only=True)

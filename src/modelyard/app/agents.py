@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.ids import new_id
 from modelyard.models.types import ModelType
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
-from modelyard.tools.entities import Tool, ToolContext
+from modelyard.tools.entities import Tool, ToolContext, plain_name
 from modelyard.tools.function import as_tool
 from modelyard.tools.manager import Bound, ToolRef
 from modelyard.tools.mcp.server import Offer, Resource
@@ -84,7 +83,7 @@ async def offer_of(yard: Modelyard, tenant: str, names: Sequence[str]) -> Offer:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_") or "other"
+    return plain_name(name, 40).strip("_") or "other"
 
 
 def tool_of(yard: Modelyard, given: Any, tenant: str) -> Tool:

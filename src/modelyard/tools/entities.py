@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ _JSON_TYPES = {
     "checkbox": "boolean", "object": "object", "array": "array", "dynamic-select": "string",
 }  # fmt: skip
 _FILES = frozenset({"file", "files", "system-files", "model-selector", "app-selector"})
+_PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
 Message = Mapping[str, Any]
 """A piece of a tool's answer in the shape that plugins use: `type`, `message`, `meta`."""
 
@@ -52,6 +54,11 @@ class ToolInvokeError(ToolError):
 class Option(msgspec.Struct, frozen=True, kw_only=True):
     value: str
     label: dict[str, str] = {}
+
+
+def plain_name(name: str, most: int = 64) -> str:
+    """A name that every model's API takes."""
+    return _PLAIN.sub("_", name)[:most]
 
 
 class ToolParameter(msgspec.Struct, frozen=True, kw_only=True):

@@ -134,10 +134,6 @@ class ToolManager:
     def add_source(self, kind: str, source: ToolSource) -> None:
         self._sources.setdefault(kind, []).append(source)
 
-    @property
-    def kinds(self) -> Sequence[str]:
-        return list(self._sources)
-
     def list(self, tenant: str, kind: str = "") -> list[ToolEntity]:
         kinds = [kind] if kind else list(self._sources)
         return [tool for one in kinds for source in self._sources.get(one, ()) for tool in source.tools(tenant)]

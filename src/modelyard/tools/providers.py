@@ -21,7 +21,15 @@ from modelyard.runtime.tenancy import Directory, Known, ToolProvider
 from modelyard.storage.kept import Kept
 from modelyard.storage.resources import Resources
 from modelyard.tools.api import ApiTool, Auth, Tokens
-from modelyard.tools.entities import Message, Tool, ToolContext, ToolEntity, ToolInvokeError, ToolNotFoundError
+from modelyard.tools.entities import (
+    Message,
+    Tool,
+    ToolContext,
+    ToolEntity,
+    ToolInvokeError,
+    ToolNotFoundError,
+    plain_name,
+)
 from modelyard.tools.mcp import protocol
 from modelyard.tools.mcp.client import McpClient, StdioChannel, http_client, listed
 from modelyard.tools.openapi import Api, DescriptionError, manifest_url, parse
@@ -31,7 +39,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SCOPE = "providers"
 _MOST_CACHED = 64
 _MOST_DESCRIPTION = 2000
-_PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class McpListing(msgspec.Struct, frozen=True, kw_only=True):
@@ -330,7 +337,7 @@ class _Mcps:
         for known, stored, listing in self._each(tenant):
             if provider not in ("", known.name, known.id):
                 continue
-            one = next((each for each in listing.tools if name in (each["name"], _plain(str(each["name"])))), None)
+            one = next((each for each in listing.tools if name in (each["name"], plain_name(str(each["name"])))), None)
             if one is not None:
                 return McpTool(self._providers, tenant, known, stored, one)
         raise ToolNotFoundError(f"there is not a tool named {name}")
@@ -364,7 +371,7 @@ def mcp_entity(provider: str, one: Mapping[str, Any]) -> ToolEntity:
     hints = one.get("annotations")
     is_safe = isinstance(hints, Mapping) and hints.get("readOnlyHint") is True
     return ToolEntity(
-        name=_plain(str(one["name"])), provider=provider, kind="mcp",
+        name=plain_name(str(one["name"])), provider=provider, kind="mcp",
         label={"en_US": str(one.get("title") or one["name"])[:100]},
         description=str(one.get("description") or "")[:_MOST_DESCRIPTION],
         schema=protocol.plain_schema(one.get("inputSchema")), is_repeatable=is_safe, seconds=300.0,
@@ -388,10 +395,6 @@ def _by_description(api: Api, given: Auth) -> Auth:
     if wanted is None:
         return Auth(type="bearer", value=given.value)
     return Auth.of(api.schemes[wanted], given.value, given.user)
-
-
-def _plain(name: str) -> str:
-    return _PLAIN.sub("_", name)[:64]
 
 
 def _check_name(name: str) -> None:

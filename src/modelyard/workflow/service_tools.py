@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -26,6 +25,7 @@ from modelyard.tools.entities import (
     ToolNotFoundError,
     ToolParameter,
     json_message,
+    plain_name,
     text_message,
     variable_message,
 )
@@ -40,8 +40,6 @@ from modelyard.workflow.events import NodeRunStreamChunk
 from modelyard.workflow.node import Models
 from modelyard.workflow.nodes.start import Variable, form_of
 from modelyard.workflow.runs import Runs
-
-_PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class TenantTools:
@@ -94,7 +92,7 @@ class TenantTools:
 
 def _plain(name: str) -> str:
     """A name that every model's API takes."""
-    return _PLAIN.sub("_", name)[:64].strip("_") or "tool"
+    return plain_name(name).strip("_") or "tool"
 
 
 class TenantAgents:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from modelyard.agents.prompting import question_of, request_of, system_of
-from modelyard.agents.react_reader import ReactReader
+from modelyard.agents.prompting import ReactReading, question_of, request_of, system_of
 from modelyard.agents.state import Reader, Reply, State
-from modelyard.models.llm import LLMRequest, LLMResultChunk, fold
+from modelyard.models.llm import LLMRequest, fold
 
 _FORM = (
     "Think step by step before you answer: write your steps down first, each on a line of its own. Then write "
@@ -18,7 +17,7 @@ class ChainOfThought:
 
     def ask(self, state: State) -> LLMRequest:
         told = "\n\n".join(one for one in (state.task.instruction, _FORM) if one.strip())
-        return request_of(state, [*system_of(state, told), *state.task.history, question_of(state)])
+        return request_of(state, [*system_of(told), *state.task.history, question_of(state)])
 
     def reader(self, state: State) -> Reader:
         return _Reading()
@@ -30,24 +29,13 @@ class ChainOfThought:
         return state.turns[-1].reply.text if state.turns else ""
 
 
-class _Reading:
-    def __init__(self) -> None:
-        self._reader = ReactReader()
-        self._chunks: list[LLMResultChunk] = []
-
-    def feed(self, chunk: LLMResultChunk) -> Sequence[tuple[str, str]]:
-        self._chunks.append(chunk)
-        message = chunk.delta.message
-        has_thinking = message.reasoning_content or isinstance(message.content, list)
-        found = [("thought", message.thinking)] if has_thinking and message.thinking else []
-        return found + [("text" if kind == "answer" else kind, text) for kind, text in self._reader.feed(message.text)]
-
+class _Reading(ReactReading):
     def finish(self) -> tuple[Sequence[tuple[str, str]], Reply]:
-        rest = [("text" if kind == "answer" else kind, text) for kind, text in self._reader.finish()]
-        if not self._chunks:
+        rest = self.rest()
+        if not self.chunks:
             return rest, Reply()
-        whole = fold(self._chunks)
-        text, thought = self._reader.answer, self._reader.thought
+        whole = fold(self.chunks)
+        text, thought = self.reader.answer, self.reader.thought
         if text is None:  # it did not mark its answer: all of it is one
             text, thought = whole.text, ""
             rest = [*rest, ("text", text)] if text else rest

@@ -21,7 +21,7 @@ class FunctionCalling:
         task = state.task
         told = "\n\n".join(one for one in (task.instruction, SAFETY if task.tools else "") if one.strip())
         history = plain_history(task.history) if state.turns else list(task.history)
-        messages = [*system_of(state, told), *history, question_of(state), *tool_turns(state.turns)]
+        messages = [*system_of(told), *history, question_of(state), *tool_turns(state.turns)]
         return request_of(state, messages, tools=() if state.is_last else prompt_tools(task.tools))
 
     def reader(self, state: State) -> Reader:

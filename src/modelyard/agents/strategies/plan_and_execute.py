@@ -31,11 +31,11 @@ class PlanAndExecute:
                 f"{one.name} ({one.description.splitlines()[0][:100]})" for one in tools if one.description
             )
             told = "\n\n".join(one for one in (task.instruction, _PLAN, names and f"Tools for it: {names}.") if one)
-            return request_of(state, [*system_of(state, told), *task.history, question_of(state)])
+            return request_of(state, [*system_of(told), *task.history, question_of(state)])
         steps = steps_of(state)
         done, turns = _progress(state)
         told = "\n\n".join(one for one in (task.instruction, SAFETY if tools else "") if one.strip())
-        messages: list[AnyPromptMessage] = [*system_of(state, told), *task.history]
+        messages: list[AnyPromptMessage] = [*system_of(told), *task.history]
         found = "\n".join(
             f"Step {at + 1}: {step}\nResult: {text}" for at, (step, text) in enumerate(zip(steps, done, strict=False))
         )

@@ -8,11 +8,18 @@ from collections.abc import Sequence
 import msgspec
 
 from modelyard.agents.events import AgentCall
-from modelyard.agents.prompting import SAFETY, described, plain_history, question_of, request_of, system_of
-from modelyard.agents.react_reader import ReactReader
+from modelyard.agents.prompting import (
+    SAFETY,
+    ReactReading,
+    described,
+    plain_history,
+    question_of,
+    request_of,
+    system_of,
+)
 from modelyard.agents.state import Reader, Reply, State, Turn, prompt_tools
 from modelyard.base.ids import new_id
-from modelyard.models.llm import LLMRequest, LLMResultChunk, fold
+from modelyard.models.llm import LLMRequest, fold
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
@@ -73,7 +80,7 @@ class React:
                 text = f"{told}\n\n{before}Question: {task.query}\n{pad}"
             return request_of(state, [UserPromptMessage(content=text)], stop=(STOP,))
         messages: list[AnyPromptMessage] = [
-            *system_of(state, told), *(plain_history(task.history) if state.turns else task.history), question_of(state)
+            *system_of(told), *(plain_history(task.history) if state.turns else task.history), question_of(state)
         ]  # fmt: skip
         if pad:
             messages += [AssistantPromptMessage(content=pad), UserPromptMessage(content="continue")]
@@ -117,26 +124,13 @@ def _told(history: Sequence[AnyPromptMessage]) -> str:
     return "\n".join(f"{names[one.role.value]}: {one.text}" for one in history if one.role.value in names)
 
 
-class _Reading:
-    def __init__(self, names: Sequence[str]) -> None:
-        self._reader = ReactReader(names)
-        self._chunks: list[LLMResultChunk] = []
-
-    def feed(self, chunk: LLMResultChunk) -> Sequence[tuple[str, str]]:
-        self._chunks.append(chunk)
-        message = chunk.delta.message
-        found: list[tuple[str, str]] = []
-        if (message.reasoning_content or isinstance(message.content, list)) and (thinking := message.thinking):
-            found.append(("thought", thinking))
-        found += [("text" if kind == "answer" else kind, text) for kind, text in self._reader.feed(message.text)]
-        return found
-
+class _Reading(ReactReading):
     def finish(self) -> tuple[Sequence[tuple[str, str]], Reply]:
-        rest = [("text" if kind == "answer" else kind, text) for kind, text in self._reader.finish()]
-        if not self._chunks:
+        rest = self.rest()
+        if not self.chunks:
             return rest, Reply()
-        whole = fold(self._chunks)
-        reader = self._reader
+        whole = fold(self.chunks)
+        reader = self.reader
         calls: list[AgentCall] = []
         if reader.action is not None and reader.answer is None:
             calls = [AgentCall(id=new_id("call"), name=reader.action.name, arguments=reader.action.arguments)]

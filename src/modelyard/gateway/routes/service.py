@@ -275,7 +275,7 @@ class Service:
         return sse_reply(pieces, last_words)
 
     async def _pieces(
-        self, run: RunRecord, told: ServiceEvents, *, after: int, goes_on: bool, is_numbered: bool
+        self, run: RunRecord, told: ServiceEvents | AgUiEvents, *, after: int, goes_on: bool, is_numbered: bool
     ) -> AsyncGenerator[bytes, None]:
         """The run's events as they come, and a ping where nothing does."""
         queue: asyncio.Queue[tuple[int, Any] | BaseException | None] = asyncio.Queue(maxsize=1000)
@@ -390,19 +390,13 @@ class Service:
             return ""
         return found.id
 
-    def _ag_ui_stream(self, run: RunRecord, run_id: str = "", *, after: int = 0) -> StreamReply:
-        told = AgUiEvents(run, run_id=run_id)
-
-        async def pieces() -> AsyncGenerator[bytes, None]:
-            async with aclosing(self._parts.runs.watch(run.tenant, run.id, after=after)) as events:
-                async for _, event in events:
-                    for document in told.feed(event):
-                        yield b"data: " + encode(document) + b"\n\n"
+    def _ag_ui_stream(self, run: RunRecord, run_id: str = "") -> StreamReply:
+        pieces = self._pieces(run, AgUiEvents(run, run_id=run_id), after=0, goes_on=False, is_numbered=False)
 
         def last_words(error: ModelyardError) -> bytes:
             return b"data: " + encode({"type": "RUN_ERROR", "message": str(error), "code": error.code}) + b"\n\n"
 
-        return sse_reply(pieces(), last_words)
+        return sse_reply(pieces, last_words)
 
     # messages
 
