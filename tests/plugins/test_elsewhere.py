@@ -48,10 +48,16 @@ def models(one: Plugged) -> list[str]:
     return [model["id"] for model in httpx.get(f"{one.running.url}/models").json()["data"]]
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def debugging(plugged: Plug) -> tuple[Plugged, dict[str, str]]:
     port = free_port()
     one = plugged(chosen=PluginSettings(debug_port=port))
+    assert eventually(lambda: listens(port)), "the server takes plugins in debug soon after it has started"
     key = one.plugins.debugging_key("default")
     told = {"INSTALL_METHOD": "remote", "REMOTE_INSTALL_URL": f"127.0.0.1:{port}", "REMOTE_INSTALL_KEY": key}
     return one, told
