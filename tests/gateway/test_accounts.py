@@ -1,0 +1,255 @@
+"""People who sign in: the first owner, sessions, other sites' pages, roles, invitations, and the log of changes."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.app import Modelyard
+from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.settings import Settings
+from modelyard.runtime import passwords
+from modelyard.runtime.accounts import Accounts, SetUpError, checked_email
+from modelyard.runtime.caller import Role
+from tests.gateway.conftest import Running
+
+PASSWORD = "a long enough word"
+Start = Callable[..., Running]
+
+
+class Person:
+    """A browser: it keeps cookies, and says which page it calls from."""
+
+    def __init__(self, running: Running, **headers: str) -> None:
+        said = {"origin": running.origin, **headers}
+        self.http = httpx.Client(base_url=running.origin, headers={k: v for k, v in said.items() if v}, timeout=30)
+
+    def __call__(self, method: str, path: str, status: int = 200, **body: Any) -> Any:
+        answer = self.http.request(method, f"/console/api/{path}", json=body or None)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def sign_in(self, email: str = "ada@example.org", password: str = PASSWORD, status: int = 200) -> Any:
+        return self("POST", "session", status, email=email, password=password)
+
+
+@pytest.fixture
+def running(start_gateway: Start) -> Running:
+    return start_gateway()
+
+
+@pytest.fixture
+def person(running: Running) -> Iterator[Callable[..., Person]]:
+    opened: list[Person] = []
+
+    def make(**headers: str) -> Person:
+        opened.append(Person(running, **headers))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.http.close()
+
+
+@pytest.fixture
+def owner(person: Callable[..., Person]) -> Person:
+    one = person()
+    one("POST", "setup", 201, email="Ada@Example.org", name="Ada", password=PASSWORD)
+    return one
+
+
+def test_nobody_signs_in_on_a_laptop_and_everybody_does_once_there_is_an_owner(
+    running: Running, person: Callable[..., Person]
+):
+    one = person()
+    assert one("GET", "session") == {"mode": "single", "account": None}
+    assert httpx.get(f"{running.origin}/admin/v1/keys").status_code == 200
+    made = one("POST", "setup", 201, email="ada@example.org", name="Ada", password=PASSWORD)["account"]
+    assert (made["email"], made["role"], made["tenant"]) == ("ada@example.org", "owner", "default")
+    assert one("GET", "session")["mode"] == "accounts"
+    assert httpx.get(f"{running.origin}/admin/v1/keys").status_code == 401
+    assert one.http.get("/admin/v1/keys").status_code == 200
+    cookie = one.http.cookies.jar
+    assert [(each.name, each.path, each.has_nonstandard_attr("HttpOnly")) for each in cookie] == [("modelyard-session", "/", True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", [
+    {"x-forwarded-for": "203.0.113.7"}, {"host": "evil.example", "origin": "http://evil.example"},
+])  # fmt: skip
+def test_the_owner_is_set_up_at_the_machine_or_with_a_key(start_gateway: Start, headers: dict[str, str]):
+    running = start_gateway(api_keys=["sk-of-the-owner-of-this"])
+    body = {"email": "eve@example.org", "name": "Eve", "password": PASSWORD}
+    sent = {"origin": running.origin, **headers}
+    url = f"{running.origin}/console/api/setup"
+    assert httpx.post(url, json=body, headers=sent).status_code in (401, 403)
+    assert (
+        httpx.post(url, json=body, headers={**sent, "authorization": "Bearer sk-of-the-owner-of-this"}).status_code
+        == 201
+    )
+
+
+def test_fifty_racing_set_ups_make_one_owner(running: Running):
+    answers: list[int] = []
+    gate = threading.Barrier(50)
+
+    def race(at: int) -> None:
+        gate.wait(30)
+        body = {"email": f"p{at}@example.org", "name": "x", "password": PASSWORD}
+        answers.append(httpx.post(f"{running.origin}/console/api/setup", json=body, headers={"origin": running.origin}, timeout=60).status_code)  # fmt: skip
+
+    threads = [threading.Thread(target=race, args=(at,)) for at in range(50)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(60)
+    assert sorted(answers) == [201] + [409] * 49
+    owners = asyncio.run_coroutine_threadsafe(running.yard.accounts.of("default"), running.loop).result(5)
+    assert len(owners) == 1
+
+
+def test_a_wrong_password_says_nothing_and_too_many_have_to_wait(owner: Person, person: Callable[..., Person]):
+    one = person()
+    wrong = one.sign_in(password="another long word", status=401)
+    unknown = one.sign_in(email="nobody@example.org", status=401)
+    assert wrong["error"]["message"] == unknown["error"]["message"] == "address or password is wrong"
+    for _ in range(4):
+        one.sign_in(password="another long word", status=401)
+    limited = one.http.post("/console/api/session", json={"email": "ada@example.org", "password": PASSWORD})
+    assert (limited.status_code, limited.headers["retry-after"]) == (429, "60")
+
+
+def test_sessions_are_seen_and_ended_from_elsewhere(owner: Person, person: Callable[..., Person], running: Running):
+    other = person(**{"user-agent": "Another browser"})
+    other.sign_in(email=" ADA@example.org ")
+    listed = owner("GET", "sessions")["data"]
+    assert sorted(one["agent"] for one in listed)[0] == "Another browser"
+    away = next(one for one in listed if not one["is_current"])
+    owner("DELETE", f"sessions/{away['id']}")
+    assert other("GET", "session")["account"] is None
+    owner("DELETE", f"sessions/{away['id']}", 404)
+    owner("DELETE", "session")
+    assert owner("GET", "session")["account"] is None
+    assert owner.http.get("/admin/v1/keys").status_code == 401
+
+
+def test_another_password_ends_the_other_sessions(owner: Person, person: Callable[..., Person]):
+    other = person()
+    other.sign_in()
+    owner("PATCH", "account", 401, current_password="not this one", password="another long word")
+    owner("PATCH", "account", 400, current_password=PASSWORD, password="short")
+    changed = owner("PATCH", "account", name="Countess", current_password=PASSWORD, password="another long word")
+    assert changed["name"] == "Countess"
+    assert other("GET", "session")["account"] is None
+    assert owner("GET", "session")["account"]["name"] == "Countess"
+    other.sign_in(password="another long word")
+
+
+@pytest.mark.parametrize(("headers", "status"), [
+    ({}, 200), ({"origin": "https://evil.example"}, 403), ({"origin": "null"}, 403), ({"origin": ""}, 403),
+    ({"origin": "", "sec-fetch-site": "same-origin"}, 200), ({"origin": "", "sec-fetch-site": "cross-site"}, 403),
+    ({"origin": "", "sec-fetch-site": "same-site"}, 403),
+])  # fmt: skip
+def test_other_sites_pages_change_nothing(
+    owner: Person, person: Callable[..., Person], headers: dict[str, str], status: int
+):
+    one = person(**headers)
+    one.http.cookies.update(owner.http.cookies)
+    made = one.http.post("/admin/v1/users", json={"name": "bob"})
+    assert (made.status_code in (200, 201)) is (status == 200), made.text
+    assert one.http.request("PATCH", "/console/api/account", json={"name": "x"}).status_code == status
+
+
+def test_roles_hold_and_an_owner_stays(owner: Person, person: Callable[..., Person]):
+    owner("POST", "invitations", 400, email="bob@example.org", role="king")
+    owner("POST", "invitations", 400, email="nobody", role="viewer")
+    token = owner("POST", "invitations", 201, email="Bob@example.org", role="viewer")["token"]
+    bob = person()
+    bob("POST", "invitations/accept", 404, token="x" * 30, name="Eve", password=PASSWORD)
+    made = bob("POST", "invitations/accept", 201, token=token, name="Bob", password=PASSWORD)["account"]
+    bob("POST", "invitations/accept", 404, token=token, name="Bob", password=PASSWORD)  # it is used up
+    owner("POST", "invitations", 400, email="bob@example.org", role="viewer")  # there already
+    assert bob.http.get("/admin/v1/usage").status_code == 200
+    for method, path in (("GET", "accounts"), ("POST", "invitations"), ("GET", "audit"), ("PATCH", f"accounts/{made['id']}")):  # fmt: skip
+        bob(method, path, 403, role="owner")
+    assert bob.http.get("/admin/v1/keys").status_code == 403
+    assert owner("PATCH", f"accounts/{made['id']}", role="admin")["role"] == "admin"
+    me = owner("GET", "session")["account"]["id"]
+    bob("PATCH", f"accounts/{me}", 403, role="viewer")
+    bob("POST", "invitations", 403, email="eve@example.org", role="owner")
+    owner("PATCH", f"accounts/{me}", 400, role="viewer")
+    owner("PATCH", f"accounts/{me}", 400, is_enabled=False)
+    owner("PATCH", "accounts/nobody", 404, role="viewer")
+    owner("PATCH", f"accounts/{made['id']}", is_enabled=False)
+    assert bob("GET", "session")["account"] is None
+    bob.sign_in("bob@example.org", status=401)
+
+
+def test_what_was_changed_is_written_down(owner: Person):
+    owner.http.post("/admin/v1/users", json={"name": "bob"})
+    owner.http.post("/admin/v1/users", json={"name": 7})  # refused: nothing was changed
+    log = owner("GET", "audit")["data"]
+    assert [(one["who"], one["what"]) for one in log] == [
+        ("ada@example.org", "post /admin/v1/users"), ("ada@example.org", "account.set_up"),
+    ]  # fmt: skip
+    assert owner("GET", "audit?what=account")["data"] == log[1:]
+    assert owner("GET", f"audit?before={log[0]['at']}")["data"] == log[1:]
+    owner("GET", "audit?before=noon", 400)
+    owner("GET", "nothing", 404)
+
+
+def test_what_a_browser_shows_is_replaced_in_time(tmp_path: Path):
+    async def go() -> None:
+        async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
+            now = [1000.0]
+            accounts = Accounts(yard.database, lambda: now[0])
+            one = await accounts.set_up("ada@example.org", "Ada", PASSWORD)
+            first, session = await accounts.open(one)
+            assert await accounts.renewed(first) is None
+            now[0] += 3601
+            second = await accounts.renewed(first)
+            assert second is not None
+            assert await accounts.renewed(first) is None  # once is enough
+            for token in (first, second):
+                found = accounts.session(token)
+                assert found is not None
+                assert found.id == session.id
+            now[0] += 61
+            assert accounts.session(first) is None
+            assert accounts.session(second) is not None
+            assert len(await accounts.sessions(one)) == 1
+            await accounts.revoke(one, session.id)  # by all that it was ever known by
+            assert accounts.session(second) is None
+            third, _ = await accounts.open(one)
+            now[0] += 15 * 86_400
+            assert accounts.session(third) is None
+            with pytest.raises(SetUpError):
+                await accounts.set_up("eve@example.org", "Eve", PASSWORD)
+            token = await accounts.invite(one.caller, "late@example.org", Role.VIEWER)
+            now[0] += 8 * 86_400
+            with pytest.raises(Exception, match="no longer"):
+                await accounts.accept(token, "Late", PASSWORD)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("password", ["", "short", "aaaaaaaaaaaa", "1234567890", "Qwertyuiop", "x" * 2000])
+def test_passwords_that_are_none_are_refused(password: str):
+    with pytest.raises(InvokeBadRequestError):
+        passwords.checked_password(password)
+
+
+@given(st.text(min_size=10, max_size=40))
+def test_addresses_are_addresses(text: str):
+    try:
+        found = checked_email(text)
+    except InvokeBadRequestError:
+        return
+    assert found == found.strip().lower()
+    assert found.count("@") >= 1
+    assert not set(found) & set('<>"\n\r ')
