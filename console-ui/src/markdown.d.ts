@@ -1,0 +1,3 @@
+declare module "*/markdown.js" {
+  export const markdown: (text: string) => DocumentFragment;
+}

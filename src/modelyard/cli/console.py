@@ -1,0 +1,17 @@
+"""`modelyard open`: the console of the server that runs here."""
+
+import click
+
+from modelyard.cli.show import settings_of
+
+
+@click.command("open")
+@click.option("--print", "is_shown", is_flag=True, help="Print the address instead.")
+@click.pass_context
+def open_(ctx: click.Context, is_shown: bool) -> None:
+    """Open the console of the server that runs here, in the browser."""
+    settings = settings_of(ctx)
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104  an address to compare with
+    address = f"http://{host}:{settings.port}/console"
+    if is_shown or click.launch(address) != 0:
+        click.echo(address)

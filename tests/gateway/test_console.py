@@ -1,0 +1,75 @@
+"""The console's files: what a browser gets, in which coding, and what it may do with them."""
+
+import gzip
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from modelyard.gateway.routes import console
+from tests.gateway.conftest import Running
+
+PAGE = b"<!doctype html><title>Console</title>"
+SCRIPT = b"export const answer = 42;"
+
+
+@pytest.fixture
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files as the build leaves them."""
+    folder = tmp_path / "built"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "index.html").write_bytes(PAGE)
+    (folder / "assets" / "index-abc.js").write_bytes(SCRIPT)
+    (folder / "assets" / "index-abc.js.gz").write_bytes(gzip.compress(SCRIPT))
+    (folder / "assets" / "index-abc.js.br").write_bytes(b"as Brotli")
+    known = {str(one.relative_to(folder)): one for one in folder.rglob("*") if one.is_file()}
+    monkeypatch.setattr(console, "_built", lambda: known)
+    return folder
+
+
+@pytest.fixture
+def client(start_gateway: Callable[..., Running]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=start_gateway().origin, timeout=30) as one:
+        yield one
+
+
+def test_every_address_within_the_console_is_its_page(built: Path, client: httpx.Client):
+    for path in ("/console", "/console/", "/console/playground", "/console/apps/7/canvas"):
+        got = client.get(path)
+        assert (got.status_code, got.content) == (200, PAGE), path
+        policy = got.headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert got.headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize(("accepts", "coding", "content"), [
+    ("br, gzip", "br", b"as Brotli"), ("gzip;q=0.8", "gzip", gzip.compress(SCRIPT)), ("identity", None, SCRIPT),
+    ("*", None, SCRIPT),
+])  # fmt: skip
+def test_files_come_in_a_coding_that_the_browser_reads(
+    built: Path, client: httpx.Client, accepts: str, coding: str | None, content: bytes
+):
+    with client.stream("GET", "/console/assets/index-abc.js", headers={"accept-encoding": accepts}) as got:
+        raw = b"".join(got.iter_raw())
+    assert (got.headers.get("content-encoding"), raw[10:], got.headers["vary"]) == (
+        coding,
+        content[10:],
+        "accept-encoding",
+    )
+    assert got.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert "immutable" in got.headers["cache-control"]
+
+
+def test_what_was_not_built_is_not_there(built: Path, client: httpx.Client):
+    for path in ("/console/assets/other.js", "/console/../modelyard/gateway/server.py", "/console/%2e%2e/server.py"):
+        assert client.get(path).status_code == 404, path
+    assert client.post("/console/playground").status_code == 404
+
+
+def test_without_a_build_the_page_says_how_to_make_one(client: httpx.Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(console, "_built", dict)
+    got = client.get("/console")
+    assert (got.status_code, "make console" in got.text) == (503, True)
