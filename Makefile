@@ -5,17 +5,27 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+CONSOLE := src/modelyard/gateway/console/index.html
 # Names each package as it is fetched, and shows what goes wrong; pip's own account is pages long.
 NAMES := 2>&1 | sed -un -e 's/^Collecting \([^ ;]*\).*/  \1/p' -e '/ERROR\|error:/p'
 
-.PHONY: help serve test check lint types contracts bench show weights lock clean
+.PHONY: help serve console test check lint types contracts bench show weights lock clean
 
 help: ## This list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 serve: .venv/.serve ## Set up, pull the local models the first time, start the server.
 	@$(BIN)/modelyard models pull small || echo "Going on without the local models."
+	@$(MAKE) -s console || echo "Going on without the console: it is built with Node 20 or newer."
 	@exec $(BIN)/modelyard serve
+
+console: $(CONSOLE) ## Build the console's page.
+
+$(CONSOLE): $(wildcard console-ui/*.json console-ui/*.ts console-ui/*.mjs console-ui/index.html) $(shell find console-ui/src -type f)
+	@node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' 2>/dev/null
+	@echo "Building the console …"
+	@cd console-ui && npm install --no-save --ignore-scripts --silent --no-audit --no-fund && npm run --silent build
+	@touch $@
 
 test: .venv/.dev weights ## Set up, then the whole test suite.
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)

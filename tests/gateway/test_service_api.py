@@ -130,7 +130,7 @@ def test_a_workflow_that_fails_is_no_error_of_the_caller_and_a_chat_is(told: dic
         ("workflow", "/workflows/run", {"inputs": {"n": 1, "doc": {"upload_file_id": "nope"}}, "user": "u"}, 400, "invalid_param", "was not uploaded here"),
         ("workflow", "/chat-messages", {"query": "x", "user": "u"}, 400, "not_chat_app", "workflow"),
         ("chat", "/workflows/run", {"inputs": {}, "user": "u"}, 400, "not_workflow_app", "advanced-chat"),
-        ("chat", "/completion-messages", {"inputs": {}, "user": "u"}, 400, "not_completion_app", "advanced-chat"),
+        ("chat", "/completion-messages", {"inputs": {}, "user": "u"}, 400, "app_unavailable", "advanced-chat"),
         ("chat", "/chat-messages", {"user": "u"}, 400, "invalid_param", "query is required"),
         ("chat", "/chat-messages", {"query": "x", "user": "u", "conversation_id": "7"}, 400, "invalid_param", "7 is not a valid uuid."),
         ("chat", "/messages/nope/feedbacks", {"rating": "like", "user": "u"}, 404, "not_found", "Message Not Exists."),

@@ -143,14 +143,14 @@ def test_a_tool_that_another_calls_has_the_tenants_credentials(plugged: Plug):
     one.install("toolbox")
     value = ToolCredential(provider="modelyard/toolbox/toolbox")
     row = one.do(one.plugins.keep_secret("default", ToolCredential.kind, "mine", {"token": "secret-canary"}, value))
-    assert one.plugins.tool_credentials("default", "modelyard/toolbox/toolbox") == (
+    assert one.do(one.plugins.credentials.find("default", "modelyard/toolbox/toolbox")) == (
         {"token": "secret-canary"},
         "api-key",
     )
-    assert one.plugins.tool_credentials("other", "modelyard/toolbox/toolbox") == ({}, "unauthorized")
+    assert one.do(one.plugins.credentials.find("other", "modelyard/toolbox/toolbox")) == ({}, "unauthorized")
     assert "secret-canary" not in one.yard.resources.one("default", ToolCredential.kind, row).body
     with pytest.raises(NotFoundError):
-        one.plugins.tool_credentials("default", "modelyard/toolbox/toolbox", "nothing")
+        one.do(one.plugins.credentials.find("default", "modelyard/toolbox/toolbox", "nothing"))
     assert one.said("ask", what="tool", text="4+5") == "9"
 
 

@@ -23,7 +23,7 @@ from modelyard.testing.workflows import (
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Outcome
 from modelyard.workflow.events import AnyEvent
-from modelyard.workflow.node import Services, Turn
+from modelyard.workflow.node import Recap, Services, Turn
 from modelyard.workflow.runs import outcome_of, stream
 
 T = TypeVar("T")
@@ -33,8 +33,16 @@ class StubMemory:
     def __init__(self, turns: list[Turn]) -> None:
         self._turns = turns
 
+        self.kept: Recap | None = None
+
     async def turns(self, most: int) -> list[Turn]:
         return self._turns[-most:]
+
+    async def recap(self) -> Recap | None:
+        return self.kept
+
+    async def keep(self, recap: Recap) -> None:
+        self.kept = recap
 
 
 class Bench:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,16 @@ def apps() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def serving(more: Mapping[str, str] | None = None) -> Generator[dict[str, str]]:
-    """The server with the apps, and more by name, in a thread: base address and keys."""
+def serving(
+    more: Mapping[str, str] | None = None, *, prepare: Callable[[Modelyard], Awaitable[None]] | None = None,
+    environments: Path | None = None, model: Any = None, **changes: Any,
+) -> Generator[dict[str, str]]:  # fmt: skip
+    """The server with the apps, and more by name, in a thread: base address and keys.
+
+    `changes` are settings; `environments` is where plugins' environments are kept, which never change; `model` stands in for the usual one.
+    """
     story = ("long story", " ".join(f"word{n}" for n in range(400)))
-    model = ScriptedModel(answers=[story, ("Read the exchange", '["One?", "Two?", "Three?"]')], delay=0.002)
+    model = model or ScriptedModel(answers=[story, ("Read the exchange", '["One?", "Two?", "Three?"]')], delay=0.002)
     definition, builder = scripted_models(model)
     port = free_port()
     told: dict[str, str] = {"base": f"http://127.0.0.1:{port}/v1"}
@@ -96,7 +102,7 @@ def serving(more: Mapping[str, str] | None = None) -> Generator[dict[str, str]]:
 
     async def serve(home: str) -> None:
         local = LocalSettings(weights=str(weights_folder()))
-        settings = Settings(home=home, port=port, defaults={"llm": "scripted/model"}, local=local)
+        settings = Settings(home=home, port=port, defaults={"llm": "scripted/model"}, local=local, **changes)
         yard = Modelyard(settings, definitions=[definition], builders={"scripted": builder}, environ={})
         texts = {name: yaml.dump(document, allow_unicode=True) for name, document in apps().items()}
         for name, text in {**texts, **(more or {})}.items():
@@ -104,6 +110,8 @@ def serving(more: Mapping[str, str] | None = None) -> Generator[dict[str, str]]:
                 "default", text, mapping=AppMapping(models={"*": "scripted/model"}), name=name
             )
             told[name] = (await yard.apps.make_key(found))[1]
+        if prepare is not None:
+            await prepare(yard)
         told["datasets"] = await yard.knowledge.make_key("default")
         gateway: Any = gateway_of(yard, on_start=yard.upkeep.start)
         server = uvicorn.Server(
@@ -119,10 +127,14 @@ def serving(more: Mapping[str, str] | None = None) -> Generator[dict[str, str]]:
         await task
 
     with tempfile.TemporaryDirectory() as home:
+        if environments is not None:
+            environments.mkdir(parents=True, exist_ok=True)
+            (Path(home) / "plugins").mkdir()
+            (Path(home) / "plugins" / "environments").symlink_to(environments)
         thread = threading.Thread(target=lambda: asyncio.run(serve(home)))
         thread.start()
         try:
-            if not ready.wait(60):
+            if not ready.wait(300):
                 raise RuntimeError("the server did not start")
             yield told
         finally:

@@ -21,13 +21,16 @@ from modelyard.base.ids import new_uuid
 from modelyard.base.log import JsonFormatter, TextFormatter
 from modelyard.base.settings import Settings
 from modelyard.cli.serving import gateway_of
-from modelyard.gateway.routes.admin import PLURALS, PREFIX
+from modelyard.gateway.admin_calls import PREFIX
+from modelyard.gateway.routes.admin import PLURALS
 from modelyard.gateway.routes.datasets import DatasetRoutes
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings, DocForm, MetadataField, Technique
 from modelyard.runtime.caller import Caller, Role
 from modelyard.runtime.telemetry import OpenTelemetryCallback
 from modelyard.testing import Upstream, chat_answer, chat_events, error_answer, json_answer, stream_answer
+from modelyard.workflow.dsl import AppMapping
+from modelyard.workflow.services import upload_id
 from tools.show.proof import Proof
 
 CANARY = "canary7731"
@@ -79,6 +82,14 @@ async def ask(
     await gateway(scope, receive, send)
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return Seen(sent[0]["status"], found, b"".join(one.get("body", b"") for one in sent[1:]))
+
+
+_APP = """
+kind: app
+version: 0.6.0
+app: {name: told, mode: chat}
+model_config: {model: {provider: openai, name: x, mode: chat, completion_params: {}}, pre_prompt: WORD}
+"""
 
 
 @dataclass
@@ -134,8 +145,69 @@ async def build(home: str, url: str, callbacks: Sequence[Any]) -> World:
     )
     world.ids["response"] = [json.loads(kept.body)["id"]]
     await _documents(world)
+    await _apps(world)
     await yard.ledger.flush()
     return world
+
+
+async def _apps(world: World) -> None:
+    """An app of each tenant's; the first one's has a draft, a key, a page, a conversation and a file."""
+    apps = world.yard.apps
+    mapping = AppMapping(models={"*": "openai/gpt-5-mini"})
+    for tenant in ("alpha", "beta"):
+        text = _APP.replace("WORD", f"{CANARY} prompt" if tenant == "alpha" else "own")
+        found, _, _ = await apps.add(
+            tenant, text, name=f"{CANARY} app" if tenant == "alpha" else "own", mapping=mapping
+        )
+        row, key = await apps.make_key(found)
+        world.keys[f"{tenant}/app"] = key
+        if tenant == "beta":
+            continue
+        await apps.set_page(found, is_on=True)
+        await apps.add(tenant, text + "\n# changed\n", name=found.name, publishes=False)
+        asked = {"query": f"{CANARY} query", "inputs": {}, "user": f"{CANARY} user"}
+        said = await ask(world.gateway, "POST", "/v1/chat-messages", key, asked)
+        told = json.loads(said.body)
+        file = await asyncio.to_thread(world.yard.files.add, tenant, "a.txt", f"{CANARY} file".encode())
+        world.ids |= {
+            "app": [found.id], "app key": [row], "conversation": [told["conversation_id"]],
+            "message": [told["message_id"]], "run": [told["task_id"]], "file": [upload_id(file.id)],
+        }  # fmt: skip
+
+
+def app_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
+    """What administrators of apps ask for, with the other's app; and what callers of an app ask for, with the other's
+    conversations, messages, runs and files."""
+    ids = {name: world.ids[name][0] for name in ("app", "app key", "conversation", "message", "run", "file")}
+    app, key = ids["app"], ids["app key"]
+    for method, rest, body in (
+        ("GET", "/file", None), ("PUT", "/file", {"file": _APP}), ("POST", "/publish", {}),
+        ("POST", "/restore", {"version": "anything"}), ("GET", "/keys", None), ("POST", "/keys", {}),
+        ("DELETE", f"/keys/{key}", None), ("PATCH", "", {"is_enabled": False, "page": {"is_on": False}}),
+    ):  # fmt: skip
+        yield method, f"/admin/v1/apps/{app}{rest}", body, app
+
+
+def call_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
+    who = {"user": f"{CANARY} user"}
+    talk, said, run, file = (world.ids[name][0] for name in ("conversation", "message", "run", "file"))
+    query = f"user={urllib.parse.quote(who['user'])}"
+    ask_again = {"query": "hi", "inputs": {}, **who}
+    attached = {"type": "document", "transfer_method": "local_file", "upload_file_id": file}
+    for method, path, body, id_ in (
+        ("GET", f"/messages?conversation_id={talk}&{query}", None, talk),
+        ("GET", f"/conversations?last_id={talk}&{query}", None, talk),
+        ("GET", f"/conversations/{talk}/variables?{query}", None, talk),
+        ("POST", f"/conversations/{talk}/name", {**who, "name": "x"}, talk),
+        ("DELETE", f"/conversations/{talk}", who, talk), ("GET", f"/messages/{said}/suggested?{query}", None, said),
+        ("POST", f"/messages/{said}/feedbacks", {**who, "rating": "like"}, said),
+        ("POST", "/text-to-audio", {**who, "message_id": said}, said),
+        ("GET", f"/workflows/run/{run}", None, run), ("GET", f"/workflow/{run}/events?{query}", None, run),
+        ("POST", f"/chat-messages/{run}/stop", who, run), ("GET", f"/files/{file}/preview?{query}", None, file),
+        ("POST", "/chat-messages", {**ask_again, "conversation_id": talk, "response_mode": "blocking"}, talk),
+        ("POST", "/chat-messages", {**ask_again, "files": [attached]}, file),
+    ):  # fmt: skip
+        yield method, f"/v1{path}", body, id_
 
 
 async def _documents(world: World) -> None:
@@ -169,7 +241,7 @@ async def _documents(world: World) -> None:
 def dataset_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
     """Every route of the knowledge API with the other's ids, and with the other's ids below a dataset of one's own."""
     ids = {name: world.ids[name][0] for name in ("dataset", "document", "segment", "child", "field")}
-    names = {**ids, "batch": "canarybatch", "action": "enable", "command": "retry"}
+    names = {**ids, "batch": "canarybatch", "action": "enable", "command": "retry", "node": "files"}
     for method, pattern in DatasetRoutes.patterns():
         if method == "POST" and pattern in ("", "tags"):
             continue  # they name nobody's things, and cannot be done twice
@@ -189,6 +261,7 @@ def dataset_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
 def cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
     """(method, path, body, the foreign id) for every route, every verb, every place where an id may stand."""
     yield from dataset_cases(world)
+    yield from app_cases(world)
     every = [(kind, id_) for kind, many in world.ids.items() for id_ in many if kind != "own dataset"]
     names = [f"{CANARY}-route", f"openai/{CANARY}-model", f"{CANARY}-model"]
     for path, verbs in world.gateway.routes.items():
@@ -240,20 +313,21 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
     """(cases tried, foreign bytes seen, answers that differ from those to an id that never was)."""
     tried, foreign, differing = 0, list[str](), list[str]()
     before = _alpha(world)
-    for role in Role:
-        key = world.keys[f"beta/{role.value}"]
-        for method, path, body, id_ in cases(world):
-            seen = await ask(world.gateway, method, path, key, body)
-            tried += 1
-            what = f"{role.value} {method} {path} {str(body)[:80]}: {seen.status} {seen.body[:160]!r}"
-            said = seen.body.replace(id_.encode(), b"").replace(urllib.parse.quote(id_).encode(), b"")
-            if CANARY.encode() in said or SECRET.encode() in seen.body or b"alpha-" in said:
-                foreign.append(what)
-            owner, slash, name = id_.rpartition("/")
-            never = f"{owner}{slash}{'00' if name.count('-') == 4 else 'zz'}{name[2:]}"
-            other = await ask(world.gateway, method, path.replace(id_, never), key, _replaced(body, id_, never))
-            if (seen.status, _shape(seen, id_)) != (other.status, _shape(other, never)):
-                differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
+    every = [(f"beta/{role.value}", case) for role in Role for case in cases(world)]
+    every += [("beta/app", case) for case in call_cases(world)]
+    for who, (method, path, body, id_) in every:
+        key = world.keys[who]
+        seen = await ask(world.gateway, method, path, key, body)
+        tried += 1
+        what = f"{who} {method} {path} {str(body)[:80]}: {seen.status} {seen.body[:160]!r}"
+        said = seen.body.replace(id_.encode(), b"").replace(urllib.parse.quote(id_).encode(), b"")
+        if CANARY.encode() in said or SECRET.encode() in seen.body or b"alpha-" in said:
+            foreign.append(what)
+        owner, slash, name = id_.rpartition("/")
+        never = f"{owner}{slash}{'00' if name.count('-') == 4 else 'zz'}{name[2:]}"
+        other = await ask(world.gateway, method, path.replace(id_, never), key, _replaced(body, id_, never))
+        if (seen.status, _shape(seen, id_)) != (other.status, _shape(other, never)):
+            differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
     if _alpha(world) != before:
         foreign.append("something of the first tenant's was changed")
     return tried, foreign, differing
@@ -261,11 +335,21 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
 
 def _alpha(world: World) -> list[Any]:
     """All that the first tenant has, to be compared."""
-    resources = [one for kind in PLURALS.values() for one in world.yard.resources.all("alpha", kind)]
+    kinds = (*PLURALS.values(), "app", "app_key")
+    resources = [one for kind in kinds for one in world.yard.resources.all("alpha", kind)]
     read = world.yard.database.read
     rows = [
         tuple(row)
-        for table in ("datasets", "documents", "segments", "children", "dataset_tags", "dataset_tag_bindings")
+        for table in (
+            "datasets",
+            "documents",
+            "segments",
+            "children",
+            "dataset_tags",
+            "dataset_tag_bindings",
+            "conversations",
+            "messages",
+        )
         for row in read(f"SELECT * FROM {table} WHERE tenant = ?", ("alpha",))
     ]
     return [*resources, *world.yard.ledger.recent("alpha", most=1000), *rows]

@@ -36,6 +36,7 @@ from modelyard.providers.local.hub import hub_fetch
 from modelyard.providers.local.provider import local_models
 from modelyard.providers.local.runtime import LocalOptions, LocalRuntime
 from modelyard.providers.local.weights import WeightStore
+from modelyard.runtime.accounts import Accounts
 from modelyard.runtime.administration import Administration, configured_limit, configured_route, cycle
 from modelyard.runtime.callbacks import Callback, LoggingCallback
 from modelyard.runtime.caller import DEFAULT_TENANT
@@ -157,6 +158,7 @@ class Modelyard:
         self.plugins = self.plugin_parts.plugins
         self._trigger_listeners: list[TriggerListener] = []
         self.workflow_parts = WorkflowParts(self)
+        self.accounts = Accounts(self.database, self.clock.time)
         self.apps, self.runs = self.workflow_parts.apps, self.workflow_parts.runs
         self._knowledge: KnowledgeParts | None = None
         self.upkeep = Upkeep(self)

@@ -18,6 +18,7 @@ from modelyard.workflow.dsl import App, AppMapping
 from modelyard.workflow.features import Features, OutputCheck
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import Limits, Services
+from modelyard.workflow.pipelines import Pipelines
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.service_tools import AppTools, PluginCalls, TenantAgents, TenantTools
 from modelyard.workflow.services import (
@@ -28,6 +29,7 @@ from modelyard.workflow.services import (
     TenantModels,
     mappings_of,
 )
+from modelyard.workflow.sources import TenantSources
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
@@ -43,7 +45,7 @@ class WorkflowParts:
         self.jail = Jail(limits, preload=chosen.preload, is_enabled=chosen.code)
         self.egress = Egress(_rules(yard.settings))
         self.journal = DatabaseJournal(yard.database, yard.clock.time)
-        self.apps = Apps(yard.resources, yard.directory, self.journal, yard.keys)
+        self.apps = Apps(yard.resources, yard.directory, self.journal, yard.keys, yard.clock.time)
         self.runs = Runs(
             self.journal,
             self._app_of,
@@ -52,14 +54,17 @@ class WorkflowParts:
             now=yard.clock.time,
             most=chosen.at_once,
         )
-        self.conversations = Conversations(yard.database, yard.clock.time)
         self.tools = ToolParts(yard, self.jail, self.egress)
+        self.conversations = Conversations(yard.database, yard.clock.time, self.tools.kept)
         annotations = Annotations(yard.database, self.tools.kept, self._embedded, yard.clock.time)
         self.features = Features(yard.models, annotations, self.tools.providers.extend)
         self.runs.check_output(self._output_check)
         self.chats = Chats(self.runs, self.conversations, self.files, yard.clock.time, self.features)
         self.tools.manager.add_source("workflow", AppTools(self.apps, self.chats, self.runs))
         calls = PluginCalls(self.tools.manager, self.apps, self.chats, self.runs)
+        self.pipelines = Pipelines(
+            self.apps, self.runs, lambda: yard.knowledge.datasets, self.sources, self.files, yard.clock.time
+        )
         yard.plugin_parts.use(calls.tool, calls.app)
         yard.on_reload(self._reload)
 
@@ -81,6 +86,10 @@ class WorkflowParts:
 
     def files(self, tenant: str, user: str = "") -> TenantFiles:
         return TenantFiles(self._yard.files, self.egress, tenant, self._yard.origin, user)
+
+    def sources(self, tenant: str, user: str = "") -> TenantSources:
+        yard = self._yard
+        return TenantSources(yard.plugins, yard.knowledge.datasets.reader, self.files(tenant, user), tenant, user)
 
     def services(self, app: App, run: RunRecord | None = None) -> Services:
         """For a run of a tenant; without one, for the owner's own."""
@@ -104,6 +113,7 @@ class WorkflowParts:
             agents=TenantAgents(yard.plugins, tools, models, tenant, user),
             memory=self.conversations.memory(run) if run is not None and run.conversation else None,
             datasets=TenantDatasets(yard.knowledge.datasets, tenant, app.name, mappings["datasets"]),
+            sources=self.sources(tenant, user) if app.kind == "rag_pipeline" else None,
             forms=StoredForms(self.journal, run, yard.origin) if run is not None else None,
         )
 

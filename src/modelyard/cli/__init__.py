@@ -17,6 +17,7 @@ COMMANDS = {
         "serve",
         "Start the server: every model you have, for OpenAI's, Anthropic's, Google's and Cohere's clients.",
     ),
+    "open": ("console", "Open the console of the server that runs here."),
     "chat": ("chat", "Chat with a model; reads from a pipe too."),
     "embed": ("calls", "Turn texts into vectors."),
     "rerank": ("calls", "Order documents by how well they answer a query."),
@@ -55,7 +56,8 @@ class Commands(click.Group):
         if cmd_name not in self.names:
             return None
         module = import_module(f"modelyard.cli.{self.names[cmd_name][0]}")
-        return getattr(module, cmd_name)
+        # What Python has a word for already stands there with an underscore behind it.
+        return getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

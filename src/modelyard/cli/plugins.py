@@ -493,7 +493,37 @@ def add_credential(ctx: click.Context, provider: str, given: Sequence[str], labe
     """Check a credential with its plugin, and keep it, encrypted. PROVIDER is author/plugin/provider."""
 
     async def work(yard: Any) -> str:
-        return await yard.plugins.add_credential(tenant, provider, label, _pairs(given))
+        return await yard.plugins.credentials.add(tenant, provider, label, _pairs(given))
+
+    click.echo(run_with_yard(ctx, work))
+
+
+@credential.command("client")
+@click.argument("provider")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A field of the client's form.")
+@tenant_option
+@click.pass_context
+def set_client(ctx: click.Context, provider: str, given: Sequence[str], tenant: str) -> None:
+    """Keep the OAuth client that PROVIDER knows this server by; prints the address to register with it."""
+
+    async def work(yard: Any) -> str:
+        await yard.plugins.credentials.set_client(tenant, provider, _pairs(given))
+        return f"{yard.origin}/oauth/callback/{provider}"
+
+    click.echo(run_with_yard(ctx, work))
+
+
+@credential.command("connect")
+@click.argument("provider")
+@click.option("--user", default="", help="For this user alone; else for all of the tenant's.")
+@click.option("--label", default="default", show_default=True)
+@tenant_option
+@click.pass_context
+def connect(ctx: click.Context, provider: str, user: str, label: str, tenant: str) -> None:
+    """Print an address that a browser opens to let tools act on PROVIDER. It is good for a quarter of an hour."""
+
+    async def work(yard: Any) -> str:
+        return f"{yard.origin}/oauth/begin/{yard.plugins.credentials.ticket(tenant, provider, label, user)}"
 
     click.echo(run_with_yard(ctx, work))
 

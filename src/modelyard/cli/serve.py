@@ -26,6 +26,7 @@ from modelyard.cli.serving import gateway_of
 from modelyard.cli.show import settings_file, settings_of
 from modelyard.cli.workers import Peers, Supervisor
 from modelyard.gateway.auth import check_bind, is_loopback
+from modelyard.gateway.routes.console import is_built
 from modelyard.gateway.routes.models import listed
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.runtime.tenancy import Directory
@@ -217,6 +218,8 @@ def _welcome(yard: Modelyard, host: str, port: int) -> str:
         if "stands_for" in model
     ]
     lines = [click.style(f"Modelyard is ready at {origin}/v1", bold=True), ""]
+    if is_built():
+        lines += [f"  The console: {origin}/console", ""]
     lines += [f"  {alias:<24}{name}" for alias, name in aliases]
     if not any(name.startswith("local/") for _, name in aliases):
         lines.append("  No local models yet: `modelyard models pull small` brings all six types.")

@@ -6,11 +6,12 @@ from typing import Any
 import msgspec
 
 from modelyard.app import Modelyard
-from modelyard.app.agents import offer_of
+from modelyard.app.agents import offer_of, tool_of
 from modelyard.gateway.auth import Gatekeeper
-from modelyard.gateway.routes.datasets import DatasetParts
-from modelyard.gateway.routes.service import ServiceParts
+from modelyard.gateway.dataset_calls import DatasetParts
+from modelyard.gateway.routes.apps import AppsRoute
 from modelyard.gateway.server import Gateway, Parts
+from modelyard.gateway.service_parts import ServiceParts
 
 
 def gateway_of(
@@ -29,7 +30,7 @@ def gateway_of(
             return f"what calls cost cannot be written down: {yard.database.trouble}"
         return None if yard.upkeep.is_fresh else "changes to keys and limits are not heard of"
 
-    keeper = Gatekeeper(yard.settings.api_keys, yard.directory, yard.keys, yard.clock)
+    keeper = Gatekeeper(yard.settings.api_keys, yard.directory, yard.keys, yard.clock, yard.accounts)
     parts = Parts(
         models=yard.models,
         responses=yard.responses,
@@ -63,7 +64,11 @@ def gateway_of(
             gatekeeper=keeper,
             files=yard.files,
             origin=lambda: yard.origin,
+            pipelines=lambda: yard.workflow_parts.pipelines,
         ),
+        accounts=yard.accounts,
+        keeper=keeper,
+        apps=AppsRoute(yard.apps, yard.workflow_parts.pipelines, lambda: yard.origin),
         sessions=yard.plugin_parts.sessions,
         plugin_key=yard.plugin_parts.key,
         is_plugin_interface_open=yard.settings.plugins.open_interface,
@@ -72,6 +77,7 @@ def gateway_of(
         others=others,
         tools=yard.tools,
         tool_providers=yard.workflow_parts.tools.providers,
+        tool=lambda tenant, name: tool_of(yard, name, tenant),
         offer=lambda tenant, names: offer_of(yard, tenant, names),
     )
     yard.on_reload(lambda settings: setattr(keeper, "keys", settings.api_keys))

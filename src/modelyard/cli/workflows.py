@@ -278,12 +278,13 @@ def app() -> None:
 @app.command("import")
 @click.argument("files", type=_FILE, nargs=-1, required=True)
 @click.option("--key/--no-key", default=True, help="Make a key for an app that has none.  [yes]")
+@click.option("--draft", is_flag=True, help="Keep it as a draft: callers get what they got before.")
 @_with_mapping
 @tenant_option
 @json_option
 @click.pass_context
 def import_(
-    ctx: click.Context, files: tuple[Path, ...], key: bool, mapping: Path | None, model: str | None,
+    ctx: click.Context, files: tuple[Path, ...], key: bool, draft: bool, mapping: Path | None, model: str | None,
     tenant: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Import FILES: what has the name of an app takes its place. A running server serves them within a second."""
@@ -294,14 +295,20 @@ def import_(
         for file in files:
             text = _text(file)
             try:
-                found, read, was_there = await yard.apps.add(tenant, text, file=file.name, mapping=given)
+                found, read, was_there = await yard.apps.add(
+                    tenant, text, file=file.name, mapping=given, publishes=not draft
+                )
+                dataset = None
+                if read.kind == "rag_pipeline":
+                    dataset = (await yard.workflow_parts.pipelines.dataset_for(found, read)).id
             except DslError as error:
                 shown.append({"file": str(file), "error": str(error)})
                 continue
             made = (await yard.apps.make_key(found))[1] if key and not yard.apps.keys(found) else None
             shown.append({
                 "file": str(file), "id": found.id, "name": found.name, "mode": found.stored.mode,
-                "replaced": was_there, "key": made, "warnings": [str(one) for one in read.warnings],
+                "replaced": was_there, "draft": draft, "dataset": dataset, "key": made,
+                "warnings": [str(one) for one in read.warnings],
                 "needs": [f"{one.kind} {one.name}" for one in read.needs],
             })  # fmt: skip
         if as_json:
@@ -326,9 +333,13 @@ def _show_import(one: dict[str, Any]) -> None:
         click.echo(f"{click.style('✗', fg='red')} {one['error']}", err=True)
         return
     said = "updated" if one["replaced"] else "imported"
+    if one["draft"]:
+        said += " as a draft,"
     click.echo(f"{click.style('✓', fg='green')} {one['name']}  {one['mode']}, {said} as {one['id']}")
     if one["key"]:
         click.echo(f"    key  {one['key']}")
+    if one["dataset"]:
+        click.echo(f"    fills dataset {one['dataset']}")
     for warning in one["warnings"]:
         click.echo(f"    {click.style('!', fg='yellow')} {warning}")
     if one["needs"]:
@@ -434,6 +445,97 @@ def key(ctx: click.Context, name: str, revoke: str | None, is_list: bool, tenant
     else:
         click.echo(shown["key"])
         note("shown this once; callers send it as 'Authorization: Bearer KEY'")
+
+
+@app.command()
+@click.argument("name")
+@click.option("--name", "version", default="", help="What to call this version.")
+@click.option("--note", default="", help="What is new in it.")
+@tenant_option
+@click.pass_context
+def publish(ctx: click.Context, name: str, version: str, note: str, tenant: str) -> None:
+    """Give callers of the app NAME its draft. Runs that have begun go on with what they began with."""
+
+    async def work(yard: Any) -> Any:
+        return await yard.apps.publish(yard.apps.find(tenant, name), name=version, note=note)
+
+    done = run_with_yard(ctx, work)
+    click.echo(f"published {done.name} {version or done.stored.digest[:8]}")
+
+
+@app.command()
+@click.argument("name")
+@tenant_option
+@json_option
+@click.pass_context
+def versions(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
+    """What was published of the app NAME, the newest first."""
+
+    async def work(yard: Any) -> Any:
+        stored = yard.apps.find(tenant, name).stored
+        kept = [
+            {"digest": one.digest, "name": one.name, "note": one.note, "published_at": one.at,
+             "is_current": one.digest == stored.digest}
+            for one in reversed(stored.versions)
+        ]  # fmt: skip
+        return {"draft": stored.draft or None, "versions": kept}
+
+    shown = run_with_yard(ctx, work)
+    if as_json:
+        print_json(shown)
+        return
+    rows = [
+        (one["digest"][:8], one["name"], time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["published_at"])),
+         one["note"][:60], good("published") if one["is_current"] else "")
+        for one in shown["versions"]
+    ]  # fmt: skip
+    if shown["draft"]:
+        rows.insert(0, (shown["draft"][:8], "", "", "", "draft"))
+    print_table("", ("version", "name", "published", "note", ""), rows)
+
+
+@app.command()
+@click.argument("name")
+@click.argument("version")
+@tenant_option
+@click.pass_context
+def restore(ctx: click.Context, name: str, version: str, tenant: str) -> None:
+    """Make VERSION the draft of the app NAME again; `publish` gives it to callers."""
+
+    async def work(yard: Any) -> Any:
+        return await yard.apps.restore(yard.apps.find(tenant, name), version)
+
+    done = run_with_yard(ctx, work)
+    click.echo(f"{done.name}: {version} is " + ("the draft" if done.stored.draft else "what is published already"))
+
+
+@app.command()
+@click.argument("name")
+@click.option("--off", is_flag=True, help="Take the page away; its address stays reserved.")
+@click.option(
+    "--origin", "origins", multiple=True, help="A site that may embed it, as https://shop.example; repeat it."
+)
+@tenant_option
+@json_option
+@click.pass_context
+def page(ctx: click.Context, name: str, off: bool, origins: tuple[str, ...], tenant: str, as_json: bool) -> None:
+    """Let people use the app NAME on a page of its own."""
+
+    async def work(yard: Any) -> Any:
+        found = await yard.apps.set_page(
+            yard.apps.find(tenant, name), is_on=not off, origins=list(origins) if origins else None
+        )
+        token = found.stored.page.token
+        return {"url": f"{yard.origin}/chat/{token}", "token": token, "is_on": not off, "origin": yard.origin}
+
+    shown = run_with_yard(ctx, work)
+    if as_json:
+        print_json(shown)
+    elif off:
+        click.echo(f"the page of {name} is off")
+    else:
+        click.echo(shown["url"])
+        note(f'embed it: <script src="{shown["origin"]}/chat/-/embed.js" data-token="{shown["token"]}" defer></script>')
 
 
 @app.command()

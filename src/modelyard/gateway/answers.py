@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,6 +21,19 @@ from modelyard.runtime.model_instance import ModelInstance
 UNSUPPORTED = b"x-modelyard-unsupported"
 """`refuse` where a parameter that the model does not take is an error; else it is left out, and the answer says so."""
 DROPPED = "x-modelyard-dropped"
+
+
+class Answering(Protocol):
+    """Whoever answers: a model, or one with tools that it is given here."""
+
+    @property
+    def model(self) -> str: ...
+
+    async def invoke_llm(self, request: LLMRequest, /) -> LLMResult: ...
+
+    def stream_llm(self, request: LLMRequest, /) -> AsyncGenerator[LLMResultChunk, None]: ...
+
+    def stream_verbatim(self, request: VerbatimRequest, /) -> AsyncGenerator[LLMResultChunk, None]: ...
 
 
 def named_events(event: JSON) -> bytes:
@@ -43,14 +56,12 @@ def prepared(request: Request, instance: ModelInstance, asked: LLMRequest) -> tu
     return asked, {DROPPED: ", ".join(dropped)} if dropped else {}
 
 
-async def whole(
-    request: Request, instance: ModelInstance, asked: LLMRequest, clock: Clock, *, prefix: str
-) -> LLMResult:
+async def whole(request: Request, instance: Answering, asked: LLMRequest, clock: Clock, *, prefix: str) -> LLMResult:
     """The answer with an id, a moment and a model's name, whoever gave it."""
     return _named(await request.while_here(instance.invoke_llm(asked)), instance, clock, prefix)
 
 
-def _named(result: LLMResult, instance: ModelInstance, clock: Clock, prefix: str) -> LLMResult:
+def _named(result: LLMResult, instance: Answering, clock: Clock, prefix: str) -> LLMResult:
     return msgspec.structs.replace(
         result,
         id=result.id or new_id(prefix),
@@ -76,7 +87,7 @@ async def _gathered(stream: AsyncGenerator[LLMResultChunk, None]) -> list[LLMRes
 
 
 def streamed(
-    instance: ModelInstance,
+    instance: Answering,
     asked: LLMRequest | VerbatimRequest,
     clock: Clock,
     make: Callable[..., StreamDumper],

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError, ModelyardError
 from modelyard.runtime import api_keys
+from modelyard.runtime.accounts import Accounts, Session
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.runtime.tenancy import Directory, User
 from modelyard.storage.secrets import KeyRing
@@ -35,8 +36,12 @@ class Gatekeeper:
         directory: Directory | None = None,
         ring: KeyRing | None = None,
         clock: Clock | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self.keys = keys
+        self.accounts = accounts
+        self._owned_at = float("-inf")
+        self._is_owned = False
         self._directory = directory
         self._ring = ring
         self._clock = clock or SystemClock()
@@ -45,13 +50,35 @@ class Gatekeeper:
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed: there is none, and the server listens to this machine alone."""
-        return not self.keys and not (self._directory and self._directory.has_keys)
+        """Whether no key is needed: there is none, nobody owns the server, and it listens to this machine alone."""
+        return not self.keys and not (self._directory and self._directory.has_keys) and not self.has_owner
 
-    def caller_of(self, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+    @property
+    def has_owner(self) -> bool:
+        """Whether somebody has an account as owner, as of a second ago."""
+        if self.accounts is not None and not self._is_owned and self._clock.monotonic() - self._owned_at > 1.0:
+            self._owned_at = self._clock.monotonic()
+            self._is_owned = self.accounts.has_owner()
+        return self._is_owned
+
+    def learn_owner(self) -> None:
+        """Somebody has become the owner just now."""
+        self._is_owned = True
+
+    def session_of(self, headers: Sequence[tuple[bytes, bytes]], method: str) -> Session | None:
+        """Whose browser is calling, by its cookie. Raises OriginError where another site's page made it call."""
+        token = cookie_of(headers, SESSION_COOKIE)
+        found = self.accounts.session(token) if token and self.accounts is not None else None
+        if found is not None:
+            check_same_origin(headers, method)
+        return found
+
+    def caller_of(self, headers: Sequence[tuple[bytes, bytes]], method: str = "GET") -> Caller:
         """Raises UnauthorizedError where a key is needed and none that fits is shown."""
         shown = _shown(headers)
         if shown is None or not shown:
+            if (session := self.session_of(headers, method)) is not None:
+                return session.account.caller
             if self.is_open:
                 check_origin(headers)
                 return _OWNER
@@ -102,6 +129,34 @@ class Gatekeeper:
 
 
 _OWNER = Caller(tenant=DEFAULT_TENANT)
+SESSION_COOKIE = "modelyard-session"
+
+
+def cookie_of(headers: Sequence[tuple[bytes, bytes]], wanted: str) -> str:
+    """Empty where there is none."""
+    for name, value in headers:
+        if name == b"cookie":
+            for part in value.decode("latin-1").split(";"):
+                key, _, said = part.strip().partition("=")
+                if key == wanted:
+                    return said
+    return ""
+
+
+def check_same_origin(headers: Sequence[tuple[bytes, bytes]], method: str) -> None:
+    """Raises OriginError where a browser's call comes from another site's page.
+
+    Browsers name the page's origin with every call that changes something, and with every call across sites.
+    """
+    said = {name: value.decode("latin-1") for name, value in headers if name in (b"origin", b"host", b"sec-fetch-site")}
+    origin, host = said.get(b"origin"), said.get(b"host", "")
+    if origin is not None:
+        if urlsplit(origin).netloc.lower() != host.lower():
+            raise OriginError(f"calls from {origin[:100]!r} are refused: they come from another site")
+        return
+    site = said.get(b"sec-fetch-site")
+    if site in ("cross-site", "same-site") or (method not in ("GET", "HEAD") and site not in ("same-origin", "none")):
+        raise OriginError("this call does not say which page it comes from: it is refused")
 
 
 def check_origin(headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -20,15 +20,21 @@ from modelyard.base.errors import (
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
 from modelyard.models.types import JSON
+from modelyard.runtime.accounts import SetUpError, SignInError, TooManyTriesError
 from modelyard.runtime.caller import ForbiddenError, ModelNotAllowedError
 from modelyard.runtime.ledger import LedgerUnavailableError
 from modelyard.runtime.limits import QuotaExceededError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.wire import anthropic, cohere, gemini
+from modelyard.workflow.apps import DraftChangedError
+from modelyard.workflow.dsl import DslError
 
 # The first class that fits decides: children before their parents.
 _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (UnauthorizedError, 401, "authentication_error"),
+    (TooManyTriesError, 429, "rate_limit_error"),
+    (SignInError, 401, "authentication_error"),
+    (SetUpError, 409, "invalid_request_error"),
     (OriginError, 403, "permission_error"),
     (ForbiddenError, 403, "permission_error"),
     (ModelNotAllowedError, 403, "permission_error"),
@@ -37,6 +43,8 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (StorageUnavailableError, 503, "server_error"),
     (BodyTooLargeError, 413, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
+    (DslError, 400, "invalid_request_error"),
+    (DraftChangedError, 409, "invalid_request_error"),
     (PackageError, 400, "invalid_request_error"),
     (InvokeBadRequestError, 400, "invalid_request_error"),
     (InvokeRateLimitError, 429, "rate_limit_error"),

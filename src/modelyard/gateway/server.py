@@ -9,15 +9,22 @@ from typing import Any
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.ids import new_id
+from modelyard.gateway import admin_calls, chat_page
 from modelyard.gateway.auth import Gatekeeper
+from modelyard.gateway.chat_page import PageRoute
+from modelyard.gateway.dataset_calls import DatasetParts
 from modelyard.gateway.errors import error_reply, shape_of
+from modelyard.gateway.hosted_tools import FindTool, HostedTools
 from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply
 from modelyard.gateway.routes import (
+    a2a,
+    accounts,
     admin,
     audio,
     chat_completions,
     cohere,
     completions,
+    console,
     datasets,
     embeddings,
     generate_content,
@@ -28,14 +35,18 @@ from modelyard.gateway.routes import (
     metrics,
     models,
     moderations,
+    oauth,
     plugin_daemon,
     rerank,
     responses,
     service,
     tools,
 )
+from modelyard.gateway.routes.apps import AppsRoute
+from modelyard.gateway.service_parts import ServiceParts
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
+from modelyard.runtime.accounts import Accounts
 from modelyard.runtime.administration import Administration
 from modelyard.runtime.caller import ForbiddenError, Role
 from modelyard.runtime.invocation import ANYBODY
@@ -72,9 +83,12 @@ class Parts:
     """Why calls should not be sent here at the moment; None where they may."""
     plugins: Plugins
     files: FileStore
-    service: service.ServiceParts
+    service: ServiceParts
     """What apps' callers reach."""
-    datasets: datasets.DatasetParts
+    datasets: DatasetParts
+    apps: AppsRoute
+    accounts: Accounts
+    keeper: Gatekeeper
     jail: Callable[[], str]
     """How programs of workflows are held."""
     sessions: ServerlessSessions
@@ -90,6 +104,7 @@ class Parts:
     """What the server's other processes counted."""
     tools: ToolManager
     tool_providers: ToolProviders
+    tool: FindTool
     offer: mcp.OfferOf
     """What a tenant's clients see over MCP."""
 
@@ -105,7 +120,7 @@ def build_routes(parts: Parts) -> _Routes:
     google = generate_content.ListRoute(manager)
     calls: dict[str, Mapping[str, Route]] = {
         "/v1/chat/completions": {"POST": chat_completions.Route(manager, clock)},
-        "/v1/responses": {"POST": responses.CreateRoute(manager, clock, store)},
+        "/v1/responses": {"POST": responses.CreateRoute(manager, clock, store, HostedTools(parts.tools, parts.tool))},
         "/v1/responses/": {"GET": stored, "DELETE": stored, "POST": stored},
         "/v1/messages": {"POST": messages.Route(manager, clock)},
         "/v1/messages/count_tokens": {"POST": messages.CountRoute(manager)},
@@ -132,6 +147,7 @@ def build_routes(parts: Parts) -> _Routes:
     apps = service.Service(parts.service)
     for path in apps.routes:
         routes.setdefault(path, {}).update({verb: (None, one) for verb, one in apps.route(path).items()})
+    page = PageRoute(parts.service.apps, apps)
     knowledge = datasets.DatasetRoutes(parts.datasets)
     every: Mapping[str, tuple[Role | None, Route]] = dict.fromkeys(
         ("GET", "POST", "PATCH", "DELETE"), (None, knowledge)
@@ -145,6 +161,13 @@ def build_routes(parts: Parts) -> _Routes:
         **_admin_routes(parts),
         **_plugin_routes(parts),
         **_tool_routes(parts),
+        a2a.PREFIX: dict.fromkeys(("GET", "POST"), (None, a2a.A2ARoute(parts.service))),
+        console.PREFIX: {"GET": (None, console.ConsoleRoute())},
+        f"{console.PREFIX}/": {"GET": (None, console.ConsoleRoute())},
+        accounts.PREFIX: dict.fromkeys(
+            ("GET", "POST", "PATCH", "DELETE"), (None, accounts.AccountsRoute(parts.accounts, parts.keeper))
+        ),
+        chat_page.PREFIX: dict.fromkeys(("GET", "POST", "PUT", "DELETE"), (None, page)),
         "/metrics": {"GET": (Role.VIEWER, metrics.Route(parts.metrics, parts.others))},
         "/health": {"GET": (None, health_of)},
         "/health/live": {"GET": (None, health_of)},
@@ -158,15 +181,20 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     for plural, kind in admin.PLURALS.items():
         one = admin.Collection(parts.administration, kind)
         changing: Role | None = Role.OWNER if kind == "tenant" else Role.ADMIN
-        found[f"{admin.PREFIX}{plural}"] = {"GET": (Role.ADMIN, one), "POST": (changing, one)}
-        found[f"{admin.PREFIX}{plural}/"] = {
+        found[f"{admin_calls.PREFIX}{plural}"] = {"GET": (Role.ADMIN, one), "POST": (changing, one)}
+        found[f"{admin_calls.PREFIX}{plural}/"] = {
             "GET": (Role.ADMIN, one), "PATCH": (changing, one), "DELETE": (changing, one), "POST": (changing, one),
         }  # fmt: skip
-    found[f"{admin.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger))}
-    found[f"{admin.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger))}
-    found[f"{admin.PREFIX}calls/"] = {"GET": (Role.VIEWER, admin.Explained(parts.traces, parts.ledger))}
-    found[f"{admin.PREFIX}resting"] = {"GET": (Role.ADMIN, admin.Resting(parts.models.providers.health))}
-    found[f"{admin.PREFIX}cache"] = {"DELETE": (Role.ADMIN, admin.CacheRoute(parts.answers))}
+    found[f"{admin_calls.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger))}
+    found[f"{admin_calls.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger))}
+    found[f"{admin_calls.PREFIX}calls/"] = {"GET": (Role.VIEWER, admin.Explained(parts.traces, parts.ledger))}
+    found[f"{admin_calls.PREFIX}resting"] = {"GET": (Role.ADMIN, admin.Resting(parts.models.providers.health))}
+    found[f"{admin_calls.PREFIX}cache"] = {"DELETE": (Role.ADMIN, admin.CacheRoute(parts.answers))}
+    connecting = oauth.ManageRoute(parts.plugins.credentials, parts.origin)
+    found[f"{admin_calls.PREFIX}oauth/"] = {"POST": (Role.ADMIN, connecting)}
+    verbs = ("GET", "POST", "PATCH", "PUT", "DELETE")
+    found[f"{admin_calls.PREFIX}apps"] = dict.fromkeys(("GET", "POST"), (Role.ADMIN, parts.apps))
+    found[f"{admin_calls.PREFIX}apps/"] = dict.fromkeys(verbs, (Role.ADMIN, parts.apps))
     found["/admin/openapi.json"] = {"GET": (Role.VIEWER, admin.Description(lambda: found))}
     return found
 
@@ -190,11 +218,14 @@ def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Ro
     endpoint = hooks.EndpointRoute(parts.plugins, parts.origin)
     trigger = hooks.TriggerRoute(parts.plugins, parts.on_event)
     file = hooks.FileRoute(parts.files)
+    browser = oauth.BrowserRoute(parts.plugins.credentials, parts.origin)
     return {
         plugin_daemon.PREFIX: {"GET": (None, daemon), "POST": (None, daemon)},
         "/e/": dict.fromkeys(hooks.VERBS, (None, endpoint)),
         "/t/": dict.fromkeys(hooks.VERBS, (None, trigger)),
         "/files/": {"GET": (None, file), "POST": (None, file)},
+        oauth.BEGIN: {"GET": (None, browser)},
+        oauth.BACK: {"GET": (None, browser)},
         "/backwards-invocation/transaction": {"POST": (None, hooks.TransactionRoute(parts.sessions))},
     }
 
@@ -245,12 +276,13 @@ class Gateway:
         try:
             role, route = self._route(request)
             if role is not None:
-                request.caller = self._gatekeeper.caller_of(scope["headers"])
+                request.caller = self._gatekeeper.caller_of(scope["headers"], request.method)
                 if not request.caller.role.covers(role):
                     raise ForbiddenError(
                         f"this takes the role {role.value!r}; the key's is {request.caller.role.value!r}"
                     )
             reply = await route(request)
+            await self._note(request, reply)
             if isinstance(reply, StreamReply):
                 await reply.send(sending, request_id.encode(), receive)
             else:
@@ -268,6 +300,14 @@ class Gateway:
             message = f"something is wrong with the server; its log has the reason under {request_id}"
             answer = error_reply(ModelyardError(message), shape_of(request.path), request_id)
             await answer.send(sending, request_id.encode())
+
+    async def _note(self, request: Request, reply: Reply | StreamReply) -> None:
+        """What was changed by whom: every administration's call that is not a question."""
+        path, accounts = request.path, self._gatekeeper.accounts
+        if accounts is None or request.method in ("GET", "HEAD") or not path.startswith("/admin/"):
+            return
+        if reply.status < 400:
+            await accounts.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])
 
     def _route(self, request: Request) -> tuple[Role | None, Route]:
         path = request.path

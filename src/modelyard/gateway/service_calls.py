@@ -4,18 +4,21 @@ import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, ModelyardError, NotFoundError
-from modelyard.gateway.http import BodyTooLargeError, Reply, Request, StreamReply
+from modelyard.gateway.http import BodyTooLargeError, Reply, Request, StreamReply, json_reply
+from modelyard.knowledge.sources import FileTooLargeError
 from modelyard.models.types import JSON
 from modelyard.runtime.limits import QuotaExceededError
 from modelyard.storage.database import StorageUnavailableError
-from modelyard.workflow.apps import FoundApp
+from modelyard.workflow.apps import FoundApp, NotPublishedError
 from modelyard.workflow.dsl import App
 from modelyard.workflow.nodes.start import InputError
+from modelyard.workflow.runs import TooManyRunsError
 from modelyard.workflow.variables import WorkflowError
 
 CHATS = ("chat", "advanced-chat", "agent-chat")
@@ -35,10 +38,12 @@ def problem_of(error: ModelyardError) -> tuple[int, str]:
     match error:
         case ServiceError():
             return error.status, error.code
-        case BodyTooLargeError():
+        case BodyTooLargeError() | FileTooLargeError():
             return 413, "file_too_large"
         case NotFoundError():
             return 404, "not_found"
+        case NotPublishedError():
+            return 400, "app_unavailable"
         case InputError() | InvokeBadRequestError():
             return 400, "invalid_param"
         case QuotaExceededError():
@@ -47,6 +52,8 @@ def problem_of(error: ModelyardError) -> tuple[int, str]:
             return 503, "internal_server_error"
         case InvokeError():
             return 400, "completion_request_error"
+        case TooManyRunsError():
+            return 429, "too_many_requests"
         case WorkflowError():
             return 400, "invalid_param"
         case ConfigError():
@@ -63,6 +70,12 @@ def error_document(error: ModelyardError) -> JSON:
 def retry_after(error: ModelyardError) -> dict[str, str] | None:
     seconds = getattr(error, "retry_after", None)
     return {"retry-after": str(math.ceil(seconds))} if seconds is not None else None
+
+
+def problem_reply(error: ModelyardError) -> Reply:
+    """An error as callers of apps and datasets read it."""
+    status, _ = problem_of(error)
+    return json_reply(error_document(error), status=status, headers=retry_after(error))
 
 
 def read_object(data: bytes) -> JSON:
@@ -98,6 +111,10 @@ def made_id(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
+def iso(moment: float | None) -> str | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
+
+
 def end_user_id(tenant: str, app: str, user: str) -> str:
     return made_id(f"{tenant}/{app}/{user}")
 
@@ -112,6 +129,8 @@ class Call:
     rest: str
     """What stands in the address behind the route's own part."""
     body: JSON
+    visitor: str = ""
+    """Who uses the app on its page; empty for callers with a key, who say for whom they call."""
 
     @property
     def tenant(self) -> str:
@@ -120,7 +139,7 @@ class Call:
     @property
     def user(self) -> str:
         """Who uses the app. Raises ServiceError where nobody is named."""
-        user = self.body.get("user") or self.request.query("user")
+        user = self.visitor or self.body.get("user") or self.request.query("user")
         if not isinstance(user, str) or not user:
             raise ServiceError(400, "invalid_param", "Arg user must be provided.")
         return user[:255]
@@ -137,13 +156,13 @@ class Call:
 
     def must_be(self, *modes: str) -> None:
         if self.app.mode not in modes:
-            code = "not_chat_app" if modes == CHATS else f"not_{modes[0].replace('-', '_')}_app"
+            code = {"completion": "app_unavailable", "workflow": "not_workflow_app"}.get(modes[0], "not_chat_app")
             raise ServiceError(
                 400, code, f"Please check if your app mode matches the right API route: it is {self.app.mode}."
             )
 
     def end_user(self) -> str:
-        user = str(self.body.get("user") or self.request.query("user") or "")
+        user = str(self.visitor or self.body.get("user") or self.request.query("user") or "")
         return end_user_id(self.tenant, self.found.id, user)
 
     def subject(self, verb: str) -> str:

@@ -49,6 +49,14 @@ _USAGE: Mapping[str, Any] = {
 }  # fmt: skip
 """What was used where nothing was, or nobody knows."""
 
+_PROBLEMS: Mapping[str, tuple[int, str]] = {
+    "InvokeRateLimitError": (429, "rate_limit_error"), "QuotaExceededError": (400, "provider_quota_exceeded"),
+    "NotFoundError": (400, "model_currently_not_support"),
+    "NoCredentialAvailableError": (400, "provider_not_initialize"),
+    "InvokeAuthorizationError": (400, "provider_not_initialize"),
+    "CredentialsValidateFailedError": (400, "provider_not_initialize"),
+}  # fmt: skip
+
 
 def files_in(value: Any) -> list[JSON]:
     """Files anywhere in outputs."""
@@ -73,7 +81,9 @@ class ServiceEvents:
         self._run = run
         self._end_user = end_user
         self._is_chat = bool(run.conversation)
-        self._shows_nodes = run.mode in ("workflow", "advanced-chat") and not run.system.get("intercepted")
+        self._shows_nodes = run.mode in ("workflow", "advanced-chat", "rag-pipeline") and not run.system.get(
+            "intercepted"
+        )
         self._is_agent = run.mode == "agent-chat"
         self._is_completion = run.mode == "completion"
         self._usage: dict[str, Any] = dict(_USAGE)
@@ -83,6 +93,7 @@ class ServiceEvents:
         self.finished: JSON | None = None
         """The data of `workflow_finished`, once that has come."""
         self.error = ""
+        self.error_type = ""
         self._index = 0
         self._steps = 0
         self._created = int(run.created_at)
@@ -286,7 +297,7 @@ class ServiceEvents:
 
     def _end(self, event: Any) -> Iterator[JSON]:
         status, error = _status(event)
-        self.error = error
+        self.error, self.error_type = error, str(getattr(event, "error_type", ""))
         outputs: JSON = getattr(event, "outputs", {}) or {}
         self.finished = {
             "id": self._run.id, "workflow_id": self._run.system.get("workflow_id"), "status": status.value,
@@ -312,7 +323,7 @@ class ServiceEvents:
         if status is Status.FAILED:
             if self._shows_nodes:
                 yield done
-            yield self.error_event(400, "completion_request_error", error)
+            yield self.error_event(*problem_of_run(self.error_type), error)
             return
         if status is Status.STOPPED and self._shows_nodes:
             yield done
@@ -338,6 +349,11 @@ class ServiceEvents:
 
     def error_event(self, status: int, code: str, message: str) -> JSON:
         return self._envelope("error", status=status, code=code, message=message)
+
+
+def problem_of_run(error_type: str) -> tuple[int, str]:
+    """(status, code) of an answer that failed, by the name of what went wrong."""
+    return _PROBLEMS.get(error_type, (400, "completion_request_error"))
 
 
 def _status(event: Any) -> tuple[Status, str]:

@@ -17,6 +17,7 @@ from modelyard.knowledge.entities import (
     Document,
     ProcessRule,
     Segment,
+    Status,
 )
 from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.ingest import Indexer
@@ -107,7 +108,9 @@ class Datasets:
 
     # documents
 
-    def _document(self, dataset: Dataset, name: str, source: Mapping[str, Any], **more: Any) -> Document:
+    def _document(
+        self, dataset: Dataset, name: str, source: Mapping[str, Any], *, id: str = "", **more: Any  # noqa: A002
+    ) -> Document:  # fmt: skip
         now = self.store.now()
         settings = dataset.settings
         values: dict[str, Any] = {
@@ -115,7 +118,12 @@ class Datasets:
             "updated_at": now, **{key: value for key, value in more.items() if value is not None},
         }  # fmt: skip
         return Document(
-            tenant=dataset.tenant, dataset=dataset.id, id=new_uuid(), name=name[:255], source=dict(source), **values
+            tenant=dataset.tenant,
+            dataset=dataset.id,
+            id=id or new_uuid(),
+            name=name[:255],
+            source=dict(source),
+            **values,
         )
 
     async def add_texts(
@@ -156,12 +164,19 @@ class Datasets:
         kept = [one for one in chunks if one.text.strip()]
         if not kept:
             raise InvokeBadRequestError(f"document {name!r} has no chunks")
-        source = {"kind": "chunks", "size": sum(len(one.text) for one in kept)}
+        source = {**more.pop("source", {}), "kind": "chunks", "size": sum(len(one.text) for one in kept)}
         one = self._document(dataset, name, source, form=form, **more)
         (stored,) = await self.store.add_documents([one])
         await self.store.keep_text(stored.id, kept)
         self.indexer.wake()
         return stored
+
+    async def add_failed(
+        self, dataset: Dataset, name: str, error: str, *, id: str, batch: str, source: Mapping[str, Any]  # noqa: A002
+    ) -> Document:  # fmt: skip
+        """A document that never came to be, so that whoever asked for it sees why."""
+        one = self._document(dataset, name, source, id=id, batch=batch, status=Status.ERROR, error=error[:2000])
+        return (await self.store.add_documents([one]))[0]
 
     async def add_file(self, dataset: Dataset, name: str, data: bytes, **more: Any) -> Document:
         """Raises InvokeBadRequestError."""

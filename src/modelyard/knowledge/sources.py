@@ -31,6 +31,12 @@ Ocr = Callable[[bytes], Awaitable[str]]
 """The text in a picture. Raises ModelyardError where pictures cannot be read."""
 
 
+class FileTooLargeError(InvokeBadRequestError):
+    """A document has more bytes than documents may have."""
+
+    code = "file_too_large"
+
+
 class SourceReader:
     def __init__(
         self, files: FileStore, jail: Jail, egress: Egress, *, most_mb: int = 256, ocr: Ocr | None = None
@@ -70,7 +76,7 @@ class SourceReader:
     def check_size(self, name: str, size: int) -> None:
         """Raises InvokeBadRequestError."""
         if size > self._most:
-            raise InvokeBadRequestError(
+            raise FileTooLargeError(
                 f"file {name!r} has {size >> 20:,} MB; a document has at most {self._most >> 20:,} (knowledge.most_mb)"
             )
 

@@ -39,6 +39,11 @@ class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
         del model, credentials, request
         return []
 
+    def speaks(self, model: str, credentials: Credentials, format: str) -> bool:  # noqa: A002  the field's word
+        """Whether a request that came in this wire format is sent on in it."""
+        del model, credentials, format
+        return False
+
     takes_verbatim: ClassVar[bool] = False
     """Whether `invoke` may be given a request as it came, too."""
 

@@ -75,6 +75,10 @@ class HttpLargeLanguageModel(LargeLanguageModel):
                 return wire, form
         return self.wires[0]
 
+    def speaks(self, model: str, credentials: Credentials, format: str) -> bool:  # noqa: A002
+        named = self.endpoint.definition.url_field
+        return self._found(model, format, is_moved=bool(named and credentials.get(named)))[1].name == format
+
     def unsupported(self, model: str, credentials: Credentials, request: LLMRequest) -> list[str]:
         _, form = self._wire(model, credentials, request)
         refused = set(self.endpoint.quirks(model).get("drop", ()))

@@ -25,6 +25,7 @@ from modelyard.runtime.tenancy import (
     CustomModel,
     Directory,
     Limit,
+    OAuthClient,
     PluginEndpoint,
     Route,
     StoredCredential,
@@ -69,7 +70,7 @@ class CredentialInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 INPUTS: Mapping[str, type[Any]] = {**KINDS, "key": KeyInput, "credential": CredentialInput}
 """Kind → what may be sent for one."""
-_WITH_SECRET: tuple[type[Any], ...] = (StoredCredential, PluginEndpoint, Subscription, ToolCredential)
+_WITH_SECRET: tuple[type[Any], ...] = (StoredCredential, PluginEndpoint, Subscription, ToolCredential, OAuthClient)
 _OURS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
 
 

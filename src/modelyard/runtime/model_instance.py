@@ -123,6 +123,12 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     def get_price(self, price_type: PriceType, count: int) -> PriceInfo:
         return get_price(self.schema.pricing if self.schema else None, price_type, count)
 
+    def speaks(self, format: str) -> bool:  # noqa: A002  the field's word
+        """Whether a request that came in this wire format is sent on in it."""
+        if not isinstance(self.callee, LargeLanguageModel):
+            return False
+        return self.callee.speaks(self.model, self.credentials(), format)
+
     def unsupported(self, request: LLMRequest) -> list[str]:
         """The request's parameters that the model does not take, by their names."""
         if not isinstance(self.callee, LargeLanguageModel):

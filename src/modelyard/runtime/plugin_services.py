@@ -160,8 +160,8 @@ class PluginServices:
                 yield answer
             return
         name = f"{one.plugin_id}/{bare}"
-        credentials, credential_type = self._plugins.tool_credentials(
-            call.tenant, name, str(request.get("credential_id") or "")
+        credentials, credential_type = await self._plugins.credentials.find(
+            call.tenant, name, str(request.get("credential_id") or ""), call.user
         )
         depth = int((call.context or {}).get("depth", 0)) + 1
         if depth > _MOST_DEPTH:

@@ -18,7 +18,7 @@ from modelyard.plugins.bundle import read_bundle
 from modelyard.plugins.client import plugin_models
 from modelyard.plugins.conversation import PluginCall
 from modelyard.plugins.debug import DebugRuntime
-from modelyard.plugins.declaration import WIRE, Declaration, Field
+from modelyard.plugins.declaration import WIRE, Declaration
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.manifest import Permissions
@@ -27,8 +27,15 @@ from modelyard.plugins.package import Package, read_package
 from modelyard.plugins.signature import Verification, is_signed, verify
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import Builder
+from modelyard.runtime.plugin_credentials import PluginCredentials, checked_form
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.runtime.tenancy import Directory, Installation, PluginEndpoint, PluginTask, Subscription, ToolCredential
+from modelyard.runtime.tenancy import (
+    Directory,
+    Installation,
+    PluginEndpoint,
+    PluginTask,
+    Subscription,
+)
 from modelyard.storage.plugin_storage import PluginStorage
 from modelyard.storage.resources import Resource, Resources, missing
 from modelyard.storage.secrets import KeyRing
@@ -105,6 +112,7 @@ class Plugins:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serverless: frozenset[str] = frozenset()
+        self.credentials = PluginCredentials(self, directory, keys, clock)
         providers.add_from(self.added)
         directory.on_change(self._changed)
 
@@ -617,31 +625,6 @@ class Plugins:
             logger.warning("a provider was not told that nobody listens any more", extra={"fields": fields})
         await self.remove(tenant, Subscription.kind, id)
 
-    async def add_credential(self, tenant: str, provider: str, name: str, given: JSON) -> str:
-        """Keep what a tool or datasource provider is called with, once its plugin has accepted it; the row's id.
-
-        Raises InvokeBadRequestError for a form that is filled in wrongly, PluginError with the provider's refusal.
-        """
-        one, bare = self.provider(tenant, provider)
-        owner = one.declaration.tool or one.declaration.datasource
-        if owner is None or owner.identity.name != bare:
-            raise InvokeBadRequestError(f"{provider!r} is called with a model's credentials, or with none")
-        filled = checked_form(owner.credentials_schema, given, what=f"the credential of {provider!r}")
-        kind = "tool" if one.declaration.tool is not None else "datasource"
-        data = {"provider": bare, "credentials": filled}
-        await self.one(tenant, one.plugin_id, kind, f"validate_{kind}_credentials", data)
-        value = ToolCredential(provider=f"{one.plugin_id}/{bare}")
-        return await self.keep_secret(tenant, ToolCredential.kind, name, filled, value)
-
-    def tool_credentials(self, tenant: str, provider: str, id: str = "") -> tuple[JSON, str]:  # noqa: A002
-        """(credentials, their type) for a tool provider; empty where there are none."""
-        for known, value in self._directory.of(tenant, ToolCredential):
-            if value.provider == provider and id in ("", known.id):
-                return self.secret(tenant, ToolCredential.kind, known.id, value.secret), value.type
-        if id:
-            raise NotFoundError(f"credential {id!r} does not exist", code="credential_not_found")
-        return {}, "unauthorized"
-
     # plugins in debug
 
     def debugging_key(self, tenant: str) -> str:
@@ -687,16 +670,3 @@ class Plugins:
         if self._tasks:
             await asyncio.wait(set(self._tasks))
         await self.host.aclose()
-
-
-def checked_form(fields: Sequence[Field], given: JSON, *, what: str) -> JSON:
-    """The fields that the form has, with its defaults. Raises InvokeBadRequestError for one that is missing."""
-    filled: JSON = {}
-    for field in fields:
-        value = given.get(field.name, field.default)
-        if value in (None, ""):
-            if field.required:
-                raise InvokeBadRequestError(f"{what}: {field.name!r} is missing", param=field.name)
-            continue
-        filled[field.name] = value
-    return filled

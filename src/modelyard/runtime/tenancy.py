@@ -171,6 +171,17 @@ class ToolCredential(msgspec.Struct, frozen=True, kw_only=True):
     """`api-key`, `oauth2` or `unauthorized`."""
     expires_at: float = -1.0
     """When an OAuth credential has to be made anew; -1 for never."""
+    user: str = ""
+    """Whose it is; empty for all of the tenant's users."""
+
+
+class OAuthClient(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider knows this server by, where people let it act for them."""
+
+    kind: ClassVar[str] = "oauth_client"
+    provider: str
+    """`author/plugin/provider`."""
+    secret: str = ""
 
 
 class PluginTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,12 +193,37 @@ class PluginTask(msgspec.Struct, frozen=True, kw_only=True):
     plugins: list[dict[str, Any]] = []
 
 
+class AppVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was published once."""
+
+    digest: str
+    at: float
+    name: str = ""
+    note: str = ""
+
+
+class ChatPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The page on which people use a published app."""
+
+    token: str = ""
+    """Names the page in its address; empty where there never was one."""
+    is_on: bool = False
+    origins: list[str] = []
+    """Whose pages may show it in a frame: `https://shop.example`, or `*` for all; empty for none."""
+
+
 class StoredApp(msgspec.Struct, frozen=True, kw_only=True):
     """An app that was imported; its file is kept by what it says."""
 
     kind: ClassVar[str] = "app"
     mode: str
     digest: str
+    """Of the version that is published; empty before there is one."""
+    draft: str = ""
+    """Of a version that waits to be published; empty where none does."""
+    versions: list[AppVersion] = []
+    """All that were published, the newest last."""
+    page: ChatPage = ChatPage()
     description: str = ""
     icon: str = ""
     mapping: dict[str, dict[str, str]] = {}
@@ -230,14 +266,14 @@ class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
 
 Stored = (
     Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel
-    | Installation | PluginEndpoint | Subscription | ToolCredential | PluginTask | StoredApp | AppKey
+    | Installation | PluginEndpoint | Subscription | ToolCredential | OAuthClient | PluginTask | StoredApp | AppKey
     | DatasetKey | ToolProvider
 )  # fmt: skip
 KINDS: Mapping[str, type[Any]] = {
     one.kind: one
     for one in (
         Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, Installation, PluginEndpoint, Subscription,
-        ToolCredential, PluginTask, StoredApp, AppKey, DatasetKey, ToolProvider,
+        ToolCredential, OAuthClient, PluginTask, StoredApp, AppKey, DatasetKey, ToolProvider,
     )
 }  # fmt: skip
 StoredT = TypeVar("StoredT")
@@ -359,6 +395,13 @@ class Directory:
         known: Any = kind
         here = [values for (_, name), values in self._all.items() if name == known.kind]
         return any(fits(one.value) for values in here for one in values.values())
+
+    def everywhere(self, kind: type[StoredT]) -> Iterator[tuple[str, Known, StoredT]]:
+        """(tenant, what is known of it, resource): for what is found by a secret that only its owner gave away."""
+        known: Any = kind
+        for (tenant, name), here in list(self._all.items()):
+            if name == known.kind:
+                yield from ((tenant, one, one.value) for one in here.values())
 
     def tenants(self) -> Iterator[tuple[str, Tenant]]:
         for (tenant, kind), here in list(self._all.items()):

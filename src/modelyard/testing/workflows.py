@@ -159,7 +159,8 @@ class StubDatasets:
                          "retriever_from": "workflow"},
         }]  # fmt: skip
 
-    async def index(self, segments: Any, data: Any) -> dict[str, Any]:
+    async def index(self, segments: Any, data: Any, target: Any = None) -> dict[str, Any]:
+        del data, target
         self.seen.append(("index", segments))
         return {"indexed": len(segments) if isinstance(segments, list) else 1}
 

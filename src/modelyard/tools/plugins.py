@@ -40,10 +40,10 @@ class PluginTool(Tool):
         if context.tenant != self._tenant:
             raise ToolNotFoundError(f"there is not a tool named {self.name}")
         try:
-            credentials, kind = self._plugins.tool_credentials(
-                self._tenant, f"{self._owner.plugin_id}/{self._provider}", context.credential
+            credentials, kind = await self._plugins.credentials.find(
+                self._tenant, f"{self._owner.plugin_id}/{self._provider}", context.credential, context.user
             )
-        except NotFoundError as error:
+        except (NotFoundError, PluginError) as error:
             raise ToolCredentialsError(str(error)) from error
         data = {
             "provider": self._provider, "tool": self.name, "credentials": credentials, "credential_type": kind,

@@ -2,21 +2,37 @@
 
 import asyncio
 import hashlib
+import secrets
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import NotFoundError, suggestion
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, suggestion
 from modelyard.base.ids import new_id
 from modelyard.runtime import api_keys
-from modelyard.runtime.tenancy import AppKey, Directory, Known, StoredApp
+from modelyard.runtime.tenancy import AppKey, AppVersion, ChatPage, Directory, Known, StoredApp
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
 from modelyard.workflow.dsl import App, AppMapping, dump, loads
 from modelyard.workflow.journal import DatabaseJournal
 
 _MOST_PARSED = 128
+_MOST_VERSIONS = 200
+
+
+class NotPublishedError(InvokeBadRequestError):
+    """An app that has a draft alone cannot be called."""
+
+    code = "app_unavailable"
+
+
+class DraftChangedError(ModelyardError):
+    """Somebody else has changed the draft meanwhile."""
+
+    code = "draft_changed"
 
 
 class FoundApp(msgspec.Struct, frozen=True):
@@ -29,7 +45,13 @@ class FoundApp(msgspec.Struct, frozen=True):
 
 
 class Apps:
-    def __init__(self, resources: Resources, directory: Directory, journal: DatabaseJournal, keys: KeyRing) -> None:
+    def __init__(
+        self, resources: Resources, directory: Directory, journal: DatabaseJournal, keys: KeyRing,
+        now: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._now = now
+        self._pages: dict[str, FoundApp] = {}
+        self._pages_at = -1
         self._resources = resources
         self._directory = directory
         self._journal = journal
@@ -39,28 +61,102 @@ class Apps:
     # apps
 
     async def add(
-        self, tenant: str, text: str, *, file: str = "", mapping: AppMapping | None = None, name: str = ""
-    ) -> tuple[FoundApp, App, bool]:
-        """(the app, what its file says, whether it took the place of one of that name). Raises DslError."""
+        self, tenant: str, text: str, *, file: str = "", mapping: AppMapping | None = None, name: str = "",
+        publishes: bool = True, note: str = "",
+    ) -> tuple[FoundApp, App, bool]:  # fmt: skip
+        """(the app, what its file says, whether it took the place of one of that name). Raises DslError.
+
+        With `publishes` callers get it at once; else it is a draft, and callers get what they got before.
+        """
         app = await asyncio.to_thread(loads, text, name=file, mapping=mapping)
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         await self._journal.keep_document(tenant, digest, text)
         known = next((one for one in self.all(tenant) if one.name == (name or app.name)), None)
-        given = msgspec.to_builtins(mapping) if mapping is not None else (known.stored.mapping if known else {})
-        stored = StoredApp(
-            mode=app.mode, digest=digest, description=app.description, icon=app.icon if len(app.icon) < 200 else "",
-            mapping=given,
+        before = known.stored if known is not None else StoredApp(mode=app.mode, digest="")
+        stored = msgspec.structs.replace(
+            before, mode=app.mode, draft=digest, description=app.description,
+            icon=app.icon if len(app.icon) < 200 else "",
+            mapping=msgspec.to_builtins(mapping) if mapping is not None else before.mapping,
         )  # fmt: skip
+        if publishes:
+            stored = self._published(stored, "", note)
+        if known is not None:
+            return await self._keep(known, stored), app, True
         body = msgspec.json.encode(stored).decode()
-        if known is None:
-            row = await asyncio.wrap_future(
-                self._resources.add(tenant, StoredApp.kind, name or app.name, lambda _: body)
-            )
-        else:
-            old = await asyncio.to_thread(self._resources.one, tenant, StoredApp.kind, known.id)
-            row = await asyncio.wrap_future(self._resources.change(old, name=old.name, body=body))
+        row = await asyncio.wrap_future(self._resources.add(tenant, StoredApp.kind, name or app.name, lambda _: body))
         self._directory.refresh()
-        return FoundApp(tenant, row.id, row.name, stored), app, known is not None
+        return FoundApp(tenant, row.id, row.name, stored), app, False
+
+    async def _keep(self, found: FoundApp, stored: StoredApp) -> FoundApp:
+        old = await asyncio.to_thread(self._resources.one, found.tenant, StoredApp.kind, found.id)
+        body = msgspec.json.encode(stored).decode()
+        await asyncio.wrap_future(self._resources.change(old, name=old.name, body=body))
+        self._directory.refresh()
+        return FoundApp(found.tenant, found.id, found.name, stored)
+
+    # versions
+
+    def _published(self, stored: StoredApp, name: str, note: str) -> StoredApp:
+        """With its draft in the place of what was published."""
+        version = AppVersion(digest=stored.draft, at=self._now(), name=name[:100], note=note[:1000])
+        versions = [one for one in stored.versions if one.digest != stored.draft][1 - _MOST_VERSIONS :]
+        return msgspec.structs.replace(stored, digest=stored.draft, draft="", versions=[*versions, version])
+
+    async def publish(self, found: FoundApp, *, name: str = "", note: str = "") -> FoundApp:
+        """Callers get the draft from now on; runs that have begun go on with what they began with.
+
+        Raises InvokeBadRequestError where there is no draft.
+        """
+        if not found.stored.draft:
+            raise InvokeBadRequestError(f"app {found.name!r} has no draft: all of it is published")
+        return await self._keep(found, self._published(found.stored, name, note))
+
+    async def restore(self, found: FoundApp, version: str) -> FoundApp:
+        """What was published once is the draft again. `version`: its digest's beginning, or its name."""
+        one = self.version(found, version)
+        draft = "" if one.digest == found.stored.digest else one.digest
+        return await self._keep(found, msgspec.structs.replace(found.stored, draft=draft))
+
+    def version(self, found: FoundApp, wanted: str) -> AppVersion:
+        """By its digest's beginning, eight signs at least, or by its name. Raises NotFoundError."""
+        for one in reversed(found.stored.versions):
+            if wanted and (one.name == wanted or (len(wanted) >= 8 and one.digest.startswith(wanted))):
+                return one
+        names = [one.name or one.digest[:8] for one in found.stored.versions]
+        hint = suggestion(wanted, names, label="there are")
+        raise NotFoundError(f"app {found.name!r} has no version {wanted[:80]!r}; {hint}", code="version_not_found")
+
+    @staticmethod
+    def at(found: FoundApp, digest: str) -> FoundApp:
+        """The app as it is in one of its versions: for runs of that version."""
+        return FoundApp(found.tenant, found.id, found.name, msgspec.structs.replace(found.stored, digest=digest))
+
+    async def draft(self, found: FoundApp) -> App:
+        """What waits to be published, or what is published where nothing does."""
+        return await self.read(found.tenant, found.stored.draft or found.stored.digest, found.stored.mapping)
+
+    # pages
+
+    async def set_page(self, found: FoundApp, *, is_on: bool, origins: list[str] | None = None) -> FoundApp:
+        """Let people use the app on a page of its own, or no longer. The address stays the same."""
+        page = found.stored.page
+        page = ChatPage(
+            token=page.token or secrets.token_urlsafe(16), is_on=is_on,
+            origins=page.origins if origins is None else origins,
+        )  # fmt: skip
+        return await self._keep(found, msgspec.structs.replace(found.stored, page=page))
+
+    def by_page(self, token: str) -> FoundApp | None:
+        """The app whose page this is, wherever it is; None where nobody's page is on."""
+        if self._pages_at != self._directory.changes:
+            self._pages_at = self._directory.changes
+            self._pages = {
+                stored.page.token: FoundApp(tenant, one.id, one.name, stored)
+                for tenant, one, stored in self._directory.everywhere(StoredApp)
+                if stored.page.is_on and stored.is_enabled and stored.digest
+            }
+        found = self._pages.get(token)
+        return found if found is not None and self._directory.is_enabled(found.tenant) else None
 
     def all(self, tenant: str) -> list[FoundApp]:
         found = self._directory.of(tenant, StoredApp)
@@ -92,7 +188,7 @@ class Apps:
         return app
 
     def read_now(self, found: FoundApp) -> App:
-        """The same where nobody can wait: for apps that are called as tools. Raises NotFoundError."""
+        """What is published, where nobody can wait: for apps that are called as tools. Raises NotFoundError."""
         given = found.stored.mapping or {}
         key = (found.tenant, found.stored.digest, msgspec.json.encode(given, order="sorted").decode())
         if (known := self._parsed.get(key)) is not None:
@@ -104,10 +200,19 @@ class Apps:
         return app
 
     async def app(self, found: FoundApp) -> App:
+        """What is published. Raises NotPublishedError."""
+        if not found.stored.digest:
+            raise NotPublishedError(f"app {found.name!r} is a draft: it was never published")
         return await self.read(found.tenant, found.stored.digest, found.stored.mapping)
 
-    async def export(self, found: FoundApp, *, with_secrets: bool = False) -> str:
-        return dump(await self.app(found), with_secrets=with_secrets)
+    async def export(self, found: FoundApp, *, with_secrets: bool = False, is_draft: bool = True) -> str:
+        """As a file: what is worked on, or, without `is_draft`, what is published."""
+        app = await (self.draft(found) if is_draft else self.app(found))
+        return dump(app, with_secrets=with_secrets)
+
+    async def enable(self, found: FoundApp, *, is_on: bool) -> FoundApp:
+        """Let callers in, or keep them out, keys and page and all."""
+        return await self._keep(found, msgspec.structs.replace(found.stored, is_enabled=is_on))
 
     async def remove(self, found: FoundApp) -> None:
         """The app and its keys; runs and conversations stay until their time is over."""

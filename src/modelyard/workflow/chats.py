@@ -14,7 +14,7 @@ from modelyard.workflow.apps import FoundApp
 from modelyard.workflow.conversations import Conversation, Conversations, Message
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
-from modelyard.workflow.events import AnyEvent, NodeRunAgentThought, NodeRunRetrieverResource
+from modelyard.workflow.events import AnyEvent, NodeRunAgentThought, NodeRunRetrieverResource, NodeRunSucceeded
 from modelyard.workflow.features import Admitted, Features, Intercepted
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.start import Variable, form_of
@@ -47,9 +47,12 @@ class Chats:
 
     async def run(
         self, found: FoundApp, app: App, *, inputs: Mapping[str, Any], user: str, files: Sequence[Any] = (),
-        root: str = "", depth: int = 0, created_from: str = "service-api",
+        root: str = "", depth: int = 0, created_from: str = "service-api", is_varied: bool = False,
     ) -> RunRecord:  # fmt: skip
-        """Start a run that belongs to no conversation. Raises InputError, InvokeBadRequestError."""
+        """Start a run that belongs to no conversation. Raises InputError, InvokeBadRequestError.
+
+        `is_varied`: another answer to the same is wanted, so the model is left more chance.
+        """
         run_id, now = new_run_id(), self._now()
         told = await self._before(found, app, str(inputs.get("query") or ""), inputs, user)
         if isinstance(told, Admitted):
@@ -62,6 +65,7 @@ class Chats:
             "workflow_id": workflow_id(found),
             "workflow_run_id": run_id,
             "timestamp": int(now),
+            **({"varied": True} if is_varied else {}),
         }
         message_id = ""
         if app.mode == "completion":
@@ -232,7 +236,7 @@ class Chats:
             await self._remember(run, pool)
         if run.message and run.status is not Status.PAUSED:
             failed = run.status is Status.FAILED
-            usage = {"total_tokens": run.total_tokens, "total_price": str(run.total_price)}
+            usage = {**_used(events), "total_tokens": run.total_tokens, "total_price": str(run.total_price)}
             metadata = {"usage": usage, **_seen(run, events)}
             status = {Status.FAILED: "error", Status.STOPPED: "stopped"}.get(run.status, "normal")
             await self._conversations.answer(
@@ -254,6 +258,20 @@ class Chats:
                 about = {**about, "value": to_object(value), "value_type": kind, "updated_at": self._now()}
             variables[name] = about
         await self._conversations.touch(run.tenant, run.conversation, variables)
+
+
+def _used(events: Sequence[AnyEvent]) -> dict[str, Any]:
+    """Tokens in and out and the models' time, over all nodes."""
+    found: dict[str, float] = {"prompt_tokens": 0, "completion_tokens": 0, "latency": 0.0}
+    currency = "USD"
+    for one in events:
+        usage: Any = one.outputs.get("usage") if isinstance(one, NodeRunSucceeded) else None
+        if isinstance(usage, Mapping):
+            for name in found:
+                value = usage.get(name)
+                found[name] += value if isinstance(value, int | float) else 0
+            currency = str(usage.get("currency") or currency)
+    return {**found, "currency": currency}
 
 
 def _seen(run: RunRecord, events: Sequence[AnyEvent]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import msgspec
 
 from modelyard.base.errors import NotFoundError
 from modelyard.storage.database import Connection, Database, statements
+from modelyard.storage.kept import Kept
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.node import Turn
+from modelyard.workflow.node import Recap, Thought, Turn
 from modelyard.workflow.variables import file_of
 
 
@@ -47,6 +48,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
 
 
+_RECAP = "recap"
 _JSON = ("inputs", "variables", "files", "metadata")
 
 
@@ -63,7 +65,8 @@ def _dump(value: Any) -> str:
 
 
 class Conversations:
-    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+    def __init__(self, database: Database, now: Callable[[], float], kept: Kept) -> None:
+        self.kept = kept
         self._database = database
         self._now = now
         self._sql = statements("conversations")
@@ -158,10 +161,36 @@ class ConversationMemory:
         if found and not found[0].answer:
             found = found[1:]
         turns = [
-            Turn(query=one.query, answer=one.answer, files=[file_of(each) for each in one.files])
+            Turn(
+                id=one.id, query=one.query, answer=one.answer, files=[file_of(each) for each in one.files],
+                thoughts=_thoughts(one),
+            )
             for one in found[:most]
-        ]
+        ]  # fmt: skip
         return turns[::-1]
+
+    async def recap(self) -> Recap | None:
+        found = await self._conversations.kept.get(self._run.tenant, self._scope, _RECAP)
+        return msgspec.json.decode(found, type=Recap) if found is not None else None
+
+    async def keep(self, recap: Recap) -> None:
+        await self._conversations.kept.put(self._run.tenant, self._scope, _RECAP, msgspec.json.encode(recap))
+
+    @property
+    def _scope(self) -> str:
+        return f"conversation/{self._run.conversation}"
+
+
+def _thoughts(one: Message) -> list[Thought]:
+    """What an agent did for a message, where one did."""
+    return [
+        Thought(
+            text=str(each.get("thought") or ""), tools=str(each["tool"]).split(";"),
+            inputs=str(each.get("tool_input") or ""), results=str(each.get("observation") or ""),
+        )
+        for each in one.metadata.get("agent_thoughts") or ()
+        if each.get("tool")
+    ]  # fmt: skip
 
 
 __all__ = ["Connection", "Conversation", "Conversations", "Message"]

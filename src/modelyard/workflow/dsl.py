@@ -52,7 +52,8 @@ class Problem:
     field: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
+        line = f"line {self.line}: " if self.line else ""
+        where = f"{self.file}{f':{self.line}' if self.line else ''}: " if self.file else line
         node = f"node {self.node!r}: " if self.node else ""
         return f"{where}{node}{f'{self.field}: ' if self.field else ''}{self.message}"
 

@@ -181,8 +181,26 @@ class Datasets(Protocol):
         """Segments, best first, in the shape that the knowledge-retrieval node gives."""
         ...
 
-    async def index(self, segments: Any, data: Any) -> dict[str, Any]:
-        """Keep segments, as the knowledge-index node says."""
+    async def index(self, segments: Any, data: Any, target: "IndexTarget | None" = None) -> dict[str, Any]:
+        """Keep segments, as the knowledge-index node says: as one document, in the target where one is named."""
+        ...
+
+
+class IndexTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """Which document a pipeline's run makes."""
+
+    dataset: str
+    document: str
+    batch: str
+    name: str = ""
+    source: dict[str, Any] = {}
+
+
+class Sources(Protocol):
+    """Where pipelines' documents come from."""
+
+    async def fetch(self, data: Any, kind: str, about: Mapping[str, Any]) -> dict[str, Any]:
+        """What a datasource node gives of one page, or of one file on a drive. Raises ModelyardError."""
         ...
 
 
@@ -206,17 +224,46 @@ class Http(Protocol):
         ...
 
 
+class Thought(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of an agent in an earlier turn: what it called, and what came of it."""
+
+    text: str = ""
+    tools: list[str] = []
+    inputs: str = ""
+    """JSON: name → arguments."""
+    results: str = ""
+    """JSON: name → what was observed."""
+
+
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """One question of a conversation and what was answered."""
 
     query: str
     answer: str
     files: list[File] = []
+    thoughts: list[Thought] = []
+    id: str = ""
+
+
+class Recap(msgspec.Struct, frozen=True, kw_only=True):
+    """What a conversation said up to a turn, in short."""
+
+    text: str
+    until: str
+    """The id of the last turn that is in it."""
 
 
 class Memory(Protocol):
     async def turns(self, most: int) -> list[Turn]:
         """The conversation's newest turns, oldest first."""
+        ...
+
+    async def recap(self) -> Recap | None:
+        """The summary that was kept last."""
+        ...
+
+    async def keep(self, recap: Recap) -> None:
+        """Keep a summary in the place of the one before."""
         ...
 
 
@@ -240,6 +287,7 @@ class Services:
     files: Files | None = None
     tools: Tools | None = None
     datasets: Datasets | None = None
+    sources: Sources | None = None
     agents: Agents | None = None
     memory: Memory | None = None
     forms: Forms | None = None

@@ -1,4 +1,4 @@
-"""What nodes that ask a model share: their settings, prompts from templates, memory, files, usage."""
+"""What nodes that ask a model share: their settings, prompts from templates, files, usage."""
 
 import base64
 import re
@@ -24,14 +24,10 @@ from modelyard.models.messages import (
     UserPromptMessage,
     VideoPromptMessageContent,
 )
-from modelyard.models.tokens import count_texts
-from modelyard.workflow.node import NodeContext, NodeError, Turn
+from modelyard.workflow.node import NodeContext, NodeError
 from modelyard.workflow.template import render
 from modelyard.workflow.variables import File
 
-_PLAIN_BUDGET = 2000
-"""Tokens of memory for a model whose context nobody knows."""
-_MOST_TURNS = 500
 _KINDS: Mapping[str, type[MultiModalPromptMessageContent]] = {
     "image": ImagePromptMessageContent,
     "audio": AudioPromptMessageContent,
@@ -193,45 +189,6 @@ def with_files(messages: list[AnyPromptMessage], parts: Sequence[PromptMessageCo
         last = messages[-1]
         return [*messages[:-1], msgspec.structs.replace(last, content=[*parts, *last.parts])]
     return [*messages, UserPromptMessage(content=[*parts])]
-
-
-# ---------------------------------------------------------------------------------------------- memory
-
-
-async def remembered(
-    config: MemoryConfig, context: NodeContext, model: Any, spent: Sequence[AnyPromptMessage], most_tokens: int
-) -> list[Turn]:
-    """The conversation's newest turns: as many as the window and the model's context have room for."""
-    if context.services.memory is None:
-        return []
-    size = config.window.size if config.window.enabled and config.window.size else _MOST_TURNS
-    turns = await context.services.memory.turns(min(size, _MOST_TURNS))
-    room = context_size(model)
-    budget = _PLAIN_BUDGET if room is None else room - most_tokens
-    budget -= count_texts(model.model, [one.text for one in spent]).tokens + 4 * len(spent)
-    while len(turns) > 1 and _tokens(turns, model) > budget:
-        turns = turns[1:]
-    return turns
-
-
-def _tokens(turns: Sequence[Turn], model: Any) -> int:
-    texts = [text for one in turns for text in (one.query, one.answer)]
-    return count_texts(model.model, texts).tokens + 4 * len(texts)
-
-
-async def memory_messages(turns: Sequence[Turn], context: NodeContext, detail: str) -> list[AnyPromptMessage]:
-    messages: list[AnyPromptMessage] = []
-    for turn in turns:
-        parts: list[PromptMessageContent] = [await content_of(one, context, detail) for one in turn.files]
-        messages.append(UserPromptMessage(content=[*parts, TextPromptMessageContent(data=turn.query)]))
-        messages.append(AssistantPromptMessage(content=turn.answer))
-    return messages
-
-
-def memory_text(turns: Sequence[Turn], prefix: RolePrefix | None) -> str:
-    user = (prefix.user if prefix else "") or "Human"
-    assistant = (prefix.assistant if prefix else "") or "Assistant"
-    return "\n".join(f"{user}: {'[image]' * bool(one.files)}{one.query}\n{assistant}: {one.answer}" for one in turns)
 
 
 # ---------------------------------------------------------------------------------------------- calls

@@ -28,9 +28,11 @@ from modelyard.workflow.events import (
 from modelyard.workflow.journal import DatabaseJournal, History, Journal, RunRecord
 from modelyard.workflow.node import Limits, RunContext, Services
 from modelyard.workflow.nodes.start import InputError, checked_inputs, form_of
+from modelyard.workflow.rag_variables import rag_values
 from modelyard.workflow.variables import (
     CONVERSATION,
     ENVIRONMENT,
+    RAG,
     SYSTEM,
     File,
     Secret,
@@ -50,6 +52,14 @@ _POLL_SECONDS = 0.05
 _RENEW_SECONDS = 4.0
 _CHECK_EVERY = 300
 """Characters of an answer between two looks at it."""
+
+
+class TooManyRunsError(WorkflowError):
+    """This process has as many runs as it may have."""
+
+    code = "too_many_requests"
+    retry_after = 1.0
+
 
 FINAL = (GraphRunSucceeded, GraphRunPartialSucceeded, GraphRunFailed, GraphRunAborted, GraphRunPaused)
 
@@ -76,6 +86,9 @@ def pool_for(
     form = form_of(node)
     given = {name: from_object(value) for name, value in inputs.items()}
     pool.put_all(node.id, checked_inputs(form, given) if node.type == "start" else given)
+    if app.kind == "rag_pipeline":
+        for owner, values in rag_values(app, node.id, given).items():
+            pool.put(RAG, owner, values)
     for name, value in system.items():
         if value is not None:
             pool.put(SYSTEM, name, from_object(value))
@@ -440,7 +453,7 @@ class Runs:
     async def start(self, app: App, record: RunRecord) -> RunRecord:
         """Raises InputError, WorkflowError, StorageUnavailableError before anything has begun."""
         if len(self._live) >= self._most:
-            raise WorkflowError(f"{self._most} runs go on at once already; try again later")
+            raise TooManyRunsError(f"{self._most} runs go on at once already; try again later")
         if record.depth >= self._limits.depth:
             raise WorkflowError(f"workflows call each other {record.depth} deep; {self._limits.depth} is the most")
         pool = self._pool(app, record)
@@ -477,6 +490,13 @@ class Runs:
             return False
         await self._go_on(record)
         return True
+
+    async def resume_soon(self, tenant: str, run_id: str) -> None:
+        """A run goes on; where other branches of it still run, once they have paused."""
+        for _ in range(100):
+            if await self.resume(tenant, run_id) or (await self.find(tenant, run_id)).status.is_over:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _go_on(self, record: RunRecord) -> None:
         try:
@@ -582,7 +602,12 @@ class Runs:
         events = await self._told(live)
         said = _said(events)
         for listener in self._on_end:
-            await listener(record, pool, said, events)
+            try:
+                await listener(record, pool, said, events)
+            except ModelyardError:
+                raise  # what it writes down is lost: the run is taken up again
+            except Exception:  # a fault of ours: whoever waits for the run is told of its end all the same
+                logger.exception("a run's end was not heard", extra={"fields": {"run": record.id}})
         # Whoever sees the end may ask at once what came of the run: it is written down first.
         last = final_event(outcome, context)
         await self.journal.settle(record, [(live.last + 1, last)])

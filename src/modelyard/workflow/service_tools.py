@@ -262,11 +262,13 @@ class AppTools:
                 description=one.stored.description,
             )
             for one in self._apps.all(tenant)
+            if one.stored.digest
         ]  # fmt: skip
 
     def find(self, tenant: str, provider: str, name: str) -> Tool:
         for one in self._apps.all(tenant):
-            if one.id in (provider, name) or one.name in (provider, name) or _plain(one.name) == name:
+            is_meant = {one.id, one.name} & {provider, name} or _plain(one.name) == name
+            if one.stored.digest and is_meant:
                 return AppTool(self, one, self._apps.read_now(one))
         raise ToolNotFoundError(f"there is no app {name!r}")
 

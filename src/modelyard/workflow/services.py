@@ -20,6 +20,7 @@ from modelyard.knowledge.entities import (
     Dataset,
     DatasetSettings,
     DocForm,
+    Document,
     Hit,
     RerankingModel,
     RetrievalSettings,
@@ -36,7 +37,7 @@ from modelyard.storage.files import FileStore
 from modelyard.transport.egress import Egress
 from modelyard.workflow.dsl import AppMapping
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
-from modelyard.workflow.node import NodeError
+from modelyard.workflow.node import IndexTarget, NodeError
 from modelyard.workflow.variables import File, file_of
 
 _KINDS = {
@@ -202,9 +203,9 @@ class TenantFiles:
                 filename=name, extension=extension, mime_type=kind,
             )  # fmt: skip
         else:
-            name = stored_id(str(value.get("upload_file_id") or value.get("related_id") or ""))
+            name = str(value.get("upload_file_id") or value.get("related_id") or "")
             try:
-                stored = self._store.about(self._tenant, name)
+                stored = self._store.about(self._tenant, stored_id(name))
             except NotFoundError as error:
                 raise InvokeBadRequestError(f"file {name[:80]!r} was not uploaded here", param="files") from error
             if stored.owner and self._user and stored.owner != self._user:
@@ -259,34 +260,54 @@ class TenantDatasets:
         found = await self._datasets.retriever.search([one.id for one in datasets], asked)
         return [resource(one, place + 1) for place, one in enumerate(found.hits)]
 
-    async def index(self, segments: Any, data: Any) -> dict[str, Any]:
-        """Into the dataset that has the app's name; it is made when the first document comes."""
+    async def index(self, segments: Any, data: Any, target: IndexTarget | None = None) -> dict[str, Any]:
+        """Into the target, or into the dataset that has the app's name; that is made when the first document comes."""
         form = DocForm(data.chunk_structure)
-        name = self._app[:40] or "pipeline"
-        datasets = self._datasets
-        dataset = await datasets.store.named(self._tenant, name)
-        if dataset is None:
-            settings = DatasetSettings(
-                indexing_technique=Technique(data.indexing_technique), embedding_model=data.embedding_model,
-                embedding_model_provider=data.embedding_model_provider, doc_form=form, pipeline=self._app,
-            )  # fmt: skip
-            dataset = await datasets.create(self._tenant, name, settings=settings)
         parts = _chunks(segments, form)
-        digest = digest_of(msgspec.json.encode(parts).decode())
-        # A run that goes on after a crash does this once more: what is there already is the same document.
-        known = next(
-            (row for row in await datasets.store.sources(self._tenant, dataset.id) if row["digest"] == digest), None
-        )
-        if known is None:
-            title = parts[0].text.strip().splitlines()[0][:80] if parts else name
-            document = await datasets.add_chunks(dataset, title, parts, form, digest=digest)
+        if target is None:
+            dataset = await pipeline_dataset(self._datasets, self._tenant, self._app, data)
+            document = await self._once(dataset, parts, form)
         else:
-            document = await datasets.store.document(self._tenant, dataset.id, known["id"])
+            dataset = await self._datasets.store.dataset(self._tenant, target.dataset)
+            document = await self._into(dataset, parts, form, target)
         return {
             "dataset_id": dataset.id, "dataset_name": dataset.name, "batch": document.batch, "document_id": document.id,
             "document_name": document.name, "created_at": document.created_at,
             "display_status": document.status.value,
         }  # fmt: skip
+
+    # A run that goes on after a crash does either once more: what is there already is the same document.
+
+    async def _once(self, dataset: Dataset, parts: list[DocumentPart], form: DocForm) -> Document:
+        digest = digest_of(msgspec.json.encode(parts).decode())
+        store = self._datasets.store
+        known = next((row for row in await store.sources(self._tenant, dataset.id) if row["digest"] == digest), None)
+        if known is not None:
+            return await store.document(self._tenant, dataset.id, known["id"])
+        title = parts[0].text.strip().splitlines()[0][:80] if parts else dataset.name
+        return await self._datasets.add_chunks(dataset, title, parts, form, digest=digest)
+
+    async def _into(self, dataset: Dataset, parts: list[DocumentPart], form: DocForm, target: IndexTarget) -> Document:
+        try:
+            return await self._datasets.store.document(self._tenant, dataset.id, target.document)
+        except NotFoundError:
+            return await self._datasets.add_chunks(
+                dataset, target.name or dataset.name, parts, form, id=target.document, batch=target.batch,
+                source=target.source, digest=digest_of(msgspec.json.encode(parts).decode()),
+            )  # fmt: skip
+
+
+async def pipeline_dataset(datasets: Datasets, tenant: str, app: str, data: Any) -> Dataset:
+    """The dataset that a pipeline fills: it has the pipeline's name, and is made where there is none."""
+    name = app[:40] or "pipeline"
+    known = await datasets.store.named(tenant, name)
+    if known is not None:
+        return known
+    settings = DatasetSettings(
+        indexing_technique=Technique(data.indexing_technique), embedding_model=data.embedding_model,
+        embedding_model_provider=data.embedding_model_provider, doc_form=DocForm(data.chunk_structure), pipeline=app,
+    )  # fmt: skip
+    return await datasets.create(tenant, name, settings=settings)
 
 
 def _model_name(given: Any) -> str:

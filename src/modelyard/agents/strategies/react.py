@@ -120,8 +120,8 @@ def _input(arguments: str) -> object:
 
 
 def _told(history: Sequence[AnyPromptMessage]) -> str:
-    names = {"user": "Human", "assistant": "Assistant"}
-    return "\n".join(f"{names[one.role.value]}: {one.text}" for one in history if one.role.value in names)
+    names = {"user": "Human: ", "assistant": "Assistant: ", "system": ""}
+    return "\n".join(f"{names[one.role.value]}{one.text}" for one in history if one.role.value in names)
 
 
 class _Reading(ReactReading):

@@ -17,6 +17,7 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import need
 from modelyard.base.version import __version__
+from modelyard.gateway.admin_calls import PREFIX, tenant_of
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply
 from modelyard.models.types import JSON
 from modelyard.runtime.administration import INPUTS, Administration
@@ -26,7 +27,6 @@ from modelyard.runtime.load_balancing import Health
 from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers
 
-PREFIX = "/admin/v1/"
 PLURALS: Mapping[str, str] = {
     "tenants": "tenant",
     "users": "user",
@@ -38,16 +38,6 @@ PLURALS: Mapping[str, str] = {
 }
 _MOST = 1000
 _DAY = 86_400.0
-
-
-def tenant_of(request: Request) -> str:
-    """Whose things are meant. Raises NotFoundError for a tenant that is not the caller's."""
-    named = request.query("tenant")
-    if named is None or named == request.tenant:
-        return request.tenant
-    if not request.caller.is_operator:
-        raise NotFoundError(f"tenant {named!r} does not exist", code="tenant_not_found")
-    return named
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ import asyncio
 import io
 import uuid
 import zipfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,12 +17,12 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.gateway import dataset_shapes as shapes
-from modelyard.gateway.auth import Gatekeeper
-from modelyard.gateway.forms import Form, parse_form
+from modelyard.gateway.dataset_calls import Asked, DatasetParts, Handler, converted, file_of, page_of
+from modelyard.gateway.dataset_pipelines import PipelineCalls
+from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
-from modelyard.gateway.service_calls import ServiceError, error_document, list_of, problem_of, read_object, retry_after
-from modelyard.knowledge.answer import Answerer, Manner
-from modelyard.knowledge.datasets import Datasets
+from modelyard.gateway.service_calls import ServiceError, error_document, list_of, problem_reply, read_object
+from modelyard.knowledge.answer import Manner
 from modelyard.knowledge.entities import (
     Condition,
     Conditions,
@@ -39,102 +38,16 @@ from modelyard.knowledge.entities import (
     SummaryIndex,
     Technique,
 )
-from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.filters import BUILT_IN
-from modelyard.knowledge.models import RuntimeModels
 from modelyard.knowledge.retrieve import Asking
 from modelyard.knowledge.store import ConflictError
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.caller import Role
-from modelyard.storage.files import FileStore
 
 T = TypeVar("T")
 _MOST_ZIPPED = 512 << 20
 _FILE_SECONDS = 3600.0
 _ACTIONS = ("enable", "disable", "archive", "un_archive")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetParts:
-    datasets: Callable[[], Datasets]
-    external: Callable[[], ExternalKnowledge]
-    models: Callable[[], RuntimeModels]
-    answerer: Callable[[], Answerer]
-    listed: Callable[[str, str], Sequence[Mapping[str, Any]]]
-    """(tenant, model type) → providers with their models, as the API lists them."""
-    tenant_of_key: Callable[[str], str | None]
-    """Whose dataset key this is."""
-    gatekeeper: Gatekeeper
-    files: FileStore
-    origin: Callable[[], str]
-
-
-@dataclass(slots=True)
-class Asked:
-    """One request."""
-
-    request: Request
-    tenant: str
-    parts: DatasetParts
-    names: dict[str, str]
-    body: JSON
-    form: Form | None = None
-
-    def number(self, name: str, default: int, most: int = 100) -> int:
-        text = self.request.query(name)
-        if text is None or text == "":
-            return default
-        if not text.isdigit() or int(text) < 1:
-            raise ServiceError(400, "invalid_param", f"{name} must be a number from 1, not {text[:20]!r}")
-        return min(most, int(text))
-
-    @property
-    def datasets(self) -> Datasets:
-        return self.parts.datasets()
-
-    async def dataset(self) -> Dataset:
-        return await self.datasets.store.dataset(self.tenant, self.names["dataset"])
-
-    async def document(self) -> tuple[Dataset, Document]:
-        dataset = await self.dataset()
-        return dataset, await self.datasets.store.document(self.tenant, dataset.id, self.names["document"])
-
-    async def segment(self) -> tuple[Dataset, Document, Segment]:
-        dataset, document = await self.document()
-        return dataset, document, await self.datasets.store.segment(self.tenant, document.id, self.names["segment"])
-
-    def given(self) -> JSON:
-        """What a form's `data` says, or the body."""
-        if self.form is None:
-            return self.body
-        text = self.form.fields.get("data") or "{}"
-        return {
-            **read_object(text.encode()),
-            **({"name": self.form.fields["name"]} if "name" in self.form.fields else {}),
-        }
-
-
-Handler = Callable[[Asked], Awaitable[Reply | StreamReply]]
-
-
-def _converted(value: Any, kind: type[T], name: str) -> T:
-    """Raises ServiceError with the place and the reason."""
-    try:
-        return msgspec.convert(_without_none(value), kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ServiceError(400, "invalid_param", f"{name}: {error}") from error
-
-
-def _without_none(value: Any) -> Any:
-    """What some clients send for what they do not say."""
-    if isinstance(value, dict):
-        kept = {key: _without_none(one) for key, one in value.items() if one is not None}
-        return {key: one for key, one in kept.items() if one or key != "reranking_mode"}
-    return [_without_none(one) for one in value] if isinstance(value, list) else value
-
-
-def _page(data: Sequence[Any], total: int, page: int, limit: int) -> Reply:
-    return json_reply({"data": data, "has_more": page * limit < total, "limit": limit, "total": total, "page": page})
 
 
 _DOCUMENT = "{dataset}/documents/{document}"
@@ -182,12 +95,15 @@ class DatasetRoutes:
 
     def __init__(self, parts: DatasetParts) -> None:
         self._parts = parts
-        self._table = [(*_pattern(key), getattr(self, name)) for key, name in _ROUTES.items()]
+        handlers = {**{key: getattr(self, name) for key, name in _ROUTES.items()}, **PipelineCalls().routes}
+        self._table = [(*_pattern(key), handler) for key, handler in handlers.items()]
 
     @staticmethod
     def patterns() -> list[tuple[str, str]]:
         """(method, path below `/v1/datasets/`) of every route."""
-        return [(method, path) for method, _, path in (key.partition(" ") for key in _ROUTES)]
+        return [
+            (method, path) for method, _, path in (key.partition(" ") for key in (*_ROUTES, *PipelineCalls().routes))
+        ]
 
     # ways in
 
@@ -199,7 +115,7 @@ class DatasetRoutes:
             await _read_body(asked)
             return await handler(asked)
         except ModelyardError as error:
-            return _problem(error)
+            return problem_reply(error)
 
     def _tenant(self, request: Request) -> str:
         """Who asks. Raises ServiceError."""
@@ -210,7 +126,7 @@ class DatasetRoutes:
                 raise ServiceError(401, "unauthorized", "Access token is invalid")
             return tenant
         try:
-            caller = self._parts.gatekeeper.caller_of(request.scope["headers"])
+            caller = self._parts.gatekeeper.caller_of(request.scope["headers"], request.method)
         except ModelyardError as error:
             raise ServiceError(401, "unauthorized", str(error)) from error
         if not caller.role.covers(Role.DEVELOPER):
@@ -263,7 +179,7 @@ class DatasetRoutes:
         for name in ("permission", "provider", "embedding_model", "embedding_model_provider", "external_knowledge_id",
                      "external_knowledge_api_id"):  # fmt: skip
             if body.get(name) is not None:
-                changed[name] = _converted(body[name], str, name)
+                changed[name] = converted(body[name], str, name)
         readers: dict[str, Any] = {
             "indexing_technique": Technique, "doc_form": DocForm, "retrieval_model": RetrievalSettings,
             "process_rule": ProcessRule, "external_retrieval_model": ExternalRetrieval,
@@ -271,7 +187,7 @@ class DatasetRoutes:
         }  # fmt: skip
         for name, kind in readers.items():
             if body.get(name) is not None:
-                changed[name] = _converted(body[name], kind, name)
+                changed[name] = converted(body[name], kind, name)
         if body.get("partial_member_list") is not None:
             members = list_of(dict(body), "partial_member_list")
             changed["members"] = [str(one.get("user_id") if isinstance(one, dict) else one) for one in members]
@@ -318,7 +234,7 @@ class DatasetRoutes:
         ]
         some = every[(page - 1) * limit : page * limit]
         data = [shapes.dataset_shape(one, counts.get(one.id), bindings.get(one.id, [])) for one in some]
-        return _page(data, len(every), page, limit)
+        return page_of(data, len(every), page, limit)
 
     async def one(self, asked: Asked) -> Reply:
         return json_reply(await self._shape(asked, await asked.dataset()))
@@ -353,7 +269,7 @@ class DatasetRoutes:
 
     async def create_by_file(self, asked: Asked) -> Reply:
         dataset, body = await self._prepared(asked), asked.given()
-        name, data = _file(asked)
+        name, data = file_of(asked)
         if old := body.get("original_document_id"):
             document = await asked.datasets.store.document(asked.tenant, dataset.id, str(old))
             one = await asked.datasets.update_file(dataset, document, name, data, **_how(body))
@@ -397,7 +313,7 @@ class DatasetRoutes:
         body = asked.given()
         if asked.form is None or asked.form.file is None:
             return await self._updated(asked, dataset, document.id, name=str(body.get("name") or ""))
-        name, data = _file(asked)
+        name, data = file_of(asked)
         how = _how(body)
         if body.get("name"):
             how["title"] = str(body["name"])
@@ -410,7 +326,7 @@ class DatasetRoutes:
             asked.tenant, dataset.id, keyword=asked.request.query("keyword") or "",
             state=asked.request.query("status") or "", most=limit, skip=(page - 1) * limit,
         )  # fmt: skip
-        return _page([shapes.document_shape(one, dataset.settings) for one in found], total, page, limit)
+        return page_of([shapes.document_shape(one, dataset.settings) for one in found], total, page, limit)
 
     async def document(self, asked: Asked) -> Reply:
         dataset, document = await asked.document()
@@ -549,6 +465,8 @@ class DatasetRoutes:
             changed["keywords"] = [str(one) for one in list_of(given, "keywords")]
         if given.get("enabled") is not None:
             changed["is_enabled"] = bool(given["enabled"])
+        if "content" in changed and not changed["content"].strip():
+            raise ServiceError(400, "invalid_param", "Content is empty")
         splits = "content" in changed and changed["content"] != segment.content
         one = await asked.datasets.change_segment(
             dataset, document, msgspec.structs.replace(segment, **changed),
@@ -629,9 +547,9 @@ class DatasetRoutes:
             raise ServiceError(400, "invalid_param", "query has more than 4,000 characters")
         settings = None
         if body.get("retrieval_model") is not None:
-            settings = _converted(body["retrieval_model"], RetrievalSettings, "retrieval_model")
+            settings = converted(body["retrieval_model"], RetrievalSettings, "retrieval_model")
         if body.get("external_retrieval_model") is not None:
-            wanted = _converted(body["external_retrieval_model"], ExternalRetrieval, "external_retrieval_model")
+            wanted = converted(body["external_retrieval_model"], ExternalRetrieval, "external_retrieval_model")
             kept = msgspec.structs.replace(dataset.settings, external_retrieval_model=wanted)
             dataset = msgspec.structs.replace(dataset, settings=kept)
         found = await asked.datasets.search(asked.tenant, [dataset.id], query, settings=settings)
@@ -651,7 +569,7 @@ class DatasetRoutes:
             raise ServiceError(400, "invalid_param", "check must be off, words or model")
         settings = None
         if body.get("retrieval_model") is not None:
-            settings = _converted(body["retrieval_model"], RetrievalSettings, "retrieval_model")
+            settings = converted(body["retrieval_model"], RetrievalSettings, "retrieval_model")
         asking = Asking(tenant=asked.tenant, query=query, settings=settings, source="ask")
         manner = Manner(model=str(body.get("model") or "default"), checks=checks)
         answerer = self._parts.answerer()
@@ -748,6 +666,8 @@ class DatasetRoutes:
         dataset = await asked.dataset()
         fields = {one.id: one for one in dataset.settings.fields}
         store = asked.datasets.store
+        if not asked.body.get("operation_data"):
+            raise ServiceError(400, "invalid_param", "operation_data is required")
         for operation in list_of(asked.body, "operation_data"):
             if not isinstance(operation, dict):
                 raise ServiceError(400, "invalid_param", "operation_data is a list of objects")
@@ -824,7 +744,7 @@ class DatasetRoutes:
                 raise ServiceError(400, "invalid_param", f"model type {kind[:40]!r} is none")
             return json_reply({"data": list(self._parts.listed(tenant, kind))})
         except ModelyardError as error:
-            return _problem(error)
+            return problem_reply(error)
 
     # the external knowledge API, served
 
@@ -852,9 +772,9 @@ class DatasetRoutes:
         except NotFoundError as error:
             return json_reply({"error_code": 2001, "error_msg": str(error)}, status=404)
         except (ValueError, TypeError) as error:
-            return _problem(InvokeBadRequestError(f"retrieval_setting: {error}"))
+            return problem_reply(InvokeBadRequestError(f"retrieval_setting: {error}"))
         except ModelyardError as error:
-            return _problem(error)
+            return problem_reply(error)
         return json_reply({
             "records": [
                 {"content": one.text, "score": one.score, "title": one.document.name, "metadata": {
@@ -913,29 +833,15 @@ async def _read_body(asked: Asked) -> None:
         asked.body = read_object(data)
 
 
-def _problem(error: ModelyardError) -> Reply:
-    status, _ = problem_of(error)
-    return json_reply(error_document(error), status=status, headers=retry_after(error))
-
-
-def _file(asked: Asked) -> tuple[str, bytes]:
-    form = asked.form
-    if form is None or form.file is None:
-        raise ServiceError(400, "no_file_uploaded", "Please upload your file.")
-    if not form.filename:
-        raise ServiceError(400, "filename_not_exists_error", "The specified filename does not exist.")
-    return form.filename, form.file
-
-
 def _how(body: Mapping[str, Any]) -> dict[str, Any]:
     """How a document is to be indexed, where its caller says so."""
     found: dict[str, Any] = {}
     if body.get("process_rule") is not None:
-        rule = _converted(body["process_rule"], ProcessRule, "process_rule")
+        rule = converted(body["process_rule"], ProcessRule, "process_rule")
         _check_rule(rule)
         found["rule"] = rule
     if body.get("doc_form") is not None:
-        found["form"] = _converted(body["doc_form"], DocForm, "doc_form")
+        found["form"] = converted(body["doc_form"], DocForm, "doc_form")
     if body.get("doc_language"):
         found["language"] = str(body["doc_language"])
     return found

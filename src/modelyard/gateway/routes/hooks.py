@@ -3,7 +3,7 @@
 Whoever calls these has no key of ours: the id in the address, or the signature behind it, is what admits.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.parser import BytesParser
@@ -14,6 +14,7 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PluginError
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
+from modelyard.gateway.raw_requests import HOP, raw_request
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.plugins import Plugins
@@ -21,25 +22,6 @@ from modelyard.storage.files import FileStore
 
 VERBS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
 _MOST_BODY = 10 * 1024 * 1024
-_HOP = {"transfer-encoding", "content-length", "connection", "keep-alive", "upgrade"}
-_NOT_SENT = frozenset({
-    *_HOP, "x-forwarded-for", "x-real-ip", "x-forwarded", "x-original-forwarded-for", "x-original-url",
-    "x-original-host",
-})  # fmt: skip
-"""Headers that are about the way here, or that a plugin would read a false sender from."""
-
-
-def raw_request(request: Request, path: str, body: bytes, more: Mapping[str, str]) -> bytes:
-    """The request as it would be on the wire, at another path."""
-    query = request.scope.get("query_string", b"")
-    target = path.encode("latin-1", "replace") + (b"?" + query if query else b"")
-    lines = [request.method.encode() + b" " + target + b" HTTP/1.1"]
-    for name, value in request.scope["headers"]:
-        if name.decode("latin-1") not in _NOT_SENT and b"_" not in name:
-            lines.append(name + b": " + value)
-    lines += [f"{name}: {value}".encode("latin-1", "replace") for name, value in more.items()]
-    lines.append(b"content-length: " + str(len(body)).encode())
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +56,7 @@ class EndpointRoute:
         headers = [
             (str(name).lower().encode("latin-1", "replace"), str(value).encode("latin-1", "replace"))
             for name, value in (first.get("headers") or {}).items()
-            if str(name).lower() not in _HOP
+            if str(name).lower() not in HOP
         ]
         return StreamReply(_pieces(first, answers), None, headers, status=int(first.get("status") or 200))
 
@@ -127,7 +109,7 @@ def _answered(raw: Any) -> Reply:
     parts = line.split(b" ", 2)
     status = int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 200
     headers = {name: value for name, value in BytesParser().parsebytes(rest + b"\r\n\r\n").items()
-               if name.lower() not in _HOP}  # fmt: skip
+               if name.lower() not in HOP}  # fmt: skip
     kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "text/plain")
     others = {name: value for name, value in headers.items() if name.lower() != "content-type"}
     return Reply(body, status=status, content_type=kind.encode("latin-1", "replace"), headers=others)

@@ -9,10 +9,14 @@ from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import may, need
 from modelyard.base.ids import new_id
 from modelyard.gateway.answers import named_events, prepared, streamed, whole
+from modelyard.gateway.hosted_tools import Hosted, HostedModel, HostedTools, as_functions
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
+from modelyard.models.llm import LLMRequest
 from modelyard.models.types import JSON, ModelType
+from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.response_store import ResponseStore
+from modelyard.tools.entities import ToolContext
 from modelyard.wire import openai_responses
 
 _PREFIX = "/v1/responses/"
@@ -23,6 +27,7 @@ class CreateRoute:
     manager: ModelManager
     clock: Clock
     store: ResponseStore
+    hosted: HostedTools
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
@@ -30,15 +35,18 @@ class CreateRoute:
             if body.get(name):
                 raise InvokeBadRequestError(f"{name!r} is not offered here; leave it out", param=name)
         items = _items(body)
-        asked = openai_responses.parse_request(self._with_history(request.tenant, body, items))
         instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
+        asked = openai_responses.parse_request(self._with_history(request.tenant, body, items, instance))
         asked, headers = prepared(request, instance, asked)
+        model = self._with_tools(request, instance, asked, body)
+        if isinstance(model, HostedModel):
+            asked, model.hosted = self.hosted.prepare(request.tenant, asked, may(body, "max_tool_calls", int))
         echo = openai_responses.echo_of(body)
         is_kept = body.get("store") is not False
         # One that is kept needs an id that nobody else gave out.
         own_id = new_id("resp") if is_kept else ""
         if not asked.stream:
-            result = await whole(request, instance, asked, self.clock, prefix="resp")
+            result = await whole(request, model, asked, self.clock, prefix="resp")
             document = openai_responses.dump_result(result, echo)
             if own_id:
                 document["id"] = own_id
@@ -54,17 +62,29 @@ class CreateRoute:
             self._keep(request.tenant, body, items, dumper.response())
 
         return streamed(
-            instance, asked, self.clock, make,
+            model, asked, self.clock, make,
             prefix="resp", frame=named_events, shape="openai", headers=headers, on_end=on_end if own_id else None,
         )  # fmt: skip
 
-    def _with_history(self, tenant: str, body: JSON, items: list[Any]) -> JSON:
+    def _with_tools(
+        self, request: Request, instance: ModelInstance, asked: LLMRequest, body: JSON
+    ) -> ModelInstance | HostedModel:
+        """The model; where it is to have hosted tools that its provider has not, with ours."""
+        if not self.hosted.wanted(instance, asked):
+            return instance
+        user = request.caller.user or may(body, "user", str) or ""
+        about = ToolContext(tenant=request.tenant, user=user, app="responses", key=new_id("call"))
+        return HostedModel(instance, self.hosted, Hosted(), about)
+
+    def _with_history(self, tenant: str, body: JSON, items: list[Any], instance: ModelInstance) -> JSON:
         """The request with all that went before it in place of the id that stands for it."""
         previous = may(body, "previous_response_id", str)
         rest = {name: value for name, value in body.items() if name not in ("previous_response_id", "store")}
-        if previous is None:
-            return rest
-        return {**rest, "input": [*self.store.history(tenant, previous), *items]}
+        if previous is not None:
+            rest["input"] = [*self.store.history(tenant, previous), *items]
+        if isinstance(rest.get("input"), list) and not instance.speaks(openai_responses.FORMAT):
+            rest["input"] = as_functions(rest["input"])
+        return rest
 
     def _keep(self, tenant: str, body: JSON, items: list[Any], document: JSON) -> None:
         self.store.add(tenant, document, items, previous=body.get("previous_response_id"))

@@ -7,10 +7,10 @@ files, forms, what an app takes. What each answers: docs/reference/service-api.m
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -20,16 +20,15 @@ from modelyard.base.errors import (
     NotFoundError,
 )
 from modelyard.gateway.agui_events import AgUiEvents
-from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import (
     Reply,
     Request,
     StreamReply,
-    audio_reply,
     encode,
     json_reply,
     sse_reply,
 )
+from modelyard.gateway.service_about import AboutCalls
 from modelyard.gateway.service_annotations import AnnotationCalls
 from modelyard.gateway.service_calls import (
     CHATS,
@@ -42,52 +41,28 @@ from modelyard.gateway.service_calls import (
     made_id,
     mapping_of,
     problem_of,
+    problem_reply,
     read_object,
-    retry_after,
 )
-from modelyard.gateway.service_events import ServiceEvents
-from modelyard.models.llm import LLMRequest
-from modelyard.models.messages import SystemPromptMessage, UserPromptMessage
-from modelyard.models.speech2text import Speech2TextRequest
-from modelyard.models.tts import TTSRequest
-from modelyard.models.types import JSON, ModelType
-from modelyard.runtime.caller import Caller
-from modelyard.runtime.model_manager import ModelManager
-from modelyard.storage.files import FileStore, StoredFile
-from modelyard.workflow.apps import Apps
-from modelyard.workflow.chats import NEW_NAME, Chats, workflow_id
-from modelyard.workflow.conversations import Conversation, Conversations, Message
-from modelyard.workflow.dsl import App
+from modelyard.gateway.service_conversations import ConversationCalls
+from modelyard.gateway.service_events import ServiceEvents, problem_of_run
+from modelyard.gateway.service_parts import ServiceParts, fed
+from modelyard.models.types import JSON
+from modelyard.workflow.apps import FoundApp
+from modelyard.workflow.chats import workflow_id
 from modelyard.workflow.engine import Status
-from modelyard.workflow.features import Features
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.nodes.start import form_of
-from modelyard.workflow.runs import Runs
-from modelyard.workflow.services import file_kind, stored_id, upload_id
-from modelyard.workflow.variables import WorkflowError, fits
+from modelyard.workflow.variables import WorkflowError
 
+_FOR_VISITORS = frozenset({
+    "/v1/chat-messages", "/v1/chat-messages/", "/v1/completion-messages", "/v1/completion-messages/",
+    "/v1/workflows/run", "/v1/workflows/tasks/", "/v1/workflow/", "/v1/messages", "/v1/messages/",
+    "/v1/conversations", "/v1/conversations/", "/v1/files/upload", "/v1/files/", "/v1/info", "/v1/parameters",
+    "/v1/site", "/v1/audio-to-text", "/v1/text-to-audio", "/v1/form/human_input/",
+})  # fmt: skip
+"""What an app's page may ask for."""
 PING_SECONDS = 10.0
 PING = b"event: ping\n\n"
-_UPLOAD_MB = {"image": 10, "video": 100, "audio": 50, "document": 15, "custom": 15}
-_PREVIEW_SECONDS = 300.0
-_DEFAULTS: Mapping[str, Any] = {
-    "opening_statement": "", "suggested_questions": [], "suggested_questions_after_answer": {"enabled": False},
-    "speech_to_text": {"enabled": False}, "text_to_speech": {"enabled": False}, "retriever_resource": {"enabled": True},
-    "annotation_reply": {"enabled": False}, "more_like_this": {"enabled": False},
-    "sensitive_word_avoidance": {"enabled": False}, "file_upload": {"enabled": False},
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceParts:
-    apps: Apps
-    runs: Runs
-    chats: Chats
-    conversations: Conversations
-    files: FileStore
-    models: ModelManager
-    features: Features
-    origin: Callable[[], str]
 
 
 class Service:
@@ -95,6 +70,7 @@ class Service:
 
     def __init__(self, parts: ServiceParts) -> None:
         self._parts = parts
+        self._conversations = ConversationCalls(parts)
         self.routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat-messages": {"POST": self.chat},
             "/v1/chat-messages/": {"POST": self.stop_chat},
@@ -106,26 +82,12 @@ class Service:
             "/v1/workflows/logs": {"GET": self.logs},
             "/v1/workflows/": {"POST": self.run_version},
             "/v1/workflow/": {"GET": self.watch},
-            "/v1/messages": {"GET": self.messages},
-            "/v1/messages/": {"GET": self.suggested, "POST": self.feedback},
-            "/v1/app/feedbacks": {"GET": self.feedbacks},
-            "/v1/conversations": {"GET": self.list_conversations},
-            "/v1/conversations/": {
-                "DELETE": self.delete_conversation, "POST": self.rename, "GET": self.variables,
-                "PUT": self.update_variable,
-            },
-            "/v1/files/upload": {"POST": self.upload},
-            "/v1/files/": {"GET": self.preview},
-            "/v1/info": {"GET": self.info},
-            "/v1/parameters": {"GET": self.parameters},
-            "/v1/meta": {"GET": self.meta},
-            "/v1/site": {"GET": self.site},
-            "/v1/end-users/": {"GET": self.one_user},
-            "/v1/audio-to-text": {"POST": self.transcribe},
-            "/v1/text-to-audio": {"POST": self.speak},
             "/v1/form/human_input/": {"GET": self.form, "POST": self.fill},
             "/v1/ag-ui": {"POST": self.ag_ui},
             **AnnotationCalls(parts.features, parts.apps).routes,
+            **AboutCalls(parts).routes,
+            **self._conversations.routes,
+            "/v1/messages/": {**self._conversations.routes["/v1/messages/"], "POST": self.about_message},
         }  # fmt: skip
 
     def route(self, path: str) -> "Mapping[str, _Route]":
@@ -142,15 +104,28 @@ class Service:
         found = self._parts.apps.by_key(key.strip())
         if found is None:
             raise ServiceError(401, "unauthorized", "Access token is invalid")
+        return await self._call(request, found, request.path, path)
+
+    async def _call(self, request: Request, found: FoundApp, asked: str, path: str, visitor: str = "") -> Call:
         app = await self._parts.apps.app(found)
-        rest = request.path.rstrip("/").removeprefix(path) if path.endswith("/") else ""
+        rest = asked.rstrip("/").removeprefix(path) if path.endswith("/") else ""
         kind = request.header(b"content-type") or ""
         body: JSON = {}
         if request.method in ("POST", "PUT", "DELETE", "PATCH") and not kind.startswith("multipart/"):
             data = await request.body()
             if data.strip():
                 body = read_object(data)
-        return Call(request, found, app, rest, body)
+        return Call(request, found, app, rest, body, visitor)
+
+    async def visit(self, request: Request, found: FoundApp, asked: str, visitor: str) -> Reply | StreamReply:
+        """A call of an app's page: some of the routes, each for the visitor alone. Raises ServiceError."""
+        above = [one for one in _FOR_VISITORS if one.endswith("/") and asked.startswith(one)]
+        path = asked if asked in _FOR_VISITORS else max(above, key=len, default="")
+        handler = self.routes.get(path, {}).get(request.method) if path else None
+        if handler is None:
+            raise ServiceError(404, "not_found", f"there is nothing at {request.path!r}")
+        reply = await handler(await self._call(request, found, asked, path, visitor))
+        return await _begun(reply, request) if isinstance(reply, _Patient) else reply
 
     # workflows
 
@@ -159,11 +134,28 @@ class Service:
         return await self._workflow(call)
 
     async def run_version(self, call: Call) -> Reply | StreamReply:
+        """A version by its id; the app's own id is the one that is published."""
         name = call.subject("run")
         call.must_be("workflow")
-        if name not in (workflow_id(call.found), call.found.id):
-            raise ServiceError(404, "not_found", f"Workflow not found with id: {name[:80]}")
+        await self._at_version(call, "" if name == call.found.id else name)
         return await self._workflow(call)
+
+    async def _at_version(self, call: Call, name: str) -> None:
+        """Have the call be about a version that was published once; an empty name is the one that is. Raises
+        ServiceError."""
+        found = call.found
+        if not name or name == workflow_id(found):
+            return
+        if found.stored.draft and name == workflow_id(self._parts.apps.at(found, found.stored.draft)):
+            raise ServiceError(
+                403, "workflow_version_execution_not_allowed", "A draft cannot be run: publish it first."
+            )
+        for one in found.stored.versions:
+            version = self._parts.apps.at(found, one.digest)
+            if name == workflow_id(version):
+                call.found, call.app = version, await self._parts.apps.app(version)
+                return
+        raise ServiceError(404, "not_found", f"Workflow not found with id: {name[:80]}")
 
     async def _workflow(self, call: Call) -> Reply | StreamReply:
         user, is_streaming = call.user, call.is_streaming
@@ -173,6 +165,7 @@ class Service:
         return self._answer(run, call, is_streaming=is_streaming)
 
     async def one_run(self, call: Call) -> Reply:
+        call.must_be("workflow", "advanced-chat")
         run = await self._run(call, call.rest)
         return json_reply({
             "id": run.id, "workflow_id": run.system.get("workflow_id"), "status": run.status.value,
@@ -245,6 +238,8 @@ class Service:
     async def watch(self, call: Call) -> StreamReply:
         """A run's events from the beginning, or after a number: what a caller that lost its connection asks for."""
         name = call.subject("events")
+        if call.request.query("format") != "ag-ui":
+            call.must_be("workflow", "advanced-chat")
         user = call.user
         run = await self._run(call, name)
         if run.user != user:
@@ -338,14 +333,13 @@ class Service:
 
     async def _told(self, run: RunRecord, call: Call) -> ServiceEvents:
         told = ServiceEvents(run, end_user=call.end_user())
-        async with aclosing(self._parts.runs.watch(run.tenant, run.id)) as events:
-            async for _, event in events:
-                for _ in told.feed(event):
-                    pass
+        async with aclosing(fed(self._parts.runs, run, told)) as pieces:
+            async for _ in pieces:
+                pass
         if told.finished is None:
             raise WorkflowError("the run ended without a word")
         if told.says_messages and told.finished["status"] == Status.FAILED.value:
-            raise ServiceError(400, "completion_request_error", told.error)
+            raise ServiceError(*problem_of_run(told.error_type), told.error)
         return told
 
     @staticmethod
@@ -406,6 +400,10 @@ class Service:
         query = call.body.get("query")
         if not isinstance(query, str):
             raise ServiceError(400, "invalid_param", "query is required")
+        if (version := call.body.get("workflow_id")) and call.app.mode == "advanced-chat":
+            if not _is_uuid(version):
+                raise ServiceError(400, "bad_request", f"workflow_id {str(version)[:80]!r} is not a valid uuid.")
+            await self._at_version(call, str(version))
         conversation = call.body.get("conversation_id") or ""
         if conversation and not _is_uuid(conversation):
             raise ServiceError(400, "invalid_param", f"{str(conversation)[:80]} is not a valid uuid.")
@@ -427,292 +425,25 @@ class Service:
         )
         return self._answer(run, call, is_streaming=is_streaming)
 
-    async def messages(self, call: Call) -> Reply:
-        call.must_be(*CHATS)
-        user, limit = call.user, call.number("limit", 20)
-        conversation = await self._parts.conversations.find(
-            call.tenant, call.found.id, user, call.request.query("conversation_id") or ""
-        )
-        before = 1e15
-        if first := call.request.query("first_id"):
-            before = (await self._parts.conversations.message(call.tenant, call.found.id, first)).created_at
-        found = await self._parts.conversations.thread(call.tenant, conversation.id, before=before, most=limit + 1)
-        shown = [self._message(one, call) for one in found[:limit]][::-1]
-        return json_reply({"limit": limit, "has_more": len(found) > limit, "data": shown})
+    async def about_message(self, call: Call) -> Reply | StreamReply:
+        if call.rest.endswith("/more-like-this"):
+            return await self.more_like_this(call)
+        return await self._conversations.feedback(call)
 
-    def _message(self, one: Message, call: Call) -> JSON:
-        usage = one.metadata.get("usage") or {}
-        return {
-            "id": one.id, "conversation_id": one.conversation, "parent_message_id": one.parent, "inputs": one.inputs,
-            "query": one.query, "answer": one.answer, "status": one.status, "error": one.error or None,
-            "message_files": [self._message_file(file, call) for file in one.files],
-            "feedback": {"rating": one.rating} if one.rating else None,
-            "retriever_resources": one.metadata.get("retriever_resources") or [],
-            "agent_thoughts": one.metadata.get("agent_thoughts") or [],
-            "created_at": int(one.created_at), "extra_contents": [], "total_tokens": usage.get("total_tokens", 0),
-        }  # fmt: skip
-
-    def _message_file(self, file: JSON, call: Call) -> JSON:
-        url = file.get("remote_url") or self._parts.chats.files_of(call.tenant).address_of(file)
-        return {
-            "id": made_id(str(file.get("related_id") or url)),
-            "filename": file.get("filename"), "type": file.get("type"), "url": url,
-            "mime_type": file.get("mime_type"), "size": file.get("size"),
-            "transfer_method": file.get("transfer_method"), "belongs_to": "user",
-            "upload_file_id": upload_id(str(file.get("related_id") or "")) or None,
-        }  # fmt: skip
-
-    async def suggested(self, call: Call) -> Reply:
-        name = call.subject("suggested")
-        call.must_be(*CHATS)
+    async def more_like_this(self, call: Call) -> Reply | StreamReply:
+        """Another answer to what a message answered, with more chance in it."""
+        name = call.subject("more-like-this")
+        call.must_be("completion")
+        if not (call.app.features.get("more_like_this") or {}).get("enabled"):
+            raise ServiceError(400, "bad_request", "More Like This Is Disabled.")
+        user, is_streaming = call.user, call.is_streaming
         message = await self._parts.conversations.message(call.tenant, call.found.id, name)
-        if message.user != call.user:
+        if message.user != user:
             raise NotFoundError("Message Not Exists.")
-        if not (call.app.features.get("suggested_questions_after_answer") or {}).get("enabled"):
-            raise ServiceError(400, "bad_request", "Suggested Questions Is Disabled.")
-        told = (
-            "Read the exchange and write three short questions that the user may ask next, in the language of the "
-            'exchange. Answer with a JSON array of strings and nothing else, as ["…", "…", "…"].'
+        run = await self._parts.chats.run(
+            call.found, call.app, inputs=message.inputs, user=user, files=message.files, is_varied=True
         )
-        said = f"User: {message.query}\nAssistant: {message.answer}"
-        model = self._parts.models.find(Caller(tenant=call.tenant), "default", ModelType.LLM)
-        messages: list[Any] = [SystemPromptMessage(content=told), UserPromptMessage(content=said)]
-        result = await model.invoke_llm(LLMRequest(messages=messages, model_parameters={"max_tokens": 256}))
-        return json_reply({"result": "success", "data": _questions(result.text)})
-
-    async def feedback(self, call: Call) -> Reply:
-        name = call.subject("feedbacks")
-        rating = call.body.get("rating")
-        if rating not in ("like", "dislike", None):
-            raise ServiceError(400, "invalid_param", f"rating must be like, dislike or null, not {str(rating)[:40]!r}")
-        message = await self._parts.conversations.message(call.tenant, call.found.id, name)
-        if message.user != call.user:
-            raise NotFoundError("Message Not Exists.")
-        content = str(call.body.get("content") or "")
-        await self._parts.conversations.rate(call.tenant, call.found.id, name, rating or "", content)
-        return json_reply({"result": "success"})
-
-    async def feedbacks(self, call: Call) -> Reply:
-        page, limit = call.number("page", 1, 10_000), call.number("limit", 20)
-        found = await self._parts.conversations.rated(call.tenant, call.found.id, most=limit, skip=(page - 1) * limit)
-        data = [
-            {
-                "id": made_id(f"feedback/{one.id}"), "app_id": call.found.id,
-                "conversation_id": one.conversation, "message_id": one.id, "rating": one.rating,
-                "content": one.feedback, "from_source": "user",
-                "from_end_user_id": end_user_id(one.tenant, one.app, one.user),
-                "from_account_id": None, "created_at": _iso(one.rated_at), "updated_at": _iso(one.rated_at),
-            }
-            for one in found
-        ]  # fmt: skip
-        return json_reply({"data": data})
-
-    # conversations
-
-    async def list_conversations(self, call: Call) -> Reply:
-        call.must_be(*CHATS)
-        user, limit = call.user, call.number("limit", 20)
-        sort = call.request.query("sort_by") or "-updated_at"
-        field = sort.removeprefix("-")
-        if field not in ("created_at", "updated_at"):
-            raise ServiceError(400, "invalid_param", f"sort_by must be created_at or updated_at, not {sort[:40]!r}")
-        found = await self._parts.conversations.newest(call.tenant, call.found.id, user)
-        found.sort(key=lambda one: getattr(one, field), reverse=sort.startswith("-"))
-        if last := call.request.query("last_id"):
-            place = next((place for place, one in enumerate(found) if one.id == last), None)
-            if place is None:
-                raise NotFoundError("Last Conversation Not Exists.")
-            found = found[place + 1 :]
-        shown = [_conversation(one) for one in found[:limit]]
-        return json_reply({"limit": limit, "has_more": len(found) > limit, "data": shown})
-
-    async def _conversation(self, call: Call) -> tuple[Conversation, str]:
-        """(the one that the address names, what stands behind it)."""
-        call.must_be(*CHATS)
-        name, _, verb = call.rest.partition("/")
-        return await self._parts.conversations.find(call.tenant, call.found.id, call.user, name), verb
-
-    async def delete_conversation(self, call: Call) -> Reply:
-        conversation, _ = await self._conversation(call)
-        await self._parts.conversations.delete(call.tenant, call.found.id, call.user, conversation.id)
-        return Reply(b"", status=204)
-
-    async def rename(self, call: Call) -> Reply:
-        conversation, verb = await self._conversation(call)
-        if verb != "name":
-            raise ServiceError(404, "not_found", f"there is nothing at {call.request.path!r}")
-        name = call.body.get("name")
-        if not call.body.get("auto_generate") and (not isinstance(name, str) or not name.strip()):
-            raise ServiceError(400, "invalid_param", "name is required when auto_generate is false")
-        if call.body.get("auto_generate"):
-            first = await self._parts.conversations.thread(call.tenant, conversation.id, most=500)
-            query = " ".join(first[-1].query.split()) if first else ""
-            named = await self._parts.features.name_of(call.tenant, call.user, query) if query else ""
-            name = named or query[:40] or NEW_NAME
-        renamed = await self._parts.conversations.rename(conversation, str(name)[:255])
-        return json_reply(_conversation(renamed))
-
-    async def variables(self, call: Call) -> Reply:
-        conversation, verb = await self._conversation(call)
-        if verb != "variables":
-            raise ServiceError(404, "not_found", f"there is nothing at {call.request.path!r}")
-        wanted, limit = call.request.query("variable_name"), call.number("limit", 20)
-        data = [
-            _variable(name, one, conversation)
-            for name, one in conversation.variables.items()
-            if wanted in (None, "", name)
-        ]
-        if last := call.request.query("last_id"):
-            place = next((place for place, one in enumerate(data) if one["id"] == last), -1)
-            data = data[place + 1 :]
-        return json_reply({"limit": limit, "has_more": len(data) > limit, "data": data[:limit]})
-
-    async def update_variable(self, call: Call) -> Reply:
-        conversation, verb = await self._conversation(call)
-        kind, _, row = verb.partition("/")
-        name = next((name for name, one in conversation.variables.items() if one.get("id") == row), None)
-        if kind != "variables" or name is None:
-            raise ServiceError(404, "not_found", "Conversation Variable Not Exists.")
-        if "value" not in call.body:
-            raise ServiceError(400, "invalid_param", "value is required")
-        one, value = conversation.variables[name], call.body["value"]
-        if not fits(value, str(one.get("value_type") or "any")):
-            raise ServiceError(400, "bad_request", f"{name} is {one.get('value_type')}; the value is not")
-        variables = {**conversation.variables, name: {**one, "value": value}}
-        await self._parts.conversations.touch(call.tenant, conversation.id, variables)
-        return json_reply(_variable(name, variables[name], conversation))
-
-    # files
-
-    async def upload(self, call: Call) -> Reply:
-        data = await call.request.body()
-        form = parse_form(
-            call.request.header(b"content-type") or "", data,
-            wanted="send the file as multipart/form-data, in the field 'file'",
-        )  # fmt: skip
-        if form.file is None:
-            raise ServiceError(400, "no_file_uploaded", "Please upload your file.")
-        if not form.filename:
-            raise ServiceError(400, "filename_not_exists_error", "The specified filename does not exist.")
-        user = form.fields.get("user") or ""
-        stored = await asyncio.to_thread(self._parts.files.add, call.tenant, form.filename, form.file, owner=user)
-        most = _UPLOAD_MB[file_kind(stored.extension, stored.mime_type)]
-        if stored.size > most << 20:
-            await asyncio.to_thread(self._parts.files.remove, call.tenant, stored.id)
-            raise ServiceError(413, "file_too_large", f"File size exceeded: {most} MB is the most for such a file.")
-        return json_reply(self._uploaded(stored, call, user), status=201)
-
-    def _uploaded(self, stored: StoredFile, call: Call, user: str) -> JSON:
-        end_user = end_user_id(call.tenant, call.found.id, user)
-        query = self._parts.files.sign("read", call.tenant, stored.id, seconds=_PREVIEW_SECONDS)
-        return {
-            "id": upload_id(stored.id), "name": stored.name, "size": stored.size,
-            "extension": stored.extension.lstrip("."), "mime_type": stored.mime_type, "created_by": end_user,
-            "created_at": int(stored.created_at), "preview_url": None,
-            "source_url": f"{self._parts.origin()}/files/{stored.id}?{query}", "user_id": end_user,
-            "tenant_id": made_id(call.tenant), "conversation_id": None, "file_key": None,
-            "original_url": None,
-        }  # fmt: skip
-
-    async def preview(self, call: Call) -> Reply:
-        name = call.subject("preview")
-        user = call.request.query("user") or ""
-        try:
-            stored, data = await asyncio.to_thread(self._parts.files.get, call.tenant, stored_id(name))
-        except NotFoundError:
-            raise ServiceError(404, "file_not_found", "The requested file was not found.") from None
-        if stored.owner and user and stored.owner != user:
-            raise ServiceError(403, "file_access_denied", "Access to the requested file is denied.")
-        as_file = (call.request.query("as_attachment") or "").lower() == "true"
-        kind = stored.mime_type
-        # What a browser could run is handed over, never shown.
-        is_safe = kind.startswith(("image/", "audio/", "video/")) and "svg" not in kind
-        headers = {
-            "content-disposition": f"{'attachment' if as_file or not is_safe else 'inline'}; "
-            f'filename="{stored.id}{stored.extension}"',
-            "x-content-type-options": "nosniff",
-        }
-        return Reply(data, content_type=kind.encode("latin-1", "replace"), headers=headers)
-
-    # the app
-
-    async def info(self, call: Call) -> Reply:
-        return json_reply({
-            "name": call.found.name, "description": call.app.description, "tags": [], "mode": call.app.mode,
-            "author_name": "",
-        })  # fmt: skip
-
-    async def parameters(self, call: Call) -> Reply:
-        features = {**_DEFAULTS, **{name: one for name, one in call.app.features.items() if one is not None}}
-        shown = {name: features[name] for name in _DEFAULTS}
-        return json_reply({
-            **shown,
-            "user_input_form": user_input_form(call.app),
-            "system_parameters": {
-                "file_size_limit": _UPLOAD_MB["document"], "image_file_size_limit": _UPLOAD_MB["image"],
-                "audio_file_size_limit": _UPLOAD_MB["audio"], "video_file_size_limit": _UPLOAD_MB["video"],
-                "workflow_file_upload_limit": 10,
-            },
-        })  # fmt: skip
-
-    async def meta(self, call: Call) -> Reply:
-        return json_reply({"tool_icons": {}})
-
-    async def site(self, call: Call) -> Reply:
-        app = call.app
-        return json_reply({
-            "title": call.found.name, "chat_color_theme": None, "chat_color_theme_inverted": False,
-            "icon_type": app.icon_type, "icon": app.icon, "icon_background": app.icon_background, "icon_url": None,
-            "description": app.description, "copyright": None, "privacy_policy": None, "input_placeholder": None,
-            "custom_disclaimer": "", "default_language": "en-US", "show_workflow_steps": True,
-            "use_icon_as_answer_icon": False,
-        })  # fmt: skip
-
-    async def one_user(self, call: Call) -> Reply:
-        found, _ = await self._parts.runs.journal.list(call.tenant, call.found.id, most=1000)
-        for run in found:
-            row = end_user_id(run.tenant, run.app, run.user)
-            if row == call.rest:
-                return json_reply({
-                    "id": row, "tenant_id": made_id(run.tenant), "app_id": run.app,
-                    "type": "service_api", "external_user_id": run.user, "name": None, "is_anonymous": False,
-                    "session_id": run.user, "created_at": _iso(run.created_at), "updated_at": _iso(run.created_at),
-                })  # fmt: skip
-        raise ServiceError(404, "end_user_not_found", "End user not found.")
-
-    # speech
-
-    async def transcribe(self, call: Call) -> Reply:
-        if not (call.app.features.get("speech_to_text") or {}).get("enabled"):
-            raise ServiceError(400, "speech_to_text_disabled", "Speech to text is not enabled for this app.")
-        form = parse_form(
-            call.request.header(b"content-type") or "", await call.request.body(),
-            wanted="send the recording as multipart/form-data, in the field 'file'",
-        )  # fmt: skip
-        if form.file is None:
-            raise ServiceError(400, "no_audio_uploaded", "Please upload your audio.")
-        model = self._parts.models.find(Caller(tenant=call.tenant), "default-speech2text", ModelType.SPEECH2TEXT)
-        asked = Speech2TextRequest(audio=form.file, filename=form.filename or "audio")
-        return json_reply({"text": (await call.request.while_here(model.invoke_speech2text(asked))).text})
-
-    async def speak(self, call: Call) -> StreamReply:
-        text = call.body.get("text")
-        if message := call.body.get("message_id"):
-            text = (await self._parts.conversations.message(call.tenant, call.found.id, str(message))).answer
-        if not isinstance(text, str) or not text.strip():
-            raise ServiceError(400, "invalid_param", "text or message_id is required")
-        feature = call.app.features.get("text_to_speech") or {}
-        voice = str(call.body.get("voice") or feature.get("voice") or "default")
-        model = self._parts.models.find(Caller(tenant=call.tenant), "default-tts", ModelType.TTS)
-
-        async def pieces() -> AsyncGenerator[bytes, None]:
-            asked = TTSRequest(text=text, voice=voice, format="mp3")
-            async with aclosing(model.invoke_tts(asked)) as chunks:
-                async for chunk in chunks:
-                    if chunk.audio:
-                        yield chunk.audio
-
-        return audio_reply(pieces(), "audio/mpeg")
+        return self._answer(run, call, is_streaming=is_streaming)
 
     # forms
 
@@ -752,17 +483,8 @@ class Service:
         filled = await self._parts.runs.journal.fill(call.rest, answer)
         if filled is None:
             raise ServiceError(412, "human_input_form_submitted", "the form was filled in already")
-        await self._resume(*filled)
+        await self._parts.runs.resume_soon(*filled)
         return json_reply({})
-
-    async def _resume(self, tenant: str, run: str) -> None:
-        """The run goes on; where other branches still run, once they have paused."""
-        for _ in range(100):
-            if await self._parts.runs.resume(tenant, run):
-                return
-            if (await self._parts.runs.find(tenant, run)).status.is_over:
-                return
-            await asyncio.sleep(0.05)
 
 
 class _Patient(StreamReply):
@@ -783,8 +505,7 @@ class _Route:
                 return await _begun(reply, request)
             return reply
         except ModelyardError as error:
-            status, _ = problem_of(error)
-            return json_reply(error_document(error), status=status, headers=retry_after(error))
+            return problem_reply(error)
 
 
 async def _begun(reply: StreamReply, request: Request) -> Reply | StreamReply:
@@ -827,10 +548,6 @@ def _seconds(moment: float | None) -> int | None:
     return None if moment is None else int(moment)
 
 
-def _iso(moment: float | None) -> str | None:
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
-
-
 def _moment(call: Call, name: str, default: float) -> float:
     text = call.request.query(name)
     if not text:
@@ -839,49 +556,6 @@ def _moment(call: Call, name: str, default: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         raise ServiceError(400, "invalid_param", f"{name} must be an ISO 8601 date, not {text[:40]!r}") from None
-
-
-def _conversation(one: Conversation) -> JSON:
-    return {
-        "id": one.id, "name": one.name, "inputs": one.inputs, "status": "normal", "introduction": "",
-        "created_at": int(one.created_at), "updated_at": int(one.updated_at),
-    }  # fmt: skip
-
-
-def _variable(name: str, one: JSON, conversation: Conversation) -> JSON:
-    value = one.get("value")
-    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return {
-        "id": one.get("id"), "name": name, "value_type": one.get("value_type"), "value": shown,
-        "description": one.get("description") or "", "created_at": int(conversation.created_at),
-        "updated_at": int(one.get("updated_at") or conversation.updated_at),
-    }  # fmt: skip
-
-
-def _questions(text: str) -> list[str]:
-    start, end = text.find("["), text.rfind("]")
-    try:
-        found = json.loads(text[start : end + 1]) if 0 <= start < end else []
-    except ValueError:
-        found = []
-    return [str(one) for one in found if isinstance(one, str)][:3]
-
-
-def user_input_form(app: App) -> list[JSON]:
-    """What an app asks for, one control an entry."""
-    if not app.roots:
-        return []
-    if app.model_config:
-        return list(app.model_config.get("user_input_form") or ())
-    controls: list[JSON] = []
-    for one in form_of(app.graph().nodes[app.roots[0]]):
-        control = {name: value for name, value in msgspec.to_builtins(one).items() if value not in (None, [], "")}
-        control |= {"label": one.label or one.variable, "variable": one.variable, "required": one.required,
-                    "default": one.default if one.default is not None else ""}  # fmt: skip
-        if one.type == "select":
-            control["options"] = [str(option) for option in one.options]
-        controls.append({one.type: control})
-    return controls
 
 
 def _words(content: Any) -> str:

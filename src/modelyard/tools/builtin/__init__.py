@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modelyard.storage.kept import Kept
     from modelyard.transport.egress import Egress
 
-PROVIDERS = ("time", "calculator", "code", "webscraper", "http", "audio", "files", "memory")
+PROVIDERS = ("time", "calculator", "code", "webscraper", "http", "audio", "image", "files", "memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,29 @@ from modelyard.tools.builtin import Parts
 from modelyard.tools.entities import ToolInvokeError
 from modelyard.tools.function import FunctionTool
 
+_NOTEBOOK = """
+def _run(code):
+    import ast, contextlib, io, traceback
+    out, names, error = io.StringIO(), {"__name__": "__main__"}, ""
+    try:
+        tree = ast.parse(code, "<code>")
+        last = None
+        if tree.body and isinstance(tree.body[-1], ast.Expr):
+            last = ast.Expression(tree.body.pop().value)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            exec(compile(tree, "<code>", "exec"), names)
+            if last is not None:
+                value = eval(compile(last, "<code>", "eval"), names)
+                if value is not None:
+                    print(repr(value))
+    except BaseException as problem:
+        lines = traceback.format_exception_only(type(problem), problem)
+        places = [one.lineno for one in traceback.extract_tb(problem.__traceback__) if one.filename == "<code>"]
+        error = "".join(lines).strip() + (f" (line {places[-1]})" if places else "")
+    return {"logs": out.getvalue()[:200000], "error": error}
+"""
+"""What runs a program within the jail, and says what it printed whatever became of it."""
+
 
 def make(parts: Parts) -> Sequence[FunctionTool]:
     if (jail := parts.jail) is None:
@@ -24,4 +47,21 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
         except JailError as error:
             raise ToolInvokeError(str(error)) from error
 
-    return [FunctionTool(simple_code, provider="code", kind="builtin", is_repeatable=True, seconds=30.0)]
+    async def python(code: str) -> str:
+        """Run a Python program. What it prints is the result, and the value of its last line, as in a notebook. There
+        is no network, and files and names do not stay.
+
+        code: as print(6 * 7)
+        """
+        try:
+            told = await jail.run_code(
+                "python3", f"{_NOTEBOOK}\ndef main(code):\n    return _run(code)", {"code": code}
+            )
+        except JailError as error:
+            raise ToolInvokeError(str(error)) from error
+        if told.get("error"):
+            raise ToolInvokeError(f"{told.get('logs') or ''}{told['error']}")
+        return str(told.get("logs") or "Nothing was printed.")
+
+    about = {"provider": "code", "kind": "builtin", "is_repeatable": True, "seconds": 30.0}
+    return [FunctionTool(one, **about) for one in (simple_code, python)]

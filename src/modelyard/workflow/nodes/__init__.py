@@ -10,7 +10,7 @@ _ALIASES = {
     "trigger-webhook": "trigger",
     "trigger-schedule": "trigger",
     "trigger-plugin": "trigger",
-    "datasource": "trigger",
+    "datasource": "datasource",
     "iteration-start": "start_of",
     "loop-start": "start_of",
     "loop-end": "start_of",

@@ -41,6 +41,7 @@ from modelyard.tools.observation import Gathering
 from modelyard.workflow.agent_tools import dataset_ref, tools_in
 from modelyard.workflow.engine import Step
 from modelyard.workflow.events import NodeRunAgentLog, NodeRunAgentThought, NodeRunRetrieverResource
+from modelyard.workflow.memory import Calls, memory_messages, remembered
 from modelyard.workflow.node import Effect, Node, NodeContext, NodeData, NodeError, NodePaused, NodeResult
 from modelyard.workflow.nodes.tool import Gathered, tool_input
 from modelyard.workflow.prompts import (
@@ -50,10 +51,8 @@ from modelyard.workflow.prompts import (
     dump_usage,
     files_in,
     find_model,
-    memory_messages,
     metadata_of,
     parameters_of,
-    remembered,
     supported,
 )
 from modelyard.workflow.template import render, selectors_in
@@ -207,8 +206,11 @@ class _Own:
             told: list[AnyPromptMessage] = [
                 SystemPromptMessage(content=task.instruction), UserPromptMessage(content=task.query)
             ]  # fmt: skip
-            turns = await remembered(self.node.data.memory, context, model, told, _ANSWER_ROOM)
-            task.history = await memory_messages(turns, context, "low")
+            shown: Calls = "messages" if strategy.name == "function_calling" and task.tools else "text"
+            found = await remembered(
+                self.node.data.memory, context, model, told, _ANSWER_ROOM, calls=shown, sums_up=True
+            )
+            task.history = await memory_messages(found, context, "low", calls=shown)
         run = context.run
         system = context.pool.of("sys")
         about = ToolContext(

@@ -26,6 +26,10 @@ class FormInput(msgspec.Struct, kw_only=True):
     output_variable_name: str = ""
     default: Default | None = None
     option_source: Default | None = None
+    allowed_file_types: list[str] = []
+    allowed_file_extensions: list[str] = []
+    allowed_file_upload_methods: list[str] = []
+    number_limits: int | None = None
 
 
 class UserAction(msgspec.Struct, kw_only=True):

@@ -16,6 +16,7 @@ from modelyard.models.messages import (
     UserPromptMessage,
 )
 from modelyard.workflow.events import NodeRunRetrieverResource
+from modelyard.workflow.memory import memory_messages, memory_text, remembered
 from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeResult, VariableSelector
 from modelyard.workflow.prompts import (
     MemoryConfig,
@@ -26,20 +27,18 @@ from modelyard.workflow.prompts import (
     dump_usage,
     files_in,
     find_model,
-    memory_messages,
-    memory_text,
     message_of,
     metadata_of,
     parameters_of,
-    remembered,
     settled,
     streamed,
     with_files,
 )
 from modelyard.workflow.template import parts_of, render, selectors_in
 from modelyard.workflow.thinking import ThinkFilter, separated
-from modelyard.workflow.variables import MISSING, File, to_object, to_text
+from modelyard.workflow.variables import MISSING, SYSTEM, File, to_object, to_text
 
+_VARIED = 0.9
 _CONTEXT, _QUERY, _HISTORIES = "{{#context#}}", "{{#sys.query#}}", "{{#histories#}}"
 
 
@@ -182,7 +181,11 @@ class LLMNode(Node):
                 kind="NoPromptFoundError",
             )
         return LLMRequest(
-            messages=messages, model_parameters=parameters, stop=stop, stream=True, user=context.run.user or None
+            messages=messages,
+            model_parameters=_varied(parameters, context),
+            stop=stop,
+            stream=True,
+            user=context.run.user or None,
         )
 
     async def _text(self, template: PromptMessageTemplate, context: NodeContext, told: str) -> str:
@@ -211,8 +214,9 @@ class LLMNode(Node):
         if data.memory is not None:
             query = data.memory.query_prompt_template or _QUERY
             question = UserPromptMessage(content=[TextPromptMessageContent(data=render(query, context.pool))])
-            turns = await remembered(data.memory, context, model, [*messages, question], most)
-            messages += await memory_messages(turns, context, data.vision.configs.detail)
+            asked = [*messages, question]
+            found = await remembered(data.memory, context, model, asked, most, sums_up=True)
+            messages += await memory_messages(found, context, data.vision.configs.detail)
             messages.append(question)
         return with_files(messages, parts)
 
@@ -232,8 +236,9 @@ class LLMNode(Node):
                 raise NodeError(
                     "Memory role prefix is required for completion model.", kind="MemoryRolePrefixRequiredError"
                 )
-            turns = await remembered(data.memory, context, model, [UserPromptMessage(content=text)], most)
-            history = memory_text(turns, data.memory.role_prefix)
+            asked = [UserPromptMessage(content=text)]
+            found = await remembered(data.memory, context, model, asked, most, sums_up=True)
+            history = memory_text(found, data.memory.role_prefix)
             text = text.replace(_HISTORIES, history) if _HISTORIES in text else f"{history}\n{text}".lstrip()
         return [UserPromptMessage(content=[*parts, TextPromptMessageContent(data=text)])]
 
@@ -395,6 +400,13 @@ def _resource(item: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str,
     resource["index_node_hash"] = resource.pop("segment_index_node_hash")
     return {**resource, "content": item.get("content"), "title": item.get("title"), "files": item.get("files"),
             "summary": item.get("summary")}  # fmt: skip
+
+
+def _varied(parameters: Mapping[str, Any], context: NodeContext) -> dict[str, Any]:
+    """With more chance in them, where the run is to answer what was answered already."""
+    if not context.value((SYSTEM, "varied")):
+        return dict(parameters)
+    return {**parameters, "temperature": max(_VARIED, float(parameters.get("temperature") or 0.0))}
 
 
 NODES = {"llm": LLMNode}

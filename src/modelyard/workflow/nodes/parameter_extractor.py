@@ -16,6 +16,7 @@ from modelyard.models.messages import (
     TextPromptMessageContent,
     UserPromptMessage,
 )
+from modelyard.workflow.memory import memory_text, remembered
 from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeResult
 from modelyard.workflow.prompts import (
     MemoryConfig,
@@ -27,10 +28,8 @@ from modelyard.workflow.prompts import (
     features_of,
     files_in,
     find_model,
-    memory_text,
     metadata_of,
     parameters_of,
-    remembered,
     settled,
     with_files,
 )
@@ -147,9 +146,9 @@ class ParameterExtractorNode(Node):
         )
         told = f"{told}\n{_BY_TOOL if by_tool else _BY_TEXT}"
         if data.memory is not None:
-            turns = await remembered(data.memory, context, model, [UserPromptMessage(content=told + query)], 512)
-            if turns:
-                told += f"\nWhat was said before:\n{memory_text(turns, None)}"
+            before = await remembered(data.memory, context, model, [UserPromptMessage(content=told + query)], 512)
+            if before.turns:
+                told += f"\nWhat was said before:\n{memory_text(before, None)}"
         question = UserPromptMessage(content=[TextPromptMessageContent(data=query)])
         messages: list[AnyPromptMessage] = [SystemPromptMessage(content=told), question]
         if data.vision.enabled:

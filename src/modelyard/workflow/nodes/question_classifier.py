@@ -16,6 +16,7 @@ from modelyard.models.messages import (
     UserPromptMessage,
 )
 from modelyard.runtime.policies.structured import bare_json
+from modelyard.workflow.memory import memory_text, remembered
 from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeKind, NodeResult
 from modelyard.workflow.prompts import (
     MemoryConfig,
@@ -26,10 +27,8 @@ from modelyard.workflow.prompts import (
     dump_usage,
     files_in,
     find_model,
-    memory_text,
     metadata_of,
     parameters_of,
-    remembered,
     settled,
     with_files,
 )
@@ -132,9 +131,9 @@ class QuestionClassifierNode(Node):
         }
         told = _TOLD
         if data.memory is not None:
-            turns = await remembered(data.memory, context, model, [UserPromptMessage(content=_dump(asked))], 512)
-            if turns:
-                told += f"\nWhat was said before:\n{memory_text(turns, None)}"
+            before = await remembered(data.memory, context, model, [UserPromptMessage(content=_dump(asked))], 512)
+            if before.turns:
+                told += f"\nWhat was said before:\n{memory_text(before, None)}"
         messages: list[AnyPromptMessage] = [SystemPromptMessage(content=told)]
         for question, answer in _EXAMPLES:
             messages += [UserPromptMessage(content=_dump(question)), AssistantPromptMessage(content=_dump(answer))]

@@ -77,8 +77,4 @@ class PluginTriggerNode(_Trigger):
     type = "trigger-plugin"
 
 
-class DatasourceNode(_Trigger):
-    type = "datasource"
-
-
-NODES = {one.type: one for one in (WebhookNode, ScheduleNode, PluginTriggerNode, DatasourceNode)}
+NODES = {one.type: one for one in (WebhookNode, ScheduleNode, PluginTriggerNode)}

@@ -1,0 +1,139 @@
+"""Apps as agents over A2A: both revisions, in their words, and what goes wrong. The official client: `a2a`."""
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from tools.show.app_api import apps
+from tools.show.app_clients import serving
+
+
+class Agent:
+    def __init__(self, told: dict[str, str]) -> None:
+        self.origin = told["base"].removesuffix("/v1")
+        self.told = told
+        self.admin = httpx.Client(base_url=f"{self.origin}/admin/v1/apps", timeout=30)
+        self.ids = {one["name"]: one["id"] for one in self.admin.get("").json()["data"]}
+
+    def post(self, app: str, content: Any, key: str = "") -> httpx.Response:
+        headers = {"authorization": f"Bearer {key or self.told[app]}", "content-type": "application/json"}
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return httpx.post(f"{self.origin}/a2a/{self.ids[app]}", content=data, headers=headers, timeout=30)
+
+    def call(self, app: str, method: str, **params: Any) -> Any:
+        told = self.post(app, {"jsonrpc": "2.0", "id": 7, "method": method, "params": params})
+        assert told.status_code == 200
+        body = told.json()
+        assert (body["jsonrpc"], body["id"]) == ("2.0", 7)
+        return body.get("result") or body["error"]
+
+    def stream(self, app: str, method: str, **params: Any) -> list[Any]:
+        told = self.post(app, {"jsonrpc": "2.0", "id": 7, "method": method, "params": params})
+        return [json.loads(line[6:])["result"] for line in told.text.splitlines() if line.startswith("data: ")]
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[Agent]:
+    with serving(apps()) as told:
+        one = Agent(told)
+        yield one
+        one.admin.close()
+
+
+def text(words: str, **more: Any) -> dict[str, Any]:
+    return {"messageId": "m", "role": "user", "parts": [{"kind": "text", "text": words}], **more}
+
+
+def test_revision_0_3_is_spoken_to_those_that_speak_it(agent: Agent):
+    task = agent.call("chat", "message/send", message=text("hello"))
+    assert (task["kind"], task["status"]["state"]) == ("task", "completed")
+    assert task["artifacts"][0]["parts"] == [{"kind": "text", "text": "Answer to: hello"}]
+    pieces = agent.stream("chat", "message/stream", message=text("again", contextId=task["contextId"]))
+    assert [one["kind"] for one in pieces][:1] == ["task"]
+    assert {one["kind"] for one in pieces[1:-1]} == {"artifact-update"}
+    assert (pieces[-1]["kind"], pieces[-1]["final"], pieces[-1]["status"]["state"]) == (
+        "status-update",
+        True,
+        "completed",
+    )
+    got = agent.call("chat", "tasks/get", id=task["id"])
+    assert got["artifacts"] == task["artifacts"]
+    assert agent.stream("chat", "tasks/resubscribe", id=task["id"])[-1]["status"]["state"] == "completed"
+
+
+def test_who_returns_at_once_asks_later(agent: Agent):
+    params = {"message": text("hello"), "configuration": {"returnImmediately": True}}
+    task = agent.call("chat", "SendMessage", **params)["task"]
+    assert task["status"]["state"] == "TASK_STATE_WORKING"
+    agent.stream("chat", "SubscribeToTask", id=task["id"])
+    assert agent.call("chat", "GetTask", id=task["id"])["status"]["state"] == "TASK_STATE_COMPLETED"
+
+
+def test_files_and_data_come_along(agent: Agent):
+    raw = {"raw": base64.b64encode(b"hello").decode(), "filename": "a.txt", "mediaType": "text/plain"}
+    data = {"kind": "data", "data": {"n": 3.0}}
+    file = {"kind": "file", "file": {"uri": "https://files.example/a.pdf", "mimeType": "application/pdf"}}
+    message = {"messageId": "m", "role": "ROLE_USER", "parts": [raw, data, file]}
+    task = agent.call("workflow", "SendMessage", message=message)["task"]
+    assert task["artifacts"][0]["parts"] == [{"text": "3:[]"}]
+    run = agent.told["workflow"]
+    kept = httpx.get(f"{agent.origin}/v1/workflows/run/{task['id']}", headers={"authorization": f"Bearer {run}"}).json()
+    assert kept["status"] == "succeeded"
+
+
+def test_a_task_that_waits_says_what_it_wants_and_takes_the_answer_as_text(agent: Agent):
+    task = agent.call("form", "SendMessage", message=text("go"))["task"]
+    told = task["status"]["message"]["parts"]
+    assert (task["status"]["state"], told[0]["text"]) == ("TASK_STATE_INPUT_REQUIRED", "Go on?")
+    assert told[1]["data"] == {"inputs": ["note"], "actions": [{"id": "yes", "title": "Yes"}]}
+    done = agent.call("form", "SendMessage", message=text("that is fine", taskId=task["id"]))["task"]
+    assert done["artifacts"][0]["parts"] == [{"text": "that is fine"}]
+    again = agent.call("form", "SendMessage", message=text("yes", taskId=task["id"]))
+    assert (again["code"], "waits for nothing" in again["message"]) == (-32004, True)
+
+
+def test_the_card_is_public_where_the_page_is(agent: Agent):
+    url = f"{agent.origin}/a2a/{agent.ids['talking']}"
+    shown = {"authorization": f"Bearer {agent.told['talking']}"}
+    card = httpx.get(f"{url}/.well-known/agent-card.json", headers=shown).json()
+    assert card["supportedInterfaces"][0] == {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"}
+    assert httpx.get(f"{url}/.well-known/agent-card.json").status_code == 401
+    page = agent.admin.patch(f"/{agent.ids['talking']}", json={"page": {"is_on": True}}).json()["page"]["url"]
+    token = page.rpartition("/")[2]
+    public = httpx.get(f"{agent.origin}/a2a/{token}/.well-known/agent-card.json")
+    assert (public.status_code, public.json()["url"]) == (200, url)
+    assert httpx.post(f"{agent.origin}/a2a/{token}", json={"jsonrpc": "2.0"}).status_code == 401
+
+
+@pytest.mark.parametrize(("body", "code", "words"), [
+    (b"{", -32700, "not JSON"), ([], -32600, "jsonrpc '2.0'"), ({"jsonrpc": "2.0", "id": 1}, -32600, "method is required"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "Dance"}, -32601, "'Dance'"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": []}, -32602, "params must be"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage"}, -32602, "params.message"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"parts": []}}}, -32602, "parts must be"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"parts": [7]}}}, -32602, "parts[0]"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"parts": [{"raw": "%"}]}}}, -32602, "no base64"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"parts": [{}]}}}, -32602, "holds neither"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": text("x", contextId="7")}}, -32602, "no context '7'"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": text("x", taskId="7")}}, -32001, "no task '7'"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendStreamingMessage", "params": {"message": {"parts": [{"data": {}}]}}}, -32602, "must hold a text"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {}}, -32602, "params.id"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "CancelTask", "params": {"id": "7"}}, -32001, "no task"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"pageSize": 0}}, -32602, "pageSize"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "CreateTaskPushNotificationConfig", "params": {}}, -32003, "push"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "tasks/pushNotificationConfig/set", "params": {}}, -32003, "push"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "GetExtendedAgentCard"}, -32004, "extended card"),
+])  # fmt: skip
+def test_what_is_wrong_is_told_by_number(agent: Agent, body: Any, code: int, words: str):
+    error = agent.post("chat", body).json()["error"]
+    assert (error["code"], words in error["message"]) == (code, True), error
+
+
+def test_nobody_reaches_another_apps_tasks(agent: Agent):
+    task = agent.call("chat", "SendMessage", message=text("hello"))["task"]
+    assert agent.call("talking", "GetTask", id=task["id"])["code"] == -32001
+    assert agent.post("talking", {}, key=agent.told["chat"]).status_code == 401
+    assert agent.call("chat", "CancelTask", id=task["id"])["code"] == -32002

@@ -1,0 +1,197 @@
+"""Apps changed, published, put back; and the page on which people use them."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from tools.show.app_api import apps
+from tools.show.app_clients import MODEL, serving
+
+ADA, BOB = "a" * 24, "b" * 24
+
+
+class Admin:
+    def __init__(self, told: dict[str, str]) -> None:
+        self.origin = told["base"].removesuffix("/v1")
+        self.http = httpx.Client(base_url=f"{self.origin}/admin/v1/apps", timeout=30)
+
+    def __call__(self, method: str, path: str = "", status: int = 200, **body: Any) -> Any:
+        answer = self.http.request(method, path, json=body) if method != "GET" else self.http.get(path, params=body)
+        assert answer.status_code == status, answer.text
+        return answer.json() if "json" in answer.headers["content-type"] else answer.text
+
+    def id(self, name: str) -> str:
+        return next(one["id"] for one in self("GET")["data"] if one["name"] == name)
+
+    def ask(self, key: str, query: str = "hello", **body: Any) -> httpx.Response:
+        shown = {"authorization": f"Bearer {key}"}
+        ask = {"query": query, "inputs": {}, "user": "ada", **body}
+        return httpx.post(f"{self.origin}/v1/chat-messages", json=ask, headers=shown, timeout=30)
+
+
+def simple(mode: str, prompt: str = "Be short.", **config: Any) -> str:
+    given = {"model": MODEL, "pre_prompt": prompt, "user_input_form": [], **config}
+    return yaml.dump({"kind": "app", "version": "0.6.0", "app": {"name": mode, "mode": mode}, "model_config": given})
+
+
+def answering(text: str) -> str:
+    """A chat that says one thing."""
+    graph = {
+        "nodes": [
+            {"id": "start", "data": {"type": "start", "title": "s"}},
+            {"id": "answer", "data": {"type": "answer", "title": "a", "answer": text}},
+        ],
+        "edges": [{"source": "start", "target": "answer"}],
+    }
+    app = {"name": "changing", "mode": "advanced-chat"}
+    return yaml.dump({"kind": "app", "version": "0.6.0", "app": app, "workflow": {"graph": graph, "features": {}}})
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[dict[str, str]]:
+    poems = simple("completion", "Write about {{topic}}.", more_like_this={"enabled": True}, user_input_form=[
+        {"text-input": {"variable": "topic", "label": "Topic", "required": True}}
+    ])  # fmt: skip
+    with serving({**apps(), "changing": answering("one"), "poems": poems, "plain": simple("chat")}) as found:
+        yield found
+
+
+@pytest.fixture
+def admin(told: dict[str, str]) -> Iterator[Admin]:
+    one = Admin(told)
+    yield one
+    one.http.close()
+
+
+# ------------------------------------------------------------------------------------------------ versions
+
+
+def test_callers_get_what_is_published_and_a_version_by_its_id(told: dict[str, str], admin: Admin):
+    row, key = admin.id("changing"), told["changing"]
+    first = admin("GET", f"/{row}")
+    saved = admin("PUT", f"/{row}/file", file=answering("two"), base=first["digest"])
+    assert (saved["has_draft"], len(saved["versions"])) == (True, 1)
+    assert admin.ask(key).json()["answer"] == "one"
+    stale = admin("PUT", f"/{row}/file", 409, file=answering("three"), base=first["digest"])
+    assert stale["error"]["code"] == "draft_changed"
+    done = admin("POST", f"/{row}/publish", name="Second", note="Says two.")
+    assert [(one["name"], one["note"]) for one in done["versions"]] == [("Second", "Says two."), ("", "")]
+    assert admin.ask(key).json()["answer"] == "two"
+    old = str(uuid.UUID(hex=first["digest"]))
+    assert admin.ask(key, workflow_id=old).json()["answer"] == "one"
+    assert "answer: one" in admin("GET", f"/{row}/file", version=first["digest"][:10])
+    admin("POST", f"/{row}/restore", version=first["digest"])
+    assert admin.ask(key).json()["answer"] == "two"
+    admin("POST", f"/{row}/publish")
+    assert admin.ask(key).json()["answer"] == "one"
+    assert len(admin("GET", f"/{row}")["versions"]) == 2  # the same file again is the same version
+
+
+def test_what_is_wrong_with_a_change_is_said(told: dict[str, str], admin: Admin):
+    row = admin.id("plain")
+    assert "no draft" in admin("POST", f"/{row}/publish", 400)["error"]["message"]
+    assert "no version 'ninth'" in admin("POST", f"/{row}/restore", 404, version="ninth")["error"]["message"]
+    odd = admin("PUT", f"/{row}/file", 400, file="app: {mode: odd}")["error"]["message"]
+    assert odd.startswith("line 1: mode 'odd' is not known")
+    assert admin("PUT", f"/{row}/file", 400, file="{")["error"]["message"]
+    assert admin("POST", "", 400, file=simple("chat"), mapping={"models": 7})["error"]["param"] == "mapping"
+    assert admin("GET", "/nothing", 404)["error"]["code"] == "app_not_found"
+    assert admin("POST", f"/{row}/dance", 404)["error"]["code"] == "unknown_url"
+    assert admin("DELETE", f"/{row}/keys/nothing", 404)["error"]["code"] == "key_not_found"
+
+
+def test_an_app_is_switched_off_and_removed_with_its_keys(told: dict[str, str], admin: Admin):
+    mapping = {"models": {"*": "scripted/model"}}
+    made = admin("POST", "", 201, file=answering("here"), name="passing", mapping=mapping)
+    key = admin("POST", f"/{made['id']}/keys", 201)["key"]
+    assert admin("GET", f"/{made['id']}/keys")["data"][0]["hint"].endswith(key[-4:])
+    assert admin.ask(key).json()["answer"] == "here"
+    admin("PATCH", f"/{made['id']}", is_enabled=False)
+    assert admin.ask(key).status_code == 401
+    admin("PATCH", f"/{made['id']}", is_enabled=True)
+    assert admin.ask(key).status_code == 200
+    admin("DELETE", f"/{made['id']}")
+    assert admin.ask(key).status_code == 401
+    admin("GET", f"/{made['id']}", 404)
+
+
+# ------------------------------------------------------------------------------------------------ the page
+
+
+class Page:
+    def __init__(self, admin: Admin, name: str, visitor: str = ADA, **page: Any) -> None:
+        shown = admin("PATCH", f"/{admin.id(name)}", page={"is_on": True, **page})
+        self.url: str = shown["page"]["url"]
+        self.visitor = visitor
+
+    def __call__(self, method: str, path: str, visitor: str | None = None, **how: Any) -> httpx.Response:
+        headers = {"x-visitor": self.visitor if visitor is None else visitor}
+        return httpx.request(method, f"{self.url}/v1{path}", headers=headers, timeout=30, **how)
+
+
+def test_the_page_comes_with_a_strict_policy_and_all_that_it_needs(told: dict[str, str], admin: Admin):
+    page = Page(admin, "plain", origins=["https://shop.example", "javascript:alert(1)", "*"])
+    got = httpx.get(page.url)
+    policy = got.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self';")
+    assert policy.endswith("frame-ancestors 'self' https://shop.example *")
+    assert "unsafe" not in policy
+    assert "<script>" not in got.text
+    for name in ("page.js", "page.css", "markdown.js", "words.js", "embed.js"):
+        one = httpx.get(f"{admin.origin}/chat/-/{name}")
+        assert (one.status_code, one.headers["x-content-type-options"]) == (200, "nosniff")
+        assert "innerHTML" not in one.text
+    assert httpx.get(f"{admin.origin}/chat/-/../server.py").status_code == 404
+    admin("PATCH", f"/{admin.id('plain')}", page={"is_on": False})
+    assert httpx.get(page.url).status_code == 404
+    assert page("GET", "/info").json()["code"] == "not_found"
+
+
+def test_visitors_see_their_own_conversations_and_nobody_elses(told: dict[str, str], admin: Admin):
+    page = Page(admin, "talking")
+    first = page("POST", "/chat-messages", json={"query": "hello", "inputs": {}, "user": "somebody-else"}).json()
+    listed = page("GET", "/conversations", params={"user": "somebody-else"}).json()["data"]
+    assert [one["id"] for one in listed] == [first["conversation_id"]]
+    assert page("GET", "/conversations", BOB).json()["data"] == []
+    messages = f"/messages?conversation_id={first['conversation_id']}"
+    assert page("GET", messages).json()["data"][0]["query"] == "hello"
+    assert page("GET", messages, BOB).status_code == 404
+    rated = f"/messages/{first['message_id']}/feedbacks"
+    assert page("POST", rated, BOB, json={"rating": "like"}).status_code == 404
+    assert page("POST", rated, json={"rating": "like"}).status_code == 200
+    spoken = {"message_id": first["message_id"]}
+    assert page("POST", "/text-to-audio", BOB, json=spoken).status_code == 404
+    up = page("POST", "/files/upload", files={"file": ("a.txt", b"hello")}, data={"user": "x"}).json()
+    preview = f"/files/{up['id']}/preview"
+    assert page("GET", preview).content == b"hello"
+    assert page("GET", preview, BOB).status_code == 403
+    assert page("GET", "/conversations", "short").status_code == 401
+    for path in (
+        "/workflows/logs",
+        "/apps/annotations",
+        "/app/feedbacks",
+        "/end-users/x",
+        "/workflows/run/x",
+        "/models",
+    ):
+        assert page("GET", path).status_code == 404, path
+
+
+def test_a_completion_page_gives_another_answer(told: dict[str, str], admin: Admin):
+    page = Page(admin, "poems")
+    first = page("POST", "/completion-messages", json={"inputs": {"topic": "rain"}}).json()
+    more = page("POST", f"/messages/{first['message_id']}/more-like-this", json={})
+    assert (more.status_code, more.json()["answer"]) == (200, first["answer"])
+    assert more.json()["message_id"] != first["message_id"]
+    assert page("POST", f"/messages/{first['message_id']}/more-like-this", BOB, json={}).status_code == 404
+    plain = Page(admin, "plain")
+    assert plain("POST", f"/messages/{first['message_id']}/more-like-this", json={}).json()["code"] == "app_unavailable"
+
+
+def test_the_address_stays_when_the_page_is_switched_off_and_on(told: dict[str, str], admin: Admin):
+    page = Page(admin, "form")
+    admin("PATCH", f"/{admin.id('form')}", page={"is_on": False})
+    assert Page(admin, "form").url == page.url
