@@ -14,6 +14,7 @@ import msgspec
 
 from modelyard.base import settings
 from modelyard.cli import root
+from modelyard.gateway.admin_description import described
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import catalog_definition, catalog_names
 
@@ -138,7 +139,15 @@ def _types_cell(one: ProviderDefinition, kind: str) -> str:
 
 
 def pages() -> dict[str, str]:
-    return {"settings.md": settings_page(), "cli.md": cli_page(), "catalogue.md": catalogue_page()}
+    return {
+        "settings.md": settings_page(), "cli.md": cli_page(), "catalogue.md": catalogue_page(),
+        "openapi.json": openapi(),
+    }  # fmt: skip
+
+
+def openapi() -> str:
+    """The admin API's description: the console's types are made from it, so that a changed field breaks its build."""
+    return msgspec.json.format(msgspec.json.encode(described(), order="sorted"), indent=1).decode()
 
 
 if __name__ == "__main__":

@@ -1,85 +1,101 @@
-import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
-import { type ChangeEvent, type DragEvent, useState } from "react";
-import { api, type App, type Imported } from "../api";
-import { Copied, Trouble } from "../parts";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { Link, useNavigate } from "@tanstack/react-router";
+import { useState } from "react";
+import { api, type Shape } from "../api";
+import { blank } from "../canvas/file";
+import { Card, Drop, Empty, Field, Page, Pick, Switch, Trouble, useDo, useWrong } from "../parts/base";
 import { useChosen } from "../settings";
+import { filled } from "../words";
 
-// Apps: import files by dropping them, publish drafts, and put them on a page that people use.
+const MOST = 10 << 20;
+const hasCanvas = (mode: string) => mode === "workflow" || mode === "advanced-chat" || mode === "rag-pipeline";
+
 export const Apps = () => {
-  const { words } = useChosen();
-  const client = useQueryClient();
+  const { t } = useChosen();
   const apps = useQuery({ queryKey: ["apps"], queryFn: api.apps });
-  const [told, setTold] = useState<{ file: string; made?: Imported; trouble?: string }[]>([]);
-  const [isOver, setOver] = useState(false);
+  return (
+    <Page title={t.apps} text={t.appsText}>
+      <Trouble of={[apps]} />
+      <Import />
+      {apps.data && !apps.data.length && <Empty title={t.noApps}><p>{t.noAppsText}</p></Empty>}
+      <ul className="grid">{(apps.data ?? []).map((one) => <One key={one.id} app={one} />)}</ul>
+    </Page>
+  );
+};
 
-  const take = async (files: Iterable<File>) => {
+export const Workflows = () => {
+  const { t } = useChosen();
+  const navigate = useNavigate();
+  const apps = useQuery({ queryKey: ["apps"], queryFn: api.apps });
+  const [form, set] = useState({ name: "", mode: "workflow" });
+  const make = useDo(() => api.importApp(blank(form.name, form.mode as "workflow"), false), ["apps"]);
+  const shown = (apps.data ?? []).filter((one) => hasCanvas(one.mode));
+  return (
+    <Page title={t.workflows} text={t.workflowsText}>
+      <Trouble of={[apps]} />
+      <Card title={t.newWorkflow}>
+        <form className="row" onSubmit={(event) => { event.preventDefault(); void make.run().then((made) => { if (made) void navigate({ to: "/workflows/$id", params: { id: made.id } }); }); }}>
+          <Field label={t.name}><input required maxLength={100} value={form.name} onChange={(event) => set({ ...form, name: event.target.value })} /></Field>
+          <Pick label={t.kind} value={form.mode} onChange={(mode) => set({ ...form, mode })} options={[["workflow", t.modes.workflow], ["advanced-chat", t.modes["advanced-chat"]]]} />
+          <button type="submit" className="primary" disabled={make.isBusy}>{t.draw}</button>
+        </form>
+      </Card>
+      <Import />
+      {apps.data && !shown.length && <Empty title={t.noWorkflows} />}
+      <ul className="grid">{shown.map((one) => <One key={one.id} app={one} />)}</ul>
+    </Page>
+  );
+};
+
+// Files dropped here are imported, each with what it needs and what may be missing.
+const Import = () => {
+  const { t } = useChosen();
+  const said = useWrong();
+  const client = useQueryClient();
+  const [told, setTold] = useState<{ file: string; made?: Shape<"AppImported">; trouble?: string }[]>([]);
+  const take = async (files: File[]) => {
     setTold([]);
     for (const file of files) {
       try {
+        if (file.size > MOST) throw new Error(filled(t.tooLarge, { most: "10 MB" }));
         const made = await api.importApp(await file.text());
         setTold((all) => [...all, { file: file.name, made }]);
       } catch (error) {
-        setTold((all) => [...all, { file: file.name, trouble: (error as Error).message || words.lost }]);
+        setTold((all) => [...all, { file: file.name, trouble: said(error) }]);
       }
     }
     await client.invalidateQueries({ queryKey: ["apps"] });
   };
-  const drop = (event: DragEvent) => {
-    event.preventDefault();
-    setOver(false);
-    void take(event.dataTransfer.files);
-  };
-  const choose = (event: ChangeEvent<HTMLInputElement>) => {
-    void take([...(event.target.files ?? [])]);
-    event.target.value = "";
-  };
   return (
-    <>
-      <h1>{words.apps}</h1>
-      <Trouble of={[apps]} />
-      <section
-        className={`card drop${isOver ? " over" : ""}`} aria-label={words.importTitle} onDrop={drop}
-        onDragOver={(event) => { event.preventDefault(); setOver(true); }} onDragLeave={() => setOver(false)}
-      >
-        <label>{words.importText}<input type="file" accept=".yml,.yaml,.json" multiple onChange={choose} /></label>
-        <div role="status">
-          {told.map((one) => (
-            <div key={one.file}>
-              <p className={one.trouble ? "wrong" : ""}><strong>{one.file}</strong>: {one.trouble ?? words.imported}</p>
-              {one.made && one.made.needs.length > 0 && <p className="soft">{words.needs} {one.made.needs.join(", ")}</p>}
-              {one.made?.warnings.map((line) => <p className="soft" key={line}>{line}</p>)}
-            </div>
-          ))}
-        </div>
-      </section>
-      {apps.data && !apps.data.length && <p className="soft">{words.noApps}</p>}
-      {(apps.data ?? []).map((one) => <One key={one.id} app={one} />)}
-    </>
+    <Card title={t.importTitle}>
+      <Drop label={t.importText} accept=".yml,.yaml,.json" onFiles={(files) => void take(files)} />
+      <div role="status">
+        {told.map((one) => (
+          <div key={one.file}>
+            <p className={one.trouble ? "wrong" : ""}><strong>{one.file}</strong>: {one.trouble ?? t.imported} {one.made && <Link to={hasCanvas(one.made.mode) ? "/workflows/$id" : "/apps/$id"} params={{ id: one.made.id }}>{t.open}</Link>}</p>
+            {(one.made?.needs?.length ?? 0) > 0 && <p className="soft">{t.needs} {one.made!.needs!.join(", ")}</p>}
+            {one.made?.warnings?.map((line) => <p className="soft" key={line}>{line}</p>)}
+          </div>
+        ))}
+      </div>
+    </Card>
   );
 };
 
-const One = ({ app }: { app: App }) => {
-  const { words } = useChosen();
-  const client = useQueryClient();
-  const change = useMutation({
-    mutationFn: (what: () => Promise<unknown>) => what(),
-    onSettled: () => client.invalidateQueries({ queryKey: ["apps"] }),
-  });
+const One = ({ app }: { app: Shape<"AppShown"> }) => {
+  const { t } = useChosen();
+  const change = useDo((is: boolean) => api.setApp(app.id, { is_enabled: is }), ["apps"]);
   return (
-    <article className="card" aria-label={app.name}>
-      <h2>{app.name} <span className="soft">{app.mode}</span></h2>
+    <li className="card">
+      <h2><Link to="/apps/$id" params={{ id: app.id }}>{app.name}</Link></h2>
+      <p className="soft small">{(t.modes as Record<string, string>)[app.mode] ?? app.mode}</p>
       {app.description && <p>{app.description}</p>}
-      <p className="soft">{app.is_published ? words.published : words.neverPublished}{app.has_draft ? ` · ${words.hasDraft}` : ""}</p>
-      {change.error && <p className="wrong" role="alert">{change.error.message || words.lost}</p>}
-      <div className="row">
-        {app.has_draft && <button type="button" onClick={() => change.mutate(() => api.publish(app.id))}>{words.publish}</button>}
-        {app.is_published && (
-          <button type="button" aria-pressed={app.page.is_on} onClick={() => change.mutate(() => api.setPage(app.id, !app.page.is_on))}>
-            {app.page.is_on ? words.pageOff : words.pageOn}
-          </button>
-        )}
-        {app.page.url && <><a href={app.page.url} target="_blank" rel="noopener">{words.openPage}</a><Copied text={app.page.url} /></>}
+      <p className="small">{app.is_published ? t.published : t.neverPublished}{app.has_draft ? ` · ${t.hasDraft}` : ""}</p>
+      <div className="row tight">
+        {hasCanvas(app.mode) && <Link className="button" to="/workflows/$id" params={{ id: app.id }}>{t.canvas}</Link>}
+        {app.page.url && <a className="button" href={app.page.url} target="_blank" rel="noopener">{t.openPage}</a>}
+        <Switch label={t.on} isOn={app.is_enabled} onChange={(is) => void change.run(is)} />
       </div>
-    </article>
+    </li>
   );
 };

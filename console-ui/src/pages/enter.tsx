@@ -1,42 +1,78 @@
 import { useQueryClient } from "@tanstack/react-query";
-import { type FormEvent, useState } from "react";
-import { api, Refused } from "../api";
+import { useNavigate } from "@tanstack/react-router";
+import { type FormEvent, type ReactNode, useState } from "react";
+import { api } from "../api";
+import { useWrong } from "../parts/base";
 import { useChosen } from "../settings";
 
-// Signing in; or, where nobody has an account yet, making the first one.
-export const Enter = ({ isFirst, onDone }: { isFirst: boolean; onDone?: () => void }) => {
-  const { words } = useChosen();
-  const client = useQueryClient();
+const Form = ({ title, text, send, isWithin, children, button }: {
+  title: string; text?: string; send: (text: (name: string) => string) => Promise<unknown>; isWithin: boolean; children: ReactNode; button: string;
+}) => {
+  const said = useWrong();
   const [trouble, setTrouble] = useState("");
   const [isBusy, setBusy] = useState(false);
   const submit = async (event: FormEvent<HTMLFormElement>) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget);
-    const text = (name: string) => String(form.get(name) ?? "");
     setBusy(true);
     setTrouble("");
     try {
-      if (isFirst) await api.setUp(text("email"), text("name"), text("password"));
-      else await api.signIn(text("email"), text("password"));
-      await client.invalidateQueries();
-      onDone?.();
+      await send((name) => String(form.get(name) ?? ""));
     } catch (error) {
-      setTrouble(error instanceof Refused && error.status === 0 ? words.lost : (error as Error).message);
+      setTrouble(said(error));
     } finally {
       setBusy(false);
     }
   };
   return (
-    <form className="card narrow" onSubmit={submit}>
-      <h1>{isFirst ? words.setUpTitle : words.signInTitle}</h1>
-      {isFirst && <p>{words.setUpText}</p>}
-      {isFirst && <label>{words.name}<input name="name" autoComplete="name" required /></label>}
-      <label>{words.email}<input name="email" type="email" autoComplete="username" required /></label>
-      <label>{words.password}
+    <form className={isWithin ? "form" : "card narrow"} onSubmit={(event) => void submit(event)}>
+      {!isWithin && <h1>{title}</h1>}
+      {text && <p>{text}</p>}
+      {children}
+      {trouble && <p className="wrong" role="alert">{trouble}</p>}
+      <button className="primary" type="submit" disabled={isBusy}>{button}</button>
+    </form>
+  );
+};
+
+// Signing in; or, where nobody has an account yet, making the first one.
+export const Enter = ({ isFirst, isWithin = false, onDone }: { isFirst: boolean; isWithin?: boolean; onDone?: () => void }) => {
+  const { t } = useChosen();
+  const client = useQueryClient();
+  return (
+    <Form
+      title={isFirst ? t.setUpTitle : t.signInTitle} isWithin={isWithin} button={isFirst ? t.setUp : t.signIn} {...(isFirst ? { text: t.setUpText } : {})}
+      send={async (text) => {
+        await (isFirst ? api.setUp(text("email"), text("name"), text("password")) : api.signIn(text("email"), text("password")));
+        await client.invalidateQueries();
+        onDone?.();
+      }}
+    >
+      {isFirst && <label className="field">{t.name}<input name="name" autoComplete="name" required /></label>}
+      <label className="field">{t.email}<input name="email" type="email" autoComplete="username" required /></label>
+      <label className="field">{t.password}
         <input name="password" type="password" autoComplete={isFirst ? "new-password" : "current-password"} minLength={isFirst ? 10 : 1} required />
       </label>
-      {trouble && <p className="wrong" role="alert">{trouble}</p>}
-      <button className="primary" type="submit" disabled={isBusy}>{isFirst ? words.setUp : words.signIn}</button>
-    </form>
+    </Form>
+  );
+};
+
+// Somebody was invited, and comes by the link: what is behind `#` is never sent to a server by itself.
+export const Invited = () => {
+  const { t } = useChosen();
+  const client = useQueryClient();
+  const navigate = useNavigate();
+  return (
+    <Form
+      title={t.invitedTitle} isWithin={false} button={t.accept}
+      send={async (text) => {
+        await api.accept(location.hash.slice(1), text("name"), text("password"));
+        await client.invalidateQueries();
+        await navigate({ to: "/" });
+      }}
+    >
+      <label className="field">{t.name}<input name="name" autoComplete="name" required /></label>
+      <label className="field">{t.password}<input name="password" type="password" autoComplete="new-password" minLength={10} required /></label>
+    </Form>
   );
 };

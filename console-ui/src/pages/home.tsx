@@ -1,66 +1,76 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
-import { api, type Usage } from "../api";
-import { Trouble } from "../parts";
+import { api } from "../api";
+import { Card, Copied, Empty, Page, Trouble } from "../parts/base";
+import { Table } from "../parts/table";
 import { useChosen } from "../settings";
 import { filled } from "../words";
 
 const midnight = () => Math.floor(new Date().setHours(0, 0, 0, 0) / 1000);
 
 export const Home = () => {
-  const { words, number, money } = useChosen();
-  const models = useQuery({ queryKey: ["models"], queryFn: api.models });
-  const usage = useQuery({ queryKey: ["usage", "today"], queryFn: () => api.usage(midnight()), refetchInterval: 10_000 });
-  const resting = useQuery({ queryKey: ["resting"], queryFn: api.resting, refetchInterval: 10_000 });
+  const { t, number, money, span } = useChosen();
+  const usage = useQuery({ queryKey: ["usage", "today"], queryFn: () => api.usage("provider,model", midnight()) });
+  const failed = useQuery({ queryKey: ["calls", "failed today"], queryFn: () => api.calls({ since: midnight(), status: "failed", limit: 5 }) });
+  const resting = useQuery({ queryKey: ["resting"], queryFn: api.resting, retry: false });
+  const about = useQuery({ queryKey: ["about"], queryFn: api.about, staleTime: 60_000 });
+  const providers = useQuery({ queryKey: ["providers"], queryFn: api.providers, retry: false, staleTime: 30_000 });
+  const models = useQuery({ queryKey: ["catalogue", "ready"], queryFn: () => api.catalogue({ ready: true }), retry: false, staleTime: 30_000 });
   const rows = usage.data ?? [];
-  const sum = (pick: (one: Usage) => number) => rows.reduce((total, one) => total + pick(one), 0);
-  const count = Object.keys(resting.data ?? {}).length;
+  const sum = (pick: (one: (typeof rows)[number]) => number) => rows.reduce((total, one) => total + pick(one), 0);
+  const currencies = [...new Set(rows.map((one) => one.currency))];
   const isPriced = rows.every((one) => one.unpriced === 0);
-  const origin = location.origin;
+  const wrongs = [
+    ...(about.data?.problem ? [{ text: about.data.problem, to: "/settings", what: t.lookAtSettings }] : []),
+    ...Object.entries(resting.data ?? {}).map(([place, seconds]) => ({ text: filled(t.restingFor, { place, seconds: span(seconds) }), to: "/providers", what: t.lookAtProviders })),
+    ...(models.data && !models.data.some((one) => one.type === "llm") ? [{ text: t.noChatModel, to: "/providers", what: t.addProvider }] : []),
+  ];
+  const ready = (providers.data ?? []).filter((one) => models.data?.some((model) => model.provider === one.id));
   return (
-    <>
-      <h1>{words.welcome}</h1>
-      <Trouble of={[models, usage, resting]} />
-      <p>{words.running} {count ? filled(words.resting, { count }) : words.sayMore}</p>
-      <section className="card" aria-labelledby="today">
-        <h2 id="today">{words.today}</h2>
-        {usage.data && !rows.length && <p>{words.noCalls}</p>}
-        {rows.length > 0 && (
+    <Page title={t.home} text={about.data ? filled(t.runsSince, { version: about.data.version, span: span(about.data.uptime) }) : undefined}>
+      <Trouble of={[usage]} />
+      <Card title={t.needsYou}>
+        {wrongs.length ? <ul className="plain">{wrongs.map((one) => <li key={one.text}><span className="wrong">{one.text}</span> <Link to={one.to}>{one.what}</Link></li>)}</ul> : <p>{t.allWell}</p>}
+      </Card>
+      <Card title={t.today} actions={<Link to="/usage">{t.usageAndCost}</Link>}>
+        {usage.data && !rows.length ? (
+          <Empty title={t.noCalls}><p><Link to="/playground">{t.stepChat}</Link></p></Empty>
+        ) : rows.length > 0 && (
           <>
             <dl className="figures">
-              <div><dt>{words.calls}</dt><dd>{number(sum((one) => one.calls))}</dd></div>
-              <div><dt>{words.failed}</dt><dd>{number(sum((one) => one.failed))}</dd></div>
-              <div><dt>{words.tokens}</dt><dd>{number(sum((one) => one.prompt_tokens + one.completion_tokens))}</dd></div>
-              <div><dt>{words.cost}</dt><dd>{money(String(sum((one) => Number(one.cost ?? 0))), rows[0]?.currency ?? "USD")}{!isPriced && <small> {words.unpriced}</small>}</dd></div>
+              <div><dt>{t.callsMade}</dt><dd>{number(sum((one) => one.calls))}</dd></div>
+              <div><dt>{t.failed}</dt><dd>{number(sum((one) => one.failed))}</dd></div>
+              <div><dt>{t.tokens}</dt><dd>{number(sum((one) => one.prompt_tokens + one.completion_tokens))}</dd></div>
+              {currencies.map((currency) => (
+                <div key={currency}><dt>{t.cost}</dt><dd>{money(rows.filter((one) => one.currency === currency).reduce((total, one) => total + Number(one.cost), 0), currency)}{!isPriced && <small> {t.unpriced}</small>}</dd></div>
+              ))}
             </dl>
-            <table>
-              <caption>{words.byModel}</caption>
-              <thead><tr><th scope="col">{words.model}</th><th scope="col">{words.calls}</th><th scope="col">{words.tokens}</th><th scope="col">{words.cost}</th></tr></thead>
-              <tbody>
-                {rows.map((one) => (
-                  <tr key={one.model}>
-                    <th scope="row">{one.model}</th><td>{number(one.calls)}</td>
-                    <td>{number(one.prompt_tokens + one.completion_tokens)}</td><td>{one.cost === null ? "?" : money(one.cost, one.currency)}</td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
+            <Table caption={t.byModel} rows={rows} id={(one) => `${one.provider}/${one.model}/${one.currency}`} columns={[
+              { title: t.model, cell: (one) => <Link to="/requests" search={{ model: one.model, since: midnight() } as never}>{one.provider}/{one.model}</Link> },
+              { title: t.callsMade, cell: (one) => number(one.calls), isNumber: true },
+              { title: t.failed, cell: (one) => number(one.failed), isNumber: true },
+              { title: t.tokens, cell: (one) => number(one.prompt_tokens + one.completion_tokens), isNumber: true },
+              { title: t.cost, cell: (one) => money(one.cost, one.currency), isNumber: true },
+            ]} />
           </>
         )}
-      </section>
-      <section className="card" aria-labelledby="steps">
-        <h2 id="steps">{words.firstSteps}</h2>
+      </Card>
+      {(failed.data?.total ?? 0) > 0 && (
+        <Card title={t.lastFailures} actions={<Link to="/requests" search={{ status: "failed", since: midnight() } as never}>{t.allOfThem}</Link>}>
+          <ul className="plain">
+            {failed.data!.data.map((one) => <li key={one.id}><Link to="/requests/$id" params={{ id: one.call }}>{one.provider}/{one.model}</Link> <span className="wrong">{one.status}</span></li>)}
+          </ul>
+        </Card>
+      )}
+      <Card title={t.firstSteps}>
         <ol>
-          <li><Link to="/playground">{words.stepChat}</Link></li>
-          <li>{words.stepKey}: {words.stepKeyText} <code>{origin}/v1</code></li>
+          <li><Link to="/playground">{t.stepChat}</Link></li>
+          <li>{t.stepKeyText} <code>{location.origin}/v1</code> <Copied text={`${location.origin}/v1`} /></li>
+          <li><Link to="/providers">{t.addProvider}</Link>{ready.length > 0 && <span className="soft"> {filled(t.readyNow, { names: ready.map((one) => one.id).join(", ") })}</span>}</li>
+          <li><Link to="/workflows">{t.stepWorkflow}</Link></li>
+          <li><Link to="/knowledge">{t.stepKnowledge}</Link></li>
         </ol>
-      </section>
-      <section className="card" aria-labelledby="models">
-        <h2 id="models">{words.models}</h2>
-        <ul className="plain">
-          {(models.data ?? []).map((one) => <li key={one.id}><code>{one.id}</code> <span className="soft">{one.model_type}</span></li>)}
-        </ul>
-      </section>
-    </>
+      </Card>
+    </Page>
   );
 };

@@ -139,7 +139,8 @@ class Modelyard:
         self.queue = FairQueue(self.settings.queue.capacity, self.settings.queue.waiting)
         self.answers = self._answers()
         self.metrics = Metrics()
-        self.traces = Traces(self.database, self.ledger, self.clock, keep=self.settings.telemetry.decisions)
+        telemetry = self.settings.telemetry
+        self.traces = Traces(self.database, self.ledger, self.clock, keep=telemetry.decisions, records=telemetry.record)
         self._gauges()
         self._traces_sent = self._telemetry()
         self.models = ModelManager(
@@ -148,7 +149,7 @@ class Modelyard:
             self.clock,
             defaults=_defaults(self.settings),
             total_timeout=self.settings.timeouts.total or None,
-            passes_on=not any(_reads_along(one) for one in (*callbacks, *self._traces_sent)),
+            passes_on=not any(_reads_along(one) for one in (self.traces, *callbacks, *self._traces_sent)),
         )
         self.directory.on_change(lambda touched: self.models.forget())
         self._apply(self.settings)
@@ -476,6 +477,19 @@ class Modelyard:
             raise ConfigError(f"provider {provider!r} has no credential; `modelyard providers add {provider}` adds one")
         given = {one.name: one.values for one in status.credentials} or {"none needed": {}}
         return {name: await self._offered(definition, values) for name, values in given.items()}
+
+    async def check_credentials(self, tenant: str, provider: str, values: Mapping[str, Any]) -> list[str]:
+        """What a provider offers whoever shows these credentials. Raises its refusal; nothing is kept."""
+        definition = self.providers.factory_of(tenant).get_definition(provider)
+        if definition.wire == "local":
+            return [model.model for model in definition.entity.models if self.weights.is_present(model.model)]
+        owner = next((one for one in self.plugins.installed(tenant) if one.installation.provider == provider), None)
+        if owner is not None and owner.declaration.model is not None:
+            data = {"provider": owner.declaration.model.name, "credentials": dict(values)}
+            action = "validate_provider_credentials"
+            await self.plugins.one(tenant, owner.plugin_id, "model", action, data)
+            return [model.model for model in definition.entity.models]
+        return await self._offered(definition, values)
 
     async def _offered(self, definition: ProviderDefinition, credentials: Credentials) -> list[str]:
         """What a provider lists; where it has no list, one of its models after a call as small as can be."""

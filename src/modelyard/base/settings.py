@@ -118,6 +118,9 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     decisions: Literal["notable", "all", "none"] = "notable"
     """Which calls' decisions are kept for `modelyard explain`: those where anything but the first choice happened."""
     decision_days: float = 14.0
+    record: bool = False
+    """Keep what was asked and answered with the decisions, of every call, so that it can be looked at and asked again.
+    It lies in the database as it was said."""
     usage_days: float = 0.0
     """How long the ledger keeps its rows; 0 for ever."""
 

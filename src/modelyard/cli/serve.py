@@ -134,6 +134,8 @@ def _run(
         on_start=start,
         is_draining=lambda: state["server"].should_exit,
         others=peers.others if peers else lambda: (),
+        settings_file=settings_file(ctx),
+        environ=os.environ,
     )
     config = uvicorn.Config(
         gateway,  # pyright: ignore[reportArgumentType]  uvicorn's types of scopes are its own

@@ -1,14 +1,18 @@
 """The gateway around a Modelyard, as `serve` runs it and as tests do."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from modelyard.app import Modelyard
 from modelyard.app.agents import offer_of, tool_of
+from modelyard.base.settings import Settings, load_settings
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.dataset_calls import DatasetParts
+from modelyard.gateway.manage_parts import ManageParts, ServerState
+from modelyard.gateway.routes.app_runs import AppRuns
 from modelyard.gateway.routes.apps import AppsRoute
 from modelyard.gateway.server import Gateway, Parts
 from modelyard.gateway.service_parts import ServiceParts
@@ -20,8 +24,10 @@ def gateway_of(
     on_start: Callable[[], None] = lambda: None,
     is_draining: Callable[[], bool] = lambda: False,
     others: Callable[[], Iterable[Mapping[str, Any]]] = lambda: (),
+    settings_file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Gateway:
-    """Give it to any ASGI server."""
+    """Give it to any ASGI server. `settings_file` and `environ`: what the settings were read from."""
 
     def problem() -> str | None:
         if is_draining():
@@ -30,6 +36,44 @@ def gateway_of(
             return f"what calls cost cannot be written down: {yard.database.trouble}"
         return None if yard.upkeep.is_fresh else "changes to keys and limits are not heard of"
 
+    began = yard.clock.monotonic()
+    service = ServiceParts(
+        apps=yard.apps,
+        runs=yard.runs,
+        chats=yard.workflow_parts.chats,
+        conversations=yard.workflow_parts.conversations,
+        files=yard.files,
+        models=yard.models,
+        features=yard.workflow_parts.features,
+        origin=lambda: yard.origin,
+    )
+    known = environ if environ is not None else {"MODELYARD_HOME": yard.settings.home}
+    manage = ManageParts(
+        models=yard.models,
+        directory=yard.directory,
+        ledger=yard.ledger,
+        traces=yard.traces,
+        clock=yard.clock,
+        weights=yard.weights,
+        plugins=yard.plugins,
+        counters=yard.counters,
+        applying=yard.admission.applying,
+        cache_seconds=lambda tenant, route: _cache_seconds(yard, tenant, route),
+        check=yard.check_credentials,
+        server=lambda: _server(yard),
+        settings_schema=lambda: msgspec.json.schema(Settings),
+        settings_file=settings_file or yard.settings.home_path / "modelyard.yaml",
+        load_settings=lambda path: load_settings(known, config=str(path)),
+        overridden=sorted(name for name in known if name.startswith("MODELYARD_") and name != "MODELYARD_HOME"),
+        database=yard.database.engine,
+        jail=lambda: yard.workflow_parts.jail.level,
+        problem=problem,
+        services=yard.workflow_parts.services,
+        journal=yard.workflow_parts.journal,
+        annotations=yard.workflow_parts.features.annotations,
+        origin=lambda: yard.origin,
+        began=began,
+    )
     keeper = Gatekeeper(yard.settings.api_keys, yard.directory, yard.keys, yard.clock, yard.accounts)
     parts = Parts(
         models=yard.models,
@@ -44,16 +88,8 @@ def gateway_of(
         plugins=yard.plugins,
         files=yard.files,
         jail=lambda: yard.workflow_parts.jail.level,
-        service=ServiceParts(
-            apps=yard.apps,
-            runs=yard.runs,
-            chats=yard.workflow_parts.chats,
-            conversations=yard.workflow_parts.conversations,
-            files=yard.files,
-            models=yard.models,
-            features=yard.workflow_parts.features,
-            origin=lambda: yard.origin,
-        ),
+        service=service,
+        manage=manage,
         datasets=DatasetParts(
             datasets=lambda: yard.knowledge.datasets,
             external=lambda: yard.knowledge.external,
@@ -68,7 +104,7 @@ def gateway_of(
         ),
         accounts=yard.accounts,
         keeper=keeper,
-        apps=AppsRoute(yard.apps, yard.workflow_parts.pipelines, lambda: yard.origin),
+        apps=AppsRoute(yard.apps, yard.workflow_parts.pipelines, lambda: yard.origin, AppRuns(service, manage).of_app),
         sessions=yard.plugin_parts.sessions,
         plugin_key=yard.plugin_parts.key,
         is_plugin_interface_open=yard.settings.plugins.open_interface,
@@ -82,6 +118,21 @@ def gateway_of(
     )
     yard.on_reload(lambda settings: setattr(keeper, "keys", settings.api_keys))
     return Gateway(parts, keeper, max_body=yard.settings.max_body_mb << 20, on_start=on_start, on_close=yard.aclose)
+
+
+def _server(yard: Modelyard) -> ServerState:
+    settings = yard.settings
+    port = settings.plugins.debug_port if settings.workers == 1 else 0
+    return ServerState(
+        workers=settings.workers,
+        records=settings.telemetry.record,
+        debug_address=f"{settings.host}:{port}" if port else "",
+    )
+
+
+def _cache_seconds(yard: Modelyard, tenant: str, route: str) -> float:
+    found = yard.providers.route(tenant, route) if route else None
+    return (found.cache_seconds if found else 0.0) or yard.settings.cache.seconds
 
 
 def _models_by_provider(yard: Modelyard, tenant: str, kind: str) -> Sequence[Mapping[str, Any]]:

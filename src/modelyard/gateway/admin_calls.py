@@ -1,6 +1,8 @@
 """What routes of the admin API share: where they are, and whose things a call is about."""
 
-from modelyard.base.errors import NotFoundError
+import time
+
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.gateway.http import Request
 
 PREFIX = "/admin/v1/"
@@ -14,3 +16,28 @@ def tenant_of(request: Request) -> str:
     if not request.caller.is_operator:
         raise NotFoundError(f"tenant {named!r} does not exist", code="tenant_not_found")
     return named
+
+
+_MOST = 1000
+_DAY = 86_400.0
+
+
+def count_of(request: Request, name: str, default: int) -> int:
+    """How many are wanted. Raises InvokeBadRequestError."""
+    text = request.query(name)
+    if text is None:
+        return default
+    if not text.isdigit() or not 1 <= int(text) <= _MOST:
+        raise InvokeBadRequestError(f"{name!r} must be from 1 to {_MOST}", param=name)
+    return int(text)
+
+
+def span_of(request: Request) -> tuple[float, float]:
+    """`since` and `until`: the last thirty days where nothing is said. Raises InvokeBadRequestError."""
+    now = time.time()
+    try:
+        since = float(request.query("since") or now - 30 * _DAY)
+        until = float(request.query("until") or now + 1)
+    except ValueError:
+        raise InvokeBadRequestError("'since' and 'until' are seconds since 1970", param="since") from None
+    return since, until

@@ -16,11 +16,16 @@ from modelyard.gateway.dataset_calls import DatasetParts
 from modelyard.gateway.errors import error_reply, shape_of
 from modelyard.gateway.hosted_tools import FindTool, HostedTools
 from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply
+from modelyard.gateway.manage_parts import ManageParts
 from modelyard.gateway.routes import (
     a2a,
     accounts,
     admin,
+    api_docs,
+    app_runs,
     audio,
+    calls,
+    catalogue,
     chat_completions,
     cohere,
     completions,
@@ -30,6 +35,7 @@ from modelyard.gateway.routes import (
     generate_content,
     health,
     hooks,
+    installed_plugins,
     mcp,
     messages,
     metrics,
@@ -39,6 +45,7 @@ from modelyard.gateway.routes import (
     plugin_daemon,
     rerank,
     responses,
+    server_state,
     service,
     tools,
 )
@@ -85,6 +92,8 @@ class Parts:
     files: FileStore
     service: ServiceParts
     """What apps' callers reach."""
+    manage: ManageParts
+    """What administrators reach."""
     datasets: DatasetParts
     apps: AppsRoute
     accounts: Accounts
@@ -118,7 +127,7 @@ def build_routes(parts: Parts) -> _Routes:
     manager, clock, store = parts.models, parts.clock, parts.responses
     stored = responses.OneRoute(manager, store)
     google = generate_content.ListRoute(manager)
-    calls: dict[str, Mapping[str, Route]] = {
+    of_models: dict[str, Mapping[str, Route]] = {
         "/v1/chat/completions": {"POST": chat_completions.Route(manager, clock)},
         "/v1/responses": {"POST": responses.CreateRoute(manager, clock, store, HostedTools(parts.tools, parts.tool))},
         "/v1/responses/": {"GET": stored, "DELETE": stored, "POST": stored},
@@ -141,7 +150,7 @@ def build_routes(parts: Parts) -> _Routes:
     }
     health_of = health.Route(parts.jail)
     routes: dict[str, dict[str, tuple[Role | None, Route]]] = {
-        path: {verb: (Role.DEVELOPER, one) for verb, one in verbs.items()} for path, verbs in calls.items()
+        path: {verb: (Role.DEVELOPER, one) for verb, one in verbs.items()} for path, verbs in of_models.items()
     }
     # Apps' callers show keys of their own. Some of their addresses are others' too, with other verbs.
     apps = service.Service(parts.service)
@@ -167,6 +176,8 @@ def build_routes(parts: Parts) -> _Routes:
         accounts.PREFIX: dict.fromkeys(
             ("GET", "POST", "PATCH", "DELETE"), (None, accounts.AccountsRoute(parts.accounts, parts.keeper))
         ),
+        f"{accounts.PREFIX}docs": {"GET": (None, api_docs.page)},
+        f"{accounts.PREFIX}docs/": {"GET": (None, api_docs.page)},
         chat_page.PREFIX: dict.fromkeys(("GET", "POST", "PUT", "DELETE"), (None, page)),
         "/metrics": {"GET": (Role.VIEWER, metrics.Route(parts.metrics, parts.others))},
         "/health": {"GET": (None, health_of)},
@@ -187,7 +198,30 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
         }  # fmt: skip
     found[f"{admin_calls.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger))}
     found[f"{admin_calls.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger))}
-    found[f"{admin_calls.PREFIX}calls/"] = {"GET": (Role.VIEWER, admin.Explained(parts.traces, parts.ledger))}
+    manage = parts.manage
+    called, providers = calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
+    weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
+    runs = {verb: (Role.ADMIN, app_runs.RunsRoute(parts.service)) for verb in ("GET", "POST")}
+    prefix = admin_calls.PREFIX
+    found |= {
+        f"{prefix}calls": {"GET": (Role.VIEWER, called)},
+        f"{prefix}calls/": {"GET": (Role.VIEWER, called), "POST": (Role.DEVELOPER, called)},
+        f"{prefix}latency": {"GET": (Role.VIEWER, calls.LatencyRoute(manage))},
+        f"{prefix}providers": {"GET": (Role.ADMIN, providers)},
+        f"{prefix}providers/": {"GET": (Role.ADMIN, providers), "POST": (Role.ADMIN, providers)},
+        f"{prefix}catalogue": {"GET": (Role.DEVELOPER, catalogue.CatalogueRoute(manage))},
+        f"{prefix}weights": {"GET": (Role.ADMIN, weights)},
+        f"{prefix}weights/": {"POST": (Role.ADMIN, weights), "DELETE": (Role.ADMIN, weights)},
+        f"{prefix}plan": {"POST": (Role.ADMIN, catalogue.PlanRoute(manage))},
+        f"{prefix}plugins": {"GET": (Role.ADMIN, plugins), "POST": (Role.ADMIN, plugins)},
+        f"{prefix}plugins/": dict.fromkeys(("GET", "POST", "PATCH", "DELETE"), (Role.ADMIN, plugins)),
+        f"{prefix}market": {"GET": (Role.ADMIN, installed_plugins.MarketRoute(parts.plugins))},
+        f"{prefix}nodes": {"GET": (Role.DEVELOPER, app_runs.NodesRoute())},
+        f"{prefix}runs/": runs,
+        f"{prefix}about": {"GET": (Role.VIEWER, server_state.AboutRoute(manage))},
+        f"{prefix}settings": dict.fromkeys(("GET", "PUT"), (Role.OWNER, server_state.SettingsRoute(manage))),
+        f"{prefix}live": {"GET": (Role.VIEWER, server_state.LiveRoute(manage))},
+    }  # fmt: skip
     found[f"{admin_calls.PREFIX}resting"] = {"GET": (Role.ADMIN, admin.Resting(parts.models.providers.health))}
     found[f"{admin_calls.PREFIX}cache"] = {"DELETE": (Role.ADMIN, admin.CacheRoute(parts.answers))}
     connecting = oauth.ManageRoute(parts.plugins.credentials, parts.origin)
@@ -195,7 +229,7 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     verbs = ("GET", "POST", "PATCH", "PUT", "DELETE")
     found[f"{admin_calls.PREFIX}apps"] = dict.fromkeys(("GET", "POST"), (Role.ADMIN, parts.apps))
     found[f"{admin_calls.PREFIX}apps/"] = dict.fromkeys(verbs, (Role.ADMIN, parts.apps))
-    found["/admin/openapi.json"] = {"GET": (Role.VIEWER, admin.Description(lambda: found))}
+    found["/admin/openapi.json"] = {"GET": (Role.VIEWER, api_docs.description)}
     return found
 
 

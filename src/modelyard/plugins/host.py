@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from modelyard.plugins.debug import DebugRuntime
 from modelyard.plugins.declaration import Declaration, load_declaration
 from modelyard.plugins.environment import Environment, Environments
 from modelyard.plugins.identity import PluginIdentifier
-from modelyard.plugins.monitor import Monitor, taken
+from modelyard.plugins.monitor import Monitor, Taken, taken
 from modelyard.plugins.package import Package, read_package, save
 from modelyard.plugins.process import Launch, LocalRuntime, ProcessOptions, Runtime
 from modelyard.plugins.wardens import Wardens
@@ -242,6 +242,23 @@ class PluginHost:
         self._looks += 1
         if self._looks % _REST_LOOKS == 0:
             self._wardens.rest()
+
+    async def taken(self, identifier: str) -> Taken:
+        """What a plugin's processes on this machine take now."""
+        runtime = self._runtimes.get(identifier)
+        if not isinstance(runtime, LocalRuntime) or not runtime.instances:
+            return Taken()
+        sessions = {one.spawned.pid: runtime.options.max_memory for one in runtime.instances}
+        found = (await asyncio.to_thread(taken, sessions, self._wardens.pids())).values()
+        return Taken(
+            sum(one.bytes for one in found), [pid for one in found for pid in one.processes],
+            sum(one.seconds for one in found),
+        )  # fmt: skip
+
+    def lines(self, identifier: str) -> Sequence[tuple[float, str]]:
+        """What a plugin said lately, and its last words where it died: (seconds since 1970, text)."""
+        runtime = self._runtimes.get(identifier)
+        return list(runtime.lines) if isinstance(runtime, LocalRuntime) else []
 
     def pids(self) -> list[int]:
         """Of wardens and plugins."""

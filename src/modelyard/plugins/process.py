@@ -138,6 +138,8 @@ class LocalRuntime:
         self._starts = starts
         self._starting: asyncio.Task[Instance] | None = None
         self._failures = 0
+        self.lines: deque[tuple[float, str]] = deque(maxlen=500)
+        """What it said lately: (seconds since 1970, text)."""
         self._rests_until = 0.0
         self._why = ""
         self._is_closed = False
@@ -245,6 +247,7 @@ class LocalRuntime:
         return Instance(spawned, conversation, now(), writer, (out, err), errors, now())
 
     def _say(self, text: str) -> None:
+        self.lines.append((self._clock.time(), text))
         logger.info(text, extra={"fields": {"plugin": self.launch.plugin}})
 
     # ending
@@ -263,6 +266,7 @@ class LocalRuntime:
                 self._failed(how)  # one that never got ready is counted by who started it
             fields = {"plugin": self.launch.plugin, "how": how, "stderr": words}
             logger.warning("a plugin died", extra={"fields": fields})
+            self.lines.append((self._clock.time(), f"{how}\n{words}".strip()))
 
     def _failed(self, why: str, *, never_ready: bool = False) -> None:
         """One that served is started again at once, the first time. One that never got ready will hardly do better."""

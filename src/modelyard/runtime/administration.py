@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, InvokeBadRequestError
-from modelyard.models.types import JSON
+from modelyard.models.types import JSON, ModelType
 from modelyard.providers.definition import read_model
 from modelyard.runtime import api_keys
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
@@ -23,6 +23,7 @@ from modelyard.runtime.tenancy import (
     KINDS,
     ApiKey,
     CustomModel,
+    DefaultModel,
     Directory,
     Limit,
     OAuthClient,
@@ -244,6 +245,8 @@ class Administration:
                 check_limit(value)
             case Route():
                 self._check_route(tenant, name, value)
+            case DefaultModel():
+                self._check_default(tenant, name, value)
             case CustomModel():
                 self._providers.factory_of(tenant).get_definition(value.provider)
                 read_model(value.definition, value.provider)
@@ -268,6 +271,19 @@ class Administration:
             raise InvokeBadRequestError(f"{name!r} reads like a provider's model; choose another name", param="name")
         if route.hedge_after is not None and not 50 <= route.hedge_after < 100:
             raise InvokeBadRequestError("'hedge_after' is a percentile from 50 to below 100", param="hedge_after")
+
+    def _check_default(self, tenant: str, name: str, value: DefaultModel) -> None:
+        if name not in {*ModelType}:
+            raise InvokeBadRequestError(f"'name' is a model type: {', '.join(ModelType)}; not {name!r}", param="name")
+        provider, slash, model = value.model.partition("/")
+        if self._providers.route(tenant, value.model) is not None:
+            return
+        if not slash:
+            raise InvokeBadRequestError(f"{value.model!r} must read 'provider/model', or name a route", param="model")
+        definition = self._providers.factory_of(tenant).get_definition(provider)
+        known = self._providers.schema(tenant, provider, ModelType(name), model)
+        if known is None and not definition.entity.is_customizable:
+            raise InvokeBadRequestError(f"{provider!r} has no {name} model {model!r}", param="model")
 
     @staticmethod
     def _check_target(target: Target) -> None:

@@ -7,6 +7,7 @@ the process. What a process that was killed left open is closed by the next one.
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -164,6 +165,8 @@ class Ledger:
         self._segments: list[Segment] = []
         self._lock = threading.Lock()
         self._is_folding = False
+        self.settled: Counter[str] = Counter()
+        """Tenant → how many attempts this process has settled: who watches sees that there is something new."""
 
     # writing
 
@@ -253,6 +256,7 @@ class Ledger:
         )  # fmt: skip
 
     def _queue(self, row: tuple[Any, ...], segments: Sequence[Segment]) -> None:
+        self.settled[row[3]] += 1
         with self._lock:
             self._settled.append(row)
             self._segments.extend(segments)
@@ -342,10 +346,40 @@ class Ledger:
     def summary(self, tenant: str, *, by: Sequence[str], since: float = 0.0, until: float = 1e12) -> list[Spending]:
         """Rows added up by some of GROUPINGS, dearest first; currencies stay apart."""
         columns = ", ".join(GROUPINGS[name] for name in by)
-        statement = self._sql["sums"].replace("{columns}", columns)
+        selected = ", ".join(self._hour if name == "hour" else GROUPINGS[name] for name in by)
+        statement = self._sql["sums"].replace("{selected}", selected).replace("{columns}", columns)
         rows = self._database.read(statement, {"tenant": tenant, "since": since, "until": until})
         lines = [_spending(row, by) for row in rows]
         return sorted(lines, key=lambda line: (-line.cost, -line.calls, line.key))
+
+    @property
+    def _hour(self) -> str:
+        whole = "FLOOR(created_at / 3600)" if self._database.engine == "postgresql" else "created_at / 3600"
+        return f"CAST({whole} AS INTEGER) AS hour"
+
+    def page(
+        self, tenant: str, *, since: float, until: float, most: int, skip: int = 0, **wanted: str
+    ) -> tuple[list[UsageRow], int]:
+        """A tenant's attempts, newest first, from `skip` on, and how many there are. `wanted`: values of FILTERS."""
+        if unknown := wanted.keys() - FILTERS.keys():
+            raise ValueError(f"no filter {unknown}")
+        clauses = "".join(f" AND {FILTERS[name]} = :{name}" for name in wanted)
+        if wanted.get("status") == "failed":
+            clauses = clauses.replace("status = :status", "status NOT IN ('ok', 'cached') AND :status <> ''")
+        values = {"tenant": tenant, "since": since, "until": until, **wanted}
+        count = self._database.read(self._sql["count_attempts"].replace("{clauses}", clauses), values)[0]["count"]
+        if skip >= count:
+            return [], count
+        statement = self._sql["attempts"].replace("{clauses}", clauses)
+        return self._rows(self._database.read(statement, {**values, "most": most, "skip": skip})), count
+
+    def percentiles(self, tenant: str, *, since: float, until: float) -> list[dict[str, Any]]:
+        """By model, of attempts that went well: `latency` and `first_chunk`, in seconds."""
+        values = {"tenant": tenant, "since": since, "until": until}
+        whole = {row["model"]: dict(row) for row in self._database.read(self._sql["latencies"], values)}
+        for row in self._database.read(self._sql["first_chunks"], values):
+            whole[row["model"]] |= {f"first_{name}": row[name] for name in ("p50", "p90", "p99")}
+        return list(whole.values())
 
     def used_since(self, since: float) -> list[Any]:
         """What every tenant, key, user and model used: for the limits' counters."""
@@ -371,8 +405,20 @@ GROUPINGS = {
     "tenant": "tenant",
     "status": "status",
     "day": "day",
+    "hour": "hour",
 }
-"""What sums may be made by → the column."""
+"""What sums may be made by → the column; `hour` is made of a time, in each database's own words."""
+FILTERS = {
+    "provider": "provider",
+    "model": "model",
+    "type": "model_type",
+    "credential": "credential",
+    "key": "api_key",
+    "user": '"user"',
+    "status": "status",
+    "call": "invocation",
+}
+"""What attempts may be picked by → the column. The status `failed` stands for all that did not go well."""
 
 
 class _Lost(NamedTuple):

@@ -103,8 +103,8 @@ class ModelManager:
         return credentials[0].values if credentials else {}
 
     def get_default_model_instance(self, tenant: str, model_type: ModelType) -> ModelInstance:
-        """The tenant's default of a type: the one that was set, else the first that is ready."""
-        if name := self._defaults.get(model_type):
+        """The tenant's default of a type: its own, else the settings', else the first that is ready."""
+        if name := self._providers.default(tenant, model_type) or self._defaults.get(model_type):
             return self._find(tenant, name, model_type)
         provider, model = self._providers.first_model(tenant, model_type)
         return self.get_model_instance(tenant, provider, model_type, model)

@@ -19,6 +19,7 @@ from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Credential, Deployment, Health, LBModelManager, Plan
 from modelyard.runtime.tenancy import (
     CustomModel,
+    DefaultModel,
     Directory,
     Installation,
     Limit,
@@ -331,6 +332,11 @@ class ProviderManager:
     def routes(self, tenant: str) -> list[tuple[str, Route]]:
         found = self._directory.of(tenant, Route) if self._directory else []
         return [(one.name, route) for one, route in found]
+
+    def default(self, tenant: str, model_type: ModelType) -> str:
+        """What a tenant has chosen for a type; empty where it has not."""
+        found = self._directory.named(tenant, DefaultModel, model_type.value) if self._directory else None
+        return found.model if found else ""
 
     def first_model(self, tenant: str, model_type: ModelType) -> tuple[str, str]:
         """The first declared model of a type. Raises NotFoundError where none is ready."""

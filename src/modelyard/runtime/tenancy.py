@@ -122,6 +122,14 @@ class CustomModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     definition: dict[str, Any]
 
 
+class DefaultModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a tenant's `default` stands for; its name is the model type."""
+
+    kind: ClassVar[str] = "default"
+    model: str
+    """`provider/model`."""
+
+
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """A plugin that a tenant has; its name is the plugin's, as `author/name`."""
 
@@ -265,14 +273,15 @@ class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Stored = (
-    Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel
+    Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel | DefaultModel
     | Installation | PluginEndpoint | Subscription | ToolCredential | OAuthClient | PluginTask | StoredApp | AppKey
     | DatasetKey | ToolProvider
 )  # fmt: skip
 KINDS: Mapping[str, type[Any]] = {
     one.kind: one
     for one in (
-        Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, Installation, PluginEndpoint, Subscription,
+        Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, DefaultModel, Installation, PluginEndpoint,
+        Subscription,
         ToolCredential, OAuthClient, PluginTask, StoredApp, AppKey, DatasetKey, ToolProvider,
     )
 }  # fmt: skip

@@ -7,6 +7,8 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError
 from modelyard.base.log import redaction
+from modelyard.models.speech2text import Speech2TextRequest
+from modelyard.models.verbatim import VerbatimRequest
 from modelyard.runtime.callbacks import Callback, Outcome
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
@@ -17,8 +19,16 @@ _encode = msgspec.json.Encoder().encode
 
 class Traces(Callback):
     def __init__(
-        self, database: Database, ledger: Ledger, clock: Clock, *, keep: Literal["notable", "all", "none"] = "notable"
+        self,
+        database: Database,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        keep: Literal["notable", "all", "none"] = "notable",
+        records: bool = False,
     ) -> None:
+        """`records`: what was asked and answered is kept too, of every call."""
+        self.wants_result = records
         self._database = database
         self._ledger = ledger
         self._clock = clock
@@ -32,10 +42,18 @@ class Traces(Callback):
         self._ended(invocation, outcome)
 
     def _ended(self, invocation: Invocation, outcome: Outcome) -> None:
-        if self._keep == "none":
+        if self._keep == "none" and not self.wants_result:
             return
-        if self._keep == "all" or invocation.record.is_notable or outcome.status not in ("ok", "cancelled"):
-            body = redaction.strike(_encode(_story(invocation, outcome, self._clock.monotonic())).decode())
+        if (
+            self._keep == "all"
+            or self.wants_result
+            or invocation.record.is_notable
+            or outcome.status not in ("ok", "cancelled")
+        ):
+            story = _story(invocation, outcome, self._clock.monotonic())
+            if self.wants_result:
+                story |= {"request": _asked(invocation), "answer": outcome.result}
+            body = redaction.strike(_encode(story).decode())
             values = (invocation.id, invocation.tenant, self._clock.time(), body)
             try:
                 self._database.write(self._sql["put"], values)
@@ -62,6 +80,16 @@ class Traces(Callback):
         self._database.transact(lambda it: it.execute(self._sql["forget"], (before,)), is_kept=True, may_gather=True)
 
 
+def _asked(invocation: Invocation) -> Any:
+    """The request; without what is only bytes, as recordings are."""
+    request = invocation.request
+    if isinstance(request, VerbatimRequest):
+        request = request.parse()
+    if isinstance(request, Speech2TextRequest):
+        return {"file": f"{len(request.audio):,} bytes"}
+    return request
+
+
 def _story(invocation: Invocation, outcome: Outcome, now: float) -> dict[str, Any]:
     return {
         "asked_for": invocation.route or f"{invocation.provider}/{invocation.model}",
@@ -75,6 +103,7 @@ def _story(invocation: Invocation, outcome: Outcome, now: float) -> dict[str, An
 def _attempt(row: Any) -> dict[str, Any]:
     return {
         "attempt": row.attempt,
+        "started_at": row.created_at,
         "model": f"{row.provider}/{row.model}",
         "credential": row.credential,
         "status": row.status,

@@ -96,6 +96,11 @@ class Conversations:
         rows = await self._rows("newest", tenant=tenant, app=app, user=user)
         return [_read(row, Conversation) for row in rows]
 
+    async def of_app(self, tenant: str, app: str, *, most: int) -> list[Conversation]:
+        """Everybody's, newest first."""
+        rows = await self._rows("of_app", tenant=tenant, app=app, most=most)
+        return [_read(row, Conversation) for row in rows]
+
     async def rename(self, one: Conversation, name: str) -> Conversation:
         now = self._now()
         await self._do("rename", (name, now, one.tenant, one.id))

@@ -7,7 +7,6 @@ tenant does not exist.
 import asyncio
 import csv
 import io
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +15,12 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import need
-from modelyard.base.version import __version__
-from modelyard.gateway.admin_calls import PREFIX, tenant_of
+from modelyard.gateway.admin_calls import PREFIX, count_of, span_of, tenant_of
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply
 from modelyard.models.types import JSON
-from modelyard.runtime.administration import INPUTS, Administration
-from modelyard.runtime.caller import Role
+from modelyard.runtime.administration import Administration
 from modelyard.runtime.ledger import GROUPINGS, Ledger, UsageRow
 from modelyard.runtime.load_balancing import Health
-from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers
 
 PLURALS: Mapping[str, str] = {
@@ -35,9 +31,9 @@ PLURALS: Mapping[str, str] = {
     "models": "model",
     "routes": "route",
     "limits": "limit",
+    "defaults": "default",
 }
 _MOST = 1000
-_DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class Collection:
     async def _one_of(self, request: Request, tenant: str, rest: Sequence[str]) -> Reply:
         match request.method, *rest:
             case ("GET",):
-                most = _count(request, "limit", 100)
+                most = count_of(request, "limit", 100)
                 found = await self.admin.list(tenant, self.kind, after=request.query("after") or "", most=most + 1)
                 return json_reply({"data": found[:most], "has_more": len(found) > most})
             case ("POST",):
@@ -112,11 +108,17 @@ class Usage:
         by = [one for one in (request.query("by") or "provider,model").split(",") if one]
         if not by or set(by) - set(GROUPINGS):
             raise InvokeBadRequestError(f"'by' takes {', '.join(GROUPINGS)}", param="by")
-        since, until = _span(request)
+        since, until = span_of(request)
         tenant = tenant_of(request)
         sums = await asyncio.to_thread(self.ledger.summary, tenant, by=by, since=since, until=until)
-        data = [{**dict(zip(by, one.key, strict=True)), **_built(one)} for one in sums]
+        data = [{**_named(by, one.key), **_built(one)} for one in sums]
         return json_reply({"data": data, "since": since, "until": until})
+
+
+def _named(by: Sequence[str], key: Sequence[str]) -> JSON:
+    return {
+        name: int(value) if name in ("day", "hour") else value for name, value in zip(by, key, strict=True)
+    }  # fmt: skip
 
 
 def _built(one: Any) -> JSON:
@@ -130,7 +132,7 @@ class Rows:
     ledger: Ledger
 
     async def __call__(self, request: Request) -> StreamReply:
-        since, until = _span(request)
+        since, until = span_of(request)
         tenant = tenant_of(request)
         form = request.query("format") or "jsonl"
         if form not in ("jsonl", "csv"):
@@ -180,19 +182,6 @@ def _cell(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """GET /admin/v1/calls/ID: what was decided on the way of a call, and its attempts."""
-
-    traces: Traces
-    ledger: Ledger
-
-    async def __call__(self, request: Request) -> Reply:
-        name = request.path.removeprefix(f"{PREFIX}calls/")
-        await self.ledger.flush()
-        return json_reply(await asyncio.to_thread(self.traces.explain, tenant_of(request), name))
-
-
-@dataclass(frozen=True, slots=True)
 class Resting:
     """GET /admin/v1/resting: which of a tenant's deployments and credentials rest, in this process, and how long."""
 
@@ -214,92 +203,3 @@ class CacheRoute:
     async def __call__(self, request: Request) -> Reply:
         await self.answers.clear(tenant_of(request))
         return json_reply({"cleared": True})
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """GET /admin/openapi.json: all of this, for programs."""
-
-    paths: Callable[[], Mapping[str, Mapping[str, tuple[Role | None, Any]]]]
-
-    async def __call__(self, request: Request) -> Reply:
-        return json_reply(described(self.paths()))
-
-
-def described(paths: Mapping[str, Mapping[str, tuple[Role | None, Any]]]) -> JSON:
-    """An OpenAPI 3.1 description of the admin routes."""
-    kinds = list(INPUTS.values())
-    (_, schemas) = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    found: JSON = {}
-    for path, methods in paths.items():
-        if path.startswith(PREFIX):
-            found |= _described(path, methods)
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Modelyard admin API", "version": __version__},
-        "servers": [{"url": "/"}],
-        "security": [{"key": []}],
-        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}, "schemas": schemas},
-        "paths": found,
-    }
-
-
-def _described(path: str, methods: Mapping[str, tuple[Role | None, Any]]) -> JSON:
-    name = path.removeprefix(PREFIX).strip("/")
-    kind = PLURALS.get(name)
-    if kind is None:
-        shown = f"{path}{{id}}" if path.endswith("/") else path
-        return {shown: {verb.lower(): _operation(verb, name, role, shown) for verb, (role, _) in methods.items()}}
-    if not path.endswith("/"):
-        return {path: {verb.lower(): _operation(verb, name, role, path, kind) for verb, (role, _) in methods.items()}}
-    one = f"{path}{{id}}"
-    found: JSON = {
-        one: {
-            verb.lower(): _operation(verb, name, role, one, kind)
-            for verb, (role, _) in methods.items()
-            if verb != "POST"
-        }
-    }
-    if kind == "key":
-        for verb in ("rotate", "revoke"):
-            found[f"{one}/{verb}"] = {"post": _operation("POST", f"{name}_{verb}", methods["POST"][0], f"{one}/{verb}")}
-    return found
-
-
-def _operation(verb: str, name: str, role: Role | None, path: str, kind: str | None = None) -> JSON:
-    parameters: list[JSON] = [_parameter("tenant", "query", is_needed=False)]
-    if "{id}" in path:
-        parameters.append(_parameter("id", "path", is_needed=True))
-    operation: JSON = {
-        "operationId": f"{verb.lower()}_{name}{'_one' if path.endswith('{id}') else ''}".replace("/", "_"),
-        "description": f"Needs the role {role.value}." if role else "",
-        "parameters": parameters,
-        "responses": {"200": {"description": "done"}, "404": {"description": "this tenant has no such thing"}},
-    }
-    if kind is not None and verb in ("POST", "PATCH"):
-        schema = {"$ref": f"#/components/schemas/{INPUTS[kind].__name__}"}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return operation
-
-
-def _parameter(name: str, where: str, *, is_needed: bool) -> JSON:
-    return {"name": name, "in": where, "required": is_needed, "schema": {"type": "string"}}
-
-
-def _count(request: Request, name: str, default: int) -> int:
-    text = request.query(name)
-    if text is None:
-        return default
-    if not text.isdigit() or not 1 <= int(text) <= _MOST:
-        raise InvokeBadRequestError(f"{name!r} must be from 1 to {_MOST}", param=name)
-    return int(text)
-
-
-def _span(request: Request) -> tuple[float, float]:
-    now = time.time()
-    try:
-        since = float(request.query("since") or now - 30 * _DAY)
-        until = float(request.query("until") or now + 1)
-    except ValueError:
-        raise InvokeBadRequestError("'since' and 'until' are seconds since 1970", param="since") from None
-    return since, until

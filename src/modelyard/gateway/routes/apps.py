@@ -1,17 +1,19 @@
 """/admin/v1/apps: apps imported, looked at, published, put back, shown on a page; and the keys of their callers."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
 from modelyard.gateway.admin_calls import PREFIX, tenant_of
-from modelyard.gateway.http import Reply, Request, json_reply, read_json
+from modelyard.gateway.admin_shapes import FileCheck, FileProblem
+from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, read_json
 from modelyard.models.types import JSON
 from modelyard.workflow.apps import Apps, DraftChangedError, FoundApp
-from modelyard.workflow.dsl import App, AppMapping
+from modelyard.workflow.dsl import App, AppMapping, DslError, Problem, loads
 from modelyard.workflow.pipelines import Pipelines
 
 
@@ -20,11 +22,17 @@ class AppsRoute:
     apps: Apps
     pipelines: Pipelines
     origin: Callable[[], str]
+    below: Callable[[Request, FoundApp, Sequence[str]], Awaitable[Reply | StreamReply]]
+    """What else there is of an app: its runs, what people said to it."""
 
-    async def __call__(self, request: Request) -> Reply:
+    async def __call__(self, request: Request) -> Reply | StreamReply:
         tenant = tenant_of(request)
         rest = request.path.rstrip("/").removeprefix(f"{PREFIX}apps").strip("/")
         name, *more = rest.split("/") if rest else [""]
+        if (request.method, rest) == ("POST", "check"):
+            body = await request.json()
+            text = need(body, "file", str)
+            return json_reply(await asyncio.to_thread(_checked, text, may(body, "name", str) or ""))
         match request.method, bool(name), *more:
             case "GET", False:
                 return json_reply({"data": [self._shown(one) for one in self.apps.all(tenant)], "has_more": False})
@@ -40,7 +48,7 @@ class AppsRoute:
             case _:
                 return await self._of_one(request, self.apps.find(tenant, name), more)
 
-    async def _of_one(self, request: Request, found: FoundApp, rest: Sequence[str]) -> Reply:
+    async def _of_one(self, request: Request, found: FoundApp, rest: Sequence[str]) -> Reply | StreamReply:
         match request.method, *rest:
             case "GET", "file":
                 wanted = request.query("version")
@@ -68,7 +76,7 @@ class AppsRoute:
                 await self.apps.revoke_key(found, row)
                 return json_reply({"id": row, "deleted": True})
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                return await self.below(request, found, rest)
 
     async def _import(self, request: Request, tenant: str) -> Reply:
         body = await request.json()
@@ -129,6 +137,22 @@ class AppsRoute:
             ]
             shown["mapping"] = stored.mapping
         return shown
+
+
+def _checked(text: str, name: str) -> FileCheck:
+    """What is wrong with an app's file, and what it needs."""
+    try:
+        app = loads(text, name=name)
+    except DslError as error:
+        return FileCheck(problems=[_problem(one) for one in error.problems], warnings=[], needs=[])
+    return FileCheck(
+        problems=[], warnings=[_problem(one) for one in app.warnings],
+        needs=[f"{one.kind} {one.name}" for one in app.needs],
+    )  # fmt: skip
+
+
+def _problem(one: Problem) -> FileProblem:
+    return FileProblem(message=one.message, line=one.line, node=one.node, field=one.field)
 
 
 def _report(app: App) -> JSON:

@@ -49,3 +49,8 @@ UPDATE messages SET rating = ?, feedback = ?, rated_at = ? WHERE tenant = ? AND 
 -- name: rated
 -- What was thought of an app's messages.
 SELECT * FROM messages WHERE tenant = :tenant AND app = :app AND rating <> '' ORDER BY rated_at DESC LIMIT :most OFFSET :skip;
+
+-- name: of_app
+-- Everybody's with an app, those that were spoken in last first.
+SELECT * FROM conversations WHERE tenant = :tenant AND app = :app AND is_deleted = 0
+ORDER BY updated_at DESC LIMIT :most;

@@ -29,7 +29,7 @@ DELETE FROM usage WHERE created_at < :before
 
 -- name: sums
 -- A tenant's attempts of a span of time, added up by columns that the caller picked from a fixed list.
-SELECT {columns}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS calls,
+SELECT {selected}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS calls,
        SUM(CASE WHEN status IN ('ok', 'cached') THEN 0 ELSE 1 END) AS failed,
        SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens,
        SUM(cached_tokens) AS cached_tokens, SUM(reasoning_tokens) AS reasoning_tokens,
@@ -44,3 +44,35 @@ SELECT tenant, api_key, "user", provider, model, COUNT(DISTINCT invocation) AS c
        SUM(prompt_tokens + completion_tokens) AS tokens, COALESCE(SUM(nanos), 0) AS nanos
 FROM usage WHERE created_at >= :since AND status <> 'cached'
 GROUP BY tenant, api_key, "user", provider, model;
+
+-- name: attempts
+-- A tenant's attempts of a span of time that fit what is asked for, newest first, from some place on.
+SELECT * FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until{clauses}
+ORDER BY created_at DESC, id DESC LIMIT :most OFFSET :skip;
+
+-- name: count_attempts
+-- How many those are.
+SELECT COUNT(*) AS count FROM usage
+WHERE tenant = :tenant AND created_at >= :since AND created_at < :until{clauses};
+
+-- name: latencies
+-- How long attempts took that went well, by model: the seconds within which half, nine of ten and 99 of 100 were done.
+SELECT model, MAX(n) AS calls, MIN(CASE WHEN place >= 0.5 * n THEN latency END) AS p50,
+       MIN(CASE WHEN place >= 0.9 * n THEN latency END) AS p90, MIN(CASE WHEN place >= 0.99 * n THEN latency END) AS p99
+FROM (SELECT provider || '/' || model AS model, latency,
+             ROW_NUMBER() OVER (PARTITION BY provider, model ORDER BY latency) AS place,
+             COUNT(*) OVER (PARTITION BY provider, model) AS n
+      FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until AND status = 'ok') AS ranked
+GROUP BY model ORDER BY calls DESC, model;
+
+-- name: first_chunks
+-- The same of the seconds until the first chunk, where there was one.
+SELECT model, MIN(CASE WHEN place >= 0.5 * n THEN first_chunk END) AS p50,
+       MIN(CASE WHEN place >= 0.9 * n THEN first_chunk END) AS p90,
+       MIN(CASE WHEN place >= 0.99 * n THEN first_chunk END) AS p99
+FROM (SELECT provider || '/' || model AS model, first_chunk,
+             ROW_NUMBER() OVER (PARTITION BY provider, model ORDER BY first_chunk) AS place,
+             COUNT(*) OVER (PARTITION BY provider, model) AS n
+      FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until AND status = 'ok'
+        AND first_chunk IS NOT NULL) AS ranked
+GROUP BY model;

@@ -1,0 +1,181 @@
+// What pages are made of. Dialogs, tabs, menus and lists are React Aria's: they know keyboards and screen readers.
+import { useMutation, useQueryClient, type UseQueryResult } from "@tanstack/react-query";
+import { type ComponentProps, createContext, type ReactNode, useContext, useEffect, useId, useState } from "react";
+import { Dialog as AriaDialog, Heading, Modal, ModalOverlay, Switch as AriaSwitch, Tab, TabList, TabPanel, Tabs } from "react-aria-components";
+import { Refused } from "../api";
+import { useChosen } from "../settings";
+
+export const Page = ({ title, text, actions, children }: { title: string; text?: string | undefined; actions?: ReactNode; children: ReactNode }) => {
+  useEffect(() => { document.title = `${title} · Modelyard`; }, [title]);
+  return (
+    <>
+      <div className="head">
+        <div><h1>{title}</h1>{text && <p className="soft">{text}</p>}</div>
+        {actions && <div className="row">{actions}</div>}
+      </div>
+      {children}
+    </>
+  );
+};
+
+export const Card = ({ title, actions, children, className = "" }: { title?: ReactNode; actions?: ReactNode; children: ReactNode; className?: string }) => {
+  const id = useId();
+  return (
+    <section className={`card ${className}`} {...(title ? { "aria-labelledby": id } : {})}>
+      {(title || actions) && <div className="head"><h2 id={id}>{title}</h2>{actions && <div className="row">{actions}</div>}</div>}
+      {children}
+    </section>
+  );
+};
+
+export const Empty = ({ title, children }: { title: string; children?: ReactNode }) => (
+  <div className="empty"><p><strong>{title}</strong></p>{children}</div>
+);
+
+export const useWrong = () => {
+  const { t } = useChosen();
+  return (error: unknown) => (error instanceof Refused && error.status === 0 ? t.lost : error instanceof Error ? error.message : String(error));
+};
+
+// What went wrong with any of these, once.
+export const Trouble = ({ of }: { of: (UseQueryResult<unknown> | { error: unknown } | null)[] }) => {
+  const said = useWrong();
+  const error = of.find((one) => one?.error)?.error;
+  return error ? <p className="wrong" role="alert">{said(error)}</p> : null;
+};
+
+// Words that come up for a moment at the page's edge, and are read out.
+interface Toast { id: number; text: string; isBad: boolean }
+const Toasts = createContext<(text: string, isBad?: boolean) => void>(() => {});
+export const useToast = () => useContext(Toasts);
+let last = 0;
+export const HasToasts = ({ children }: { children: ReactNode }) => {
+  const { t } = useChosen();
+  const [all, set] = useState<Toast[]>([]);
+  const add = (text: string, isBad = false) => {
+    const id = ++last;
+    set((now) => [...now.slice(-3), { id, text, isBad }]);
+    if (!isBad) setTimeout(() => set((now) => now.filter((one) => one.id !== id)), 4000);
+  };
+  return (
+    <Toasts value={add}>
+      {children}
+      <div className="toasts" role="status" aria-live="polite">
+        {all.map((one) => (
+          <p key={one.id} className={one.isBad ? "bad" : ""}>
+            {one.text} <button type="button" className="link" aria-label={t.dismiss} onClick={() => set((now) => now.filter((it) => it.id !== one.id))}>×</button>
+          </p>
+        ))}
+      </div>
+    </Toasts>
+  );
+};
+
+// Do something, say how it went, and have what it touched asked for again.
+export const useDo = <A extends unknown[], R>(work: (...given: A) => Promise<R>, touches: string[] = [], done = "") => {
+  const client = useQueryClient();
+  const toast = useToast();
+  const said = useWrong();
+  const it = useMutation({
+    mutationFn: (given: A) => work(...given),
+    onError: (error) => toast(said(error), true),
+    onSuccess: () => { if (done) toast(done); },
+    onSettled: () => Promise.all(touches.map((key) => client.invalidateQueries({ queryKey: [key] }))),
+  });
+  return { run: (...given: A) => it.mutateAsync(given).catch(() => undefined), isBusy: it.isPending, error: it.error, data: it.data };
+};
+
+export const Copied = ({ text, label }: { text: string; label?: string }) => {
+  const { t } = useChosen();
+  const toast = useToast();
+  return <button type="button" onClick={() => void navigator.clipboard.writeText(text).then(() => toast(t.copied), () => toast(t.cannotCopy, true))}>{label ?? t.copy}</button>;
+};
+
+export const Switch = ({ label, isOn, onChange, isDisabled = false }: { label: string; isOn: boolean; onChange: (is: boolean) => void; isDisabled?: boolean }) => (
+  <AriaSwitch className="switch" isSelected={isOn} onChange={onChange} isDisabled={isDisabled}><span className="knob" />{label}</AriaSwitch>
+);
+
+export const Tabbed = ({ tabs, at, onChange, label }: { tabs: { id: string; title: string; body: () => ReactNode }[]; at: string; onChange: (id: string) => void; label: string }) => (
+  <Tabs className="tabs" selectedKey={tabs.some((one) => one.id === at) ? at : (tabs[0]?.id ?? "")} onSelectionChange={(key) => onChange(String(key))}>
+    <TabList aria-label={label}>{tabs.map((one) => <Tab key={one.id} id={one.id}>{one.title}</Tab>)}</TabList>
+    {tabs.map((one) => <TabPanel key={one.id} id={one.id}>{one.body()}</TabPanel>)}
+  </Tabs>
+);
+
+export const Dialog = ({ title, isOpen, onClose, children, isWide = false, mayLeave = true }: {
+  title: string; isOpen: boolean; onClose: () => void; children: ReactNode; isWide?: boolean; mayLeave?: boolean;
+}) => {
+  const { t } = useChosen();
+  return (
+    <ModalOverlay className="overlay" isOpen={isOpen} isDismissable={mayLeave} isKeyboardDismissDisabled={!mayLeave} onOpenChange={(is) => { if (!is) onClose(); }}>
+      <Modal className={`modal${isWide ? " wide" : ""}`}>
+        <AriaDialog>
+          <div className="head">
+            <Heading slot="title">{title}</Heading>
+            {mayLeave && <button type="button" className="icon" aria-label={t.close} onClick={onClose}>×</button>}
+          </div>
+          {children}
+        </AriaDialog>
+      </Modal>
+    </ModalOverlay>
+  );
+};
+
+// Something that cannot be undone is asked twice.
+export const Sure = ({ label, question, onSure, className = "" }: { label: string; question: string; onSure: () => unknown; className?: string }) => {
+  const { t } = useChosen();
+  const [isOpen, setOpen] = useState(false);
+  return (
+    <>
+      <button type="button" className={className} onClick={() => setOpen(true)}>{label}</button>
+      <Dialog title={label} isOpen={isOpen} onClose={() => setOpen(false)}>
+        <p>{question}</p>
+        <div className="row">
+          <button type="button" className="danger" onClick={() => { setOpen(false); void onSure(); }}>{label}</button>
+          <button type="button" onClick={() => setOpen(false)}>{t.cancel}</button>
+        </div>
+      </Dialog>
+    </>
+  );
+};
+
+export const Field = ({ label, help, children }: { label: string; help?: ReactNode; children: ReactNode }) => (
+  <label className="field"><span>{label}</span>{children}{help && <small className="soft">{help}</small>}</label>
+);
+
+export const Pick = ({ label, value, options, onChange, ...rest }: {
+  label: string; value: string; options: readonly (readonly [string, string] | string)[]; onChange: (value: string) => void;
+} & Omit<ComponentProps<"select">, "onChange" | "value">) => (
+  <Field label={label}>
+    <select value={value} onChange={(event) => onChange(event.target.value)} {...rest}>
+      {options.map((one) => (typeof one === "string" ? [one, one] as const : one)).map(([id, text]) => <option key={id} value={id}>{text}</option>)}
+    </select>
+  </Field>
+);
+
+export const Status = ({ is }: { is: string }) => {
+  const { t } = useChosen();
+  const kind = /^(ok|succeeded|success|completed|running|active|cached|ready|available)$/.test(is) ? (is === "running" ? "busy" : "good")
+    : /^(paused|waiting|indexing|parsing|splitting|queuing|cancelled|stopped|partial-succeeded|exception|disabled|queued)$/.test(is) ? "busy" : "bad";
+  const known = t.states as Record<string, string>;
+  return <span className={`status ${kind}`}>{known[is] ?? is}</span>;
+};
+
+export const Json = ({ value }: { value: unknown }) => <pre tabIndex={0}>{typeof value === "string" ? value : JSON.stringify(value, null, 2)}</pre>;
+
+export const Meter = ({ label, value, most }: { label: string; value: number; most: number }) => (
+  <meter aria-label={label} min={0} max={most || 1} value={Math.min(value, most || 1)} />
+);
+
+export const Drop = ({ label, accept, onFiles, multiple = true }: { label: string; accept: string; onFiles: (files: File[]) => void; multiple?: boolean }) => {
+  const [isOver, setOver] = useState(false);
+  return (
+    <div
+      className={`drop${isOver ? " over" : ""}`}
+      onDrop={(event) => { event.preventDefault(); setOver(false); onFiles([...event.dataTransfer.files]); }}
+      onDragOver={(event) => { event.preventDefault(); setOver(true); }} onDragLeave={() => setOver(false)}
+    >
+      <label>{label}<input type="file" accept={accept} multiple={multiple} onChange={(event) => { onFiles([...(event.target.files ?? [])]); event.target.value = ""; }} /></label>
+    </div>
+  );
+};

@@ -1,0 +1,140 @@
+// What stands around every page: where one can go, who is here, and a list of everything by name (Ctrl K).
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { type ErrorComponentProps, Link, Outlet, useNavigate, useRouter, useRouterState } from "@tanstack/react-router";
+import { useEffect, useMemo, useState } from "react";
+import { Autocomplete, Input, Menu, MenuItem, SearchField, useFilter } from "react-aria-components";
+import { api, session } from "./api";
+import { useLive } from "./live";
+import { Enter } from "./pages/enter";
+import { Dialog, Trouble, useWrong } from "./parts/base";
+import { type Theme, useChosen } from "./settings";
+import { LANGUAGES, type Language, type Words } from "./words";
+
+const PAGES = ["/", "/playground", "/workflows", "/apps", "/knowledge", "/providers", "/models", "/routes", "/usage", "/requests", "/keys", "/plugins", "/settings"] as const;
+const NAMES: Record<(typeof PAGES)[number], keyof Words> = {
+  "/": "home", "/playground": "playground", "/workflows": "workflows", "/apps": "apps", "/knowledge": "knowledge", "/providers": "providers",
+  "/models": "models", "/routes": "routesAndLimits", "/usage": "usageAndCost", "/requests": "requests", "/keys": "keysAndPeople", "/plugins": "plugins", "/settings": "settings",
+};
+
+const Chosen = () => {
+  const { language, setLanguage, theme, setTheme, t } = useChosen();
+  return (
+    <>
+      <select aria-label={t.language} value={language} onChange={(event) => setLanguage(event.target.value as Language)}>
+        {Object.entries(LANGUAGES).map(([name, one]) => <option key={name} value={name}>{one.label}</option>)}
+      </select>
+      <select aria-label={t.theme} value={theme} onChange={(event) => setTheme(event.target.value as Theme)}>
+        <option value="system">{t.themeSystem}</option><option value="light">{t.themeLight}</option><option value="dark">{t.themeDark}</option>
+      </select>
+    </>
+  );
+};
+
+interface Goal { id: string; title: string; kind: string; to: string }
+
+// Pages, and everything that has a name: apps, datasets, providers, models.
+const Palette = ({ isOpen, onClose }: { isOpen: boolean; onClose: () => void }) => {
+  const { t, label } = useChosen();
+  const navigate = useNavigate();
+  const { contains } = useFilter({ sensitivity: "base" });
+  const on = { enabled: isOpen, retry: false, staleTime: 30_000 };
+  const apps = useQuery({ queryKey: ["apps"], queryFn: api.apps, ...on });
+  const datasets = useQuery({ queryKey: ["datasets"], queryFn: api.datasets, ...on });
+  const providers = useQuery({ queryKey: ["providers"], queryFn: api.providers, ...on });
+  const goals = useMemo<Goal[]>(() => [
+    ...PAGES.map((to) => ({ id: to, title: t[NAMES[to]] as string, kind: t.page, to })),
+    ...(apps.data ?? []).map((one) => ({ id: `app ${one.id}`, title: one.name, kind: t.app, to: /workflow|advanced/.test(one.mode) ? `/workflows/${one.id}` : `/apps/${one.id}` })),
+    ...(datasets.data ?? []).map((one) => ({ id: `dataset ${one.id}`, title: one.name, kind: t.dataset, to: `/knowledge/${one.id}` })),
+    ...(providers.data ?? []).map((one) => ({ id: `provider ${one.id}`, title: label(one.label), kind: t.provider, to: `/providers/${encodeURIComponent(one.id)}` })),
+  ], [t, apps.data, datasets.data, providers.data, label]);
+  return (
+    <Dialog title={t.goTo} isOpen={isOpen} onClose={onClose}>
+      <Autocomplete filter={contains}>
+        <SearchField aria-label={t.goTo} autoFocus className="field"><Input placeholder={t.goToHint} /></SearchField>
+        <Menu className="palette" aria-label={t.goTo} items={goals} onAction={(key) => { const goal = goals.find((one) => one.id === key); onClose(); if (goal) void navigate({ to: goal.to }); }}>
+          {(one: Goal) => <MenuItem id={one.id} textValue={`${one.title} ${one.kind}`}>{one.title} <span className="soft">{one.kind}</span></MenuItem>}
+        </Menu>
+      </Autocomplete>
+    </Dialog>
+  );
+};
+
+export const Frame = () => {
+  const { t } = useChosen();
+  const client = useQueryClient();
+  const at = useRouterState({ select: (state) => state.location.pathname });
+  const who = useQuery({ queryKey: ["who"], queryFn: api.who, staleTime: 60_000 });
+  const [isProtecting, setProtecting] = useState(false);
+  const [isExpired, setExpired] = useState(false);
+  const [isGoing, setGoing] = useState(false);
+  const [isMenu, setMenu] = useState(false);
+  const mode = who.data?.mode;
+  const account = who.data?.account;
+  const isInvited = at.endsWith("/invitation");
+  const mustEnter = mode !== undefined && mode !== "single" && !account && !isInvited;
+  const isThere = useLive(who.data !== undefined && !mustEnter && !isExpired);
+  useEffect(() => {
+    session.onExpired = () => { if (account) setExpired(true); else void client.invalidateQueries({ queryKey: ["who"] }); };
+  }, [account, client]);
+  useEffect(() => {
+    const hear = (event: KeyboardEvent) => {
+      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") { event.preventDefault(); setGoing(true); }
+    };
+    window.addEventListener("keydown", hear);
+    return () => window.removeEventListener("keydown", hear);
+  }, []);
+  useEffect(() => setMenu(false), [at]);
+  const open = mode === "accounts" && account ? account.role : "owner";
+  const may = (path: string) => open === "owner" || open === "admin" || ["/", "/usage", "/requests", ...(open === "developer" ? ["/playground", "/knowledge"] : [])].includes(path);
+  return (
+    <>
+      <a className="skip" href="#content">{t.skip}</a>
+      <header>
+        <button type="button" className="icon menu" aria-expanded={isMenu} aria-controls="nav" aria-label={t.menu} onClick={() => setMenu(!isMenu)}>☰</button>
+        <strong>Modelyard</strong>
+        <span className="space" />
+        {!mustEnter && <button type="button" className="find" onClick={() => setGoing(true)}>{t.goTo} <kbd>Ctrl K</kbd></button>}
+        <Chosen />
+        {account && <button type="button" onClick={() => void api.signOut().then(() => client.resetQueries())} title={account.email}>{t.signOut}</button>}
+      </header>
+      <div className="body">
+        {!mustEnter && (
+          <nav id="nav" aria-label={t.pages} className={isMenu ? "open" : ""}>
+            {PAGES.filter(may).map((to) => (
+              <Link key={to} to={to} activeOptions={{ exact: to === "/" }} activeProps={{ "aria-current": "page" }}>{t[NAMES[to]] as string}</Link>
+            ))}
+            {mode === "single" && <p className="soft small">{t.single} <button type="button" className="link" onClick={() => setProtecting(true)}>{t.protect}</button></p>}
+          </nav>
+        )}
+        <main id="content" tabIndex={-1}>
+          {!isThere && who.data && !mustEnter && <p className="wrong" role="alert">{t.lostRetrying}</p>}
+          <Trouble of={[who]} />
+          {mustEnter ? <Enter isFirst={mode === "setup"} /> : who.data && <Outlet />}
+        </main>
+      </div>
+      {isGoing && <Palette isOpen onClose={() => setGoing(false)} />}
+      <Dialog title={t.setUpTitle} isOpen={isProtecting} onClose={() => setProtecting(false)}><Enter isFirst isWithin onDone={() => setProtecting(false)} /></Dialog>
+      <Dialog title={t.expired} isOpen={isExpired} onClose={() => {}} mayLeave={false}>
+        <p>{t.expiredText}</p>
+        <Enter isFirst={false} isWithin onDone={() => setExpired(false)} />
+      </Dialog>
+    </>
+  );
+};
+
+export const Missing = () => {
+  const { t } = useChosen();
+  return <><h1>{t.notFound}</h1><Link to="/">{t.home}</Link></>;
+};
+
+export const Broken = ({ error, reset }: ErrorComponentProps) => {
+  const { t } = useChosen();
+  const router = useRouter();
+  const said = useWrong();
+  return (
+    <div role="alert">
+      <h1>{t.wrong}</h1><p>{said(error)}</p>
+      <button type="button" onClick={() => { reset(); void router.invalidate(); }}>{t.again}</button>
+    </div>
+  );
+};

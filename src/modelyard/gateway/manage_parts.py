@@ -1,0 +1,62 @@
+"""What the routes of the admin API work with, beyond what calls need."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelyard.base.clock import Clock
+from modelyard.models.types import JSON
+from modelyard.providers.local.weights import WeightStore
+from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.limits import Applied, Subject
+from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.plugins import Plugins
+from modelyard.runtime.tenancy import Directory
+from modelyard.runtime.traces import Traces
+from modelyard.storage.counters import Counters
+from modelyard.workflow.annotations import Annotations
+from modelyard.workflow.dsl import App
+from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.node import Services
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    workers: int
+    records: bool
+    """Whether what calls ask and answer is kept."""
+    debug_address: str
+    """Where plugins that their authors run connect to; empty for nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManageParts:
+    models: ModelManager
+    directory: Directory
+    ledger: Ledger
+    traces: Traces
+    clock: Clock
+    weights: WeightStore
+    plugins: Plugins
+    counters: Counters
+    applying: Callable[[Subject], Sequence[Applied]]
+    cache_seconds: Callable[[str, str], float]
+    """(tenant, route) → how long answers may be given again."""
+    check: Callable[[str, str, Mapping[str, Any]], Awaitable[list[str]]]
+    """(tenant, provider, a filled-in form) → the models that it offers. Raises the provider's own refusal."""
+    server: Callable[[], ServerState]
+    settings_schema: Callable[[], JSON]
+    settings_file: Path
+    load_settings: Callable[[Path], object]
+    """What a file would say, with the environment's word over it. Raises ConfigError."""
+    overridden: Sequence[str]
+    database: str
+    jail: Callable[[], str]
+    problem: Callable[[], str | None]
+    services: Callable[[App, RunRecord], Services]
+    journal: DatabaseJournal
+    annotations: Annotations
+    origin: Callable[[], str]
+    began: float
+    """On the clock's monotonic time."""
