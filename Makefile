@@ -16,15 +16,14 @@ help: ## This list.
 
 serve: .venv/.serve ## Set up, pull the local models the first time, start the server.
 	@$(BIN)/modelyard models pull small || echo "Going on without the local models."
-	@$(MAKE) -s console || echo "Going on without the console: it is built with Node 20 or newer."
+	@$(MAKE) -s console || echo "Going on without the console: neither Node 20 nor a package of it could be had."
 	@exec $(BIN)/modelyard serve
 
 console: $(CONSOLE) ## Build the console's page.
 
-$(CONSOLE): $(wildcard console-ui/*.json console-ui/*.ts console-ui/*.mjs console-ui/index.html) $(shell find console-ui/src -type f)
-	@node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' 2>/dev/null
+$(CONSOLE): .venv/.build docs/reference/openapi.json console-ui/build $(wildcard console-ui/*.json console-ui/*.ts console-ui/*.mjs console-ui/index.html) $(shell find console-ui/src -type f -not -name schema.d.ts)
 	@echo "Building the console …"
-	@cd console-ui && npm install --no-save --ignore-scripts --silent --no-audit --no-fund && npm run --silent build
+	@console-ui/build
 	@touch $@
 
 test: .venv/.dev weights ## Set up, then the whole test suite.

@@ -166,8 +166,9 @@ export async function* events<T extends object>(path: string, init: RequestInit)
     rest = lines.pop() ?? "";
     for (const line of lines) {
       if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
-      const event = JSON.parse(line.slice(6)) as T & { error?: { message: string } };
-      if (event.error) throw new Refused(event.error.message, 500);
+      const event = JSON.parse(line.slice(6)) as T & { error?: { message: string } | string };
+      // A stream that broke says so in an object; the events of a run have errors of their own.
+      if (event.error && typeof event.error === "object") throw new Refused(event.error.message, 500);
       yield event as Awaited<T>;
     }
   }

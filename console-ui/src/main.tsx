@@ -9,7 +9,7 @@ import { Chooses } from "./settings";
 import { Broken, Frame, Missing } from "./shell";
 import "./style.css";
 
-const root = createRootRoute({ component: Frame, notFoundComponent: Missing, errorComponent: Broken });
+const root = createRootRoute({ component: Frame, notFoundComponent: Missing });
 const page = <Path extends string>(path: Path, component: ReturnType<typeof lazyRouteComponent>) => createRoute({ getParentRoute: () => root, path, component });
 
 const router = createRouter({
@@ -36,6 +36,7 @@ const router = createRouter({
   ]),
   basepath: "/console",
   defaultPreload: "intent",
+  defaultErrorComponent: Broken,
 });
 
 declare module "@tanstack/react-router" {

@@ -57,6 +57,11 @@ PROOFS = {
     "injection": "Fifty tool results that tell a model to do harm, and a model that obeys each.",
     "customer-service-app": "The how-to's customer service: workflow, knowledge, agent and model, live.",
     "bench-agents": "What a step of an agent costs, beside pydantic-ai.",
+    "console-journeys": "Twelve journeys through the console in Chromium, each as a new user.",
+    "console-access": "axe-core on every page, in both languages; every journey by keyboard alone; no text missing.",
+    "console-safety": "Scripts in every field that is shown; policy, sessions, origins and tenants for every route.",
+    "console-figures": "Sizes, times and frames of the console.",
+    "console-pictures": "A contact sheet of all pages, both themes and languages, for a person to look at.",
     "house": "The layer list, the contracts, no import circle, the size of the core.",
 }
 

@@ -6,6 +6,7 @@ import "@xyflow/react/dist/base.css";
 import { type KeyboardEvent, useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { api, events } from "../api";
 import { Card, Dialog, Field, Json, Page, Pick, Status, Trouble, useDo, useToast, useWrong } from "../parts/base";
+import { Choose } from "../parts/menu";
 import { type Form, Inputs, ready, type RunEvent } from "../parts/inputs";
 import { useChosen, useKept } from "../settings";
 import { filled } from "../words";
@@ -51,7 +52,7 @@ const Loaded = ({ id }: { id: string }) => {
   );
 };
 
-const Canvas = ({ id, name, mode, digest, base, first, isDirty, saved, isPublished, hasDraft, onEdit, onSaved, onReload }: {
+const Canvas = ({ id, name, mode, digest, base, first, isDirty: isKept, saved, isPublished, hasDraft, onEdit, onSaved, onReload }: {
   id: string; name: string; mode: string; digest: string; base: string; first: AppFile; isDirty: boolean; saved: string; isPublished: boolean; hasDraft: boolean;
   onEdit: (text: string, base: string) => void; onSaved: (base: string, text: string) => void; onReload: (next?: Kept) => void;
 }) => {
@@ -69,6 +70,8 @@ const Canvas = ({ id, name, mode, digest, base, first, isDirty, saved, isPublish
   const [doing, setDoing] = useState<Record<string, Doing>>({});
   const [problems, setProblems] = useState<Record<string, string[]>>({});
   const [general, setGeneral] = useState<string[]>([]);
+  const [isTouched, setTouched] = useState(false);
+  const isDirty = isKept || isTouched;
   const baseNow = useRef(base);
   const app = useMemo<AppFile>(() => ({ document, drawn }), [document, drawn]);
   const appNow = useRef(app);
@@ -79,6 +82,7 @@ const Canvas = ({ id, name, mode, digest, base, first, isDirty, saved, isPublish
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   const changed = useCallback(() => {
     clearTimeout(timer.current);
+    setTouched(true);
     timer.current = setTimeout(() => {
       const now = write(appNow.current);
       onEdit(now, baseNow.current);
@@ -176,6 +180,7 @@ const Canvas = ({ id, name, mode, digest, base, first, isDirty, saved, isPublish
     const made = await api.saveApp(id, now, baseNow.current);
     baseNow.current = made.digest;
     clearTimeout(timer.current);
+    setTouched(false);
     onSaved(made.digest, now);
     return made;
   }, ["apps", "app file"], t.draftSaved);
@@ -184,7 +189,7 @@ const Canvas = ({ id, name, mode, digest, base, first, isDirty, saved, isPublish
     return api.publish(id);
   }, ["apps"], t.publishedNow);
   const onKey = (event: KeyboardEvent) => {
-    const isWriting = (event.target as HTMLElement).closest("input, textarea, select, .cm-editor");
+    const isWriting = (event.target as HTMLElement).closest("input, textarea, select, .code");
     const isCommand = event.ctrlKey || event.metaKey;
     const key = event.key.toLowerCase();
     if (isCommand && key === "s") { event.preventDefault(); void save.run(); }
@@ -205,7 +210,7 @@ const Canvas = ({ id, name, mode, digest, base, first, isDirty, saved, isPublish
         <button type="button" onClick={undo} disabled={!past.length} aria-keyshortcuts="Control+Z">{t.undo}</button>
         <button type="button" onClick={redo} disabled={!future.length} aria-keyshortcuts="Control+Y">{t.redo}</button>
         <button type="button" onClick={() => { edit(laidOut); setTimeout(() => void flow.fitView({ duration: 200 }), 50); }}>{t.tidy}</button>
-        <select aria-label={t.addNode} value="" onChange={(event) => add(event.target.value)}><option value="">{t.addNode}</option>{ADDED.map((one) => <option key={one} value={one}>{(t.nodeKinds as Record<string, string>)[one] ?? one}</option>)}</select>
+        <Choose label={t.addNode} items={ADDED.map((one) => [one, (t.nodeKinds as Record<string, string>)[one] ?? one] as const)} onChoose={add} />
         <button type="button" aria-pressed={panel === "variables"} onClick={() => setPanel(panel === "variables" ? "" : "variables")}>{t.variables}</button>
         <button type="button" aria-pressed={panel === "versions"} onClick={() => setPanel(panel === "versions" ? "" : "versions")}>{t.versions}</button>
         <button type="button" className="primary" aria-pressed={panel === "run"} onClick={() => setPanel(panel === "run" ? "" : "run")}>{t.run}</button>

@@ -3,6 +3,7 @@ import { lazy, Suspense, useRef, useState } from "react";
 import { parse, stringify } from "yaml";
 import { api } from "../api";
 import { Field, Json, Pick, Status, useDo } from "../parts/base";
+import { Choose } from "../parts/menu";
 import { useModels } from "../parts/models";
 import { useChosen } from "../settings";
 import { filled } from "../words";
@@ -51,10 +52,7 @@ const TemplateField = ({ label, value, onChange, within }: { label: string; valu
   return (
     <div className="template">
       <Field label={label}><textarea ref={area} rows={3} value={text} onChange={(event) => onChange(event.target.value)} /></Field>
-      <select aria-label={`${t.insertVariable}: ${label}`} value="" onChange={(event) => put(event.target.value)}>
-        <option value="">{t.insertVariable}</option>
-        {within.variables.map((one) => <option key={one.selector.join(".")} value={one.selector.join(".")}>{nameOf(one.selector, within.titles)}</option>)}
-      </select>
+      <Choose label={t.insertVariable} name={`${t.insertVariable}: ${label}`} items={within.variables.map((one) => [one.selector.join("."), nameOf(one.selector, within.titles)] as const)} onChoose={put} />
     </div>
   );
 };
@@ -263,10 +261,7 @@ export const Inspector = ({ app, appId, id, problems, text, onChange, onConnect,
             <div key={handle.id}>
               {handle.label && <p className="soft">{handle.label}</p>}
               <ul className="plain">{app.drawn.edges.filter((edge) => edge.source === id && edge.sourceHandle === handle.id).map((edge) => <li key={edge.id} className="row tight">{titles.get(edge.target)} <button type="button" className="icon" aria-label={filled(t.disconnect, { name: titles.get(edge.target) ?? "" })} onClick={() => onDisconnect(edge.id)}>×</button></li>)}</ul>
-              <select aria-label={`${t.connectTo} ${handle.label}`} value="" onChange={(event) => onConnect(handle.id, event.target.value)}>
-                <option value="">{t.connectTo}</option>
-                {others.map((one) => <option key={one.id} value={one.id}>{one.data.node.title}</option>)}
-              </select>
+              <Choose label={t.connectTo} name={`${t.connectTo} ${handle.label}`.trim()} items={others.map((one) => [one.id, one.data.node.title] as const)} onChoose={(target) => onConnect(handle.id, target)} />
             </div>
           ))}
         </fieldset>

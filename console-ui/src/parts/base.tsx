@@ -1,6 +1,6 @@
 // What pages are made of. Dialogs, tabs, menus and lists are React Aria's: they know keyboards and screen readers.
 import { useMutation, useQueryClient, type UseQueryResult } from "@tanstack/react-query";
-import { type ComponentProps, createContext, type ReactNode, useContext, useEffect, useId, useState } from "react";
+import { cloneElement, type ComponentProps, createContext, type ReactElement, type ReactNode, useContext, useEffect, useId, useState } from "react";
 import { Dialog as AriaDialog, Heading, Modal, ModalOverlay, Switch as AriaSwitch, Tab, TabList, TabPanel, Tabs } from "react-aria-components";
 import { Refused } from "../api";
 import { useChosen } from "../settings";
@@ -139,9 +139,18 @@ export const Sure = ({ label, question, onSure, className = "" }: { label: strin
   );
 };
 
-export const Field = ({ label, help, children }: { label: string; help?: ReactNode; children: ReactNode }) => (
-  <label className="field"><span>{label}</span>{children}{help && <small className="soft">{help}</small>}</label>
-);
+// A control with its name over it, and what helps to fill it in told with it.
+export const Field = ({ label, help, children }: { label: string; help?: ReactNode; children: ReactElement<{ id?: string; "aria-describedby"?: string }> }) => {
+  const made = useId();
+  const id = children.props.id ?? made;
+  return (
+    <div className="field">
+      <label htmlFor={id}>{label}</label>
+      {cloneElement(children, { id, ...(help ? { "aria-describedby": `${id}-help` } : {}) })}
+      {help && <small className="soft" id={`${id}-help`}>{help}</small>}
+    </div>
+  );
+};
 
 export const Pick = ({ label, value, options, onChange, ...rest }: {
   label: string; value: string; options: readonly (readonly [string, string] | string)[]; onChange: (value: string) => void;

@@ -18,14 +18,17 @@ export const Code = ({ label, value, onChange, language = "text", isFixed = fals
   const told = useRef(onChange);
   told.current = onChange;
   useEffect(() => {
+    // In a tree of its own, where styles are adopted as sheets: the page's policy allows no style elements.
+    const root = place.current!.shadowRoot ?? place.current!.attachShadow({ mode: "open" });
+    root.replaceChildren();
     const made = new EditorView({
-      parent: place.current!,
+      root, parent: root,
       state: EditorState.create({
         doc: value,
         extensions: [
           lineNumbers(), history(), indentOnInput(), syntaxHighlighting(defaultHighlightStyle), keymap.of([...defaultKeymap, ...historyKeymap]),
           SPOKEN[language](), EditorView.lineWrapping, EditorView.contentAttributes.of({ "aria-label": label, ...(isFixed ? { tabindex: "0" } : {}) }),
-          EditorView.editable.of(!isFixed), EditorState.readOnly.of(isFixed),
+          EditorView.theme({ "&": { fontSize: "13px", minHeight: "90px", color: "#1b1d22", backgroundColor: "#fff" }, "&.cm-focused": { outline: "none" } }), EditorView.editable.of(!isFixed), EditorState.readOnly.of(isFixed),
           EditorView.updateListener.of((update) => { if (update.docChanged) told.current?.(update.state.doc.toString()); }),
         ],
       }),

@@ -129,11 +129,13 @@ class TenantModels:
         if not name:
             return self._manager.find(self._caller, "default", kind)
         known = self._plugins.model_name(self._caller.tenant, provider, name) if self._plugins else names[1]
+        if not provider:  # ours: a default, a route, or a model by its whole name
+            known = name
         try:
             return self._manager.find(self._caller, known, kind)
         except NotFoundError as error:
             raise NotFoundError(
-                f"{error}; a mapping can name what stands in for '{names[1]}'", code="model_not_found"
+                f"{error}; a mapping can name what stands in for {names[1].lstrip('/')!r}", code="model_not_found"
             ) from error
 
 

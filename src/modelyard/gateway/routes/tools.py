@@ -10,7 +10,7 @@ from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.tools.api import Auth
-from modelyard.tools.entities import ToolContext
+from modelyard.tools.entities import ToolContext, ToolEntity, schema_of
 from modelyard.tools.manager import ToolManager
 from modelyard.tools.openapi import Api
 from modelyard.tools.providers import ToolProviders
@@ -22,7 +22,14 @@ class ListRoute:
 
     async def __call__(self, request: Request) -> Reply:
         found = self.manager.list(request.tenant, request.query("kind") or "")
-        return json_reply({"data": [msgspec.to_builtins(one) for one in found]})
+        return json_reply({"data": [{**msgspec.to_builtins(one), "schema": _schema(one)} for one in found]})
+
+
+def _schema(one: ToolEntity) -> Mapping[str, Any]:
+    """What a tool may be told by whoever tries it: the model's parameters, and those of a form."""
+    if one.schema is not None:
+        return one.schema
+    return schema_of([msgspec.structs.replace(each, form="llm") for each in one.parameters])
 
 
 @dataclass(frozen=True, slots=True)
