@@ -1,17 +1,20 @@
 // What stands around every page: where one can go, who is here, and a list of everything by name (Ctrl K).
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { type ErrorComponentProps, Link, Outlet, useNavigate, useRouter, useRouterState } from "@tanstack/react-router";
-import { useEffect, useMemo, useState } from "react";
-import { Autocomplete, Input, Menu, MenuItem, SearchField, useFilter } from "react-aria-components";
+import { type ErrorComponentProps, Link, Outlet, useRouter, useRouterState } from "@tanstack/react-router";
+import { lazy, Suspense, useEffect, useState } from "react";
 import { api, session } from "./api";
 import { useLive } from "./live";
 import { Enter } from "./pages/enter";
-import { Dialog, Trouble, useWrong } from "./parts/base";
+import { Trouble, useWrong } from "./parts/base";
 import { type Theme, useChosen } from "./settings";
 import { LANGUAGES, type Language, type Words } from "./words";
 
-const PAGES = ["/", "/playground", "/workflows", "/apps", "/knowledge", "/providers", "/models", "/routes", "/usage", "/requests", "/keys", "/plugins", "/settings"] as const;
-const NAMES: Record<(typeof PAGES)[number], keyof Words> = {
+const above = () => import("./above");
+const Palette = lazy(() => above().then((it) => ({ default: it.Palette })));
+const SignInAbove = lazy(() => above().then((it) => ({ default: it.SignInAbove })));
+
+export const PAGES = ["/", "/playground", "/workflows", "/apps", "/knowledge", "/providers", "/models", "/routes", "/usage", "/requests", "/keys", "/plugins", "/settings"] as const;
+export const NAMES: Record<(typeof PAGES)[number], keyof Words> = {
   "/": "home", "/playground": "playground", "/workflows": "workflows", "/apps": "apps", "/knowledge": "knowledge", "/providers": "providers",
   "/models": "models", "/routes": "routesAndLimits", "/usage": "usageAndCost", "/requests": "requests", "/keys": "keysAndPeople", "/plugins": "plugins", "/settings": "settings",
 };
@@ -27,35 +30,6 @@ const Chosen = () => {
         <option value="system">{t.themeSystem}</option><option value="light">{t.themeLight}</option><option value="dark">{t.themeDark}</option>
       </select>
     </>
-  );
-};
-
-interface Goal { id: string; title: string; kind: string; to: string }
-
-// Pages, and everything that has a name: apps, datasets, providers, models.
-const Palette = ({ isOpen, onClose }: { isOpen: boolean; onClose: () => void }) => {
-  const { t, label } = useChosen();
-  const navigate = useNavigate();
-  const { contains } = useFilter({ sensitivity: "base" });
-  const on = { enabled: isOpen, retry: false, staleTime: 30_000 };
-  const apps = useQuery({ queryKey: ["apps"], queryFn: api.apps, ...on });
-  const datasets = useQuery({ queryKey: ["datasets"], queryFn: api.datasets, ...on });
-  const providers = useQuery({ queryKey: ["providers"], queryFn: api.providers, ...on });
-  const goals = useMemo<Goal[]>(() => [
-    ...PAGES.map((to) => ({ id: to, title: t[NAMES[to]] as string, kind: t.page, to })),
-    ...(apps.data ?? []).map((one) => ({ id: `app ${one.id}`, title: one.name, kind: t.app, to: /workflow|advanced/.test(one.mode) ? `/workflows/${one.id}` : `/apps/${one.id}` })),
-    ...(datasets.data ?? []).map((one) => ({ id: `dataset ${one.id}`, title: one.name, kind: t.dataset, to: `/knowledge/${one.id}` })),
-    ...(providers.data ?? []).map((one) => ({ id: `provider ${one.id}`, title: label(one.label), kind: t.provider, to: `/providers/${encodeURIComponent(one.id)}` })),
-  ], [t, apps.data, datasets.data, providers.data, label]);
-  return (
-    <Dialog title={t.goTo} isOpen={isOpen} onClose={onClose}>
-      <Autocomplete filter={contains}>
-        <SearchField aria-label={t.goTo} autoFocus className="field"><Input placeholder={t.goToHint} /></SearchField>
-        <Menu className="palette" aria-label={t.goTo} items={goals} onAction={(key) => { const goal = goals.find((one) => one.id === key); onClose(); if (goal) void navigate({ to: goal.to }); }}>
-          {(one: Goal) => <MenuItem id={one.id} textValue={`${one.title} ${one.kind}`}>{one.title} <span className="soft">{one.kind}</span></MenuItem>}
-        </Menu>
-      </Autocomplete>
-    </Dialog>
   );
 };
 
@@ -84,6 +58,7 @@ export const Frame = () => {
     return () => window.removeEventListener("keydown", hear);
   }, []);
   useEffect(() => setMenu(false), [at]);
+  useEffect(() => { const later = setTimeout(() => void above(), 1500); return () => clearTimeout(later); }, []);
   const open = mode === "accounts" && account ? account.role : "owner";
   const may = (path: string) => open === "owner" || open === "admin" || ["/", "/usage", "/requests", ...(open === "developer" ? ["/playground", "/knowledge"] : [])].includes(path);
   return (
@@ -112,12 +87,11 @@ export const Frame = () => {
           {mustEnter ? <Enter isFirst={mode === "setup"} /> : who.data && <Outlet />}
         </main>
       </div>
-      {isGoing && <Palette isOpen onClose={() => setGoing(false)} />}
-      <Dialog title={t.setUpTitle} isOpen={isProtecting} onClose={() => setProtecting(false)}><Enter isFirst isWithin onDone={() => setProtecting(false)} /></Dialog>
-      <Dialog title={t.expired} isOpen={isExpired} onClose={() => {}} mayLeave={false}>
-        <p>{t.expiredText}</p>
-        <Enter isFirst={false} isWithin onDone={() => setExpired(false)} />
-      </Dialog>
+      <Suspense fallback={null}>
+        {isGoing && <Palette onClose={() => setGoing(false)} />}
+        {isProtecting && <SignInAbove isFirst onDone={() => setProtecting(false)} />}
+        {isExpired && <SignInAbove isFirst={false} onDone={() => setExpired(false)} />}
+      </Suspense>
     </>
   );
 };

@@ -174,8 +174,10 @@ class Person:
 
 
 @contextmanager
-def person(made: Any, origin: str, *, keyboard: bool = False, language: str = "en", **how: Any) -> Generator[Person]:
-    """A new browser profile, in a language."""
+def person(
+    made: Any, origin: str, *, keyboard: bool = False, language: str = "en", is_watched: bool = True, **how: Any
+) -> Generator[Person]:
+    """A new browser profile, in a language. `is_watched`: whatever it asks for is looked at, which takes time."""
     context = made.new_context(
         locale={"en": "en-US", "zh": "zh-CN"}[language], viewport={"width": 1280, "height": 900}, **how
     )
@@ -193,7 +195,8 @@ def person(made: Any, origin: str, *, keyboard: bool = False, language: str = "e
             one.elsewhere.append(url)
             route.abort()
 
-    page.route("**/*", pass_on)
+    if is_watched:
+        page.route("**/*", pass_on)
     try:
         yield one
     finally:

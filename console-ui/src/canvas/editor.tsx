@@ -5,7 +5,8 @@ import { applyEdgeChanges, applyNodeChanges, Background, type Connection, Contro
 import "@xyflow/react/dist/base.css";
 import { type KeyboardEvent, useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { api, events } from "../api";
-import { Card, Dialog, Field, Json, Page, Pick, Status, Trouble, useDo, useToast, useWrong } from "../parts/base";
+import { Dialog } from "../parts/aria";
+import { Card, Field, Json, Page, Pick, Status, Trouble, useDo, useToast, useWrong } from "../parts/base";
 import { Choose } from "../parts/menu";
 import { type Form, Inputs, ready, type RunEvent } from "../parts/inputs";
 import { useChosen, useKept } from "../settings";

@@ -3,7 +3,8 @@ import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router"
 import { lazy, Suspense, useState } from "react";
 import { api } from "../api";
 import { Markdown } from "../markdown";
-import { Card, Copied, Dialog, Empty, Field, Json, Page, Status, Sure, Switch, Tabbed, Trouble, useDo } from "../parts/base";
+import { Dialog, Sure, Switch, Tabbed } from "../parts/aria";
+import { Card, Copied, Empty, Field, Json, Page, Status, Trouble, useDo } from "../parts/base";
 import { Table } from "../parts/table";
 import { TryApp } from "../parts/try-app";
 import { useChosen, useKept } from "../settings";

@@ -3,7 +3,8 @@ import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Shape } from "../api";
 import { blank } from "../canvas/file";
-import { Card, Drop, Empty, Field, Page, Pick, Switch, Trouble, useDo, useWrong } from "../parts/base";
+import { Switch } from "../parts/aria";
+import { Card, Drop, Empty, Field, Page, Pick, Trouble, useDo, useWrong } from "../parts/base";
 import { useChosen } from "../settings";
 import { filled } from "../words";
 

@@ -2,7 +2,8 @@ import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, events } from "../api";
-import { Card, Dialog, Empty, Field, Meter, Page, Pick, Sure, Tabbed, Trouble, useDo, useToast, useWrong } from "../parts/base";
+import { Dialog, Sure, Tabbed } from "../parts/aria";
+import { Card, Empty, Field, Meter, Page, Pick, Trouble, useDo, useToast, useWrong } from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
 import { filled } from "../words";
@@ -75,6 +76,7 @@ const Local = () => {
     <>
       <p className="soft">{t.localText}</p>
       <Trouble of={[weights]} />
+      {weights.data && !weights.data.length && <Empty title={t.localOff} />}
       <Table caption={t.localModels} rows={weights.data ?? []} id={(one) => one.id} columns={[
         { title: t.model, cell: (one) => <code>{one.model}</code> },
         { title: t.type, cell: (one) => one.types.map((kind) => t.types[kind]).join(", ") },

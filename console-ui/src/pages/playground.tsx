@@ -1,4 +1,5 @@
-import { Page, Tabbed } from "../parts/base";
+import { Tabbed } from "../parts/aria";
+import { Page } from "../parts/base";
 import { useChosen, useKept } from "../settings";
 import { Chat } from "./playground/chat";
 import { Embed, Moderate, Rerank, Speak, Transcribe } from "./playground/others";

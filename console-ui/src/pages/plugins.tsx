@@ -1,7 +1,8 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, type Shape } from "../api";
-import { Card, Copied, Dialog, Drop, Empty, Field, Page, Status, Sure, Trouble, useDo, useWrong } from "../parts/base";
+import { Dialog, Sure } from "../parts/aria";
+import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useDo, useWrong } from "../parts/base";
 import { useChosen } from "../settings";
 import { filled } from "../words";
 

@@ -2,7 +2,8 @@ import { useQuery } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
 import { type FormEvent, useState } from "react";
 import { api, type Shape } from "../api";
-import { Card, Dialog, Empty, Field, Page, Sure, Switch, Trouble, useDo, useToast, useWrong } from "../parts/base";
+import { Dialog, Sure, Switch } from "../parts/aria";
+import { Card, Empty, Field, Page, Trouble, useDo, useToast, useWrong } from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen, useKept } from "../settings";
 import { filled } from "../words";
@@ -31,7 +32,7 @@ export const Providers = () => {
           <ul className="grid">
             {list.map((one) => (
               <li key={one.id} className="card">
-                <h3><Link to="/providers/$id" params={{ id: one.id }}>{label(one.label)}</Link></h3>
+                <h3><Link to="/providers/$id" params={{ id: one.id }}>{label(one.label)}</Link> <code className="soft small">{one.id}</code></h3>
                 {one.description && <p className="soft small">{label(one.description)}</p>}
                 <p className="small">{one.types.map((kind) => t.types[kind]).join(" · ")}</p>
                 <p className="soft small">{filled(t.countModels, { count: one.models })}{one.credentials.length > 0 && ` · ${filled(t.countCredentials, { count: one.credentials.length })}`}</p>
@@ -58,7 +59,7 @@ export const Provider = () => {
   const mine = (stored.data ?? []).filter((each) => each.provider === id);
   const models = (one?.offered ?? []).filter((each) => each.id.toLowerCase().includes(wanted.toLowerCase()));
   return (
-    <Page title={one ? label(one.label) : id} text={one ? label(one.description) : undefined}
+    <Page title={one ? label(one.label) : id} text={one ? `${one.id} · ${label(one.description)}` : undefined}
       actions={one && one.forms.length > 0 ? <button type="button" className="primary" onClick={() => setAdding("new")}>{t.addCredential}</button> : undefined}>
       <p><Link to="/providers">← {t.providers}</Link></p>
       <Trouble of={[provider]} />

@@ -3,7 +3,8 @@ import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router"
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useMemo, useRef, useState } from "react";
 import { api, type CallFilter, type Shape } from "../api";
-import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Switch, Trouble, useDo } from "../parts/base";
+import { Switch } from "../parts/aria";
+import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble, useDo } from "../parts/base";
 import { ModelPick } from "../parts/models";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";

@@ -2,10 +2,21 @@ import { defaultKeymap, history, historyKeymap } from "@codemirror/commands";
 import { json } from "@codemirror/lang-json";
 import { python } from "@codemirror/lang-python";
 import { yaml } from "@codemirror/lang-yaml";
-import { defaultHighlightStyle, indentOnInput, syntaxHighlighting } from "@codemirror/language";
+import { HighlightStyle, indentOnInput, syntaxHighlighting } from "@codemirror/language";
 import { EditorState } from "@codemirror/state";
 import { EditorView, keymap, lineNumbers } from "@codemirror/view";
+import { tags } from "@lezer/highlight";
 import { useEffect, useRef } from "react";
+
+// In the page's own colours, which change with its theme.
+const COLOURS = HighlightStyle.define([
+  { tag: [tags.keyword, tags.bool, tags.null], color: "var(--line-4)" }, { tag: [tags.string, tags.special(tags.string)], color: "var(--good)" }, { tag: tags.number, color: "var(--busy)" },
+  { tag: [tags.comment, tags.meta], color: "var(--soft)" }, { tag: [tags.propertyName, tags.definition(tags.propertyName), tags.function(tags.variableName)], color: "var(--accent)" },
+]);
+const THEME = {
+  "&": { fontSize: "13px", minHeight: "90px", color: "var(--front)", backgroundColor: "var(--back)" }, "&.cm-focused": { outline: "none" }, ".cm-cursor": { borderLeftColor: "var(--front)" },
+  ".cm-gutters": { backgroundColor: "var(--panel)", color: "var(--soft)", border: "none" }, "&.cm-focused .cm-selectionBackground, .cm-selectionBackground": { background: "var(--mine)" },
+};
 
 const SPOKEN = { json, python, yaml, text: () => [] };
 
@@ -26,9 +37,9 @@ export const Code = ({ label, value, onChange, language = "text", isFixed = fals
       state: EditorState.create({
         doc: value,
         extensions: [
-          lineNumbers(), history(), indentOnInput(), syntaxHighlighting(defaultHighlightStyle), keymap.of([...defaultKeymap, ...historyKeymap]),
+          lineNumbers(), history(), indentOnInput(), syntaxHighlighting(COLOURS), keymap.of([...defaultKeymap, ...historyKeymap]),
           SPOKEN[language](), EditorView.lineWrapping, EditorView.contentAttributes.of({ "aria-label": label, ...(isFixed ? { tabindex: "0" } : {}) }),
-          EditorView.theme({ "&": { fontSize: "13px", minHeight: "90px", color: "#1b1d22", backgroundColor: "#fff" }, "&.cm-focused": { outline: "none" } }), EditorView.editable.of(!isFixed), EditorState.readOnly.of(isFixed),
+          EditorView.theme(THEME), EditorView.editable.of(!isFixed), EditorState.readOnly.of(isFixed),
           EditorView.updateListener.of((update) => { if (update.docChanged) told.current?.(update.state.doc.toString()); }),
         ],
       }),

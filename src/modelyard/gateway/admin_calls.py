@@ -6,6 +6,8 @@ from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.gateway.http import Request
 
 PREFIX = "/admin/v1/"
+QUESTIONS = ("/plan", "/check", "/test-node")
+"""What is asked with a body, and changes nothing."""
 
 
 def tenant_of(request: Request) -> str:

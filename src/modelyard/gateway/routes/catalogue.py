@@ -186,7 +186,12 @@ class WeightsRoute:
     def _all(self) -> list[WeightsShown]:
         known = manifest()
         entities: dict[str, list[AIModelEntity]] = {}
-        for one in self.parts.models.providers.factory.get_definition("local").entity.models:
+        local = next(
+            (one for one in self.parts.models.providers.factory.get_providers() if one.provider == "local"), None
+        )
+        if local is None:  # switched off
+            return []
+        for one in local.models:
             entities.setdefault(one.model, []).append(one)
         return [
             WeightsShown(
