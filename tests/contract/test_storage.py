@@ -72,6 +72,17 @@ def test_a_row_that_is_written_twice_is_one_row_and_sums_are_exact(database_url:
         assert len(list(ledger.export(tenant, since=0, until=1e12, page=50))) == 120
         assert len({row.id for row in ledger.export(tenant, since=0, until=1e12, page=7)}) == 120
         assert ledger.summary(new_id("t"), by=["model"]) == []
+        assert {line.key for line in ledger.summary(tenant, by=["hour"])} == {("0",), ("24",), ("48",)}
+        page, count = ledger.page(tenant, since=0, until=1e12, most=50, skip=100, user="u0", status="ok")
+        assert (len(page), count) == (0, 60)
+        page, count = ledger.page(tenant, since=0, until=1e12, most=7, skip=57, user="u0")
+        assert (len(page), count) == (3, 60)
+        assert ledger.page(tenant, since=0, until=1e12, most=7, status="failed") == ([], 0)
+        assert ledger.page(tenant, since=0, until=1e12, most=7, model="'; DROP TABLE usage") == ([], 0)
+        with pytest.raises(ValueError, match="no filter"):
+            ledger.page(tenant, since=0, until=1e12, most=7, tenant_="x")
+        (times,) = ledger.percentiles(tenant, since=0, until=1e12)
+        assert (times["model"], times["calls"], times["p50"], times["p99"]) == ("p/m", 120, 0.1, 0.1)
         database.close()
         ledger.close()
         assert list((tmp_path / "ledger").iterdir()) == []

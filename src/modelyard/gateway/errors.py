@@ -27,7 +27,8 @@ from modelyard.runtime.limits import QuotaExceededError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.wire import anthropic, cohere, gemini
 from modelyard.workflow.apps import DraftChangedError
-from modelyard.workflow.dsl import DslError
+from modelyard.workflow.runs import TooManyRunsError
+from modelyard.workflow.variables import WorkflowError
 
 # The first class that fits decides: children before their parents.
 _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
@@ -43,7 +44,8 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (StorageUnavailableError, 503, "server_error"),
     (BodyTooLargeError, 413, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
-    (DslError, 400, "invalid_request_error"),
+    (TooManyRunsError, 429, "rate_limit_error"),
+    (WorkflowError, 400, "invalid_request_error"),
     (DraftChangedError, 409, "invalid_request_error"),
     (PackageError, 400, "invalid_request_error"),
     (InvokeBadRequestError, 400, "invalid_request_error"),

@@ -1,0 +1,62 @@
+"""The console in Chromium before a real server. Where there is no Chromium, or no way to build the page, it is said."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tools.show.browser import browser, build, chromium
+from tools.show.console_access import looked_at
+from tools.show.console_journeys import JOURNEYS, travel
+from tools.show.console_safety import CORPUS, matrix, policy, scripts
+from tools.show.console_world import world
+
+pytestmark = [
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(chromium() is None, reason="there is no Chromium here"),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Any]:
+    try:
+        build()
+    except subprocess.CalledProcessError:
+        pytest.skip("the console cannot be built here: neither Node 20 nor a package of it")
+    with browser() as one:
+        yield one
+
+
+@pytest.mark.parametrize("name", JOURNEYS)
+def test_a_new_user_travels(made: Any, name: str):
+    wrong, _ = travel(made, name)
+    assert wrong == ""
+
+
+@pytest.mark.parametrize("name", ["create a key and revoke it", "draw a workflow from nothing and run it"])
+def test_who_has_no_pointer_travels_too(made: Any, name: str):
+    wrong, _ = travel(made, name, keyboard=True)
+    assert wrong == ""
+
+
+def test_every_page_is_for_everybody_and_in_one_language(made: Any):
+    with world() as there:
+        for language, theme in (("en", "light"), ("zh", "dark")):
+            wrong, missing = looked_at(made, there, there.paths(), language, theme)
+            assert (wrong, missing) == ([], [])
+        assert policy(there) == []
+
+
+def test_no_script_that_somebody_wrote_runs(made: Any):
+    _, ran = scripts(made, " ".join([CORPUS[0], CORPUS[2], CORPUS[6]]))
+    assert ran == []
+
+
+def test_no_route_answers_whoever_has_no_right_to_it():
+    with tempfile.TemporaryDirectory() as folder:
+        counts, wrong = matrix(Path(folder) / "home")
+    assert wrong == []
+    assert all(counts.values())

@@ -1,0 +1,398 @@
+"""The admin API beyond tenants and keys: providers, models, plans, calls, plugins, apps' runs, settings, what is new."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from modelyard.base.settings import LocalSettings, PluginSettings, ProviderSettings, TelemetrySettings
+from modelyard.gateway.admin_description import described
+from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, error_answer, json_answer
+from tests.gateway.conftest import Running
+
+Start = Callable[..., Running]
+ADMIN = "/admin/v1"
+
+
+def provider(request: UpstreamRequest) -> Answer:
+    if request.key == "sk-wrong":
+        return error_answer(401, "Incorrect API key provided", code="invalid_api_key")
+    if request.path.endswith("/models"):
+        return json_answer({"object": "list", "data": [{"id": "one"}, {"id": "two"}]})
+    if request.json["model"] == "down":
+        return error_answer(500, "down")
+    return chat_answer(f"said {request.json['messages'][-1]['content']}")
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with Upstream(provider) as one:
+        yield one
+
+
+@pytest.fixture
+def client(start_gateway: Start, upstream: Upstream) -> Iterator[httpx.Client]:
+    recording = TelemetrySettings(record=True)
+    gateway = start_gateway(upstream, telemetry=recording, plugins=PluginSettings(debug_port=0))
+    with httpx.Client(base_url=gateway.origin, timeout=30) as one:
+        yield one
+
+
+def got(client: httpx.Client, path: str, **query: Any) -> Any:
+    answered = client.get(f"{ADMIN}/{path}", params=query)
+    assert answered.status_code == 200, answered.text
+    return answered.json()
+
+
+def refused(answered: httpx.Response, status: int, words: str) -> None:
+    assert answered.status_code == status, answered.text
+    assert words in answered.json()["error"]["message"], answered.text
+
+
+def chat(client: httpx.Client, model: str, text: str = "hi") -> httpx.Response:
+    return client.post("/v1/chat/completions", json={"model": model, "messages": [{"role": "user", "content": text}]})
+
+
+def test_every_route_of_the_admin_api_is_described_and_every_description_answers(start_gateway: Start):
+    gateway = start_gateway()
+    document = described()
+    with httpx.Client(base_url=gateway.origin, timeout=30) as client:
+        assert client.get("/admin/openapi.json").json() == document
+        for path, verbs in document["paths"].items():
+            for verb in verbs:
+                if path.endswith(("/live", "/weights/{id}/pull")):
+                    continue
+                body = b"{}" if verb != "get" else None
+                answered = client.request(verb, path.replace("{id}", "nobody"), content=body)
+                said = answered.text[:200]
+                assert answered.status_code < 500, (verb, path, said)
+                assert "is not offered here" not in said, (verb, path, said)
+                assert "unknown_url" not in said, (verb, path, said)
+
+
+def test_the_api_is_a_page_to_read_that_loads_nothing_from_elsewhere(client: httpx.Client):
+    page = client.get("/console/api/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "<script" not in page.text
+    assert "/admin/v1/apps/{id}/runs" in page.text
+    assert "http://" not in page.text
+    assert client.get("/console/api/docs/style.css").headers["content-type"].startswith("text/css")
+
+
+def test_providers_tell_their_forms_and_what_is_set_up(client: httpx.Client):
+    known = {one["id"]: one for one in got(client, "providers")["data"]}
+    assert known["openai"]["is_ready"] is True
+    assert [one["is_stored"] for one in known["openai"]["credentials"]] == [False]
+    assert known["anthropic"]["is_ready"] is False
+    assert known["anthropic"]["source"] == "catalogue"
+    one = got(client, "providers/anthropic")
+    assert "api_key" in {form["variable"] for form in one["forms"]}
+    assert one["help"]["url"]["en_US"].startswith("https://")
+    assert all(model["is_ready"] is False for model in one["offered"])
+    refused(client.get(f"{ADMIN}/providers/opnai"), 404, "openai")
+    refused(client.post(f"{ADMIN}/providers"), 404, "takes GET")
+
+
+def test_a_form_is_tried_before_it_is_kept(client: httpx.Client, upstream: Upstream):
+    values = {"api_key": "sk-fine", "base_url": upstream.url}
+    made = client.post(f"{ADMIN}/providers/openai_api_compatible/check", json={"values": values})
+    assert made.json() == {"works": True, "models": ["one", "two"], "message": ""}
+    told = client.post(
+        f"{ADMIN}/providers/openai_api_compatible/check", json={"values": {**values, "api_key": "sk-wrong"}}
+    )
+    assert told.json()["works"] is False
+    assert "Incorrect API key" in told.json()["message"]
+    refused(client.post(f"{ADMIN}/providers/openai/check", json={"values": {}}), 400, "api_key")
+    refused(client.post(f"{ADMIN}/providers/openai/check", json={}), 400, "'values' is required")
+    assert got(client, "credentials")["data"] == []
+
+
+def test_the_catalogue_is_narrowed_by_type_and_by_what_is_ready(client: httpx.Client):
+    every, ready = got(client, "catalogue")["data"], got(client, "catalogue", ready="true")["data"]
+    assert len(every) > len(ready) > 0
+    assert {"echo", "openai"} <= {one["provider"] for one in ready}
+    assert "anthropic" not in {one["provider"] for one in ready}
+    speech = got(client, "catalogue", type="tts")["data"]
+    assert {one["type"] for one in speech} == {"tts"}
+    priced = next(one for one in every if one["id"] == "openai/gpt-4o-mini")
+    assert (priced["input_price"], priced["currency"]) == ("0.15", "USD")
+    assert {"temperature", "max_tokens"} <= {rule["name"] for rule in priced["rules"]}
+    refused(client.get(f"{ADMIN}/catalogue?type=picture"), 400, "text-embedding")
+
+
+def test_a_tenant_chooses_what_default_stands_for(client: httpx.Client):
+    assert client.post(f"{ADMIN}/plan", json={"model": "default"}).json()["model"] == "echo/echo"
+    made = client.post(f"{ADMIN}/defaults", json={"name": "llm", "model": "openai/gpt-4o-mini"})
+    assert made.status_code == 201, made.text
+    assert client.post(f"{ADMIN}/plan", json={"model": "default"}).json()["model"] == "openai/gpt-4o-mini"
+    client.delete(f"{ADMIN}/defaults/{made.json()['id']}")
+    assert client.post(f"{ADMIN}/plan", json={"model": "default"}).json()["model"] == "echo/echo"
+    for name, model, words in (
+        ("chat", "echo/echo", "model type"), ("llm", "echo", "provider/model"), ("tts", "local/gpt-4o", "no tts model"),
+        ("llm", "nobody/x", "nobody"),
+    ):  # fmt: skip
+        answered = client.post(f"{ADMIN}/defaults", json={"name": name, "model": model})
+        assert answered.status_code in (400, 404), answered.text
+        assert words in answered.text
+
+
+def test_a_plan_tells_where_a_call_would_go_and_calls_nothing(client: httpx.Client, upstream: Upstream):
+    targets = [{"model": "openai/gpt-4o-mini", "weight": 3}, {"model": "echo/echo", "weight": 1}]
+    body = {"name": "mix", "targets": targets, "strategy": "weighted", "failover": ["openai/gpt-4o"]}
+    assert client.post(f"{ADMIN}/routes", json=body).status_code == 201
+    client.post(f"{ADMIN}/limits", json={"name": "cap", "unit": "requests", "amount": 5, "window": "day"})
+    planned = client.post(f"{ADMIN}/plan", json={"model": "mix", "user": "ada"}).json()
+    first, then = planned["groups"]
+    assert (planned["route"], first["why"], then["why"]) == ("mix", "route", "failover")
+    assert [round(one["share"], 2) for one in first["deployments"]] == [0.75, 0.25]
+    assert [one["model"] for one in then["deployments"]] == ["openai/gpt-4o"]
+    assert planned["limits"] == [{"name": "cap", "unit": "requests", "amount": 5, "window": "day", "used": None}]
+    assert upstream.requests == []
+    assert chat(client, "mix").status_code == 200
+    (limit,) = client.post(f"{ADMIN}/plan", json={"model": "mix"}).json()["limits"]
+    assert limit["used"] == 1
+    refused(client.post(f"{ADMIN}/plan", json={"model": "mxi"}), 404, "mxi")
+    refused(client.post(f"{ADMIN}/plan", json={"model": "mix", "type": "picture"}), 400, "'type' is one of")
+
+
+def test_attempts_are_paged_filtered_and_explained(client: httpx.Client):
+    body = {"name": "careful", "targets": [{"model": "openai/down"}], "failover": ["openai/gpt-4o-mini"]}
+    client.post(f"{ADMIN}/routes", json=body)
+    for number in range(5):
+        assert chat(client, "openai/gpt-4o-mini", str(number)).status_code == 200
+    call = chat(client, "careful").headers["x-request-id"]
+    explained = got(client, f"calls/{call}")
+    assert [one["status"] for one in explained["attempts"]] == ["upstream_unavailable", "ok"]
+    assert explained["attempts"][0]["started_at"] <= explained["attempts"][1]["started_at"]
+    page = got(client, "calls", limit=3)
+    assert (len(page["data"]), page["total"]) == (3, 7)
+    rest = got(client, "calls", limit=100, offset=3)["data"]
+    assert len({one["id"] for one in [*page["data"], *rest]}) == 7
+    assert got(client, "calls", offset=99) == {"data": [], "total": 7}
+    assert got(client, "calls", status="failed")["total"] == 1
+    assert got(client, "calls", model="down", provider="openai")["total"] == 1
+    assert got(client, "calls", call=call)["total"] == 2
+    assert got(client, "calls", user="'; DROP TABLE usage; --")["total"] == 0
+    refused(client.get(f"{ADMIN}/calls?offset=-1"), 400, "'offset'")
+    refused(client.get(f"{ADMIN}/calls?limit=5000"), 400, "'limit'")
+    refused(client.get(f"{ADMIN}/calls/req_nobody"), 404, "does not exist")
+    (hours,) = got(client, "usage", by="hour", since=1)["data"]
+    assert (hours["hour"], hours["attempts"]) == (int(time.time() // 3600), 7)
+    (times,) = got(client, "latency", since=1)["data"]
+    assert (times["model"], times["calls"], times["p50"] <= times["p99"]) == ("openai/gpt-4o-mini", 6, True)
+
+
+def test_a_recorded_call_is_shown_and_asked_again_of_another_model(client: httpx.Client, start_gateway: Start):
+    call = chat(client, "openai/gpt-4o-mini", "what is it?").headers["x-request-id"]
+    explained = got(client, f"calls/{call}")
+    assert explained["request"]["messages"][0]["content"] == "what is it?"
+    assert "said what is it?" in json.dumps(explained["answer"])
+    again = client.post(f"{ADMIN}/calls/{call}/replay", json={"model": "echo/echo"})
+    assert again.status_code == 200, again.text
+    assert (again.json()["model"], again.json()["text"]) == ("echo/echo", "what is it?")
+    refused(client.post(f"{ADMIN}/calls/{call}/replay", json={}), 400, "'model' is required")
+    spoken = client.post("/v1/embeddings", json={"model": "echo/echo", "input": ["x"]})
+    refused(
+        client.post(f"{ADMIN}/calls/{spoken.headers['x-request-id']}/replay", json={"model": "echo/echo"}),
+        400,
+        "chats can",
+    )
+    quiet = start_gateway()
+    with httpx.Client(base_url=quiet.origin, timeout=30) as other:
+        call = chat(other, "echo/echo").headers["x-request-id"]
+        assert "request" not in got(other, f"calls/{call}")
+        refused(other.post(f"{ADMIN}/calls/{call}/replay", json={"model": "echo/echo"}), 400, "telemetry.record")
+
+
+def test_settings_are_shown_without_secrets_and_written_whole_or_not_at_all(start_gateway: Start, tmp_path: Path):
+    gateway = start_gateway(home=str(tmp_path))
+    path = tmp_path / "modelyard.yaml"
+    text = (
+        "# mine\nretries: 1\nproviders:\n- name: openai\n  credentials:\n  - values: {api_key: sk-live-1234}\n"
+        "database: postgresql://me:hunter2@127.0.0.1/x\nmaster_key: ${KEY:-none}\n"
+    )
+    path.write_text(text, "utf-8")
+    with httpx.Client(base_url=gateway.origin, timeout=30) as client:
+        shown = got(client, "settings")
+        assert "sk-live-1234" not in shown["text"]
+        assert "hunter2" not in shown["text"]
+        assert "# mine" in shown["text"]
+        kept = client.put(f"{ADMIN}/settings", json={"text": shown["text"].replace("retries: 1", "retries: 2")})
+        assert kept.status_code == 200, kept.text
+        now = path.read_text("utf-8")
+        assert "sk-live-1234" in now
+        assert "me:hunter2@" in now
+        assert "retries: 2" in now
+        assert path.stat().st_mode & 0o077 == 0
+        refused(
+            client.put(f"{ADMIN}/settings", json={"text": "port: x\nprot: 1\n"}), 400, "line 2: 'prot' is no setting"
+        )
+        refused(client.put(f"{ADMIN}/settings", json={"text": "a: [\n"}), 400, "not YAML")
+        refused(
+            client.put(f"{ADMIN}/settings", json={"text": "master_key: '********'\nhost: '********'\n"}), 400, "host"
+        )
+        assert path.read_text("utf-8") == now
+        assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".modelyard-")] == []
+
+
+def test_what_runs_here_is_told_with_licences(client: httpx.Client):
+    told = got(client, "about")
+    assert (told["database"], told["workers"], told["problem"], told["records_bodies"]) == ("sqlite", 1, None, True)
+    assert {"msgspec", "uvicorn"} <= {one["name"] for one in told["packages"]}
+
+
+def test_pages_hear_of_what_is_new(client: httpx.Client):
+    heard: list[str] = []
+    began = threading.Event()
+
+    def listen() -> None:
+        with client.stream("GET", f"{ADMIN}/live") as answer:
+            for line in answer.iter_lines():
+                began.set()
+                if line.startswith("data:"):
+                    heard.extend(json.loads(line[5:])["topics"])
+                    if {"usage", "setup"} <= {*heard}:
+                        return
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    assert began.wait(10)
+    chat(client, "echo/echo")
+    client.post(f"{ADMIN}/users", json={"name": "ada"})
+    listening.join(15)
+    assert {"usage", "setup"} <= {*heard}
+
+
+FLOW: dict[str, Any] = {
+    "app": {"name": "flow", "mode": "workflow"}, "kind": "app", "version": "0.3.0",
+    "workflow": {"graph": {
+        "nodes": [
+            {"id": "start", "data": {"type": "start", "title": "Start", "variables": [
+                {"variable": "name", "label": "Name", "type": "text-input", "required": True}]}},
+            {"id": "greet", "data": {"type": "template-transform", "title": "Greet", "template": "Hi {{ name }}",
+                                     "variables": [{"variable": "name", "value_selector": ["start", "name"]}]}},
+            {"id": "end", "data": {"type": "end", "title": "End", "outputs": [
+                {"variable": "said", "value_selector": ["greet", "output"]}]}},
+        ],
+        "edges": [{"source": "start", "target": "greet"}, {"source": "greet", "target": "end"}],
+    }},
+}  # fmt: skip
+
+
+def events(answered: httpx.Response) -> list[dict[str, Any]]:
+    return [json.loads(line[5:]) for line in answered.text.splitlines() if line.startswith("data:")]
+
+
+def test_a_draft_is_checked_run_watched_and_its_nodes_tested(client: httpx.Client):
+    text = json.dumps(FLOW)
+    assert client.post(f"{ADMIN}/apps/check", json={"file": text}).json()["problems"] == []
+    broken = text.replace('"template-transform"', '"template-transfrom"')
+    (problem, *_) = client.post(f"{ADMIN}/apps/check", json={"file": broken}).json()["problems"]
+    assert (problem["node"] in ("greet", "Greet"), "template-transfrom" in problem["message"]) == (True, True)
+    app = client.post(f"{ADMIN}/apps", json={"file": text, "publish": False}).json()
+    one = f"{ADMIN}/apps/{app['id']}"
+    assert client.get(f"{one}/form?draft=true").json()["data"][0]["variable"] == "name"
+    told = events(client.post(f"{one}/runs", json={"draft": True, "inputs": {"name": "Ada"}}))
+    assert told[0]["event"] == "run"
+    assert (told[-1]["event"], told[-1]["run"]["outputs"]) == ("end", {"said": "Hi Ada"})
+    run = told[0]["run"]["id"]
+    again = events(client.get(f"{ADMIN}/runs/{run}/events"))
+    assert [each["event"] for each in again] == [each["event"] for each in told]
+    assert client.get(f"{ADMIN}/runs/{run}").json()["status"] == "succeeded"
+    assert client.get(f"{one}/runs").json()["total"] == 1
+    for verb in ("stop", "pause", "resume"):
+        assert client.post(f"{ADMIN}/runs/{run}/{verb}").json() == {"done": False}
+    refused(client.post(f"{one}/runs", json={"inputs": {"name": "x"}}), 400, "publish")
+    refused(client.post(f"{one}/runs", json={"draft": True, "inputs": {}}), 400, "name")
+    tested = client.post(f"{one}/test-node", json={"file": text, "node": "greet", "inputs": {"start.name": "Bob"}})
+    assert (tested.json()["status"], tested.json()["outputs"]) == ("succeeded", {"output": "Hi Bob"})
+    refused(client.post(f"{one}/test-node", json={"file": text, "node": "nobody"}), 404, "no node 'nobody'")
+    refused(
+        client.post(f"{one}/test-node", json={"file": text, "node": "greet", "inputs": {"x": 1}}), 400, "node.variable"
+    )
+    refused(client.get(f"{ADMIN}/runs/nobody"), 404, "")
+
+
+def test_what_people_say_to_an_app_is_listed(client: httpx.Client):
+    chatting = {
+        "app": {"name": "desk", "mode": "chat"}, "kind": "app", "version": "0.3.0",
+        "model_config": {"model": {"provider": "", "name": "default", "mode": "chat"}, "user_input_form": []},
+    }  # fmt: skip
+    app = client.post(f"{ADMIN}/apps", json={"file": json.dumps(chatting)}).json()
+    one = f"{ADMIN}/apps/{app['id']}"
+    told = events(client.post(f"{one}/runs", json={"query": "who is there?"}))
+    assert told[-1]["run"]["status"] == "succeeded"
+    (conversation,) = client.get(f"{one}/conversations").json()["data"]
+    (message,) = client.get(f"{one}/conversations/{conversation['id']}").json()["data"]
+    assert (message["query"], message["answer"]) == ("who is there?", "who is there?")
+    assert client.get(f"{one}/feedback").json()["data"] == []
+    made = client.post(f"{one}/annotations", json={"question": "When?", "answer": "Now."})
+    assert made.status_code == 201, made.text
+    assert [each["answer"] for each in client.get(f"{one}/annotations").json()["data"]] == ["Now."]
+    assert client.delete(f"{one}/annotations/{made.json()['id']}").json()["deleted"] is True
+    refused(client.post(f"{one}/annotations", json={"question": "When?"}), 400, "'answer'")
+    refused(client.post(f"{one}/runs", json={}), 400, "'query'")
+
+
+def test_node_types_tell_what_they_are_told(client: httpx.Client):
+    kinds = {one["type"]: one for one in got(client, "nodes")["data"]}
+    assert {"start", "llm", "code", "if-else", "iteration", "human-input", "agent"} <= kinds.keys()
+    assert "LLMData" in kinds["llm"]["schema"]["$defs"]
+
+
+def test_what_is_no_plugin_is_refused_and_nothing_is_left(client: httpx.Client):
+    assert got(client, "plugins")["data"] == []
+    refused(client.post(f"{ADMIN}/plugins", content=b""), 400, "the package itself")
+    refused(client.post(f"{ADMIN}/plugins", content=b'{"x": 1}'), 400, "not JSON")
+    assert client.post(f"{ADMIN}/plugins", content=b"no zip at all").status_code in (400, 422)
+    refused(client.get(f"{ADMIN}/plugins/nobody"), 404, "not installed")
+    assert got(client, "market")["data"] == []
+
+
+def test_local_models_are_listed_with_their_files(client: httpx.Client, start_gateway: Start):
+    listed = got(client, "weights")["data"]
+    small = next(one for one in listed if one["id"] == "smollm2-135m")
+    assert (small["types"], small["licence"], small["sets"]) == (["llm"], "Apache-2.0", ["mini"])
+    assert small["bytes"] > 90_000_000
+    refused(client.post(f"{ADMIN}/weights/qwen/pull"), 404, "did you mean 'qwen")
+    refused(client.post(f"{ADMIN}/weights/smollm2-135m"), 404, "is not offered here")
+    assert client.delete(f"{ADMIN}/weights/smollm2-135m").json() == {"id": "smollm2-135m", "deleted": False}
+    with httpx.Client(base_url=start_gateway(local=LocalSettings(enabled=False)).origin, timeout=30) as other:
+        assert got(other, "weights")["data"] == []
+
+
+@pytest.mark.parametrize("role", ["viewer", "developer"])
+def test_who_may_not_change_things_may_not_here_either(client: httpx.Client, role: str):
+    key = client.post(f"{ADMIN}/keys", json={"name": "k", "role": role}).json()["key"]
+    client.headers["authorization"] = f"Bearer {key}"
+    for verb, path in (
+        ("GET", "settings"), ("PUT", "settings"), ("POST", "plan"), ("GET", "plugins"), ("POST", "plugins"),
+        ("GET", "providers"), ("POST", "apps/check"), ("POST", "weights/x/pull"),
+    ):  # fmt: skip
+        answered = client.request(verb, f"{ADMIN}/{path}", content=b"{}" if verb != "GET" else None)
+        assert answered.status_code == 403, (verb, path, answered.text)
+    assert client.get(f"{ADMIN}/calls").status_code == 200
+    assert client.get(f"{ADMIN}/about").status_code == 200
+
+
+def test_a_model_of_ones_own_has_its_price_and_is_removed(start_gateway: Start, upstream: Upstream):
+    own = ProviderSettings(name="mine", base_url=upstream.url)
+    gateway = start_gateway(providers=[own])
+    definition = {
+        "model": "tiny", "model_type": "llm", "label": {"en_US": "Tiny"},
+        "model_properties": {"mode": "chat", "context_size": 1000},
+        "pricing": {"input": "1", "output": "2", "unit": "0.000001", "currency": "EUR"},
+    }  # fmt: skip
+    with httpx.Client(base_url=gateway.origin, timeout=30) as client:
+        made = client.post(f"{ADMIN}/models", json={"name": "tiny", "provider": "mine", "definition": definition})
+        assert made.status_code == 201, made.text
+        (listed,) = [one for one in got(client, "catalogue")["data"] if one["id"] == "mine/tiny"]
+        assert (listed["is_custom"], listed["output_price"], listed["currency"]) == (True, "2", "EUR")
+        client.delete(f"{ADMIN}/models/{made.json()['id']}")
+        assert "mine/tiny" not in {one["id"] for one in got(client, "catalogue")["data"]}
