@@ -46,6 +46,7 @@ def settings_page() -> str:
         (settings.CacheSettings, "`cache`"),
         (settings.QueueSettings, "`queue`"),
         (settings.TelemetrySettings, "`telemetry`"),
+        (settings.OidcSettings, "`oidc`"),
         (settings.ProviderSettings, "Each of `providers`"),
         (settings.CredentialSettings, "Each of `credentials`"),
     ):

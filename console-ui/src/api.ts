@@ -7,7 +7,7 @@ type Shapes = components["schemas"];
 export type Shape<Name extends keyof Shapes> = Shapes[Name];
 
 export interface Account { id: string; email: string; name: string; role: string; tenant: string; is_enabled?: boolean; seen_at?: number | null }
-export interface Who { mode: "single" | "setup" | "accounts"; account: Account | null }
+export interface Who { mode: "single" | "setup" | "accounts"; account: Account | null; elsewhere?: string }
 
 export class Refused extends Error {
   constructor(message: string, readonly status: number, readonly code = "") {

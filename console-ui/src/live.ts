@@ -11,6 +11,7 @@ export const listen = (client: QueryClient, onState: (isThere: boolean) => void)
   let source: EventSource | null = null;
   let again: ReturnType<typeof setTimeout> | undefined;
   const waiting = new Set<string>();
+  let wasDown = false;
   let soon: ReturnType<typeof setTimeout> | undefined;
   // While somebody sends a thousand calls a second, pages are asked for anew at most every two seconds.
   const tell = (topics: string[]) => {
@@ -23,9 +24,15 @@ export const listen = (client: QueryClient, onState: (isThere: boolean) => void)
   };
   const open = () => {
     source = new EventSource("/admin/v1/live");
-    source.onopen = () => onState(true);
+    source.onopen = () => {
+      // What was missed while the line was down is asked for once it is back.
+      if (wasDown) void client.invalidateQueries();
+      wasDown = false;
+      onState(true);
+    };
     source.onmessage = (event) => tell((JSON.parse(String(event.data)) as { topics: string[] }).topics);
     source.onerror = () => {
+      wasDown = true;
       onState(false);
       if (source?.readyState === EventSource.CLOSED) again = setTimeout(open, 3000);
     };

@@ -13,7 +13,7 @@ const table = {
   lost: ["The server cannot be reached.", "连不上服务器。"], lostRetrying: ["The server cannot be reached. This page goes on by itself when it is back.", "连不上服务器。恢复后本页会自动继续。"],
 
   // who is here
-  email: ["Email", "邮箱"], password: ["Password", "密码"], name: ["Name", "名称"], signIn: ["Sign in", "登录"], signInTitle: ["Sign in to Modelyard", "登录 Modelyard"],
+  email: ["Email", "邮箱"], password: ["Password", "密码"], name: ["Name", "名称"], signIn: ["Sign in", "登录"], signInAt: ["Sign in with {name}", "用 {name} 登录"], signInTitle: ["Sign in to Modelyard", "登录 Modelyard"],
   setUpTitle: ["Make the first account", "创建第一个账户"], setUpText: ["It owns this server. Nobody else can make one this way afterwards.", "它拥有这台服务器，之后其他人不能再这样创建。"], setUp: ["Make it", "创建"],
   single: ["Nobody has to sign in on this machine.", "在本机使用无需登录。"], protect: ["Protect it with an account", "用账户保护它"], expired: ["You were signed out", "登录已失效"],
   expiredText: ["Sign in again to go on; what you were doing is still here.", "请重新登录后继续；你正在做的内容都还在。"], invitedTitle: ["You were invited", "你收到了邀请"], accept: ["Accept", "接受"],

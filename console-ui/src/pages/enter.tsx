@@ -1,9 +1,10 @@
-import { useQueryClient } from "@tanstack/react-query";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { type FormEvent, type ReactNode, useState } from "react";
 import { api } from "../api";
 import { useWrong } from "../parts/base";
 import { useChosen } from "../settings";
+import { filled } from "../words";
 
 const Form = ({ title, text, send, isWithin, children, button }: {
   title: string; text?: string; send: (text: (name: string) => string) => Promise<unknown>; isWithin: boolean; children: ReactNode; button: string;
@@ -39,6 +40,7 @@ const Form = ({ title, text, send, isWithin, children, button }: {
 export const Enter = ({ isFirst, isWithin = false, onDone }: { isFirst: boolean; isWithin?: boolean; onDone?: () => void }) => {
   const { t } = useChosen();
   const client = useQueryClient();
+  const who = useQuery({ queryKey: ["who"], queryFn: api.who, staleTime: 60_000 });
   return (
     <Form
       title={isFirst ? t.setUpTitle : t.signInTitle} isWithin={isWithin} button={isFirst ? t.setUp : t.signIn} {...(isFirst ? { text: t.setUpText } : {})}
@@ -48,6 +50,7 @@ export const Enter = ({ isFirst, isWithin = false, onDone }: { isFirst: boolean;
         onDone?.();
       }}
     >
+      {!isFirst && who.data?.elsewhere && <a className="button" href="/console/api/oidc/begin">{filled(t.signInAt, { name: who.data.elsewhere })}</a>}
       {isFirst && <label className="field">{t.name}<input name="name" autoComplete="name" required /></label>}
       <label className="field">{t.email}<input name="email" type="email" autoComplete="username" required /></label>
       <label className="field">{t.password}

@@ -227,6 +227,23 @@ class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A name → the program of an MCP server over stdio."""
 
 
+class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An identity provider where people sign in to the console (OpenID Connect)."""
+
+    issuer: str = ""
+    """Its address, as `https://id.example.com`; empty for off. `/console/api/oidc/callback` is where it sends people
+    back to."""
+    client_id: str = ""
+    client_secret: str = ""
+    label: str = ""
+    """What the button says."""
+    role: str = ""
+    """What somebody becomes who comes the first time: viewer, developer or admin. Empty: only those who were invited
+    or have an account may come."""
+    domains: list[str] = []
+    """Whose addresses may come; all where it is empty."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     home: str = "~/.modelyard"
     """Where weights, the ledger and what `providers add` wrote lie."""
@@ -266,6 +283,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     workflows: WorkflowSettings = WorkflowSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()
     tools: ToolSettings = ToolSettings()
+    oidc: OidcSettings = OidcSettings()
     egress: EgressSettings = EgressSettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()

@@ -13,7 +13,7 @@ from modelyard.base.errors import ConfigError
 
 STRUCK = "********"
 _SECRET = re.compile(
-    r"(^|\.)(api_keys\[\d+\]|master_key|qdrant_api_key|env\.\w+)$|(^|\.)credentials\[\d+\]\.values\.(?!.*(url|endpoint|region|version|name)$)"
+    r"(^|\.)(api_keys\[\d+\]|master_key|client_secret|qdrant_api_key|env\.\w+)$|(^|\.)credentials\[\d+\]\.values\.(?!.*(url|endpoint|region|version|name)$)"
 )
 _PASSWORD = re.compile(r"(?P<before>\w+://[^:/@\s]*:)(?P<secret>[^@/\s]+)@")
 

@@ -8,6 +8,8 @@ import msgspec
 
 from modelyard.app import Modelyard
 from modelyard.app.agents import offer_of, tool_of
+from modelyard.base.errors import ConfigError
+from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.dataset_calls import DatasetParts
@@ -16,6 +18,8 @@ from modelyard.gateway.routes.app_runs import AppRuns
 from modelyard.gateway.routes.apps import AppsRoute
 from modelyard.gateway.server import Gateway, Parts
 from modelyard.gateway.service_parts import ServiceParts
+from modelyard.runtime.caller import Role
+from modelyard.runtime.oidc import Oidc
 
 
 def gateway_of(
@@ -105,6 +109,7 @@ def gateway_of(
         accounts=yard.accounts,
         keeper=keeper,
         apps=AppsRoute(yard.apps, yard.workflow_parts.pipelines, lambda: yard.origin, AppRuns(service, manage).of_app),
+        oidc=_oidc(yard),
         sessions=yard.plugin_parts.sessions,
         plugin_key=yard.plugin_parts.key,
         is_plugin_interface_open=yard.settings.plugins.open_interface,
@@ -118,6 +123,20 @@ def gateway_of(
     )
     yard.on_reload(lambda settings: setattr(keeper, "keys", settings.api_keys))
     return Gateway(parts, keeper, max_body=yard.settings.max_body_mb << 20, on_start=on_start, on_close=yard.aclose)
+
+
+def _oidc(yard: Modelyard) -> Oidc | None:
+    chosen = yard.settings.oidc
+    if not chosen.issuer:
+        return None
+    role = Role(chosen.role) if chosen.role in ("viewer", "developer", "admin") else None
+    if chosen.role and role is None:
+        raise ConfigError(f"oidc.role is viewer, developer or admin, not {chosen.role!r}")
+    redaction.add([chosen.client_secret])
+    return Oidc(
+        yard.http, yard.clock, issuer=chosen.issuer, client_id=chosen.client_id, client_secret=chosen.client_secret,
+        label=chosen.label, role=role, domains=chosen.domains,
+    )  # fmt: skip
 
 
 def _server(yard: Modelyard) -> ServerState:

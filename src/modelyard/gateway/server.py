@@ -42,6 +42,7 @@ from modelyard.gateway.routes import (
     models,
     moderations,
     oauth,
+    oidc,
     plugin_daemon,
     rerank,
     responses,
@@ -60,6 +61,7 @@ from modelyard.runtime.invocation import ANYBODY
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.metrics import Metrics
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.oidc import Oidc
 from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.response_store import ResponseStore
 from modelyard.runtime.traces import Traces
@@ -100,6 +102,8 @@ class Parts:
     keeper: Gatekeeper
     jail: Callable[[], str]
     """How programs of workflows are held."""
+    oidc: Oidc | None
+    """Where people sign in elsewhere; None where nowhere."""
     sessions: ServerlessSessions
     """Of plugins that are served elsewhere."""
     plugin_key: str
@@ -174,8 +178,10 @@ def build_routes(parts: Parts) -> _Routes:
         console.PREFIX: {"GET": (None, console.ConsoleRoute())},
         f"{console.PREFIX}/": {"GET": (None, console.ConsoleRoute())},
         accounts.PREFIX: dict.fromkeys(
-            ("GET", "POST", "PATCH", "DELETE"), (None, accounts.AccountsRoute(parts.accounts, parts.keeper))
+            ("GET", "POST", "PATCH", "DELETE"),
+            (None, accounts.AccountsRoute(parts.accounts, parts.keeper, parts.oidc.label if parts.oidc else None)),
         ),
+        oidc.PREFIX: {"GET": (None, oidc.OidcRoute(parts.oidc, parts.accounts))},
         f"{accounts.PREFIX}docs": {"GET": (None, api_docs.page)},
         f"{accounts.PREFIX}docs/": {"GET": (None, api_docs.page)},
         chat_page.PREFIX: dict.fromkeys(("GET", "POST", "PUT", "DELETE"), (None, page)),

@@ -139,6 +139,21 @@ class Accounts:
         self._tries.pop(address, None)
         return await self.open(_account(rows[0]), agent)
 
+    async def come(self, email: str, name: str, role: Role | None) -> Account:
+        """Somebody whom an identity provider vouches for; with `role`, whoever comes the first time gets an account of
+        the default tenant. Raises SignInError."""
+        rows = await self._rows("by_email", email=checked_email(email))
+        if not rows:
+            if role is None:
+                raise SignInError(f"{email} has no account here: ask somebody who has one to be invited")
+            one = self._account(DEFAULT_TENANT, email, name, role)
+            await self._transact(lambda it: it.execute(self._sql["add"], _row(one, "")))
+            await self.note(one.caller, "account.come", one.email)
+            rows = await self._rows("by_email", email=one.email)
+        if not rows[0]["is_enabled"]:
+            raise SignInError(f"the account of {email} is switched off")
+        return _account(rows[0])
+
     def _check_tries(self, address: str) -> None:
         now = self._now()
         if len(self._tries) > _MOST_KNOWN:

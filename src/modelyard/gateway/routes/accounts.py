@@ -27,6 +27,8 @@ PREFIX = "/console/api/"
 class AccountsRoute:
     accounts: Accounts
     keeper: Gatekeeper
+    elsewhere: str | None = None
+    """What the button says that leads to an identity provider; None where there is none."""
 
     async def __call__(self, request: Request) -> Reply:
         rest = request.path.removeprefix(PREFIX).strip("/").split("/")
@@ -52,6 +54,8 @@ class AccountsRoute:
         session = self.keeper.session_of(request.scope["headers"], "GET")
         mode = "single" if self.keeper.is_open else "accounts" if self.keeper.has_owner else "setup"
         told: JSON = {"mode": mode, "account": _shown(session.account) if session is not None else None}
+        if self.elsewhere is not None:
+            told["elsewhere"] = self.elsewhere
         token = cookie_of(request.scope["headers"], SESSION_COOKIE)
         fresh = await self.accounts.renewed(token) if session is not None else None
         return json_reply(told, headers=_with_cookie(request, fresh) if fresh else _NOT_KEPT)

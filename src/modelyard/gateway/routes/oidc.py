@@ -1,0 +1,79 @@
+"""/console/api/oidc: to an identity provider and back, and signed in."""
+
+import base64
+import html
+from dataclasses import dataclass
+
+import msgspec
+
+from modelyard.base.errors import ConfigError, NotFoundError
+from modelyard.gateway.auth import SESSION_COOKIE, cookie_of
+from modelyard.gateway.http import Reply, Request
+from modelyard.runtime.accounts import SESSION_SECONDS, Accounts, SignInError
+from modelyard.runtime.oidc import Oidc, Pending
+
+PREFIX = "/console/api/oidc/"
+_COOKIE = "modelyard-oidc"
+_SECONDS = 600
+_HEADERS = {
+    "cache-control": "no-store", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OidcRoute:
+    oidc: Oidc | None
+    accounts: Accounts
+
+    async def __call__(self, request: Request) -> Reply:
+        step = request.path.removeprefix(PREFIX).strip("/")
+        if self.oidc is None or step not in ("begin", "callback"):
+            raise NotFoundError(f"there is nothing at {request.path!r}", code="unknown_url")
+        try:
+            return await (self._begin if step == "begin" else self._end)(request, self.oidc)
+        except (SignInError, ConfigError) as error:
+            return _told(str(error))
+
+    async def _begin(self, request: Request, oidc: Oidc) -> Reply:
+        place, pending = await oidc.begin(_back(request))
+        kept = base64.urlsafe_b64encode(msgspec.json.encode(pending)).decode()
+        return _gone_to(place, f"{_COOKIE}={kept}; Path={PREFIX}; Max-Age={_SECONDS}; HttpOnly; SameSite=Lax", request)
+
+    async def _end(self, request: Request, oidc: Oidc) -> Reply:
+        if refused := request.query("error"):
+            raise SignInError(f"the identity provider says: {(request.query('error_description') or refused)[:200]}")
+        try:
+            kept = base64.urlsafe_b64decode(cookie_of(request.scope["headers"], _COOKIE))
+            pending = msgspec.json.decode(kept, type=Pending)
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise SignInError("this sign-in was not begun in this browser, or too long ago: try again") from error
+        person = await oidc.end(
+            pending, code=request.query("code") or "", state=request.query("state") or "", back=_back(request)
+        )
+        account = await self.accounts.come(person.email, person.name, oidc.role)
+        token, _ = await self.accounts.open(account, request.header(b"user-agent") or "")
+        cookie = f"{SESSION_COOKIE}={token}; Path=/; Max-Age={int(SESSION_SECONDS)}; HttpOnly; SameSite=Strict"
+        return _gone_to("/console", cookie, request)
+
+
+def _is_https(request: Request) -> bool:
+    return request.scope.get("scheme") == "https" or (request.header(b"x-forwarded-proto") or "") == "https"
+
+
+def _back(request: Request) -> str:
+    """Where the provider sends people back to: as this server is called. It compares with what it was told before."""
+    return f"{'https' if _is_https(request) else 'http'}://{request.header(b'host') or ''}{PREFIX}callback"
+
+
+def _gone_to(place: str, cookie: str, request: Request) -> Reply:
+    secure = "; Secure" if _is_https(request) else ""
+    return Reply(b"", 303, b"text/plain", {**_HEADERS, "location": place, "set-cookie": cookie + secure})
+
+
+def _told(text: str) -> Reply:
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Modelyard</title><h1>You are not signed in</h1>'
+        f'<p>{html.escape(text)}</p><p><a href="/console">Back to the console</a></p></html>'
+    )
+    return Reply(page.encode(), 401, b"text/html; charset=utf-8", _HEADERS)

@@ -1,0 +1,136 @@
+"""OpenID Connect: people sign in at an identity provider, by the code flow with PKCE (RFC 7636).
+
+What it says of them is believed where its signature holds, it was said for this client, for this browser's nonce, now,
+and the address is one that the provider has verified.
+"""
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+
+from modelyard.base.clock import Clock
+from modelyard.base.errors import ConfigError, InvokeError
+from modelyard.models.types import JSON
+from modelyard.runtime.accounts import SignInError
+from modelyard.runtime.caller import Role
+from modelyard.transport.http import HttpClient, Timeouts
+
+_LIMITS = Timeouts(connect=10.0, first_byte=15.0, between_bytes=10.0)
+_MOST = 1 << 20
+_KNOWN_SECONDS = 3600.0
+_SKEW = 60.0
+_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+"""Signatures with a key pair alone: a client's secret is no key that only the provider has."""
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """What a browser keeps while somebody is at the provider."""
+
+    state: str
+    nonce: str
+    verifier: str
+
+
+class Person(msgspec.Struct, frozen=True):
+    email: str
+    name: str
+
+
+class Oidc:
+    def __init__(
+        self, client: HttpClient, clock: Clock, *, issuer: str, client_id: str, client_secret: str, label: str = "",
+        role: Role | None = None, domains: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self._http = client
+        self._clock = clock
+        self._issuer = issuer.rstrip("/")
+        self._client = client_id
+        self._secret = client_secret
+        self.label = label or self._issuer.partition("://")[2]
+        self.role = role
+        self._domains = [one.lower() for one in domains]
+        self._about: JSON | None = None
+        self._about_at = float("-inf")
+
+    async def begin(self, back: str) -> tuple[str, Pending]:
+        """(where the browser is to go, what it is to keep); `back` is where the provider sends it afterwards."""
+        about = await self._found()
+        pending = Pending(secrets.token_urlsafe(24), secrets.token_urlsafe(24), secrets.token_urlsafe(48))
+        digest = hashlib.sha256(pending.verifier.encode()).digest()
+        query = {
+            "response_type": "code", "client_id": self._client, "redirect_uri": back, "scope": "openid email profile",
+            "state": pending.state, "nonce": pending.nonce, "code_challenge_method": "S256",
+            "code_challenge": base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
+        }  # fmt: skip
+        place = str(about["authorization_endpoint"])
+        return f"{place}{'&' if '?' in place else '?'}{urlencode(query)}", pending
+
+    async def end(self, pending: Pending, *, code: str, state: str, back: str) -> Person:
+        """Who came back. Raises SignInError that says what is wrong with it."""
+        if not secrets.compare_digest(state.encode(), pending.state.encode()):
+            raise SignInError("this sign-in was not begun in this browser: try again")
+        about = await self._found()
+        body = {
+            "grant_type": "authorization_code", "code": code, "redirect_uri": back, "client_id": self._client,
+            "code_verifier": pending.verifier,
+        }  # fmt: skip
+        if self._secret:
+            body["client_secret"] = self._secret
+        told = await self._ask("POST", str(about["token_endpoint"]), urlencode(body).encode())
+        claims = await self._claims(about, str(told.get("id_token") or ""))
+        if not secrets.compare_digest(str(claims.get("nonce") or "").encode(), pending.nonce.encode()):
+            raise SignInError("what the identity provider says is not for this sign-in: try again")
+        return self._person(claims)
+
+    def _person(self, claims: Mapping[str, Any]) -> Person:
+        email = str(claims.get("email") or "").strip().lower()
+        if not email or claims.get("email_verified") not in (True, "true"):
+            raise SignInError("the identity provider names no address that it has verified")
+        if self._domains and email.rpartition("@")[2] not in self._domains:
+            raise SignInError(f"{email} is of no domain that may sign in here")
+        return Person(email, str(claims.get("name") or claims.get("preferred_username") or ""))
+
+    async def _claims(self, about: Mapping[str, Any], token: str) -> JSON:
+        import jwt
+
+        keys = await self._ask("GET", str(about["jwks_uri"]))
+        try:
+            wanted = jwt.get_unverified_header(token).get("kid")
+            known = jwt.PyJWKSet.from_dict(keys).keys
+            found = [one for one in known if wanted in (None, one.key_id)] or known
+            return jwt.decode(
+                token, found[0], algorithms=_ALGORITHMS, audience=self._client, issuer=str(about["issuer"]),
+                leeway=_SKEW, options={"require": ["exp", "iat", "aud", "iss"]},
+            )  # fmt: skip
+        except (jwt.PyJWTError, IndexError, ValueError, TypeError) as error:
+            raise SignInError(f"what the identity provider says does not hold: {error}") from error
+
+    async def _found(self) -> JSON:
+        """The provider's own description. Raises ConfigError where it is none, or another's."""
+        now = self._clock.monotonic()
+        if self._about is None or now - self._about_at > _KNOWN_SECONDS:
+            about = await self._ask("GET", f"{self._issuer}/.well-known/openid-configuration")
+            if str(about.get("issuer") or "").rstrip("/") != self._issuer:
+                raise ConfigError(f"{self._issuer} describes itself as {str(about.get('issuer'))[:200]!r}")
+            self._about, self._about_at = about, now
+        return self._about
+
+    async def _ask(self, verb: str, url: str, body: bytes = b"") -> JSON:
+        headers = {"accept": "application/json"}
+        if body:
+            headers["content-type"] = "application/x-www-form-urlencoded"
+        try:
+            response = await self._http.send(verb, url, headers=headers, body=[body] if body else [], timeouts=_LIMITS)
+            data = await response.read(most=_MOST)
+            document = msgspec.json.decode(data)
+        except (InvokeError, msgspec.DecodeError) as error:
+            raise SignInError(f"the identity provider cannot be asked: {error}") from error
+        if not isinstance(document, dict) or response.status >= 400:
+            told = document.get("error_description") or document.get("error") if isinstance(document, dict) else ""
+            raise SignInError(f"the identity provider refuses: {str(told or response.status)[:200]}")
+        return document

@@ -1,0 +1,165 @@
+"""Signing in at an identity provider: a played one, whose tokens are really signed, and everything it could get wrong."""
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from modelyard.base.settings import OidcSettings
+from modelyard.testing import Answer, Upstream, UpstreamRequest, json_answer
+from tests.gateway.conftest import Running
+
+Start = Callable[..., Running]
+KEY, OTHER = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
+
+
+class Provider:
+    """An identity provider; `says` changes what it claims, `signs` with what."""
+
+    def __init__(self) -> None:
+        self.says: dict[str, Any] = {}
+        self.signs: Any = KEY
+        self.algorithm = "RS256"
+        self.issuer = ""
+        self.asked: dict[str, str] = {}
+        self.nonce = ""
+        self.status = 200
+
+    def __call__(self, request: UpstreamRequest) -> Answer:
+        if request.path.endswith("/.well-known/openid-configuration"):
+            return json_answer({
+                "issuer": self.issuer, "authorization_endpoint": f"{self.issuer}/authorize",
+                "token_endpoint": f"{self.issuer}/token", "jwks_uri": f"{self.issuer}/keys",
+            })  # fmt: skip
+        if request.path.endswith("/keys"):
+            key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(KEY.public_key()))
+            return json_answer({"keys": [{**key, "kid": "one", "use": "sig", "alg": "RS256"}]})
+        self.asked = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+        if self.status != 200:
+            return json_answer({"error": "invalid_grant", "error_description": "the code is spent"}, status=self.status)
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer, "aud": "modelyard", "sub": "1", "iat": now, "exp": now + 60, "nonce": self.nonce,
+            "email": "Ada@example.com", "email_verified": True, "name": "Ada", **self.says,
+        }  # fmt: skip
+        token = jwt.encode(claims, self.signs, algorithm=self.algorithm, headers={"kid": "one"})
+        return json_answer({"access_token": "x", "token_type": "Bearer", "id_token": token})
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    played = Provider()
+    with Upstream(played) as upstream:
+        played.issuer = upstream.url
+        yield played
+
+
+@pytest.fixture
+def start(start_gateway: Start, provider: Provider) -> Iterator[Callable[..., httpx.Client]]:
+    clients: list[httpx.Client] = []
+
+    def begin(**chosen: Any) -> httpx.Client:
+        usual: dict[str, Any] = {
+            "issuer": provider.issuer, "client_id": "modelyard", "client_secret": "s3cret-s3cret", "role": "viewer",
+        }  # fmt: skip
+        settings = OidcSettings(**{**usual, **chosen})
+        clients.append(httpx.Client(base_url=start_gateway(oidc=settings).origin, timeout=20))
+        return clients[-1]
+
+    yield begin
+    for one in clients:
+        one.close()
+
+
+def sign_in(client: httpx.Client, provider: Provider, **changes: str) -> httpx.Response:
+    """There and back, as a browser goes."""
+    gone = client.get("/console/api/oidc/begin")
+    assert gone.status_code == 303, gone.text
+    place = urlsplit(gone.headers["location"])
+    asked = {name: values[0] for name, values in parse_qs(place.query).items()}
+    assert (asked["response_type"], asked["code_challenge_method"]) == ("code", "S256")
+    provider.nonce = asked["nonce"]
+    answered = client.get("/console/api/oidc/callback", params={"code": "c", "state": asked["state"], **changes})
+    if provider.asked:
+        digest = hashlib.sha256(provider.asked["code_verifier"].encode()).digest()
+        assert base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == asked["code_challenge"]
+        assert provider.asked["redirect_uri"] == asked["redirect_uri"] == f"{client.base_url}/console/api/oidc/callback"
+        assert provider.asked["client_secret"] == "s3cret-s3cret"
+    return answered
+
+
+def test_somebody_who_comes_from_there_is_signed_in_and_keeps_one_account(start: Any, provider: Provider):
+    client = start()
+    assert client.get("/console/api/session").json()["elsewhere"].startswith("127.0.0.1")
+    for _ in range(2):
+        answered = sign_in(client, provider)
+        assert (answered.status_code, answered.headers["location"]) == (303, "/console")
+        cookie = answered.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        account = client.get("/console/api/session").json()["account"]
+        assert (account["email"], account["name"], account["role"]) == ("ada@example.com", "Ada", "viewer")
+        provider.says = {"name": "Somebody else"}
+    refused = client.post("/console/api/session", json={"email": "ada@example.com", "password": ""},
+                          headers={"origin": str(client.base_url).rstrip("/")})  # fmt: skip
+    assert refused.status_code == 401, "an account without a password takes none"
+
+
+@pytest.mark.parametrize(("says", "signs", "words"), [
+    ({"nonce": "another"}, KEY, "not for this sign-in"), ({"aud": "somebody"}, KEY, "does not hold"),
+    ({"iss": "https://evil.example"}, KEY, "does not hold"), ({"exp": 1}, KEY, "does not hold"), ({}, OTHER, "does not hold"),
+    ({"email_verified": False}, KEY, "verified"), ({"email": ""}, KEY, "verified"),
+])  # fmt: skip
+def test_what_does_not_hold_signs_nobody_in(start: Any, provider: Provider, says: Any, signs: Any, words: str):
+    client = start()
+    provider.says, provider.signs = says, signs
+    answered = sign_in(client, provider)
+    assert (answered.status_code, words in answered.text) == (401, True), answered.text
+    assert "modelyard-session" not in client.cookies
+    assert "default-src 'none'" in answered.headers["content-security-policy"]
+
+
+def test_the_clients_own_secret_signs_nothing(start: Any, provider: Provider):
+    client = start()
+    provider.signs, provider.algorithm = "s3cret-s3cret-s3cret-s3cret-s3cret", "HS256"
+    assert "does not hold" in sign_in(client, provider).text
+
+
+def test_a_way_back_that_was_not_begun_here_leads_nowhere(start: Any, provider: Provider):
+    client = start()
+    assert "not begun in this browser" in sign_in(client, provider, state="forged").text
+    client.cookies.clear()
+    answered = client.get("/console/api/oidc/callback?code=c&state=s")
+    assert (answered.status_code, "not begun" in answered.text) == (401, True)
+    client.cookies.set("modelyard-oidc", "bm8ganNvbg==")
+    assert client.get("/console/api/oidc/callback?code=c&state=s").status_code == 401
+    shown = client.get("/console/api/oidc/callback?error=access_denied&error_description=<script>no</script>")
+    assert "&lt;script&gt;no" in shown.text
+
+
+def test_who_may_come_is_the_settings_to_say(start: Any, provider: Provider):
+    assert "has no account here" in sign_in(start(role=""), provider).text
+    assert "no domain" in sign_in(start(domains=["corp.example"]), provider).text
+    provider.status = 400
+    assert "the code is spent" in sign_in(start(), provider).text
+
+
+def test_a_provider_that_is_another_or_away_is_said(start: Any, provider: Provider):
+    client = start()
+    provider.issuer = "https://evil.example"
+    assert "describes itself as" in client.get("/console/api/oidc/begin").text
+    assert "cannot be asked" in start(issuer="http://127.0.0.1:9/x").get("/console/api/oidc/begin").text
+
+
+def test_without_one_there_is_nothing_there(start_gateway: Start):
+    with httpx.Client(base_url=start_gateway().origin) as client:
+        assert client.get("/console/api/oidc/begin").status_code == 404
+        assert "elsewhere" not in client.get("/console/api/session").json()
