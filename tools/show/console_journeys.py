@@ -16,6 +16,7 @@ from modelyard.plugins.package import package_folder
 from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, chat_events, error_answer, json_answer
 from tools.show.browser import Person, browser, build, lines_of, person, server
 from tools.show.proof import ROOT, Proof
+from tools.show.servers import Postgres
 
 GOOD = "sk-good-key-for-the-journey"
 PASSWORD = "correct horse battery"
@@ -322,16 +323,21 @@ JOURNEYS: dict[str, tuple[Journey, str, bool]] = {
     "read the month's cost and export it": (month_and_export, "cloud", False),
 }
 """Name → the journey, who answers beside the local models, whether these are needed."""
+ON_POSTGRESQL = (
+    "find why a request failed over", "set a budget and hit it", "create a key and revoke it",
+    "draw a workflow from nothing and run it", "read the month's cost and export it",
+)  # fmt: skip
 
 
-def travel(made: Any, name: str, *, keyboard: bool = False) -> tuple[str, float]:
+def travel(made: Any, name: str, *, keyboard: bool = False, database: str = "") -> tuple[str, float]:
     """What went wrong, empty where nothing did; and seconds."""
     journey, upstream, local = JOURNEYS[name]
     begun = time.monotonic()
+    environ = {"MODELYARD_DATABASE": database} if database else {}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="modelyard-journey-"))
         settings = stack.enter_context(_cloud("" if upstream == "keyless" else GOOD)) if upstream else ""
-        served = stack.enter_context(server(settings, home=Path(folder) / "home", local=local))
+        served = stack.enter_context(server(settings, home=Path(folder) / "home", local=local, **environ))
         one = stack.enter_context(person(made, served.origin, keyboard=keyboard, accept_downloads=True))
         try:
             journey(one)
@@ -350,5 +356,12 @@ def prove() -> Proof:
         for name in JOURNEYS:
             wrong, seconds = travel(made, name)
             proof.line(name, wrong or f"{seconds:.1f} s", not wrong)
+        for name in ON_POSTGRESQL:
+            with (
+                tempfile.TemporaryDirectory(prefix="modelyard-pg-") as folder,
+                Postgres(Path(folder) / "data") as there,
+            ):
+                wrong, seconds = travel(made, name, database=there.url)
+            proof.line(f"on PostgreSQL: {name}", wrong or f"{seconds:.1f} s", not wrong)
     proof.figures = {"journeys": len(JOURNEYS), "done": sum(ok is True for _, _, ok in proof.lines)}
     return proof

@@ -2,8 +2,9 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -126,22 +127,32 @@ class _Account:
 
 
 def _signed_in(origin: str, email: str, password: str) -> _Account:
-    client = httpx.Client(base_url=origin, headers={"origin": origin})
-    answered = client.post("/console/api/session", json={"email": email, "password": password})
+    answered = httpx.post(
+        f"{origin}/console/api/session", json={"email": email, "password": password}, headers={"origin": origin}
+    )
     assert answered.status_code == 200, answered.text
-    return _Account(origin, client.cookies)
+    return _Account(origin, answered.cookies)
 
 
 def matrix(home: Path) -> tuple[dict[str, int], list[str]]:
     """Every route with no session, one from elsewhere, one of a viewer, one of another tenant's, one that has ended."""
     counts = dict.fromkeys(
-        ("no session", "another site", "no origin", "a viewer", "another tenant", "an ended session"), 0
+        (
+            "the owner, rightly",
+            "no session",
+            "another site",
+            "no origin",
+            "a viewer",
+            "another tenant",
+            "an ended session",
+        ),
+        0,
     )
     wrong: list[str] = []
-    with server("", home=home) as served:
-        origin = served.origin
+    with ExitStack() as stack:
+        origin = stack.enter_context(server("", home=home)).origin
         password = "correct horse battery"
-        owner_client = httpx.Client(base_url=origin, headers={"origin": origin}, timeout=30)
+        owner_client = stack.enter_context(httpx.Client(base_url=origin, headers={"origin": origin}, timeout=30))
         made = owner_client.post(
             "/console/api/setup", json={"email": "o@example.com", "name": "O", "password": password}
         )
@@ -160,36 +171,40 @@ def matrix(home: Path) -> tuple[dict[str, int], list[str]]:
         gone.client.cookies = httpx.Cookies(
             {"modelyard-session": owner.client.cookies.get("modelyard-session", "")[:-4] + "AAAA"}
         )
+        nobody = _Account(origin, httpx.Cookies())
+        for account in (owner, viewer, other, gone, nobody):
+            stack.callback(account.client.close)
+        people = {"the owner, rightly": owner, "a viewer": viewer, "another tenant": other, "an ended session": gone}
         for verb, shape in operations():
-            path = _filled(shape, ids)
-            if verb == "GET" and shape not in _STREAMS:  # rightly asked, each answers: refusals mean something
-                counts["the owner, rightly"] += 1
-                if (status := owner.call(verb, path)) in (401, 403, 500):
-                    wrong.append(f"the owner, rightly: {verb} {path} answered {status}")
-            if shape in _TAKES_ANYBODY:
-                continue
-            cases = [("no session", _Account(origin, httpx.Cookies()), {"origin": origin}, {401}),
-                     ("an ended session", gone, {"origin": origin}, {401})]  # fmt: skip
-            if verb != "GET":
-                cases.append(("another site", owner, {"origin": "https://evil.example"}, {403}))
-                cases.append(("no origin", owner, {}, {403}))
-            for name, who, headers, expected in cases:
-                status = who.call(verb, path, **headers)
+            for name, expected, status in _tried(verb, shape, _filled(shape, ids), {**people, "no session": nobody}):
                 counts[name] += 1
-                if status not in expected:
-                    wrong.append(f"{name}: {verb} {path} answered {status}")
-            if verb != "GET" or "/settings" in shape or "/plugins" in shape or shape.endswith("/accounts"):
-                status = viewer.call(verb, path, origin=origin)
-                counts["a viewer"] += 1
-                may = shape in ("/console/api/account", "/console/api/sessions/{id}")
-                if status not in (401, 403, 404) and not may:
-                    wrong.append(f"a viewer: {verb} {path} answered {status}")
-            if "{" in shape:
-                status = other.call(verb, path)
-                counts["another tenant"] += 1
-                if status < 400 and not _is_nobodys(shape):
-                    wrong.append(f"another tenant: {verb} {path} answered {status}")
+                if not expected(status):
+                    wrong.append(f"{name}: {verb} {shape} answered {status}")
     return counts, wrong
+
+
+def _tried(
+    verb: str, shape: str, path: str, people: dict[str, _Account]
+) -> Iterator[tuple[str, Callable[[int], bool], int]]:
+    """(case, whether a status is as it should be, the status) of everybody who may try a route."""
+    if shape in _TAKES_ANYBODY:
+        return
+    owner = people["the owner, rightly"]
+    origin = str(owner.client.base_url).rstrip("/")
+    changes = verb != "GET"
+    if not changes and shape not in _STREAMS:  # rightly asked, each answers: refusals mean something
+        yield "the owner, rightly", lambda status: status not in (401, 403, 500), owner.call(verb, path)
+    for name in ("no session", "an ended session"):
+        yield name, lambda status: status == 401, people[name].call(verb, path, origin=origin)
+    if changes:
+        yield "another site", lambda status: status == 403, owner.call(verb, path, origin="https://evil.example")
+        yield "no origin", lambda status: status == 403, owner.call(verb, path)
+    own = shape in ("/console/api/account", "/console/api/sessions/{id}")
+    if (changes or "/settings" in shape or "/plugins" in shape or shape.endswith("/accounts")) and not own:
+        status = people["a viewer"].call(verb, path, origin=origin)
+        yield "a viewer", lambda status: status in (401, 403, 404), status
+    if "{" in shape and not _is_nobodys(shape):
+        yield "another tenant", lambda status: status >= 400, people["another tenant"].call(verb, path)
 
 
 def _is_nobodys(shape: str) -> bool:
