@@ -145,6 +145,8 @@ export const api = {
   retrieve: (id: string, query: string, retrieval_model: unknown) => send<{ records: Hit[] }>(`/v1/datasets/${id}/retrieve`, "POST", { query, retrieval_model }).then((it) => it.records),
   askDataset: (id: string, query: string) => send<{ text: string; is_found: boolean; citations: { number: number; document_name: string; text: string; score: number }[] }>(`/v1/datasets/${id}/ask`, "POST", { query }),
 
+  split: (text: string, rule: unknown) => taken(admin.POST("/admin/v1/split", { body: { text, process_rule: rule as Record<string, never> } })),
+
   about: () => taken(admin.GET("/admin/v1/about")),
   settings: () => taken(admin.GET("/admin/v1/settings")),
   saveSettings: (text: string) => taken(admin.PUT("/admin/v1/settings", { body: { text } })),

@@ -340,6 +340,15 @@ def test_what_people_say_to_an_app_is_listed(client: httpx.Client):
     refused(client.post(f"{one}/runs", json={}), 400, "'query'")
 
 
+def test_a_rule_for_splitting_is_tried_on_a_text(client: httpx.Client):
+    rule = {"mode": "custom", "rules": {"segmentation": {"separator": "\n\n", "max_tokens": 500}}}
+    told = client.post(f"{ADMIN}/split", json={"text": "One.\n\nTwo.", "process_rule": rule}).json()
+    assert ([one["text"] for one in told["data"]], told["total"]) == (["One.", "Two."], 2)
+    assert client.post(f"{ADMIN}/split", json={"text": "One."}).json()["total"] == 1
+    assert client.post(f"{ADMIN}/split", json={"text": "x", "process_rule": {"mode": 7}}).status_code == 400
+    refused(client.post(f"{ADMIN}/split", json={"text": "x" * 200_001}), 400, "longer than")
+
+
 def test_node_types_tell_what_they_are_told(client: httpx.Client):
     kinds = {one["type"]: one for one in got(client, "nodes")["data"]}
     assert {"start", "llm", "code", "if-else", "iteration", "human-input", "agent"} <= kinds.keys()

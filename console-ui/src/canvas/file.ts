@@ -81,6 +81,16 @@ export const blank = (name: string, mode: "workflow" | "advanced-chat"): string 
   },
 });
 
+// An app with one prompt: a chat, an agent with tools, or a form.
+export const simple = (name: string, mode: string): string => stringify({
+  app: { name, mode, description: "", icon: "💬", icon_type: "emoji", icon_background: "#E5EDFF" }, kind: "app", version: "0.3.1", dependencies: [],
+  model_config: {
+    model: { provider: "", name: "default", mode: "chat", completion_params: {} }, pre_prompt: mode === "completion" ? "{{query}}" : "", opening_statement: "", suggested_questions: [],
+    user_input_form: mode === "completion" ? [{ paragraph: { label: "Query", variable: "query", required: true, default: "" } }] : [],
+    ...(mode === "agent-chat" ? { agent_mode: { enabled: true, strategy: "function_call", max_iteration: 10, tools: [] } } : {}),
+  },
+});
+
 let made = 0;
 export const newId = () => `${Date.now()}${(made++ % 1000).toString().padStart(3, "0")}`;
 

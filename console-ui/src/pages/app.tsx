@@ -1,10 +1,12 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { lazy, Suspense, useState } from "react";
+import { isMap, parseDocument } from "yaml";
 import { api } from "../api";
 import { Markdown } from "../markdown";
 import { Dialog, Sure, Switch, Tabbed } from "../parts/aria";
-import { Card, Copied, Empty, Field, Json, Page, Status, Trouble, useDo } from "../parts/base";
+import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble, useDo } from "../parts/base";
+import { ModelPick } from "../parts/models";
 import { Table } from "../parts/table";
 import { TryApp } from "../parts/try-app";
 import { useChosen, useKept } from "../settings";
@@ -98,6 +100,11 @@ const Setup = ({ id }: { id: string }) => {
   const [text, setText] = useKept<string | null>(`app.${id}`, null);
   const [base, setBase] = useKept<string>(`app.${id}.base`, "");
   const shown = text ?? file.data ?? "";
+  const edit = (next: string) => {
+    if (next === file.data && text === null) return;
+    setText(next);
+    if (!base) setBase(app.data?.digest ?? "");
+  };
   const save = useDo(async () => {
     const made = await api.saveApp(id, shown, base || app.data!.digest);
     setText(null);
@@ -114,12 +121,76 @@ const Setup = ({ id }: { id: string }) => {
       <p className="soft">{t.setupText}</p>
       {isConflict && <p className="wrong" role="alert">{t.conflict} <button type="button" className="link" onClick={() => setBase(app.data!.digest)}>{t.overwrite}</button></p>}
       <Trouble of={[file, save]} />
+      {app.data && ["chat", "agent-chat", "completion"].includes(app.data.mode) && <SimpleForm mode={app.data.mode} text={shown} onChange={edit} />}
+      <h3>{t.allOfTheFile}</h3>
       <Suspense fallback={<p className="soft">…</p>}>
-        <Code label={t.promptsAndTools} language="yaml" value={shown} onChange={(next) => { if (next !== file.data || text !== null) { setText(next); if (!base) setBase(app.data?.digest ?? ""); } }} />
+        <Code label={t.promptsAndTools} language="yaml" value={shown} onChange={edit} />
       </Suspense>
       {check.data?.problems.map((one) => <p className="wrong" key={`${one.line} ${one.message}`}>{filled(t.line, { number: one.line })} {one.node} {one.field} {one.message}</p>)}
       {(check.data?.needs.length ?? 0) > 0 && <p className="soft">{t.needs} {check.data!.needs.join(", ")}</p>}
     </Card>
+  );
+};
+
+interface AgentTool { provider_id: string; tool_name: string; enabled?: boolean }
+interface OfferedTool { name: string; provider: string; kind: string; description: string }
+
+// What is said of an app with one prompt most often; whatever else its file says stays.
+const SimpleForm = ({ mode, text, onChange }: { mode: string; text: string; onChange: (text: string) => void }) => {
+  const { t } = useChosen();
+  const tools = useQuery({ queryKey: ["tools"], queryFn: () => api.post<{ data: OfferedTool[] }>("/admin/tools").then((it) => it.data), enabled: mode === "agent-chat", staleTime: 60_000 });
+  const datasets = useQuery({ queryKey: ["datasets"], queryFn: api.datasets, staleTime: 60_000 });
+  const document = parseDocument(text);
+  if (document.errors.length || !isMap(document.contents)) return null;
+  const at = (...path: string[]) => document.getIn(["model_config", ...path]);
+  const put = (path: string[], value: unknown) => {
+    const next = parseDocument(text);
+    next.setIn(["model_config", ...path], next.createNode(value));
+    onChange(next.toString({ lineWidth: 0 }));
+  };
+  const plain = <T,>(value: unknown, otherwise: T): T => (value && typeof value === "object" && "toJSON" in value ? (value as { toJSON: () => T }).toJSON() : ((value as T | null | undefined) ?? otherwise));
+  const model = plain<{ provider?: string; name?: string }>(at("model"), {});
+  const short = (model.provider ?? "").split("/").at(-1) ?? "";
+  const chosen = plain<AgentTool[]>(at("agent_mode", "tools"), []);
+  const read = plain<{ dataset: { id: string; enabled?: boolean } }[]>(at("dataset_configs", "datasets", "datasets"), []);
+  return (
+    <div className="form">
+      <h3>{t.simpleForm}</h3>
+      <ModelPick type="llm" value={short && model.name ? `${short}/${model.name}` : (model.name ?? "default")} onChange={(next) => {
+        const [provider, ...rest] = next.split("/");
+        put(["model"], rest.length ? { ...model, provider, name: rest.join("/"), mode: "chat" } : { ...model, provider: "", name: next, mode: "chat" });
+      }} />
+      <Field label={t.fields.prompt}><textarea rows={4} value={String(at("pre_prompt") ?? "")} onChange={(event) => put(["pre_prompt"], event.target.value)} /></Field>
+      {mode !== "completion" && <Field label={t.openingStatement}><textarea rows={2} value={String(at("opening_statement") ?? "")} onChange={(event) => put(["opening_statement"], event.target.value)} /></Field>}
+      {mode !== "completion" && <Field label={t.suggestedQuestions} help={t.oneALine}><textarea rows={2} value={plain<string[]>(at("suggested_questions"), []).join("\n")} onChange={(event) => put(["suggested_questions"], event.target.value.split("\n"))} /></Field>}
+      {mode === "agent-chat" && (
+        <>
+          <Pick label={t.agentStrategy} value={String(at("agent_mode", "strategy") ?? "function_call")} onChange={(one) => put(["agent_mode", "strategy"], one)} options={["function_call", "react"]} />
+          <fieldset>
+            <legend>{t.mayUse}</legend>
+            <div className="fields">
+              {(tools.data ?? []).filter((one) => ["builtin", "plugin", "workflow", "api", "mcp"].includes(one.kind)).map((one) => (
+                <label className="check" key={`${one.provider} ${one.name}`} title={one.description}>
+                  <input type="checkbox" checked={chosen.some((each) => each.tool_name === one.name && each.provider_id === one.provider)} onChange={(event) => put(["agent_mode", "tools"], event.target.checked
+                    ? [...chosen, { enabled: true, provider_id: one.provider, provider_name: one.provider, provider_type: one.kind === "plugin" ? "builtin" : one.kind, tool_name: one.name, tool_label: one.name, tool_parameters: {} }]
+                    : chosen.filter((each) => each.tool_name !== one.name || each.provider_id !== one.provider))} /> {one.provider}/{one.name}
+                </label>
+              ))}
+            </div>
+          </fieldset>
+        </>
+      )}
+      {(datasets.data?.length ?? 0) > 0 && mode !== "agent-chat" && (
+        <fieldset>
+          <legend>{t.mayRead}</legend>
+          {datasets.data!.map((one) => (
+            <label className="check" key={one.id}>
+              <input type="checkbox" checked={read.some((each) => each.dataset.id === one.id)} onChange={(event) => put(["dataset_configs"], { retrieval_model: "multiple", top_k: 4, ...plain<Record<string, unknown>>(at("dataset_configs"), {}), datasets: { datasets: event.target.checked ? [...read, { dataset: { id: one.id, enabled: true } }] : read.filter((each) => each.dataset.id !== one.id) } })} /> {one.name}
+            </label>
+          ))}
+        </fieldset>
+      )}
+    </div>
   );
 };
 

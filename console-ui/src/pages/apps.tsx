@@ -2,7 +2,7 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Shape } from "../api";
-import { blank } from "../canvas/file";
+import { blank, simple } from "../canvas/file";
 import { Switch } from "../parts/aria";
 import { Card, Drop, Empty, Field, Page, Pick, Trouble, useDo, useWrong } from "../parts/base";
 import { useChosen } from "../settings";
@@ -17,10 +17,27 @@ export const Apps = () => {
   return (
     <Page title={t.apps} text={t.appsText}>
       <Trouble of={[apps]} />
+      <New />
       <Import />
       {apps.data && !apps.data.length && <Empty title={t.noApps}><p>{t.noAppsText}</p></Empty>}
       <ul className="grid">{(apps.data ?? []).map((one) => <One key={one.id} app={one} />)}</ul>
     </Page>
+  );
+};
+
+const New = () => {
+  const { t } = useChosen();
+  const navigate = useNavigate();
+  const [form, set] = useState({ name: "", mode: "chat" });
+  const make = useDo(() => api.importApp(simple(form.name, form.mode), true), ["apps"]);
+  return (
+    <Card title={t.newApp}>
+      <form className="row" onSubmit={(event) => { event.preventDefault(); void make.run().then((made) => { if (made) void navigate({ to: "/apps/$id", params: { id: made.id }, search: { tab: "setup" } as never }); }); }}>
+        <Field label={t.name}><input required maxLength={100} value={form.name} onChange={(event) => set({ ...form, name: event.target.value })} /></Field>
+        <Pick label={t.kind} value={form.mode} onChange={(mode) => set({ ...form, mode })} options={[["chat", t.modes.chat], ["agent-chat", t.modes["agent-chat"]], ["completion", t.modes.completion]]} />
+        <button type="submit" className="primary" disabled={make.isBusy}>{t.make}</button>
+      </form>
+    </Card>
   );
 };
 

@@ -52,6 +52,7 @@ export const DatasetPage = () => {
           { id: "documents", title: t.documents, body: () => <Documents id={id} /> },
           { id: "ask", title: t.askIt, body: () => <Ask id={id} /> },
           { id: "test", title: t.retrievalTest, body: () => <Retrieval id={id} /> },
+          { id: "evaluate", title: t.evaluation, body: () => <Evaluation id={id} /> },
         ]} />
       )}
     </Page>
@@ -96,7 +97,7 @@ const Documents = ({ id }: { id: string }) => {
               </>
             )}
           </div>
-          {rule.mode === "custom" && <Preview rule={rule} />}
+          <Preview rule={wanted} />
         </details>
       </Card>
       <Trouble of={[documents]} />
@@ -115,19 +116,17 @@ const Documents = ({ id }: { id: string }) => {
   );
 };
 
-// What a rule would make of a text, at once and without asking anybody.
-const Preview = ({ rule }: { rule: { separator: string; size: number; overlap: number } }) => {
+// What the rule makes of a text, by the server that will split the documents.
+const Preview = ({ rule }: { rule: unknown }) => {
   const { t } = useChosen();
   const [text, setText] = useKept("knowledge.preview", t.previewExample);
-  const separator = rule.separator.replaceAll("\\n", "\n") || "\n\n";
-  const most = rule.size * 4;
-  const pieces = text.split(separator).filter((one) => one.trim()).flatMap((one) =>
-    Array.from({ length: Math.max(1, Math.ceil(one.length / most)) }, (_, at) => one.slice(Math.max(0, at * most - (at ? rule.overlap * 4 : 0)), (at + 1) * most)));
+  const pieces = useQuery({ queryKey: ["split", rule, text], queryFn: () => api.split(text, rule), enabled: text.trim() !== "", placeholderData: (before) => before });
   return (
     <>
       <Field label={t.previewText}><textarea rows={4} value={text} onChange={(event) => setText(event.target.value)} /></Field>
-      <p className="soft">{filled(t.aboutPieces, { count: pieces.length })}</p>
-      <ol className="pieces">{pieces.slice(0, 20).map((one, at) => <li key={at}>{one}</li>)}</ol>
+      <Trouble of={[pieces]} />
+      {pieces.data && <p className="soft">{filled(t.pieces, { count: pieces.data.total })}</p>}
+      <ol className="pieces">{pieces.data?.data.slice(0, 20).map((one) => <li key={one.start}>{one.text} <span className="soft small">{one.start}–{one.stop}</span></li>)}</ol>
     </>
   );
 };
@@ -200,6 +199,60 @@ const Retrieval = ({ id }: { id: string }) => {
             </Card>
           ))}
         </div>
+      )}
+    </>
+  );
+};
+
+interface Tried { question: string; wanted: string; places: Record<string, number> }
+
+// Questions whose document is known, asked in each way: how high up the document comes.
+const Evaluation = ({ id }: { id: string }) => {
+  const { t, number } = useChosen();
+  const said = useWrong();
+  const [text, setText] = useKept(`knowledge.evaluate.${id}`, "");
+  const [tried, setTried] = useState<Tried[]>([]);
+  const [trouble, setTrouble] = useState("");
+  const [isRunning, setRunning] = useState(false);
+  const cases = text.split("\n").map((line) => line.split("=>").map((one) => one.trim())).filter((one): one is [string, string] => one.length === 2 && !!one[0] && !!one[1]);
+  const go = async () => {
+    setTried([]); setTrouble(""); setRunning(true);
+    try {
+      for (const [question, wanted] of cases) {
+        const places: Record<string, number> = {};
+        for (const method of METHODS) {
+          const hits = await api.retrieve(id, question, { search_method: method, top_k: 10, reranking_enable: false, score_threshold_enabled: false });
+          places[method] = hits.findIndex((hit) => hit.segment.document.name === wanted || hit.segment.document.id === wanted) + 1;
+        }
+        setTried((all) => [...all, { question, wanted, places }]);
+      }
+    } catch (error) {
+      setTrouble(said(error));
+    } finally {
+      setRunning(false);
+    }
+  };
+  const mean = (pick: (place: number) => number, method: string) => tried.reduce((sum, one) => sum + pick(one.places[method] ?? 0), 0) / (tried.length || 1);
+  return (
+    <>
+      <form className="form" onSubmit={(event) => { event.preventDefault(); void go(); }}>
+        <Field label={t.evaluationCases} help={t.evaluationHelp}><textarea rows={6} required value={text} onChange={(event) => setText(event.target.value)} placeholder={t.evaluationExample} /></Field>
+        <button type="submit" className="primary" disabled={isRunning || !cases.length}>{isRunning ? `${tried.length} / ${cases.length}` : t.run}</button>
+      </form>
+      {trouble && <p className="wrong" role="alert">{trouble}</p>}
+      {tried.length > 0 && (
+        <>
+          <Table caption={t.evaluation} rows={METHODS.map((one) => one)} id={(one) => one} columns={[
+            { title: t.method, cell: (one) => t.methods[one] },
+            { title: t.foundFirst, cell: (one) => `${number(mean((place) => (place === 1 ? 1 : 0), one) * 100, 0)} %`, isNumber: true },
+            { title: t.foundInTen, cell: (one) => `${number(mean((place) => (place ? 1 : 0), one) * 100, 0)} %`, isNumber: true },
+            { title: t.reciprocalRank, cell: (one) => number(mean((place) => (place ? 1 / place : 0), one), 3), isNumber: true },
+          ]} />
+          <Table caption={t.question} rows={tried} id={(one) => one.question} columns={[
+            { title: t.question, cell: (one) => one.question }, { title: t.document, cell: (one) => one.wanted },
+            ...METHODS.map((method) => ({ title: t.methods[method], isNumber: true, cell: (one: Tried) => one.places[method] || <span className="wrong">{t.notInTen}</span> })),
+          ]} />
+        </>
       )}
     </>
   );

@@ -290,6 +290,14 @@ def _operations() -> list[Operation]:
             Operation("POST", f"{run}/{verb}", f"Have it {verb}.", None, more={"done": {"type": "boolean"}})
             for verb in ("stop", "pause", "resume")
         ),
+        Operation(
+            "POST",
+            "/admin/v1/split",
+            "What a rule makes of a text. Nothing is kept.",
+            [shapes.SplitPiece],
+            {"text": text, "process_rule?": thing},
+            more={"total": {"type": "integer"}},
+        ),
         Operation("GET", "/admin/v1/about", "What runs here.", shapes.About),
         Operation("GET", "/admin/v1/settings", "The settings' file, without its secrets.", shapes.SettingsShown),
         Operation("PUT", "/admin/v1/settings", "Write it; checked first.", shapes.SettingsShown, {"text": text}),

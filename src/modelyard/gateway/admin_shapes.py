@@ -511,6 +511,14 @@ class AppKeyShown(Shape, frozen=True, kw_only=True, omit_defaults=True):
     key: str = ""
 
 
+class SplitPiece(Shape, frozen=True, kw_only=True):
+    """A piece of a text, and which characters of it they are."""
+
+    text: str
+    start: int
+    stop: int
+
+
 # ------------------------------------------------------------------------------------ the server
 
 

@@ -48,6 +48,7 @@ from modelyard.gateway.routes import (
     responses,
     server_state,
     service,
+    splitting,
     tools,
 )
 from modelyard.gateway.routes.apps import AppsRoute
@@ -224,6 +225,7 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
         f"{prefix}market": {"GET": (Role.ADMIN, installed_plugins.MarketRoute(parts.plugins))},
         f"{prefix}nodes": {"GET": (Role.DEVELOPER, app_runs.NodesRoute())},
         f"{prefix}runs/": runs,
+        f"{prefix}split": {"POST": (Role.DEVELOPER, splitting.SplitRoute(parts.datasets))},
         f"{prefix}about": {"GET": (Role.VIEWER, server_state.AboutRoute(manage))},
         f"{prefix}settings": dict.fromkeys(("GET", "PUT"), (Role.OWNER, server_state.SettingsRoute(manage))),
         f"{prefix}live": {"GET": (Role.VIEWER, server_state.LiveRoute(manage))},
