@@ -121,7 +121,7 @@ const table = {
   noDocuments: ["No documents yet.", "还没有文档。"], indexing: ["Indexing", "索引中"], previewText: ["Try the rule on a text", "用一段文本试规则"], pieces: ["{count} pieces:", "{count} 段："], previewExample: ["The first paragraph.\n\nThe second paragraph.", "第一段。\n\n第二段。"], thinkingNow: ["Asking…", "正在提问……"], notFoundThere: ["The documents do not say.", "文档中没有说明。"], topK: ["How many", "数量"],
   evaluation: ["Evaluation", "评测"], evaluationCases: ["Questions whose document is known", "已知答案所在文档的问题"], evaluationHelp: ["One a line: the question => the document's name.", "每行一个：问题 => 文档名称。"], evaluationExample: ["When is the gate closed? => rules.md", "大门几点关？ => rules.md"],
   method: ["Way", "方式"], foundFirst: ["Found first", "首位命中"], foundInTen: ["Among ten", "前十命中"], reciprocalRank: ["Mean reciprocal rank", "平均倒数排名"], notInTen: ["not found", "未命中"],
-  newApp: ["Make a new one", "新建应用"], simpleForm: ["Prompt and tools", "提示词与工具"], openingStatement: ["Opening", "开场白"], suggestedQuestions: ["Suggested questions", "建议问题"], mayUse: ["Tools it may use", "可用工具"], mayRead: ["Datasets it reads", "可读数据集"], agentStrategy: ["Strategy", "策略"], allOfTheFile: ["The whole file", "完整文件"],
+  newApp: ["Make a new one", "新建应用"], openingStatement: ["Opening", "开场白"], suggestedQuestions: ["Suggested questions", "建议问题"], mayUse: ["Tools it may use", "可用工具"], mayRead: ["Datasets it reads", "可读数据集"], agentStrategy: ["Strategy", "策略"], allOfTheFile: ["The whole file", "完整文件"],
   methods: { hybrid_search: ["Both", "混合"], semantic_search: ["By meaning", "语义"], full_text_search: ["By words", "全文"] },
 
   // apps and workflows

@@ -155,7 +155,6 @@ const SimpleForm = ({ mode, text, onChange }: { mode: string; text: string; onCh
   const read = plain<{ dataset: { id: string; enabled?: boolean } }[]>(at("dataset_configs", "datasets", "datasets"), []);
   return (
     <div className="form">
-      <h3>{t.simpleForm}</h3>
       <ModelPick type="llm" value={short && model.name ? `${short}/${model.name}` : (model.name ?? "default")} onChange={(next) => {
         const [provider, ...rest] = next.split("/");
         put(["model"], rest.length ? { ...model, provider, name: rest.join("/"), mode: "chat" } : { ...model, provider: "", name: next, mode: "chat" });
