@@ -47,7 +47,7 @@ export const Chooses = ({ children }: { children: ReactNode }) => {
     day: (one) => new Intl.DateTimeFormat(tag, { dateStyle: "medium" }).format(one * 1000),
     bytes: (one) => new Intl.NumberFormat(tag, { notation: "compact", style: "unit", unit: "byte", unitDisplay: "narrow", maximumFractionDigits: 1 }).format(one),
     span: (one) => new Intl.NumberFormat(tag, {
-      style: "unit", unit: one < 1 ? "millisecond" : one < 120 ? "second" : one < 7200 ? "minute" : "hour", maximumFractionDigits: one < 1 ? 0 : 2,
+      style: "unit", unit: one < 1 ? "millisecond" : one < 120 ? "second" : one < 7200 ? "minute" : "hour", maximumFractionDigits: one < 0.01 ? 1 : one < 1 ? 0 : 2,
     }).format(one < 1 ? one * 1000 : one < 120 ? one : one < 7200 ? one / 60 : one / 3600),
     label: (one) => (language === "zh" && one?.zh_Hans) || one?.en_US || "",
   }), [language, theme, tag]);
