@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tools.show.browser import Person, browser, build, chromium, person, server
+from tools.show.browser import Person, chromium, person, server
 from tools.show.console_journeys import greeter
 from tools.show.proof import free_port, ready_home, running, serve_command
 
@@ -19,13 +19,6 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Any]:
-    build()
-    with browser() as one:
-        yield one
 
 
 @pytest.fixture

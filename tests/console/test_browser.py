@@ -1,13 +1,11 @@
 """The console in Chromium before a real server. Where there is no Chromium, or no way to build the page, it is said."""
 
-import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tools.show.browser import browser, build, chromium
+from tools.show.browser import chromium
 from tools.show.console_access import looked_at
 from tools.show.console_journeys import JOURNEYS, travel
 from tools.show.console_safety import CORPUS, matrix, policy, scripts
@@ -18,16 +16,6 @@ pytestmark = [
     pytest.mark.skipif(chromium() is None, reason="there is no Chromium here"),
     pytest.mark.timeout(300),
 ]
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Any]:
-    try:
-        build()
-    except subprocess.CalledProcessError:
-        pytest.skip("the console cannot be built here: neither Node 20 nor a package of it")
-    with browser() as one:
-        yield one
 
 
 @pytest.mark.parametrize("name", JOURNEYS)

@@ -1,0 +1,23 @@
+"""A browser for all of these tests. Where there is none, or no way to build the page, they say so and are left out."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from playwright.sync_api import Error as PlaywrightError
+from tools.show.browser import browser, build
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Any]:
+    with ExitStack() as stack:
+        try:
+            build()
+            one = stack.enter_context(browser())
+        except subprocess.CalledProcessError:
+            pytest.skip("the console cannot be built here: neither Node 20 nor a package of it")
+        except PlaywrightError as error:
+            pytest.skip(f"Chromium does not start here: {str(error)[:200]}")
+        yield one
