@@ -153,9 +153,8 @@ export const api = {
   post: send,
 };
 
-// Server-sent events, of whatever is asked with any method.
-export async function* events<T extends object>(path: string, init: RequestInit): AsyncGenerator<T> {
-  const answer = await asked(path, { ...init, headers: { "content-type": "application/json", ...init.headers } });
+// The events of an answer, as they come. A stream that broke says so in an object; events of a run have errors of their own.
+async function* read<T extends object>(answer: Response): AsyncGenerator<T> {
   const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -169,11 +168,15 @@ export async function* events<T extends object>(path: string, init: RequestInit)
     for (const line of lines) {
       if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
       const event = JSON.parse(line.slice(6)) as T & { error?: { message: string } | string };
-      // A stream that broke says so in an object; the events of a run have errors of their own.
       if (event.error && typeof event.error === "object") throw new Refused(event.error.message, 500);
       yield event as Awaited<T>;
     }
   }
+}
+
+// Server-sent events, of whatever is asked with any method.
+export async function* events<T extends object>(path: string, init: RequestInit): AsyncGenerator<T> {
+  yield* read<T>(await asked(path, { ...init, headers: { "content-type": "application/json", ...init.headers } }));
 }
 
 export interface ToolCall { name: string; arguments: string }
@@ -181,6 +184,11 @@ export type Content = string | ({ type: "text"; text: string } | { type: "image_
 export interface Said { role: "system" | "user" | "assistant"; content: Content }
 export interface Piece { text?: string; thought?: string; tools?: ToolCall[]; usage?: ChatUsage }
 export interface ChatUsage { prompt_tokens: number; completion_tokens: number; total_tokens: number }
+
+interface Told {
+  usage?: ChatUsage;
+  choices?: { delta?: { content?: string | null; reasoning_content?: string | null; tool_calls?: { index: number; function?: { name?: string; arguments?: string } }[] } }[];
+}
 
 // `onCall` is told the call's name, by which it can be looked up.
 export async function* chat(body: Record<string, unknown>, signal: AbortSignal, onCall: (id: string) => void): AsyncGenerator<Piece> {
@@ -190,32 +198,18 @@ export async function* chat(body: Record<string, unknown>, signal: AbortSignal, 
   });
   onCall(answer.headers.get("x-request-id") ?? "");
   const tools: ToolCall[] = [];
-  const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop() ?? "";
-    for (const line of lines) {
-      if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
-      const event = JSON.parse(line.slice(6)) as {
-        error?: { message: string }; usage?: ChatUsage;
-        choices?: { delta?: { content?: string | null; reasoning_content?: string | null; tool_calls?: { index: number; function?: { name?: string; arguments?: string } }[] } }[];
-      };
-      if (event.error) throw new Refused(event.error.message, 500);
-      const delta = event.choices?.[0]?.delta;
-      const piece: Piece = {};
-      if (delta?.content) piece.text = delta.content;
-      if (delta?.reasoning_content) piece.thought = delta.reasoning_content;
-      for (const call of delta?.tool_calls ?? []) {
-        const known = (tools[call.index] ??= { name: "", arguments: "" });
-        known.name += call.function?.name ?? "";
-        known.arguments += call.function?.arguments ?? "";
-        piece.tools = [...tools];
-      }
-      if (event.usage) piece.usage = event.usage;
-      yield piece;
+  for await (const event of read<Told>(answer)) {
+    const delta = event.choices?.[0]?.delta;
+    const piece: Piece = {};
+    if (delta?.content) piece.text = delta.content;
+    if (delta?.reasoning_content) piece.thought = delta.reasoning_content;
+    for (const call of delta?.tool_calls ?? []) {
+      const known = (tools[call.index] ??= { name: "", arguments: "" });
+      known.name += call.function?.name ?? "";
+      known.arguments += call.function?.arguments ?? "";
+      piece.tools = [...tools];
     }
+    if (event.usage) piece.usage = event.usage;
+    yield piece;
   }
 }

@@ -4,7 +4,6 @@ import type { Edge, Node } from "@xyflow/react";
 import { parse, stringify } from "yaml";
 
 export type Data = Record<string, unknown> & { type: string; title: string };
-export interface Shown { data: Data; status?: string | undefined; seconds?: number | undefined; text?: string | undefined; problems?: string[] | undefined }
 export type FlowNode = Node<{ node: Data } & Record<string, unknown>>;
 type Raw = Record<string, unknown>;
 export interface Drawn { nodes: FlowNode[]; edges: Edge[] }

@@ -73,9 +73,7 @@ def gateway_of(
         jail=lambda: yard.workflow_parts.jail.level,
         problem=problem,
         services=yard.workflow_parts.services,
-        journal=yard.workflow_parts.journal,
         annotations=yard.workflow_parts.features.annotations,
-        origin=lambda: yard.origin,
         began=began,
     )
     keeper = Gatekeeper(yard.settings.api_keys, yard.directory, yard.keys, yard.clock, yard.accounts)

@@ -2,8 +2,8 @@
 
 import time
 
-from modelyard.base.errors import InvokeBadRequestError, NotFoundError
-from modelyard.gateway.http import Request
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.gateway.http import Request, encode
 
 PREFIX = "/admin/v1/"
 QUESTIONS = ("/plan", "/check", "/test-node")
@@ -22,6 +22,11 @@ def tenant_of(request: Request) -> str:
 
 _MOST = 1000
 _DAY = 86_400.0
+
+
+def broken_stream(error: ModelyardError) -> bytes:
+    """The last event of a stream that breaks."""
+    return b"data: " + encode({"error": {"message": str(error)}}) + b"\n\n"
 
 
 def count_of(request: Request, name: str, default: int) -> int:

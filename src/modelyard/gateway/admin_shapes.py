@@ -552,9 +552,3 @@ class SettingsShown(Shape, frozen=True, kw_only=True):
 class Accepted(Shape, frozen=True, kw_only=True, omit_defaults=True):
     id: str = ""
     deleted: bool = False
-
-
-class Page(Shape, frozen=True, kw_only=True):
-    """What lists have beside `data`."""
-
-    has_more: bool = False

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError, ModelyardError
 from modelyard.runtime import api_keys
-from modelyard.runtime.accounts import Accounts, Session
+from modelyard.runtime.accounts import SESSION_SECONDS, Accounts, Session
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.runtime.tenancy import Directory, User
 from modelyard.storage.secrets import KeyRing
@@ -130,6 +130,12 @@ class Gatekeeper:
 
 _OWNER = Caller(tenant=DEFAULT_TENANT)
 SESSION_COOKIE = "modelyard-session"
+
+
+def session_cookie(token: str, *, is_https: bool) -> str:
+    """A cookie that no script reads, and that no other site's page sends; an empty one is taken away."""
+    age = int(SESSION_SECONDS) if token else 0
+    return f"{SESSION_COOKIE}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{'; Secure' if is_https else ''}"
 
 
 def cookie_of(headers: Sequence[tuple[bytes, bytes]], wanted: str) -> str:

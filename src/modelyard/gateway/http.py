@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.caller import Caller
 from modelyard.runtime.invocation import Context
@@ -93,6 +93,15 @@ class Request:
     def header(self, name: bytes) -> str | None:
         found = next((value for key, value in self.scope["headers"] if key == name), None)
         return found.decode("latin-1") if found is not None else None
+
+    @property
+    def is_https(self) -> bool:
+        """Whether the caller's browser speaks HTTPS, to this server or to a proxy before it."""
+        return self.scope.get("scheme") == "https" or self.header(b"x-forwarded-proto") == "https"
+
+    def not_offered(self) -> NotFoundError:
+        """That there is nothing for this verb at this address."""
+        return NotFoundError(f"{self.method} {self.path!r} is not offered here", code="unknown_url")
 
     async def body(self) -> bytes:
         """The whole body. Raises BodyTooLargeError as soon as it is known to be, ClientGoneError if it breaks off."""

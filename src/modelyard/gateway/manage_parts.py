@@ -17,7 +17,7 @@ from modelyard.runtime.traces import Traces
 from modelyard.storage.counters import Counters
 from modelyard.workflow.annotations import Annotations
 from modelyard.workflow.dsl import App
-from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Services
 
 
@@ -55,8 +55,6 @@ class ManageParts:
     jail: Callable[[], str]
     problem: Callable[[], str | None]
     services: Callable[[App, RunRecord], Services]
-    journal: DatabaseJournal
     annotations: Annotations
-    origin: Callable[[], str]
     began: float
     """On the clock's monotonic time."""

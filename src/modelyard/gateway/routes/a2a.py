@@ -65,7 +65,7 @@ class A2ARoute:
         except ModelyardError as error:
             return problem_reply(error)
         if rest or request.method != "POST":
-            raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+            raise request.not_offered()
         return await self._rpc(request, found)
 
     def _admitted(self, request: Request, name: str, *, is_card: bool) -> FoundApp:

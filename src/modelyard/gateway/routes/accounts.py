@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
 from modelyard.gateway.auth import (
     SESSION_COOKIE,
@@ -14,10 +14,11 @@ from modelyard.gateway.auth import (
     check_same_origin,
     cookie_of,
     is_loopback,
+    session_cookie,
 )
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.types import JSON
-from modelyard.runtime.accounts import SESSION_SECONDS, Account, Accounts, Session
+from modelyard.runtime.accounts import Account, Accounts, Session
 from modelyard.runtime.caller import Caller, ForbiddenError, Role
 
 PREFIX = "/console/api/"
@@ -136,7 +137,7 @@ class AccountsRoute:
             case "GET", "audit":
                 return await self._audit(request, caller)
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
     async def _change(self, request: Request, caller: Caller, name: str) -> Reply:
         body = await request.json()
@@ -176,13 +177,7 @@ def _entered(request: Request, token: str, session: Session, *, status: int = 20
 
 
 def _with_cookie(request: Request, token: str) -> dict[str, str]:
-    """A cookie that no script reads, and that no other site's page sends; an empty one is taken away."""
-    age = int(SESSION_SECONDS) if token else 0
-    is_safe = request.scope.get("scheme") == "https" or (request.header(b"x-forwarded-proto") or "") == "https"
-    cookie = (
-        f"{SESSION_COOKIE}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{'; Secure' if is_safe else ''}"
-    )
-    return {"set-cookie": cookie, **_NOT_KEPT}
+    return {"set-cookie": session_cookie(token, is_https=request.is_https), **_NOT_KEPT}
 
 
 def _role(text: str) -> Role:

@@ -91,7 +91,7 @@ class Collection:
                 made = await self.admin.rotate(request.caller, tenant, id_, grace_seconds=given.grace_seconds)
                 return json_reply(made, status=201)
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
 
 class _Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

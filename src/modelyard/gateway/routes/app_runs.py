@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -66,7 +67,7 @@ class AppRuns:
             case _, "annotations", *below:
                 return await self._annotations(request, found, below)
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
     async def _at(self, found: FoundApp, *, is_draft: bool) -> App:
         return await (self.service.apps.draft(found) if is_draft else self.service.apps.app(found))
@@ -175,7 +176,7 @@ class AppRuns:
                 await kept.remove(found.tenant, found.id, name)
                 return json_reply({"id": name, "deleted": True})
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ class RunsRoute:
             case "POST", "resume":
                 return json_reply({"done": await self.service.runs.resume(tenant, name)})
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,7 @@ class NodesRoute:
         return json_reply({"data": await asyncio.to_thread(_kinds)})
 
 
+@lru_cache(1)
 def _kinds() -> list[NodeKindShown]:
     found: list[NodeKindShown] = []
     for kind in node_types():

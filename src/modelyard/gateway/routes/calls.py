@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import need
 from modelyard.gateway.admin_calls import PREFIX, count_of, span_of, tenant_of
 from modelyard.gateway.admin_shapes import CallPage, CallRow, Explanation, Percentiles, Replayed
@@ -39,7 +39,7 @@ class CallsRoute:
                     raise ForbiddenError("this takes the role 'developer': it calls a model")
                 return json_reply(await request.while_here(self._replayed(request, tenant, name)))
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
     async def _page(self, request: Request, tenant: str) -> CallPage:
         since, until = span_of(request)

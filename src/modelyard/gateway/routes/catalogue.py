@@ -7,7 +7,7 @@ from typing import Any
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, ModelyardError, NotFoundError, suggestion
 from modelyard.base.fields import may, need
-from modelyard.gateway.admin_calls import PREFIX, tenant_of
+from modelyard.gateway.admin_calls import PREFIX, broken_stream, tenant_of
 from modelyard.gateway.admin_shapes import (
     AppliedLimit,
     CatalogueModel,
@@ -56,7 +56,7 @@ class ProvidersRoute:
                 values = need(await request.json(), "values", dict)
                 return json_reply(await request.while_here(self._checked(tenant, name, values)))
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
     async def _checked(self, tenant: str, name: str, values: Mapping[str, Any]) -> CredentialCheck:
         definition = self.parts.models.providers.factory_of(tenant).get_definition(name)
@@ -121,10 +121,8 @@ class CatalogueRoute:
 
     async def __call__(self, request: Request) -> Reply:
         kind = request.query("type")
-        if kind is not None and kind not in {*ModelType}:
-            raise InvokeBadRequestError(f"'type' is one of {', '.join(ModelType)}, not {kind!r}", param="type")
         is_ready = request.query("ready") == "true"
-        found = catalogue(self.parts, tenant_of(request), ModelType(kind) if kind else None)
+        found = catalogue(self.parts, tenant_of(request), None if kind is None else _kind(kind))
         return json_reply({"data": [one for one in found if one.is_ready or not is_ready]})
 
 
@@ -176,12 +174,12 @@ class WeightsRoute:
             )
         match request.method, action:
             case "POST", "pull":
-                return sse_reply(_pulled(self.parts, name), _broken)
+                return sse_reply(_pulled(self.parts, name), broken_stream)
             case "DELETE", "":
                 removed = await asyncio.to_thread(store.remove, name)
                 return json_reply({"id": name, "deleted": bool(removed)})
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
     def _all(self) -> list[WeightsShown]:
         known = manifest()
@@ -202,10 +200,6 @@ class WeightsRoute:
             )
             for name, model in known.models.items() if model.files
         ]  # fmt: skip
-
-
-def _broken(error: ModelyardError) -> bytes:
-    return b"data: " + encode({"error": {"message": str(error)}}) + b"\n\n"
 
 
 async def _pulled(parts: ManageParts, name: str) -> AsyncGenerator[bytes, None]:
@@ -234,7 +228,7 @@ class PlanRoute:
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
         name, tenant = need(body, "model", str), tenant_of(request)
-        kind = ALIASES.get(name) or ModelType(_kind(may(body, "type", str) or "llm"))
+        kind = ALIASES.get(name) or _kind(may(body, "type", str) or "llm")
         found = self.parts.models.find(Caller(tenant=tenant), name, kind)
         user, key = may(body, "user", str) or "", may(body, "key", str) or ""
         invocation = Invocation(
@@ -277,10 +271,10 @@ class PlanRoute:
         )  # fmt: skip
 
 
-def _kind(text: str) -> str:
+def _kind(text: str) -> ModelType:
     if text not in {*ModelType}:
         raise InvokeBadRequestError(f"'type' is one of {', '.join(ModelType)}, not {text!r}", param="type")
-    return text
+    return ModelType(text)
 
 
 def _used(level: float | None, unit: str) -> float | None:

@@ -57,7 +57,7 @@ class PluginsRoute:
                 await self.plugins.uninstall(tenant, one.plugin_id)
                 return json_reply({"id": name, "deleted": True})
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
     def _find(self, tenant: str, name: str) -> Installed:
         for one in self.plugins.installed(tenant):

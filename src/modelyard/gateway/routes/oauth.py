@@ -10,7 +10,7 @@ from html import escape
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import may, need
 from modelyard.gateway.admin_calls import PREFIX, tenant_of
 from modelyard.gateway.http import Reply, Request, json_reply
@@ -43,7 +43,7 @@ class ManageRoute:
                 ticket = self.credentials.ticket(tenant, provider, may(body, "name", str) or provider, user)
                 return json_reply({"url": f"{self.origin()}{BEGIN}{ticket}"}, status=201)
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import msgspec
 
 from modelyard.base.errors import ConfigError, NotFoundError
-from modelyard.gateway.auth import SESSION_COOKIE, cookie_of
+from modelyard.gateway.auth import cookie_of, session_cookie
 from modelyard.gateway.http import Reply, Request
-from modelyard.runtime.accounts import SESSION_SECONDS, Accounts, SignInError
+from modelyard.runtime.accounts import Accounts, SignInError
 from modelyard.runtime.oidc import Oidc, Pending
 
 PREFIX = "/console/api/oidc/"
@@ -38,7 +38,9 @@ class OidcRoute:
     async def _begin(self, request: Request, oidc: Oidc) -> Reply:
         place, pending = await oidc.begin(_back(request))
         kept = base64.urlsafe_b64encode(msgspec.json.encode(pending)).decode()
-        return _gone_to(place, f"{_COOKIE}={kept}; Path={PREFIX}; Max-Age={_SECONDS}; HttpOnly; SameSite=Lax", request)
+        secure = "; Secure" if request.is_https else ""
+        cookie = f"{_COOKIE}={kept}; Path={PREFIX}; Max-Age={_SECONDS}; HttpOnly; SameSite=Lax{secure}"
+        return _gone_to(place, cookie)
 
     async def _end(self, request: Request, oidc: Oidc) -> Reply:
         if refused := request.query("error"):
@@ -53,22 +55,16 @@ class OidcRoute:
         )
         account = await self.accounts.come(person.email, person.name, oidc.role)
         token, _ = await self.accounts.open(account, request.header(b"user-agent") or "")
-        cookie = f"{SESSION_COOKIE}={token}; Path=/; Max-Age={int(SESSION_SECONDS)}; HttpOnly; SameSite=Strict"
-        return _gone_to("/console", cookie, request)
-
-
-def _is_https(request: Request) -> bool:
-    return request.scope.get("scheme") == "https" or (request.header(b"x-forwarded-proto") or "") == "https"
+        return _gone_to("/console", session_cookie(token, is_https=request.is_https))
 
 
 def _back(request: Request) -> str:
     """Where the provider sends people back to: as this server is called. It compares with what it was told before."""
-    return f"{'https' if _is_https(request) else 'http'}://{request.header(b'host') or ''}{PREFIX}callback"
+    return f"{'https' if request.is_https else 'http'}://{request.header(b'host') or ''}{PREFIX}callback"
 
 
-def _gone_to(place: str, cookie: str, request: Request) -> Reply:
-    secure = "; Secure" if _is_https(request) else ""
-    return Reply(b"", 303, b"text/plain", {**_HEADERS, "location": place, "set-cookie": cookie + secure})
+def _gone_to(place: str, cookie: str) -> Reply:
+    return Reply(b"", 303, b"text/plain", {**_HEADERS, "location": place, "set-cookie": cookie})
 
 
 def _told(text: str) -> Reply:

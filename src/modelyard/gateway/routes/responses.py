@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
 from modelyard.base.ids import new_id
 from modelyard.gateway.answers import named_events, prepared, streamed, whole
@@ -117,7 +117,7 @@ class OneRoute:
             case "POST", "" if name == "input_tokens":
                 return await self._count(request)
             case _:
-                raise NotFoundError(f"{request.method} {request.path!r} is not offered here", code="unknown_url")
+                raise request.not_offered()
 
     async def _count(self, request: Request) -> Reply:
         body = await request.json()

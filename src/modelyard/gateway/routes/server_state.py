@@ -6,15 +6,16 @@ import platform
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from modelyard.base.errors import ConfigError, InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import need
 from modelyard.base.settings_file import restored, struck
 from modelyard.base.version import __version__
-from modelyard.gateway.admin_calls import tenant_of
+from modelyard.gateway.admin_calls import broken_stream, tenant_of
 from modelyard.gateway.admin_shapes import About, Package, SettingsShown
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.gateway.manage_parts import ManageParts
@@ -41,7 +42,9 @@ class AboutRoute:
         )  # fmt: skip
 
 
+@lru_cache(1)
 def _packages() -> list[Package]:
+    """What is installed here, read once: it stays while the server runs."""
     found = {one.metadata["Name"]: one for one in distributions() if one.metadata["Name"]}
     return [
         Package(name=name, version=one.version, licence=_licence(one.metadata))
@@ -106,7 +109,7 @@ class LiveRoute:
     parts: ManageParts
 
     async def __call__(self, request: Request) -> StreamReply:
-        return sse_reply(self._told(tenant_of(request)), _gone)
+        return sse_reply(self._told(tenant_of(request)), broken_stream)
 
     async def _told(self, tenant: str) -> AsyncGenerator[bytes, None]:
         yield b"retry: 2000\n\n"
@@ -130,7 +133,3 @@ class LiveRoute:
             "resting": frozenset(place for place in resting if place.startswith(f"{tenant}/")),
             "setup": self.parts.directory.changes,
         }
-
-
-def _gone(error: ModelyardError) -> bytes:
-    return b"data: " + encode({"error": {"message": str(error)}}) + b"\n\n"
