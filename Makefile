@@ -31,8 +31,9 @@ test: .venv/.dev weights ## Set up, then the whole test suite.
 
 check: lint types contracts test ## Lint, types, import contracts and tests.
 
-lint: .venv/.dev ## Style and common mistakes.
+lint: .venv/.dev ## Style and common mistakes, of the console too.
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@console-ui/check
 
 types: .venv/.dev ## Strict types.
 	@$(BIN)/basedpyright

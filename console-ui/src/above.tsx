@@ -9,7 +9,12 @@ import { Dialog } from "./parts/aria";
 import { useChosen } from "./settings";
 import { NAMES, PAGES } from "./shell";
 
-interface Goal { id: string; title: string; kind: string; to: string }
+interface Goal {
+  id: string;
+  title: string;
+  kind: string;
+  to: string;
+}
 
 // Pages, and everything that has a name: apps, datasets, providers, models.
 export const Palette = ({ onClose }: { onClose: () => void }) => {
@@ -20,18 +25,51 @@ export const Palette = ({ onClose }: { onClose: () => void }) => {
   const apps = useQuery({ queryKey: ["apps"], queryFn: api.apps, ...on });
   const datasets = useQuery({ queryKey: ["datasets"], queryFn: api.datasets, ...on });
   const providers = useQuery({ queryKey: ["providers"], queryFn: api.providers, ...on });
-  const goals = useMemo<Goal[]>(() => [
-    ...PAGES.map((to) => ({ id: to, title: t[NAMES[to]] as string, kind: t.page, to })),
-    ...(apps.data ?? []).map((one) => ({ id: `app ${one.id}`, title: one.name, kind: t.app, to: /workflow|advanced/.test(one.mode) ? `/workflows/${one.id}` : `/apps/${one.id}` })),
-    ...(datasets.data ?? []).map((one) => ({ id: `dataset ${one.id}`, title: one.name, kind: t.dataset, to: `/knowledge/${one.id}` })),
-    ...(providers.data ?? []).map((one) => ({ id: `provider ${one.id}`, title: label(one.label), kind: t.provider, to: `/providers/${encodeURIComponent(one.id)}` })),
-  ], [t, apps.data, datasets.data, providers.data, label]);
+  const goals = useMemo<Goal[]>(
+    () => [
+      ...PAGES.map((to) => ({ id: to, title: t[NAMES[to]] as string, kind: t.page, to })),
+      ...(apps.data ?? []).map((one) => ({
+        id: `app ${one.id}`,
+        title: one.name,
+        kind: t.app,
+        to: /workflow|advanced/.test(one.mode) ? `/workflows/${one.id}` : `/apps/${one.id}`,
+      })),
+      ...(datasets.data ?? []).map((one) => ({
+        id: `dataset ${one.id}`,
+        title: one.name,
+        kind: t.dataset,
+        to: `/knowledge/${one.id}`,
+      })),
+      ...(providers.data ?? []).map((one) => ({
+        id: `provider ${one.id}`,
+        title: label(one.label),
+        kind: t.provider,
+        to: `/providers/${encodeURIComponent(one.id)}`,
+      })),
+    ],
+    [t, apps.data, datasets.data, providers.data, label],
+  );
   return (
     <Dialog title={t.goTo} isOpen onClose={onClose}>
       <Autocomplete filter={contains}>
-        <SearchField aria-label={t.goTo} autoFocus className="field"><Input placeholder={t.goToHint} /></SearchField>
-        <Menu className="palette" aria-label={t.goTo} items={goals} onAction={(key) => { const goal = goals.find((one) => one.id === key); onClose(); if (goal) void navigate({ to: goal.to }); }}>
-          {(one: Goal) => <MenuItem id={one.id} textValue={`${one.title} ${one.kind}`}>{one.title} <span className="soft">{one.kind}</span></MenuItem>}
+        <SearchField aria-label={t.goTo} autoFocus className="field">
+          <Input placeholder={t.goToHint} />
+        </SearchField>
+        <Menu
+          className="palette"
+          aria-label={t.goTo}
+          items={goals}
+          onAction={(key) => {
+            const goal = goals.find((one) => one.id === key);
+            onClose();
+            if (goal) void navigate({ to: goal.to });
+          }}
+        >
+          {(one: Goal) => (
+            <MenuItem id={one.id} textValue={`${one.title} ${one.kind}`}>
+              {one.title} <span className="soft">{one.kind}</span>
+            </MenuItem>
+          )}
         </Menu>
       </Autocomplete>
     </Dialog>

@@ -6,11 +6,27 @@ import type { components, paths } from "./schema";
 type Shapes = components["schemas"];
 export type Shape<Name extends keyof Shapes> = Shapes[Name];
 
-export interface Account { id: string; email: string; name: string; role: string; tenant: string; is_enabled?: boolean; seen_at?: number | null }
-export interface Who { mode: "single" | "setup" | "accounts"; account: Account | null; elsewhere?: string }
+export interface Account {
+  id: string;
+  email: string;
+  name: string;
+  role: string;
+  tenant: string;
+  is_enabled?: boolean;
+  seen_at?: number | null;
+}
+export interface Who {
+  mode: "single" | "setup" | "accounts";
+  account: Account | null;
+  elsewhere?: string;
+}
 
 export class Refused extends Error {
-  constructor(message: string, readonly status: number, readonly code = "") {
+  constructor(
+    message: string,
+    readonly status: number,
+    readonly code = "",
+  ) {
     super(message);
   }
 }
@@ -19,9 +35,16 @@ export class Refused extends Error {
 export const session = { onExpired: () => {}, onBack: () => {} };
 
 const refusal = async (answer: Response): Promise<Refused> => {
-  const told = (await answer.json().catch(() => ({}))) as { error?: { message?: string; code?: string }; message?: string };
+  const told = (await answer.json().catch(() => ({}))) as {
+    error?: { message?: string; code?: string };
+    message?: string;
+  };
   if (answer.status === 401) session.onExpired();
-  return new Refused(told.error?.message ?? told.message ?? `${answer.status} ${answer.statusText}`, answer.status, told.error?.code);
+  return new Refused(
+    told.error?.message ?? told.message ?? `${answer.status} ${answer.statusText}`,
+    answer.status,
+    told.error?.code,
+  );
 };
 
 export const asked = async (input: RequestInfo, init?: RequestInit): Promise<Response> => {
@@ -33,7 +56,11 @@ export const asked = async (input: RequestInfo, init?: RequestInit): Promise<Res
   return answer;
 };
 
-const refuses: Middleware = { onResponse: async ({ response }) => { if (!response.ok) throw await refusal(response); } };
+const refuses: Middleware = {
+  onResponse: async ({ response }) => {
+    if (!response.ok) throw await refusal(response);
+  },
+};
 const admin = createClient<paths>({ fetch: (request) => asked(request) });
 admin.use(refuses);
 
@@ -41,111 +68,240 @@ const taken = async <T>(call: Promise<{ data?: T }>): Promise<T> => (await call)
 const one = (id: string) => ({ params: { path: { id } } });
 
 const send = async <T>(path: string, method = "GET", body?: unknown): Promise<T> =>
-  (await asked(path, {
-    method, headers: { "content-type": "application/json" }, ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-  })).json() as Promise<T>;
+  (
+    await asked(path, {
+      method,
+      headers: { "content-type": "application/json" },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    })
+  ).json() as Promise<T>;
 
 // Things that are listed, made, changed and removed alike.
 type Plural = "keys" | "users" | "tenants" | "limits" | "routes" | "credentials" | "models" | "defaults";
-type Made = { keys: Shape<"KeyShown">; users: Shape<"UserShown">; tenants: Shape<"TenantShown">; limits: Shape<"LimitShown">;
-  routes: Shape<"RouteShown">; credentials: Shape<"CredentialShown">; models: Shape<"ModelShown">; defaults: Shape<"DefaultShown"> };
-type Sent = { keys: Shape<"KeyInput">; users: Shape<"User">; tenants: Shape<"Tenant">; limits: Shape<"Limit">; routes: Shape<"Route">;
-  credentials: Shape<"CredentialInput">; models: Shape<"CustomModel">; defaults: Shape<"DefaultModel"> };
+type Made = {
+  keys: Shape<"KeyShown">;
+  users: Shape<"UserShown">;
+  tenants: Shape<"TenantShown">;
+  limits: Shape<"LimitShown">;
+  routes: Shape<"RouteShown">;
+  credentials: Shape<"CredentialShown">;
+  models: Shape<"ModelShown">;
+  defaults: Shape<"DefaultShown">;
+};
+type Sent = {
+  keys: Shape<"KeyInput">;
+  users: Shape<"User">;
+  tenants: Shape<"Tenant">;
+  limits: Shape<"Limit">;
+  routes: Shape<"Route">;
+  credentials: Shape<"CredentialInput">;
+  models: Shape<"CustomModel">;
+  defaults: Shape<"DefaultModel">;
+};
 
-const all = <P extends Plural>(plural: P) => send<{ data: Made[P][] }>(`/admin/v1/${plural}?limit=1000`).then((it) => it.data);
-const make = <P extends Plural>(plural: P, value: Partial<Sent[P]> & { name: string }) => send<Made[P]>(`/admin/v1/${plural}`, "POST", value);
+const all = <P extends Plural>(plural: P) =>
+  send<{ data: Made[P][] }>(`/admin/v1/${plural}?limit=1000`).then((it) => it.data);
+const make = <P extends Plural>(plural: P, value: Partial<Sent[P]> & { name: string }) =>
+  send<Made[P]>(`/admin/v1/${plural}`, "POST", value);
 const change = <P extends Plural>(plural: P, id: string, value: Partial<Sent[P]> & { name?: string }) =>
   send<Made[P]>(`/admin/v1/${plural}/${encodeURIComponent(id)}`, "PATCH", value);
-const remove = (plural: Plural | "apps" | "plugins", id: string) => send<unknown>(`/admin/v1/${plural}/${encodeURIComponent(id)}`, "DELETE");
+const remove = (plural: Plural | "apps" | "plugins", id: string) =>
+  send<unknown>(`/admin/v1/${plural}/${encodeURIComponent(id)}`, "DELETE");
 
-export interface CallFilter { since?: number; until?: number; limit?: number; offset?: number; provider?: string; model?: string; type?: string; user?: string; key?: string; status?: string; call?: string; credential?: string }
+export interface CallFilter {
+  since?: number;
+  until?: number;
+  limit?: number;
+  offset?: number;
+  provider?: string;
+  model?: string;
+  type?: string;
+  user?: string;
+  key?: string;
+  status?: string;
+  call?: string;
+  credential?: string;
+}
 
 // Datasets are the knowledge API's, whose description is Dify's: these are the fields that are used here.
-export interface Dataset { id: string; name: string; description: string | null; document_count: number; word_count: number; indexing_technique: string | null; embedding_model: string | null; created_at: number }
-export interface Doc { id: string; name: string; indexing_status: string; error: string | null; enabled: boolean; word_count: number; tokens: number; created_at: number; display_status: string; hit_count: number }
-export interface Segment { id: string; position: number; content: string; answer: string | null; word_count: number; tokens: number; enabled: boolean; hit_count: number }
-export interface Hit { segment: { id: string; content: string; document: { id: string; name: string } }; score: number | null }
+export interface Dataset {
+  id: string;
+  name: string;
+  description: string | null;
+  document_count: number;
+  word_count: number;
+  indexing_technique: string | null;
+  embedding_model: string | null;
+  created_at: number;
+}
+export interface Doc {
+  id: string;
+  name: string;
+  indexing_status: string;
+  error: string | null;
+  enabled: boolean;
+  word_count: number;
+  tokens: number;
+  created_at: number;
+  display_status: string;
+  hit_count: number;
+}
+export interface Segment {
+  id: string;
+  position: number;
+  content: string;
+  answer: string | null;
+  word_count: number;
+  tokens: number;
+  enabled: boolean;
+  hit_count: number;
+}
+export interface Hit {
+  segment: { id: string; content: string; document: { id: string; name: string } };
+  score: number | null;
+}
 
 export const api = {
-  all, make, change, remove,
+  all,
+  make,
+  change,
+  remove,
   who: () => send<Who>("/console/api/session"),
-  signIn: (email: string, password: string) => send<{ account: Account }>("/console/api/session", "POST", { email, password }),
-  setUp: (email: string, name: string, password: string) => send<{ account: Account }>("/console/api/setup", "POST", { email, name, password }),
+  signIn: (email: string, password: string) =>
+    send<{ account: Account }>("/console/api/session", "POST", { email, password }),
+  setUp: (email: string, name: string, password: string) =>
+    send<{ account: Account }>("/console/api/setup", "POST", { email, name, password }),
   signOut: () => send<unknown>("/console/api/session", "DELETE"),
-  accept: (token: string, name: string, password: string) => send<{ account: Account }>("/console/api/invitations/accept", "POST", { token, name, password }),
-  sessions: () => send<{ data: { id: string; agent: string; created_at: number; is_current: boolean }[] }>("/console/api/sessions").then((it) => it.data),
+  accept: (token: string, name: string, password: string) =>
+    send<{ account: Account }>("/console/api/invitations/accept", "POST", { token, name, password }),
+  sessions: () =>
+    send<{ data: { id: string; agent: string; created_at: number; is_current: boolean }[] }>(
+      "/console/api/sessions",
+    ).then((it) => it.data),
   endSession: (id: string) => send<unknown>(`/console/api/sessions/${id}`, "DELETE"),
   accounts: () => send<{ data: Account[] }>("/console/api/accounts").then((it) => it.data),
-  changeAccount: (id: string, value: { role?: string; is_enabled?: boolean }) => send<unknown>(`/console/api/accounts/${id}`, "PATCH", value),
+  changeAccount: (id: string, value: { role?: string; is_enabled?: boolean }) =>
+    send<unknown>(`/console/api/accounts/${id}`, "PATCH", value),
   invite: (email: string, role: string) => send<{ token: string }>("/console/api/invitations", "POST", { email, role }),
-  audit: () => send<{ data: { at: number; who: string; what: string; subject: string }[] }>("/console/api/audit").then((it) => it.data),
+  audit: () =>
+    send<{ data: { at: number; who: string; what: string; subject: string }[] }>("/console/api/audit").then(
+      (it) => it.data,
+    ),
 
   providers: () => taken(admin.GET("/admin/v1/providers")).then((it) => it.data),
   provider: (id: string) => taken(admin.GET("/admin/v1/providers/{id}", one(id))),
-  checkCredential: (id: string, values: Record<string, unknown>) => taken(admin.POST("/admin/v1/providers/{id}/check", { ...one(id), body: { values } })),
-  catalogue: (query: { type?: string; ready?: boolean } = {}) => taken(admin.GET("/admin/v1/catalogue", { params: { query } })).then((it) => it.data),
+  checkCredential: (id: string, values: Record<string, unknown>) =>
+    taken(admin.POST("/admin/v1/providers/{id}/check", { ...one(id), body: { values } })),
+  catalogue: (query: { type?: string; ready?: boolean } = {}) =>
+    taken(admin.GET("/admin/v1/catalogue", { params: { query } })).then((it) => it.data),
   weights: () => taken(admin.GET("/admin/v1/weights")).then((it) => it.data),
   removeWeights: (id: string) => taken(admin.DELETE("/admin/v1/weights/{id}", one(id))),
-  plan: (body: { model: string; type?: string; user?: string; key?: string }) => taken(admin.POST("/admin/v1/plan", { body })),
+  plan: (body: { model: string; type?: string; user?: string; key?: string }) =>
+    taken(admin.POST("/admin/v1/plan", { body })),
   resting: () => taken(admin.GET("/admin/v1/resting")).then((it) => it.data),
 
   usage: (by: string, since: number, until?: number) =>
-    taken(admin.GET("/admin/v1/usage", { params: { query: { by, since, ...(until ? { until } : {}) } } })).then((it) => it.data),
-  latency: (since: number, until: number) => taken(admin.GET("/admin/v1/latency", { params: { query: { since, until } } })).then((it) => it.data),
+    taken(admin.GET("/admin/v1/usage", { params: { query: { by, since, ...(until ? { until } : {}) } } })).then(
+      (it) => it.data,
+    ),
+  latency: (since: number, until: number) =>
+    taken(admin.GET("/admin/v1/latency", { params: { query: { since, until } } })).then((it) => it.data),
   calls: (query: CallFilter) => taken(admin.GET("/admin/v1/calls", { params: { query } })),
   call: (id: string) => taken(admin.GET("/admin/v1/calls/{id}", one(id))),
-  replay: (id: string, model: string) => taken(admin.POST("/admin/v1/calls/{id}/replay", { ...one(id), body: { model } })),
+  replay: (id: string, model: string) =>
+    taken(admin.POST("/admin/v1/calls/{id}/replay", { ...one(id), body: { model } })),
 
   plugins: () => taken(admin.GET("/admin/v1/plugins")),
   pluginLogs: (id: string) => taken(admin.GET("/admin/v1/plugins/{id}/logs", one(id))).then((it) => it.data),
-  grant: (id: string, granted: string[]) => taken(admin.PATCH("/admin/v1/plugins/{id}", { ...one(id), body: { granted } })),
+  grant: (id: string, granted: string[]) =>
+    taken(admin.PATCH("/admin/v1/plugins/{id}", { ...one(id), body: { granted } })),
   market: (q: string) => taken(admin.GET("/admin/v1/market", { params: { query: { q } } })).then((it) => it.data),
   installFromMarket: (id: string) => taken(admin.POST("/admin/v1/plugins/market", { body: { id } })),
-  install: async (file: Blob) => (await asked("/admin/v1/plugins", { method: "POST", body: file, headers: { "content-type": "application/octet-stream" } })).json() as Promise<Shape<"InstallTask">>,
+  install: async (file: Blob) =>
+    (
+      await asked("/admin/v1/plugins", {
+        method: "POST",
+        body: file,
+        headers: { "content-type": "application/octet-stream" },
+      })
+    ).json() as Promise<Shape<"InstallTask">>,
   installTask: (id: string) => taken(admin.GET("/admin/v1/plugins/tasks/{id}", one(id))),
 
   apps: () => taken(admin.GET("/admin/v1/apps")).then((it) => it.data),
   app: (id: string) => taken(admin.GET("/admin/v1/apps/{id}", one(id))),
-  appFile: async (id: string, version?: string) => (await asked(`/admin/v1/apps/${encodeURIComponent(id)}/file${version ? `?version=${version}` : ""}`)).text(),
-  saveApp: (id: string, file: string, base: string) => taken(admin.PUT("/admin/v1/apps/{id}/file", { ...one(id), body: { file, base } })),
-  importApp: (file: string, publish = true, name?: string) => taken(admin.POST("/admin/v1/apps", { body: { file, publish, ...(name ? { name } : {}) } })),
+  appFile: async (id: string, version?: string) =>
+    (await asked(`/admin/v1/apps/${encodeURIComponent(id)}/file${version ? `?version=${version}` : ""}`)).text(),
+  saveApp: (id: string, file: string, base: string) =>
+    taken(admin.PUT("/admin/v1/apps/{id}/file", { ...one(id), body: { file, base } })),
+  importApp: (file: string, publish = true, name?: string) =>
+    taken(admin.POST("/admin/v1/apps", { body: { file, publish, ...(name ? { name } : {}) } })),
   checkApp: (file: string) => taken(admin.POST("/admin/v1/apps/check", { body: { file } })),
   publish: (id: string, name = "") => taken(admin.POST("/admin/v1/apps/{id}/publish", { ...one(id), body: { name } })),
-  restore: (id: string, version: string) => taken(admin.POST("/admin/v1/apps/{id}/restore", { ...one(id), body: { version } })),
-  setApp: (id: string, body: { is_enabled?: boolean; page?: { is_on?: boolean; origins?: string[] } }) => taken(admin.PATCH("/admin/v1/apps/{id}", { ...one(id), body: body as { is_enabled?: boolean } })),
+  restore: (id: string, version: string) =>
+    taken(admin.POST("/admin/v1/apps/{id}/restore", { ...one(id), body: { version } })),
+  setApp: (id: string, body: { is_enabled?: boolean; page?: { is_on?: boolean; origins?: string[] } }) =>
+    taken(admin.PATCH("/admin/v1/apps/{id}", { ...one(id), body: body as { is_enabled?: boolean } })),
   appKeys: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/keys", one(id))).then((it) => it.data),
   makeAppKey: (id: string) => taken(admin.POST("/admin/v1/apps/{id}/keys", one(id))),
-  removeAppKey: (id: string, key: string) => taken(admin.DELETE("/admin/v1/apps/{id}/keys/{key}", { params: { path: { id, key } } })),
-  appForm: (id: string, draft = false) => taken(admin.GET("/admin/v1/apps/{id}/form", { params: { path: { id }, query: { draft } } })),
-  appRuns: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/runs", { params: { path: { id }, query: { limit: 100 } } })),
-  testNode: (id: string, file: string, node: string, inputs: Record<string, unknown>) => taken(admin.POST("/admin/v1/apps/{id}/test-node", { ...one(id), body: { file, node, inputs: inputs as Record<string, never> } })),
+  removeAppKey: (id: string, key: string) =>
+    taken(admin.DELETE("/admin/v1/apps/{id}/keys/{key}", { params: { path: { id, key } } })),
+  appForm: (id: string, draft = false) =>
+    taken(admin.GET("/admin/v1/apps/{id}/form", { params: { path: { id }, query: { draft } } })),
+  appRuns: (id: string) =>
+    taken(admin.GET("/admin/v1/apps/{id}/runs", { params: { path: { id }, query: { limit: 100 } } })),
+  testNode: (id: string, file: string, node: string, inputs: Record<string, unknown>) =>
+    taken(
+      admin.POST("/admin/v1/apps/{id}/test-node", {
+        ...one(id),
+        body: { file, node, inputs: inputs as Record<string, never> },
+      }),
+    ),
   conversations: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/conversations", one(id))).then((it) => it.data),
-  messages: (id: string, conversation: string) => taken(admin.GET("/admin/v1/apps/{id}/conversations/{conversation}", { params: { path: { id, conversation } } })).then((it) => it.data),
+  messages: (id: string, conversation: string) =>
+    taken(
+      admin.GET("/admin/v1/apps/{id}/conversations/{conversation}", { params: { path: { id, conversation } } }),
+    ).then((it) => it.data),
   feedback: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/feedback", one(id))).then((it) => it.data),
   annotations: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/annotations", one(id))).then((it) => it.data),
-  annotate: (id: string, question: string, answer: string) => taken(admin.POST("/admin/v1/apps/{id}/annotations", { ...one(id), body: { question, answer } })),
-  removeAnnotation: (id: string, annotation: string) => taken(admin.DELETE("/admin/v1/apps/{id}/annotations/{annotation}", { params: { path: { id, annotation } } })),
+  annotate: (id: string, question: string, answer: string) =>
+    taken(admin.POST("/admin/v1/apps/{id}/annotations", { ...one(id), body: { question, answer } })),
+  removeAnnotation: (id: string, annotation: string) =>
+    taken(admin.DELETE("/admin/v1/apps/{id}/annotations/{annotation}", { params: { path: { id, annotation } } })),
   nodes: () => taken(admin.GET("/admin/v1/nodes")).then((it) => it.data),
   run: (id: string) => taken(admin.GET("/admin/v1/runs/{id}", one(id))),
-  control: (id: string, verb: "stop" | "pause" | "resume") => send<{ done: boolean }>(`/admin/v1/runs/${id}/${verb}`, "POST"),
+  control: (id: string, verb: "stop" | "pause" | "resume") =>
+    send<{ done: boolean }>(`/admin/v1/runs/${id}/${verb}`, "POST"),
 
   datasets: () => send<{ data: Dataset[] }>("/v1/datasets?limit=100").then((it) => it.data),
   dataset: (id: string) => send<Dataset>(`/v1/datasets/${id}`),
-  makeDataset: (name: string) => send<Dataset>("/v1/datasets", "POST", { name, indexing_technique: "high_quality", permission: "all_team_members" }),
+  makeDataset: (name: string) =>
+    send<Dataset>("/v1/datasets", "POST", { name, indexing_technique: "high_quality", permission: "all_team_members" }),
   removeDataset: (id: string) => asked(`/v1/datasets/${id}`, { method: "DELETE" }),
   documents: (id: string) => send<{ data: Doc[] }>(`/v1/datasets/${id}/documents?limit=100`).then((it) => it.data),
   removeDocument: (id: string, doc: string) => asked(`/v1/datasets/${id}/documents/${doc}`, { method: "DELETE" }),
-  segments: (id: string, doc: string) => send<{ data: Segment[] }>(`/v1/datasets/${id}/documents/${doc}/segments?limit=100`).then((it) => it.data),
+  segments: (id: string, doc: string) =>
+    send<{ data: Segment[] }>(`/v1/datasets/${id}/documents/${doc}/segments?limit=100`).then((it) => it.data),
   upload: async (id: string, file: File, rule: unknown) => {
     const form = new FormData();
     form.append("data", JSON.stringify({ indexing_technique: "high_quality", process_rule: rule }));
     form.append("file", file);
-    return (await asked(`/v1/datasets/${id}/document/create-by-file`, { method: "POST", body: form })).json() as Promise<{ document: Doc; batch: string }>;
+    return (
+      await asked(`/v1/datasets/${id}/document/create-by-file`, { method: "POST", body: form })
+    ).json() as Promise<{ document: Doc; batch: string }>;
   },
-  retrieve: (id: string, query: string, retrieval_model: unknown) => send<{ records: Hit[] }>(`/v1/datasets/${id}/retrieve`, "POST", { query, retrieval_model }).then((it) => it.records),
-  askDataset: (id: string, query: string) => send<{ text: string; is_found: boolean; citations: { number: number; document_name: string; text: string; score: number }[] }>(`/v1/datasets/${id}/ask`, "POST", { query }),
+  retrieve: (id: string, query: string, retrieval_model: unknown) =>
+    send<{ records: Hit[] }>(`/v1/datasets/${id}/retrieve`, "POST", { query, retrieval_model }).then(
+      (it) => it.records,
+    ),
+  askDataset: (id: string, query: string) =>
+    send<{
+      text: string;
+      is_found: boolean;
+      citations: { number: number; document_name: string; text: string; score: number }[];
+    }>(`/v1/datasets/${id}/ask`, "POST", { query }),
 
-  split: (text: string, rule: unknown) => taken(admin.POST("/admin/v1/split", { body: { text, process_rule: rule as Record<string, never> } })),
+  split: (text: string, rule: unknown) =>
+    taken(admin.POST("/admin/v1/split", { body: { text, process_rule: rule as Record<string, never> } })),
 
   about: () => taken(admin.GET("/admin/v1/about")),
   settings: () => taken(admin.GET("/admin/v1/settings")),
@@ -179,21 +335,48 @@ export async function* events<T extends object>(path: string, init: RequestInit)
   yield* read<T>(await asked(path, { ...init, headers: { "content-type": "application/json", ...init.headers } }));
 }
 
-export interface ToolCall { name: string; arguments: string }
+export interface ToolCall {
+  name: string;
+  arguments: string;
+}
 export type Content = string | ({ type: "text"; text: string } | { type: "image_url"; image_url: { url: string } })[];
-export interface Said { role: "system" | "user" | "assistant"; content: Content }
-export interface Piece { text?: string; thought?: string; tools?: ToolCall[]; usage?: ChatUsage }
-export interface ChatUsage { prompt_tokens: number; completion_tokens: number; total_tokens: number }
+export interface Said {
+  role: "system" | "user" | "assistant";
+  content: Content;
+}
+export interface Piece {
+  text?: string;
+  thought?: string;
+  tools?: ToolCall[];
+  usage?: ChatUsage;
+}
+export interface ChatUsage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+}
 
 interface Told {
   usage?: ChatUsage;
-  choices?: { delta?: { content?: string | null; reasoning_content?: string | null; tool_calls?: { index: number; function?: { name?: string; arguments?: string } }[] } }[];
+  choices?: {
+    delta?: {
+      content?: string | null;
+      reasoning_content?: string | null;
+      tool_calls?: { index: number; function?: { name?: string; arguments?: string } }[];
+    };
+  }[];
 }
 
 // `onCall` is told the call's name, by which it can be looked up.
-export async function* chat(body: Record<string, unknown>, signal: AbortSignal, onCall: (id: string) => void): AsyncGenerator<Piece> {
+export async function* chat(
+  body: Record<string, unknown>,
+  signal: AbortSignal,
+  onCall: (id: string) => void,
+): AsyncGenerator<Piece> {
   const answer = await asked("/v1/chat/completions", {
-    method: "POST", signal, headers: { "content-type": "application/json" },
+    method: "POST",
+    signal,
+    headers: { "content-type": "application/json" },
     body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
   });
   onCall(answer.headers.get("x-request-id") ?? "");
@@ -204,7 +387,8 @@ export async function* chat(body: Record<string, unknown>, signal: AbortSignal, 
     if (delta?.content) piece.text = delta.content;
     if (delta?.reasoning_content) piece.thought = delta.reasoning_content;
     for (const call of delta?.tool_calls ?? []) {
-      const known = (tools[call.index] ??= { name: "", arguments: "" });
+      tools[call.index] ??= { name: "", arguments: "" };
+      const known = tools[call.index]!;
       known.name += call.function?.name ?? "";
       known.arguments += call.function?.arguments ?? "";
       piece.tools = [...tools];

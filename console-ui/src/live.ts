@@ -3,8 +3,22 @@ import { type QueryClient, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 
 const TOUCHES: Record<string, string[]> = {
-  usage: ["usage", "calls", "latency", "plan"], resting: ["resting", "providers", "plan"],
-  setup: ["keys", "users", "tenants", "limits", "routes", "credentials", "models", "defaults", "apps", "plugins", "providers", "catalogue"],
+  usage: ["usage", "calls", "latency", "plan"],
+  resting: ["resting", "providers", "plan"],
+  setup: [
+    "keys",
+    "users",
+    "tenants",
+    "limits",
+    "routes",
+    "credentials",
+    "models",
+    "defaults",
+    "apps",
+    "plugins",
+    "providers",
+    "catalogue",
+  ],
 };
 
 export const listen = (client: QueryClient, onState: (isThere: boolean) => void): (() => void) => {
@@ -15,7 +29,7 @@ export const listen = (client: QueryClient, onState: (isThere: boolean) => void)
   let soon: ReturnType<typeof setTimeout> | undefined;
   // While somebody sends a thousand calls a second, pages are asked for anew at most every two seconds.
   const tell = (topics: string[]) => {
-    topics.forEach((topic) => (TOUCHES[topic] ?? []).forEach((key) => waiting.add(key)));
+    for (const key of topics.flatMap((topic) => TOUCHES[topic] ?? [])) waiting.add(key);
     soon ??= setTimeout(() => {
       soon = undefined;
       for (const key of waiting) void client.invalidateQueries({ queryKey: [key] });
@@ -38,7 +52,11 @@ export const listen = (client: QueryClient, onState: (isThere: boolean) => void)
     };
   };
   open();
-  return () => { source?.close(); clearTimeout(again); clearTimeout(soon); };
+  return () => {
+    source?.close();
+    clearTimeout(again);
+    clearTimeout(soon);
+  };
 };
 
 export const useLive = (isOn: boolean): boolean => {

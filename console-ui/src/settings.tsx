@@ -26,7 +26,9 @@ const kept = <T extends string>(name: string, known: readonly T[], otherwise: T)
 };
 
 export const Chooses = ({ children }: { children: ReactNode }) => {
-  const [language, setLanguage] = useState<Language>(() => kept("language", ["en", "zh"], navigator.language.startsWith("zh") ? "zh" : "en"));
+  const [language, setLanguage] = useState<Language>(() =>
+    kept("language", ["en", "zh"], navigator.language.startsWith("zh") ? "zh" : "en"),
+  );
   const [theme, setTheme] = useState<Theme>(() => kept("theme", ["system", "light", "dark"], "system"));
   const { tag } = LANGUAGES[language];
   useEffect(() => {
@@ -37,20 +39,42 @@ export const Chooses = ({ children }: { children: ReactNode }) => {
     document.documentElement.dataset.theme = theme;
     localStorage.setItem("modelyard.theme", theme);
   }, [theme]);
-  const value = useMemo<Chosen>(() => ({
-    language, theme, t: WORDS[language], setLanguage, setTheme,
-    number: (one, most = 2) => new Intl.NumberFormat(tag, { maximumFractionDigits: most }).format(one),
-    money: (one, currency) => (one === null || one === undefined ? "?" : new Intl.NumberFormat(tag, {
-      style: "currency", currency: currency || "USD", maximumFractionDigits: Math.abs(Number(one)) < 1 ? 6 : 2,
-    }).format(Number(one))),
-    time: (one) => new Intl.DateTimeFormat(tag, { dateStyle: "medium", timeStyle: "medium" }).format(one * 1000),
-    day: (one) => new Intl.DateTimeFormat(tag, { dateStyle: "medium" }).format(one * 1000),
-    bytes: (one) => new Intl.NumberFormat(tag, { notation: "compact", style: "unit", unit: "byte", unitDisplay: "narrow", maximumFractionDigits: 1 }).format(one),
-    span: (one) => new Intl.NumberFormat(tag, {
-      style: "unit", unit: one < 1 ? "millisecond" : one < 120 ? "second" : one < 7200 ? "minute" : "hour", maximumFractionDigits: one < 0.01 ? 1 : one < 1 ? 0 : 2,
-    }).format(one < 1 ? one * 1000 : one < 120 ? one : one < 7200 ? one / 60 : one / 3600),
-    label: (one) => (language === "zh" && one?.zh_Hans) || one?.en_US || "",
-  }), [language, theme, tag]);
+  const value = useMemo<Chosen>(
+    () => ({
+      language,
+      theme,
+      t: WORDS[language],
+      setLanguage,
+      setTheme,
+      number: (one, most = 2) => new Intl.NumberFormat(tag, { maximumFractionDigits: most }).format(one),
+      money: (one, currency) =>
+        one === null || one === undefined
+          ? "?"
+          : new Intl.NumberFormat(tag, {
+              style: "currency",
+              currency: currency || "USD",
+              maximumFractionDigits: Math.abs(Number(one)) < 1 ? 6 : 2,
+            }).format(Number(one)),
+      time: (one) => new Intl.DateTimeFormat(tag, { dateStyle: "medium", timeStyle: "medium" }).format(one * 1000),
+      day: (one) => new Intl.DateTimeFormat(tag, { dateStyle: "medium" }).format(one * 1000),
+      bytes: (one) =>
+        new Intl.NumberFormat(tag, {
+          notation: "compact",
+          style: "unit",
+          unit: "byte",
+          unitDisplay: "narrow",
+          maximumFractionDigits: 1,
+        }).format(one),
+      span: (one) =>
+        new Intl.NumberFormat(tag, {
+          style: "unit",
+          unit: one < 1 ? "millisecond" : one < 120 ? "second" : one < 7200 ? "minute" : "hour",
+          maximumFractionDigits: one < 0.01 ? 1 : one < 1 ? 0 : 2,
+        }).format(one < 1 ? one * 1000 : one < 120 ? one : one < 7200 ? one / 60 : one / 3600),
+      label: (one) => (language === "zh" && one?.zh_Hans) || one?.en_US || "",
+    }),
+    [language, theme, tag],
+  );
   return <Context value={value}>{children}</Context>;
 };
 
@@ -74,7 +98,9 @@ export const useKept = <T,>(name: string, first: T): [T, (value: T | ((before: T
   useEffect(() => {
     try {
       sessionStorage.setItem(key, JSON.stringify(value));
-    } catch { /* too large to keep: it stays while the page does */ }
+    } catch {
+      /* too large to keep: it stays while the page does */
+    }
   }, [key, value]);
   return [value, set];
 };

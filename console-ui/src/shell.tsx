@@ -13,21 +13,56 @@ const above = () => import("./above");
 const Palette = lazy(() => above().then((it) => ({ default: it.Palette })));
 const SignInAbove = lazy(() => above().then((it) => ({ default: it.SignInAbove })));
 
-export const PAGES = ["/", "/playground", "/workflows", "/apps", "/knowledge", "/providers", "/models", "/routes", "/usage", "/requests", "/keys", "/plugins", "/settings"] as const;
+export const PAGES = [
+  "/",
+  "/playground",
+  "/workflows",
+  "/apps",
+  "/knowledge",
+  "/providers",
+  "/models",
+  "/routes",
+  "/usage",
+  "/requests",
+  "/keys",
+  "/plugins",
+  "/settings",
+] as const;
 export const NAMES: Record<(typeof PAGES)[number], keyof Words> = {
-  "/": "home", "/playground": "playground", "/workflows": "workflows", "/apps": "apps", "/knowledge": "knowledge", "/providers": "providers",
-  "/models": "models", "/routes": "routesAndLimits", "/usage": "usageAndCost", "/requests": "requests", "/keys": "keysAndPeople", "/plugins": "plugins", "/settings": "settings",
+  "/": "home",
+  "/playground": "playground",
+  "/workflows": "workflows",
+  "/apps": "apps",
+  "/knowledge": "knowledge",
+  "/providers": "providers",
+  "/models": "models",
+  "/routes": "routesAndLimits",
+  "/usage": "usageAndCost",
+  "/requests": "requests",
+  "/keys": "keysAndPeople",
+  "/plugins": "plugins",
+  "/settings": "settings",
 };
 
 const Chosen = () => {
   const { language, setLanguage, theme, setTheme, t } = useChosen();
   return (
     <>
-      <select aria-label={t.language} value={language} onChange={(event) => setLanguage(event.target.value as Language)}>
-        {Object.entries(LANGUAGES).map(([name, one]) => <option key={name} value={name}>{one.label}</option>)}
+      <select
+        aria-label={t.language}
+        value={language}
+        onChange={(event) => setLanguage(event.target.value as Language)}
+      >
+        {Object.entries(LANGUAGES).map(([name, one]) => (
+          <option key={name} value={name}>
+            {one.label}
+          </option>
+        ))}
       </select>
       <select aria-label={t.theme} value={theme} onChange={(event) => setTheme(event.target.value as Theme)}>
-        <option value="system">{t.themeSystem}</option><option value="light">{t.themeLight}</option><option value="dark">{t.themeDark}</option>
+        <option value="system">{t.themeSystem}</option>
+        <option value="light">{t.themeLight}</option>
+        <option value="dark">{t.themeDark}</option>
       </select>
     </>
   );
@@ -48,41 +83,90 @@ export const Frame = () => {
   const mustEnter = mode !== undefined && mode !== "single" && !account && !isInvited;
   const isThere = useLive(who.data !== undefined && !mustEnter && !isExpired);
   useEffect(() => {
-    session.onExpired = () => { if (account) setExpired(true); else void client.invalidateQueries({ queryKey: ["who"] }); };
+    session.onExpired = () => {
+      if (account) setExpired(true);
+      else void client.invalidateQueries({ queryKey: ["who"] });
+    };
   }, [account, client]);
   useEffect(() => {
     const hear = (event: KeyboardEvent) => {
-      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") { event.preventDefault(); setGoing(true); }
+      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
+        event.preventDefault();
+        setGoing(true);
+      }
     };
     window.addEventListener("keydown", hear);
     return () => window.removeEventListener("keydown", hear);
   }, []);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the menu closes when one goes to another page
   useEffect(() => setMenu(false), [at]);
-  useEffect(() => { const later = setTimeout(() => void above(), 1500); return () => clearTimeout(later); }, []);
+  useEffect(() => {
+    const later = setTimeout(() => void above(), 1500);
+    return () => clearTimeout(later);
+  }, []);
   const open = mode === "accounts" && account ? account.role : "owner";
-  const may = (path: string) => open === "owner" || open === "admin" || ["/", "/usage", "/requests", ...(open === "developer" ? ["/playground", "/knowledge"] : [])].includes(path);
+  const may = (path: string) =>
+    open === "owner" ||
+    open === "admin" ||
+    ["/", "/usage", "/requests", ...(open === "developer" ? ["/playground", "/knowledge"] : [])].includes(path);
   return (
     <>
-      <a className="skip" href="#content">{t.skip}</a>
+      <a className="skip" href="#content">
+        {t.skip}
+      </a>
       <header>
-        <button type="button" className="icon menu" aria-expanded={isMenu} aria-controls="nav" aria-label={t.menu} onClick={() => setMenu(!isMenu)}>☰</button>
+        <button
+          type="button"
+          className="icon menu"
+          aria-expanded={isMenu}
+          aria-controls="nav"
+          aria-label={t.menu}
+          onClick={() => setMenu(!isMenu)}
+        >
+          ☰
+        </button>
         <strong>Modelyard</strong>
         <span className="space" />
-        {!mustEnter && <button type="button" className="find" onClick={() => setGoing(true)}>{t.goTo} <kbd>Ctrl K</kbd></button>}
+        {!mustEnter && (
+          <button type="button" className="find" onClick={() => setGoing(true)}>
+            {t.goTo} <kbd>Ctrl K</kbd>
+          </button>
+        )}
         <Chosen />
-        {account && <button type="button" onClick={() => void api.signOut().then(() => client.resetQueries())} title={account.email}>{t.signOut}</button>}
+        {account && (
+          <button
+            type="button"
+            onClick={() => void api.signOut().then(() => client.resetQueries())}
+            title={account.email}
+          >
+            {t.signOut}
+          </button>
+        )}
       </header>
       <div className="body">
         {!mustEnter && (
           <nav id="nav" aria-label={t.pages} className={isMenu ? "open" : ""}>
             {PAGES.filter(may).map((to) => (
-              <Link key={to} to={to} activeOptions={{ exact: to === "/" }} activeProps={{ "aria-current": "page" }}>{t[NAMES[to]] as string}</Link>
+              <Link key={to} to={to} activeOptions={{ exact: to === "/" }} activeProps={{ "aria-current": "page" }}>
+                {t[NAMES[to]] as string}
+              </Link>
             ))}
-            {mode === "single" && <p className="soft small">{t.single} <button type="button" className="link" onClick={() => setProtecting(true)}>{t.protect}</button></p>}
+            {mode === "single" && (
+              <p className="soft small">
+                {t.single}{" "}
+                <button type="button" className="link" onClick={() => setProtecting(true)}>
+                  {t.protect}
+                </button>
+              </p>
+            )}
           </nav>
         )}
         <main id="content" tabIndex={-1}>
-          {!isThere && who.data && !mustEnter && <p className="wrong" role="alert">{t.lostRetrying}</p>}
+          {!isThere && who.data && !mustEnter && (
+            <p className="wrong" role="alert">
+              {t.lostRetrying}
+            </p>
+          )}
           <Trouble of={[who]} />
           {mustEnter ? <Enter isFirst={mode === "setup"} /> : who.data && <Outlet />}
         </main>
@@ -98,7 +182,12 @@ export const Frame = () => {
 
 export const Missing = () => {
   const { t } = useChosen();
-  return <><h1>{t.notFound}</h1><Link to="/">{t.home}</Link></>;
+  return (
+    <>
+      <h1>{t.notFound}</h1>
+      <Link to="/">{t.home}</Link>
+    </>
+  );
 };
 
 export const Broken = ({ error, reset }: ErrorComponentProps) => {
@@ -107,8 +196,17 @@ export const Broken = ({ error, reset }: ErrorComponentProps) => {
   const said = useWrong();
   return (
     <div role="alert">
-      <h1>{t.wrong}</h1><p>{said(error)}</p>
-      <button type="button" onClick={() => { reset(); void router.invalidate(); }}>{t.again}</button>
+      <h1>{t.wrong}</h1>
+      <p>{said(error)}</p>
+      <button
+        type="button"
+        onClick={() => {
+          reset();
+          void router.invalidate();
+        }}
+      >
+        {t.again}
+      </button>
     </div>
   );
 };

@@ -19,8 +19,16 @@ export const Apps = () => {
       <Trouble of={[apps]} />
       <New />
       <Import />
-      {apps.data && !apps.data.length && <Empty title={t.noApps}><p>{t.noAppsText}</p></Empty>}
-      <ul className="grid">{(apps.data ?? []).map((one) => <One key={one.id} app={one} />)}</ul>
+      {apps.data && !apps.data.length && (
+        <Empty title={t.noApps}>
+          <p>{t.noAppsText}</p>
+        </Empty>
+      )}
+      <ul className="grid">
+        {(apps.data ?? []).map((one) => (
+          <One key={one.id} app={one} />
+        ))}
+      </ul>
     </Page>
   );
 };
@@ -32,10 +40,36 @@ const New = () => {
   const make = useDo(() => api.importApp(simple(form.name, form.mode), true), ["apps"]);
   return (
     <Card title={t.newApp}>
-      <form className="row" onSubmit={(event) => { event.preventDefault(); void make.run().then((made) => { if (made) void navigate({ to: "/apps/$id", params: { id: made.id }, search: { tab: "setup" } as never }); }); }}>
-        <Field label={t.name}><input required maxLength={100} value={form.name} onChange={(event) => set({ ...form, name: event.target.value })} /></Field>
-        <Pick label={t.kind} value={form.mode} onChange={(mode) => set({ ...form, mode })} options={[["chat", t.modes.chat], ["agent-chat", t.modes["agent-chat"]], ["completion", t.modes.completion]]} />
-        <button type="submit" className="primary" disabled={make.isBusy}>{t.make}</button>
+      <form
+        className="row"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void make.run().then((made) => {
+            if (made) void navigate({ to: "/apps/$id", params: { id: made.id }, search: { tab: "setup" } as never });
+          });
+        }}
+      >
+        <Field label={t.name}>
+          <input
+            required
+            maxLength={100}
+            value={form.name}
+            onChange={(event) => set({ ...form, name: event.target.value })}
+          />
+        </Field>
+        <Pick
+          label={t.kind}
+          value={form.mode}
+          onChange={(mode) => set({ ...form, mode })}
+          options={[
+            ["chat", t.modes.chat],
+            ["agent-chat", t.modes["agent-chat"]],
+            ["completion", t.modes.completion],
+          ]}
+        />
+        <button type="submit" className="primary" disabled={make.isBusy}>
+          {t.make}
+        </button>
       </form>
     </Card>
   );
@@ -52,15 +86,44 @@ export const Workflows = () => {
     <Page title={t.workflows} text={t.workflowsText}>
       <Trouble of={[apps]} />
       <Card title={t.newWorkflow}>
-        <form className="row" onSubmit={(event) => { event.preventDefault(); void make.run().then((made) => { if (made) void navigate({ to: "/workflows/$id", params: { id: made.id } }); }); }}>
-          <Field label={t.name}><input required maxLength={100} value={form.name} onChange={(event) => set({ ...form, name: event.target.value })} /></Field>
-          <Pick label={t.kind} value={form.mode} onChange={(mode) => set({ ...form, mode })} options={[["workflow", t.modes.workflow], ["advanced-chat", t.modes["advanced-chat"]]]} />
-          <button type="submit" className="primary" disabled={make.isBusy}>{t.draw}</button>
+        <form
+          className="row"
+          onSubmit={(event) => {
+            event.preventDefault();
+            void make.run().then((made) => {
+              if (made) void navigate({ to: "/workflows/$id", params: { id: made.id } });
+            });
+          }}
+        >
+          <Field label={t.name}>
+            <input
+              required
+              maxLength={100}
+              value={form.name}
+              onChange={(event) => set({ ...form, name: event.target.value })}
+            />
+          </Field>
+          <Pick
+            label={t.kind}
+            value={form.mode}
+            onChange={(mode) => set({ ...form, mode })}
+            options={[
+              ["workflow", t.modes.workflow],
+              ["advanced-chat", t.modes["advanced-chat"]],
+            ]}
+          />
+          <button type="submit" className="primary" disabled={make.isBusy}>
+            {t.draw}
+          </button>
         </form>
       </Card>
       <Import />
       {apps.data && !shown.length && <Empty title={t.noWorkflows} />}
-      <ul className="grid">{shown.map((one) => <One key={one.id} app={one} />)}</ul>
+      <ul className="grid">
+        {shown.map((one) => (
+          <One key={one.id} app={one} />
+        ))}
+      </ul>
     </Page>
   );
 };
@@ -90,9 +153,24 @@ const Import = () => {
       <div role="status">
         {told.map((one) => (
           <div key={one.file}>
-            <p className={one.trouble ? "wrong" : ""}><strong>{one.file}</strong>: {one.trouble ?? t.imported} {one.made && <Link to={hasCanvas(one.made.mode) ? "/workflows/$id" : "/apps/$id"} params={{ id: one.made.id }}>{t.open}</Link>}</p>
-            {(one.made?.needs?.length ?? 0) > 0 && <p className="soft">{t.needs} {one.made!.needs!.join(", ")}</p>}
-            {one.made?.warnings?.map((line) => <p className="soft" key={line}>{line}</p>)}
+            <p className={one.trouble ? "wrong" : ""}>
+              <strong>{one.file}</strong>: {one.trouble ?? t.imported}{" "}
+              {one.made && (
+                <Link to={hasCanvas(one.made.mode) ? "/workflows/$id" : "/apps/$id"} params={{ id: one.made.id }}>
+                  {t.open}
+                </Link>
+              )}
+            </p>
+            {(one.made?.needs?.length ?? 0) > 0 && (
+              <p className="soft">
+                {t.needs} {one.made!.needs!.join(", ")}
+              </p>
+            )}
+            {one.made?.warnings?.map((line) => (
+              <p className="soft" key={line}>
+                {line}
+              </p>
+            ))}
           </div>
         ))}
       </div>
@@ -105,13 +183,28 @@ const One = ({ app }: { app: Shape<"AppShown"> }) => {
   const change = useDo((is: boolean) => api.setApp(app.id, { is_enabled: is }), ["apps"]);
   return (
     <li className="card">
-      <h2><Link to="/apps/$id" params={{ id: app.id }}>{app.name}</Link></h2>
+      <h2>
+        <Link to="/apps/$id" params={{ id: app.id }}>
+          {app.name}
+        </Link>
+      </h2>
       <p className="soft small">{(t.modes as Record<string, string>)[app.mode] ?? app.mode}</p>
       {app.description && <p>{app.description}</p>}
-      <p className="small">{app.is_published ? t.published : t.neverPublished}{app.has_draft ? ` · ${t.hasDraft}` : ""}</p>
+      <p className="small">
+        {app.is_published ? t.published : t.neverPublished}
+        {app.has_draft ? ` · ${t.hasDraft}` : ""}
+      </p>
       <div className="row tight">
-        {hasCanvas(app.mode) && <Link className="button" to="/workflows/$id" params={{ id: app.id }}>{t.canvas}</Link>}
-        {app.page.url && <a className="button" href={app.page.url} target="_blank" rel="noopener">{t.openPage}</a>}
+        {hasCanvas(app.mode) && (
+          <Link className="button" to="/workflows/$id" params={{ id: app.id }}>
+            {t.canvas}
+          </Link>
+        )}
+        {app.page.url && (
+          <a className="button" href={app.page.url} target="_blank" rel="noopener">
+            {t.openPage}
+          </a>
+        )}
         <Switch label={t.on} isOn={app.is_enabled} onChange={(is) => void change.run(is)} />
       </div>
     </li>

@@ -6,8 +6,20 @@ import { useWrong } from "../parts/base";
 import { useChosen } from "../settings";
 import { filled } from "../words";
 
-const Form = ({ title, text, send, isWithin, children, button }: {
-  title: string; text?: string; send: (text: (name: string) => string) => Promise<unknown>; isWithin: boolean; children: ReactNode; button: string;
+const Form = ({
+  title,
+  text,
+  send,
+  isWithin,
+  children,
+  button,
+}: {
+  title: string;
+  text?: string;
+  send: (text: (name: string) => string) => Promise<unknown>;
+  isWithin: boolean;
+  children: ReactNode;
+  button: string;
 }) => {
   const said = useWrong();
   const [trouble, setTrouble] = useState("");
@@ -30,31 +42,69 @@ const Form = ({ title, text, send, isWithin, children, button }: {
       {!isWithin && <h1>{title}</h1>}
       {text && <p>{text}</p>}
       {children}
-      {trouble && <p className="wrong" role="alert">{trouble}</p>}
-      <button className="primary" type="submit" disabled={isBusy}>{button}</button>
+      {trouble && (
+        <p className="wrong" role="alert">
+          {trouble}
+        </p>
+      )}
+      <button className="primary" type="submit" disabled={isBusy}>
+        {button}
+      </button>
     </form>
   );
 };
 
 // Signing in; or, where nobody has an account yet, making the first one.
-export const Enter = ({ isFirst, isWithin = false, onDone }: { isFirst: boolean; isWithin?: boolean; onDone?: () => void }) => {
+export const Enter = ({
+  isFirst,
+  isWithin = false,
+  onDone,
+}: {
+  isFirst: boolean;
+  isWithin?: boolean;
+  onDone?: () => void;
+}) => {
   const { t } = useChosen();
   const client = useQueryClient();
   const who = useQuery({ queryKey: ["who"], queryFn: api.who, staleTime: 60_000 });
   return (
     <Form
-      title={isFirst ? t.setUpTitle : t.signInTitle} isWithin={isWithin} button={isFirst ? t.setUp : t.signIn} {...(isFirst ? { text: t.setUpText } : {})}
+      title={isFirst ? t.setUpTitle : t.signInTitle}
+      isWithin={isWithin}
+      button={isFirst ? t.setUp : t.signIn}
+      {...(isFirst ? { text: t.setUpText } : {})}
       send={async (text) => {
-        await (isFirst ? api.setUp(text("email"), text("name"), text("password")) : api.signIn(text("email"), text("password")));
+        await (isFirst
+          ? api.setUp(text("email"), text("name"), text("password"))
+          : api.signIn(text("email"), text("password")));
         await client.invalidateQueries();
         onDone?.();
       }}
     >
-      {!isFirst && who.data?.elsewhere && <a className="button" href="/console/api/oidc/begin">{filled(t.signInAt, { name: who.data.elsewhere })}</a>}
-      {isFirst && <label className="field">{t.name}<input name="name" autoComplete="name" required /></label>}
-      <label className="field">{t.email}<input name="email" type="email" autoComplete="username" required /></label>
-      <label className="field">{t.password}
-        <input name="password" type="password" autoComplete={isFirst ? "new-password" : "current-password"} minLength={isFirst ? 10 : 1} required />
+      {!isFirst && who.data?.elsewhere && (
+        <a className="button" href="/console/api/oidc/begin">
+          {filled(t.signInAt, { name: who.data.elsewhere })}
+        </a>
+      )}
+      {isFirst && (
+        <label className="field">
+          {t.name}
+          <input name="name" autoComplete="name" required />
+        </label>
+      )}
+      <label className="field">
+        {t.email}
+        <input name="email" type="email" autoComplete="username" required />
+      </label>
+      <label className="field">
+        {t.password}
+        <input
+          name="password"
+          type="password"
+          autoComplete={isFirst ? "new-password" : "current-password"}
+          minLength={isFirst ? 10 : 1}
+          required
+        />
       </label>
     </Form>
   );
@@ -67,15 +117,23 @@ export const Invited = () => {
   const navigate = useNavigate();
   return (
     <Form
-      title={t.invitedTitle} isWithin={false} button={t.accept}
+      title={t.invitedTitle}
+      isWithin={false}
+      button={t.accept}
       send={async (text) => {
         await api.accept(location.hash.slice(1), text("name"), text("password"));
         await client.invalidateQueries();
         await navigate({ to: "/" });
       }}
     >
-      <label className="field">{t.name}<input name="name" autoComplete="name" required /></label>
-      <label className="field">{t.password}<input name="password" type="password" autoComplete="new-password" minLength={10} required /></label>
+      <label className="field">
+        {t.name}
+        <input name="name" autoComplete="name" required />
+      </label>
+      <label className="field">
+        {t.password}
+        <input name="password" type="password" autoComplete="new-password" minLength={10} required />
+      </label>
     </Form>
   );
 };

@@ -18,14 +18,19 @@ export const Keys = () => {
   const { tab = "keys" } = useSearch({ strict: false }) as { tab?: string };
   return (
     <Page title={t.keysAndPeople} text={t.keysText}>
-      <Tabbed label={t.keysAndPeople} at={tab} onChange={(next) => void navigate({ to: "/keys", search: { tab: next } as never, replace: true })} tabs={[
-        { id: "keys", title: t.apiKeys, body: () => <KeyList /> },
-        { id: "people", title: t.people, body: () => <People /> },
-        { id: "users", title: t.endUsers, body: () => <Users /> },
-        { id: "tenants", title: t.tenants, body: () => <Tenants /> },
-        { id: "sessions", title: t.sessions, body: () => <Sessions /> },
-        { id: "audit", title: t.audit, body: () => <Audit /> },
-      ]} />
+      <Tabbed
+        label={t.keysAndPeople}
+        at={tab}
+        onChange={(next) => void navigate({ to: "/keys", search: { tab: next } as never, replace: true })}
+        tabs={[
+          { id: "keys", title: t.apiKeys, body: () => <KeyList /> },
+          { id: "people", title: t.people, body: () => <People /> },
+          { id: "users", title: t.endUsers, body: () => <Users /> },
+          { id: "tenants", title: t.tenants, body: () => <Tenants /> },
+          { id: "sessions", title: t.sessions, body: () => <Sessions /> },
+          { id: "audit", title: t.audit, body: () => <Audit /> },
+        ]}
+      />
     </Page>
   );
 };
@@ -33,52 +38,137 @@ export const Keys = () => {
 const KeyList = () => {
   const { t, day } = useChosen();
   const keys = useQuery({ queryKey: ["keys"], queryFn: () => api.all("keys") });
-  const usage = useQuery({ queryKey: ["usage", "key"], queryFn: () => api.usage("key", Date.now() / 1000 - 30 * 86_400) });
+  const usage = useQuery({
+    queryKey: ["usage", "key"],
+    queryFn: () => api.usage("key", Date.now() / 1000 - 30 * 86_400),
+  });
   const who = useQuery({ queryKey: ["who"], queryFn: api.who });
   const [isAdding, setAdding] = useState(false);
   const [isProtecting, setProtecting] = useState(false);
   const [shown, setShown] = useState<Shape<"KeyShown"> | null>(null);
   const [limiting, setLimiting] = useState("");
   const revoke = useDo((id: string) => api.post<unknown>(`/admin/v1/keys/${id}/revoke`, "POST"), ["keys"], t.revoked);
-  const rotate = useDo((id: string) => api.post<Shape<"KeyShown">>(`/admin/v1/keys/${id}/rotate`, "POST", { grace_seconds: 3600 }), ["keys"]);
+  const rotate = useDo(
+    (id: string) => api.post<Shape<"KeyShown">>(`/admin/v1/keys/${id}/rotate`, "POST", { grace_seconds: 3600 }),
+    ["keys"],
+  );
   const remove = useDo((id: string) => api.remove("keys", id), ["keys"], t.removed);
   const { money, number } = useChosen();
-  const state = (one: Shape<"KeyShown">) => (one.revoked_at ? t.revokedKey : one.expires_at && one.expires_at < Date.now() / 1000 ? t.expiredKey : one.expires_at ? filled(t.until, { day: day(one.expires_at) }) : t.valid);
+  const state = (one: Shape<"KeyShown">) =>
+    one.revoked_at
+      ? t.revokedKey
+      : one.expires_at && one.expires_at < Date.now() / 1000
+        ? t.expiredKey
+        : one.expires_at
+          ? filled(t.until, { day: day(one.expires_at) })
+          : t.valid;
   return (
-    <Card title={t.apiKeys} actions={<button type="button" className="primary" onClick={() => (who.data?.mode === "single" ? setProtecting(true) : setAdding(true))}>{t.makeKey}</button>}>
+    <Card
+      title={t.apiKeys}
+      actions={
+        <button
+          type="button"
+          className="primary"
+          onClick={() => (who.data?.mode === "single" ? setProtecting(true) : setAdding(true))}
+        >
+          {t.makeKey}
+        </button>
+      }
+    >
       <Trouble of={[keys]} />
       <Dialog title={t.protectFirst} isOpen={isProtecting} onClose={() => setProtecting(false)}>
         <p>{t.protectFirstText}</p>
-        <Enter isFirst isWithin onDone={() => { setProtecting(false); setAdding(true); }} />
+        <Enter
+          isFirst
+          isWithin
+          onDone={() => {
+            setProtecting(false);
+            setAdding(true);
+          }}
+        />
       </Dialog>
-      {keys.data && !keys.data.length && <Empty title={t.noKeys}><p>{t.noKeysText}</p></Empty>}
+      {keys.data && !keys.data.length && (
+        <Empty title={t.noKeys}>
+          <p>{t.noKeysText}</p>
+        </Empty>
+      )}
       {(keys.data?.length ?? 0) > 0 && (
-        <Table caption={t.apiKeys} rows={keys.data!} id={(one) => one.id} columns={[
-          { title: t.name, cell: (one) => <>{one.name} <code className="soft small">{one.hint}</code></> },
-          { title: t.role, cell: (one) => (t.roles as Record<string, string>)[one.role] },
-          { title: t.mayCall, cell: (one) => one.models.join(", ") || t.all },
-          { title: t.state, cell: (one) => <span className={one.revoked_at ? "wrong" : ""}>{state(one)}</span> },
-          { title: t.thirtyDays, cell: (one) => { const used = usage.data?.find((each) => each.key === one.id); return used ? `${number(used.calls)} · ${money(used.cost, used.currency)}` : "–"; }, isNumber: true },
-          { title: t.actions, cell: (one) => (
-            <div className="row tight">
-              {!one.revoked_at && (
+        <Table
+          caption={t.apiKeys}
+          rows={keys.data!}
+          id={(one) => one.id}
+          columns={[
+            {
+              title: t.name,
+              cell: (one) => (
                 <>
-                  <button type="button" onClick={() => setLimiting(one.id)}>{t.setBudget}</button>
-                  <button type="button" onClick={() => void rotate.run(one.id).then((made) => { if (made) setShown(made); })}>{t.rotate}</button>
-                  <Sure label={t.revoke} question={filled(t.sureRevoke, { name: one.name })} onSure={() => revoke.run(one.id)} />
+                  {one.name} <code className="soft small">{one.hint}</code>
                 </>
-              )}
-              {one.revoked_at && <Sure label={t.remove} question={filled(t.sureRemove, { name: one.name })} onSure={() => remove.run(one.id)} />}
-            </div>
-          ) },
-        ]} />
+              ),
+            },
+            { title: t.role, cell: (one) => (t.roles as Record<string, string>)[one.role] },
+            { title: t.mayCall, cell: (one) => one.models.join(", ") || t.all },
+            { title: t.state, cell: (one) => <span className={one.revoked_at ? "wrong" : ""}>{state(one)}</span> },
+            {
+              title: t.thirtyDays,
+              cell: (one) => {
+                const used = usage.data?.find((each) => each.key === one.id);
+                return used ? `${number(used.calls)} · ${money(used.cost, used.currency)}` : "–";
+              },
+              isNumber: true,
+            },
+            {
+              title: t.actions,
+              cell: (one) => (
+                <div className="row tight">
+                  {!one.revoked_at && (
+                    <>
+                      <button type="button" onClick={() => setLimiting(one.id)}>
+                        {t.setBudget}
+                      </button>
+                      <button
+                        type="button"
+                        onClick={() =>
+                          void rotate.run(one.id).then((made) => {
+                            if (made) setShown(made);
+                          })
+                        }
+                      >
+                        {t.rotate}
+                      </button>
+                      <Sure
+                        label={t.revoke}
+                        question={filled(t.sureRevoke, { name: one.name })}
+                        onSure={() => revoke.run(one.id)}
+                      />
+                    </>
+                  )}
+                  {one.revoked_at && (
+                    <Sure
+                      label={t.remove}
+                      question={filled(t.sureRemove, { name: one.name })}
+                      onSure={() => remove.run(one.id)}
+                    />
+                  )}
+                </div>
+              ),
+            },
+          ]}
+        />
       )}
       {isAdding && <KeyForm onClose={() => setAdding(false)} onMade={setShown} />}
       {limiting && <LimitForm known={null} forKey={limiting} onClose={() => setLimiting("")} />}
       <Dialog title={t.newKey} isOpen={shown !== null} onClose={() => setShown(null)}>
         <p>{t.newKeyText}</p>
-        <p><code className="secret">{shown?.key}</code></p>
-        <div className="row"><Copied text={shown?.key ?? ""} /><button type="button" onClick={() => setShown(null)}>{t.done}</button></div>
+        <p>
+          <code className="secret">{shown?.key}</code>
+        </p>
+        <div className="row">
+          <Copied text={shown?.key ?? ""} />
+          <button type="button" onClick={() => setShown(null)}>
+            {t.done}
+          </button>
+        </div>
       </Dialog>
     </Card>
   );
@@ -88,19 +178,59 @@ const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape
   const { t } = useChosen();
   const [form, set] = useState({ name: "", role: "developer", models: "", user: "", days: "" });
   const put = (more: Partial<typeof form>) => set((now) => ({ ...now, ...more }));
-  const save = useDo(() => api.make("keys", {
-    name: form.name, role: form.role as "developer", models: form.models.split(",").map((one) => one.trim()).filter(Boolean),
-    ...(form.user ? { user: form.user } : {}), ...(form.days ? { expires_at: Date.now() / 1000 + Number(form.days) * 86_400 } : {}),
-  }), ["keys"]);
+  const save = useDo(
+    () =>
+      api.make("keys", {
+        name: form.name,
+        role: form.role as "developer",
+        models: form.models
+          .split(",")
+          .map((one) => one.trim())
+          .filter(Boolean),
+        ...(form.user ? { user: form.user } : {}),
+        ...(form.days ? { expires_at: Date.now() / 1000 + Number(form.days) * 86_400 } : {}),
+      }),
+    ["keys"],
+  );
   return (
     <Dialog title={t.makeKey} isOpen onClose={onClose}>
-      <form className="form" onSubmit={(event) => { event.preventDefault(); void save.run().then((made) => { if (made) { onMade(made); onClose(); } }); }}>
-        <Field label={t.name}><input required value={form.name} onChange={(event) => put({ name: event.target.value })} /></Field>
-        <Pick label={t.role} value={form.role} onChange={(role) => put({ role })} options={ROLES.map((one) => [one, t.roles[one]] as const)} />
-        <Field label={t.mayCall} help={t.patternsHelp}><input value={form.models} placeholder="openai/*, local/*" onChange={(event) => put({ models: event.target.value })} /></Field>
-        <Field label={t.forUser}><input value={form.user} onChange={(event) => put({ user: event.target.value })} /></Field>
-        <Field label={t.validDays} help={t.emptyForever}><input type="number" min={1} value={form.days} onChange={(event) => put({ days: event.target.value })} /></Field>
-        <button className="primary" type="submit" disabled={save.isBusy}>{t.makeKey}</button>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void save.run().then((made) => {
+            if (made) {
+              onMade(made);
+              onClose();
+            }
+          });
+        }}
+      >
+        <Field label={t.name}>
+          <input required value={form.name} onChange={(event) => put({ name: event.target.value })} />
+        </Field>
+        <Pick
+          label={t.role}
+          value={form.role}
+          onChange={(role) => put({ role })}
+          options={ROLES.map((one) => [one, t.roles[one]] as const)}
+        />
+        <Field label={t.mayCall} help={t.patternsHelp}>
+          <input
+            value={form.models}
+            placeholder="openai/*, local/*"
+            onChange={(event) => put({ models: event.target.value })}
+          />
+        </Field>
+        <Field label={t.forUser}>
+          <input value={form.user} onChange={(event) => put({ user: event.target.value })} />
+        </Field>
+        <Field label={t.validDays} help={t.emptyForever}>
+          <input type="number" min={1} value={form.days} onChange={(event) => put({ days: event.target.value })} />
+        </Field>
+        <button className="primary" type="submit" disabled={save.isBusy}>
+          {t.makeKey}
+        </button>
       </form>
     </Dialog>
   );
@@ -109,26 +239,103 @@ const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape
 const People = () => {
   const { t } = useChosen();
   const who = useQuery({ queryKey: ["who"], queryFn: api.who });
-  const accounts = useQuery({ queryKey: ["accounts"], queryFn: api.accounts, retry: false, enabled: who.data?.mode === "accounts" });
+  const accounts = useQuery({
+    queryKey: ["accounts"],
+    queryFn: api.accounts,
+    retry: false,
+    enabled: who.data?.mode === "accounts",
+  });
   const [form, set] = useState({ email: "", role: "developer" });
   const invite = useDo(() => api.invite(form.email, form.role), ["accounts"]);
-  const change = useDo((id: string, value: { role?: string; is_enabled?: boolean }) => api.changeAccount(id, value), ["accounts"], t.saved);
-  if (who.data && who.data.mode !== "accounts") return <Card title={t.people}><Empty title={t.singleMode}><p>{t.singleModeText}</p></Empty></Card>;
+  const change = useDo(
+    (id: string, value: { role?: string; is_enabled?: boolean }) => api.changeAccount(id, value),
+    ["accounts"],
+    t.saved,
+  );
+  if (who.data && who.data.mode !== "accounts")
+    return (
+      <Card title={t.people}>
+        <Empty title={t.singleMode}>
+          <p>{t.singleModeText}</p>
+        </Empty>
+      </Card>
+    );
   const link = invite.data ? `${location.origin}/console/invitation#${invite.data.token}` : "";
   return (
     <Card title={t.people}>
       <Trouble of={[accounts]} />
-      <Table caption={t.people} rows={accounts.data ?? []} id={(one) => one.id} columns={[
-        { title: t.name, cell: (one) => <>{one.name} <span className="soft">{one.email}</span></> },
-        { title: t.role, cell: (one) => <select aria-label={filled(t.roleOf, { name: one.name })} value={one.role} onChange={(event) => void change.run(one.id, { role: event.target.value })}>{ROLES.map((role) => <option key={role} value={role}>{t.roles[role]}</option>)}</select> },
-        { title: t.state, cell: (one) => <Switch label={t.mayEnter} isOn={one.is_enabled !== false} onChange={(is) => void change.run(one.id, { is_enabled: is })} isDisabled={one.id === who.data?.account?.id} /> },
-      ]} />
-      <form className="row" onSubmit={(event) => { event.preventDefault(); void invite.run(); }}>
-        <Field label={t.email}><input type="email" required value={form.email} onChange={(event) => set({ ...form, email: event.target.value })} /></Field>
-        <Pick label={t.role} value={form.role} onChange={(role) => set({ ...form, role })} options={ROLES.map((one) => [one, t.roles[one]] as const)} />
-        <button type="submit" className="primary" disabled={invite.isBusy}>{t.invite}</button>
+      <Table
+        caption={t.people}
+        rows={accounts.data ?? []}
+        id={(one) => one.id}
+        columns={[
+          {
+            title: t.name,
+            cell: (one) => (
+              <>
+                {one.name} <span className="soft">{one.email}</span>
+              </>
+            ),
+          },
+          {
+            title: t.role,
+            cell: (one) => (
+              <select
+                aria-label={filled(t.roleOf, { name: one.name })}
+                value={one.role}
+                onChange={(event) => void change.run(one.id, { role: event.target.value })}
+              >
+                {ROLES.map((role) => (
+                  <option key={role} value={role}>
+                    {t.roles[role]}
+                  </option>
+                ))}
+              </select>
+            ),
+          },
+          {
+            title: t.state,
+            cell: (one) => (
+              <Switch
+                label={t.mayEnter}
+                isOn={one.is_enabled !== false}
+                onChange={(is) => void change.run(one.id, { is_enabled: is })}
+                isDisabled={one.id === who.data?.account?.id}
+              />
+            ),
+          },
+        ]}
+      />
+      <form
+        className="row"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void invite.run();
+        }}
+      >
+        <Field label={t.email}>
+          <input
+            type="email"
+            required
+            value={form.email}
+            onChange={(event) => set({ ...form, email: event.target.value })}
+          />
+        </Field>
+        <Pick
+          label={t.role}
+          value={form.role}
+          onChange={(role) => set({ ...form, role })}
+          options={ROLES.map((one) => [one, t.roles[one]] as const)}
+        />
+        <button type="submit" className="primary" disabled={invite.isBusy}>
+          {t.invite}
+        </button>
       </form>
-      {link && <p>{t.inviteText} <code>{link}</code> <Copied text={link} /></p>}
+      {link && (
+        <p>
+          {t.inviteText} <code>{link}</code> <Copied text={link} />
+        </p>
+      )}
     </Card>
   );
 };
@@ -136,7 +343,10 @@ const People = () => {
 const Users = () => {
   const { t, number, money } = useChosen();
   const users = useQuery({ queryKey: ["users"], queryFn: () => api.all("users") });
-  const usage = useQuery({ queryKey: ["usage", "user"], queryFn: () => api.usage("user", Date.now() / 1000 - 30 * 86_400) });
+  const usage = useQuery({
+    queryKey: ["usage", "user"],
+    queryFn: () => api.usage("user", Date.now() / 1000 - 30 * 86_400),
+  });
   const [name, setName] = useState("");
   const add = useDo(() => api.make("users", { name }), ["users"], t.saved);
   const change = useDo((id: string, is: boolean) => api.change("users", id, { is_enabled: is }), ["users"]);
@@ -146,16 +356,52 @@ const Users = () => {
       <p className="soft">{t.endUsersText}</p>
       <Trouble of={[users]} />
       {(users.data?.length ?? 0) > 0 && (
-        <Table caption={t.endUsers} rows={users.data!} id={(one) => one.id} columns={[
-          { title: t.name, cell: (one) => one.name },
-          { title: t.thirtyDays, cell: (one) => { const used = usage.data?.find((each) => each.user === one.name); return used ? `${number(used.calls)} · ${money(used.cost, used.currency)}` : "–"; }, isNumber: true },
-          { title: t.state, cell: (one) => <Switch label={t.on} isOn={one.is_enabled} onChange={(is) => void change.run(one.id, is)} /> },
-          { title: t.actions, cell: (one) => <Sure label={t.remove} question={filled(t.sureRemove, { name: one.name })} onSure={() => remove.run(one.id)} /> },
-        ]} />
+        <Table
+          caption={t.endUsers}
+          rows={users.data!}
+          id={(one) => one.id}
+          columns={[
+            { title: t.name, cell: (one) => one.name },
+            {
+              title: t.thirtyDays,
+              cell: (one) => {
+                const used = usage.data?.find((each) => each.user === one.name);
+                return used ? `${number(used.calls)} · ${money(used.cost, used.currency)}` : "–";
+              },
+              isNumber: true,
+            },
+            {
+              title: t.state,
+              cell: (one) => (
+                <Switch label={t.on} isOn={one.is_enabled} onChange={(is) => void change.run(one.id, is)} />
+              ),
+            },
+            {
+              title: t.actions,
+              cell: (one) => (
+                <Sure
+                  label={t.remove}
+                  question={filled(t.sureRemove, { name: one.name })}
+                  onSure={() => remove.run(one.id)}
+                />
+              ),
+            },
+          ]}
+        />
       )}
-      <form className="row" onSubmit={(event) => { event.preventDefault(); void add.run().then(() => setName("")); }}>
-        <Field label={t.name}><input required value={name} onChange={(event) => setName(event.target.value)} /></Field>
-        <button type="submit" disabled={add.isBusy}>{t.add}</button>
+      <form
+        className="row"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void add.run().then(() => setName(""));
+        }}
+      >
+        <Field label={t.name}>
+          <input required value={name} onChange={(event) => setName(event.target.value)} />
+        </Field>
+        <button type="submit" disabled={add.isBusy}>
+          {t.add}
+        </button>
       </form>
     </Card>
   );
@@ -171,14 +417,44 @@ const Tenants = () => {
     <Card title={t.tenants}>
       <p className="soft">{t.tenantsText}</p>
       <Trouble of={[tenants]} />
-      <Table caption={t.tenants} rows={tenants.data ?? []} id={(one) => one.id} columns={[
-        { title: t.name, cell: (one) => one.name },
-        { title: t.since, cell: (one) => (one.created_at ? day(one.created_at) : "–") },
-        { title: t.state, cell: (one) => <Switch label={t.on} isOn={one.is_enabled} isDisabled={one.id === "default"} onChange={(is) => void change.run(one.id, is)} /> },
-      ]} />
-      <form className="row" onSubmit={(event) => { event.preventDefault(); void add.run().then(() => setName("")); }}>
-        <Field label={t.name} help={t.tenantNameHelp}><input required pattern="[a-z0-9][a-z0-9\-]*" value={name} onChange={(event) => setName(event.target.value)} /></Field>
-        <button type="submit" disabled={add.isBusy}>{t.add}</button>
+      <Table
+        caption={t.tenants}
+        rows={tenants.data ?? []}
+        id={(one) => one.id}
+        columns={[
+          { title: t.name, cell: (one) => one.name },
+          { title: t.since, cell: (one) => (one.created_at ? day(one.created_at) : "–") },
+          {
+            title: t.state,
+            cell: (one) => (
+              <Switch
+                label={t.on}
+                isOn={one.is_enabled}
+                isDisabled={one.id === "default"}
+                onChange={(is) => void change.run(one.id, is)}
+              />
+            ),
+          },
+        ]}
+      />
+      <form
+        className="row"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void add.run().then(() => setName(""));
+        }}
+      >
+        <Field label={t.name} help={t.tenantNameHelp}>
+          <input
+            required
+            pattern="[a-z0-9][a-z0-9\-]*"
+            value={name}
+            onChange={(event) => setName(event.target.value)}
+          />
+        </Field>
+        <button type="submit" disabled={add.isBusy}>
+          {t.add}
+        </button>
       </form>
     </Card>
   );
@@ -187,16 +463,42 @@ const Tenants = () => {
 const Sessions = () => {
   const { t, time } = useChosen();
   const who = useQuery({ queryKey: ["who"], queryFn: api.who });
-  const sessions = useQuery({ queryKey: ["sessions"], queryFn: api.sessions, retry: false, enabled: !!who.data?.account });
+  const sessions = useQuery({
+    queryKey: ["sessions"],
+    queryFn: api.sessions,
+    retry: false,
+    enabled: !!who.data?.account,
+  });
   const end = useDo((id: string) => api.endSession(id), ["sessions"], t.ended);
-  if (who.data && !who.data.account) return <Card title={t.sessions}><Empty title={t.singleMode} /></Card>;
+  if (who.data && !who.data.account)
+    return (
+      <Card title={t.sessions}>
+        <Empty title={t.singleMode} />
+      </Card>
+    );
   return (
     <Card title={t.sessions}>
       <Trouble of={[sessions]} />
-      <Table caption={t.sessions} rows={sessions.data ?? []} id={(one) => one.id} columns={[
-        { title: t.browser, cell: (one) => one.agent.slice(0, 90) }, { title: t.since, cell: (one) => time(one.created_at) },
-        { title: t.actions, cell: (one) => (one.is_current ? t.thisOne : <button type="button" onClick={() => void end.run(one.id)}>{t.endIt}</button>) },
-      ]} />
+      <Table
+        caption={t.sessions}
+        rows={sessions.data ?? []}
+        id={(one) => one.id}
+        columns={[
+          { title: t.browser, cell: (one) => one.agent.slice(0, 90) },
+          { title: t.since, cell: (one) => time(one.created_at) },
+          {
+            title: t.actions,
+            cell: (one) =>
+              one.is_current ? (
+                t.thisOne
+              ) : (
+                <button type="button" onClick={() => void end.run(one.id)}>
+                  {t.endIt}
+                </button>
+              ),
+          },
+        ]}
+      />
     </Card>
   );
 };
@@ -208,10 +510,19 @@ const Audit = () => {
     <Card title={t.audit}>
       <p className="soft">{t.auditText}</p>
       <Trouble of={[audit]} />
-      {audit.data && !audit.data.length ? <Empty title={t.noChanges} /> : (
-        <Table caption={t.audit} rows={(audit.data ?? []).map((one, at) => ({ ...one, at_: at }))} id={(one) => String(one.at_)} columns={[
-          { title: t.when, cell: (one) => time(one.at) }, { title: t.who, cell: (one) => one.who }, { title: t.what, cell: (one) => one.what },
-        ]} />
+      {audit.data && !audit.data.length ? (
+        <Empty title={t.noChanges} />
+      ) : (
+        <Table
+          caption={t.audit}
+          rows={(audit.data ?? []).map((one, at) => ({ ...one, at_: at }))}
+          id={(one) => String(one.at_)}
+          columns={[
+            { title: t.when, cell: (one) => time(one.at) },
+            { title: t.who, cell: (one) => one.who },
+            { title: t.what, cell: (one) => one.what },
+          ]}
+        />
       )}
     </Card>
   );

@@ -17,17 +17,40 @@ export const Knowledge = () => {
   return (
     <Page title={t.knowledge} text={t.knowledgeText}>
       <Trouble of={[datasets]} />
-      <form className="row" onSubmit={(event) => { event.preventDefault(); void make.run().then((made) => { if (made) void navigate({ to: "/knowledge/$id", params: { id: made.id } }); }); }}>
-        <Field label={t.newDataset}><input required maxLength={40} value={name} onChange={(event) => setName(event.target.value)} /></Field>
-        <button type="submit" className="primary" disabled={make.isBusy}>{t.make}</button>
+      <form
+        className="row"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void make.run().then((made) => {
+            if (made) void navigate({ to: "/knowledge/$id", params: { id: made.id } });
+          });
+        }}
+      >
+        <Field label={t.newDataset}>
+          <input required maxLength={40} value={name} onChange={(event) => setName(event.target.value)} />
+        </Field>
+        <button type="submit" className="primary" disabled={make.isBusy}>
+          {t.make}
+        </button>
       </form>
-      {datasets.data && !datasets.data.length && <Empty title={t.noDatasets}><p>{t.noDatasetsText}</p></Empty>}
+      {datasets.data && !datasets.data.length && (
+        <Empty title={t.noDatasets}>
+          <p>{t.noDatasetsText}</p>
+        </Empty>
+      )}
       <ul className="grid">
         {(datasets.data ?? []).map((one) => (
           <li className="card" key={one.id}>
-            <h2><Link to="/knowledge/$id" params={{ id: one.id }}>{one.name}</Link></h2>
+            <h2>
+              <Link to="/knowledge/$id" params={{ id: one.id }}>
+                {one.name}
+              </Link>
+            </h2>
             {one.description && <p>{one.description}</p>}
-            <p className="soft small">{filled(t.countDocuments, { count: number(one.document_count) })} · {filled(t.countWords, { count: number(one.word_count) })} · {day(one.created_at)}</p>
+            <p className="soft small">
+              {filled(t.countDocuments, { count: number(one.document_count) })} ·{" "}
+              {filled(t.countWords, { count: number(one.word_count) })} · {day(one.created_at)}
+            </p>
           </li>
         ))}
       </ul>
@@ -43,17 +66,35 @@ export const DatasetPage = () => {
   const dataset = useQuery({ queryKey: ["datasets", id], queryFn: () => api.dataset(id) });
   const remove = useDo(() => api.removeDataset(id), ["datasets"], t.removed);
   return (
-    <Page title={dataset.data?.name ?? t.dataset} text={dataset.data?.embedding_model ?? undefined}
-      actions={<Sure label={t.remove} question={filled(t.sureRemove, { name: dataset.data?.name ?? "" })} onSure={() => remove.run().then(() => navigate({ to: "/knowledge" }))} />}>
-      <p><Link to="/knowledge">← {t.knowledge}</Link></p>
+    <Page
+      title={dataset.data?.name ?? t.dataset}
+      text={dataset.data?.embedding_model ?? undefined}
+      actions={
+        <Sure
+          label={t.remove}
+          question={filled(t.sureRemove, { name: dataset.data?.name ?? "" })}
+          onSure={() => remove.run().then(() => navigate({ to: "/knowledge" }))}
+        />
+      }
+    >
+      <p>
+        <Link to="/knowledge">← {t.knowledge}</Link>
+      </p>
       <Trouble of={[dataset]} />
       {dataset.data && (
-        <Tabbed label={dataset.data.name} at={tab} onChange={(next) => void navigate({ to: "/knowledge/$id", params: { id }, search: { tab: next } as never, replace: true })} tabs={[
-          { id: "documents", title: t.documents, body: () => <Documents id={id} /> },
-          { id: "ask", title: t.askIt, body: () => <Ask id={id} /> },
-          { id: "test", title: t.retrievalTest, body: () => <Retrieval id={id} /> },
-          { id: "evaluate", title: t.evaluation, body: () => <Evaluation id={id} /> },
-        ]} />
+        <Tabbed
+          label={dataset.data.name}
+          at={tab}
+          onChange={(next) =>
+            void navigate({ to: "/knowledge/$id", params: { id }, search: { tab: next } as never, replace: true })
+          }
+          tabs={[
+            { id: "documents", title: t.documents, body: () => <Documents id={id} /> },
+            { id: "ask", title: t.askIt, body: () => <Ask id={id} /> },
+            { id: "test", title: t.retrievalTest, body: () => <Retrieval id={id} /> },
+            { id: "evaluate", title: t.evaluation, body: () => <Evaluation id={id} /> },
+          ]}
+        />
       )}
     </Page>
   );
@@ -68,32 +109,86 @@ const Documents = ({ id }: { id: string }) => {
   const [rule, setRule] = useKept("knowledge.rule", { mode: "automatic", separator: "\\n\\n", size: 500, overlap: 50 });
   const [troubles, setTroubles] = useState<string[]>([]);
   const [open, setOpen] = useState<Doc | null>(null);
-  const documents = useQuery({ queryKey: ["documents", id], queryFn: () => api.documents(id), refetchInterval: (query) => (query.state.data?.some(isBusy) ? 1000 : false) });
+  const documents = useQuery({
+    queryKey: ["documents", id],
+    queryFn: () => api.documents(id),
+    refetchInterval: (query) => (query.state.data?.some(isBusy) ? 1000 : false),
+  });
   const remove = useDo((doc: string) => api.removeDocument(id, doc), ["documents", "datasets"], t.removed);
-  const wanted = rule.mode === "automatic" ? { mode: "automatic" } : {
-    mode: "custom", rules: { pre_processing_rules: [], segmentation: { separator: rule.separator.replaceAll("\\n", "\n"), max_tokens: rule.size, chunk_overlap: rule.overlap } },
-  };
+  const wanted =
+    rule.mode === "automatic"
+      ? { mode: "automatic" }
+      : {
+          mode: "custom",
+          rules: {
+            pre_processing_rules: [],
+            segmentation: {
+              separator: rule.separator.replaceAll("\\n", "\n"),
+              max_tokens: rule.size,
+              chunk_overlap: rule.overlap,
+            },
+          },
+        };
   const take = async (files: File[]) => {
     setTroubles([]);
     for (const file of files) {
-      await api.upload(id, file, wanted).catch((error: unknown) => setTroubles((all) => [...all, `${file.name}: ${said(error)}`]));
+      await api
+        .upload(id, file, wanted)
+        .catch((error: unknown) => setTroubles((all) => [...all, `${file.name}: ${said(error)}`]));
       await client.invalidateQueries({ queryKey: ["documents", id] });
     }
   };
   return (
     <>
       <Card title={t.addDocuments}>
-        <Drop label={t.dropDocuments} accept=".txt,.md,.markdown,.mdx,.pdf,.html,.htm,.xlsx,.xls,.docx,.csv,.pptx,.eml,.epub,.json,.xml" onFiles={(files) => void take(files)} />
-        {troubles.map((one) => <p className="wrong" role="alert" key={one}>{one}</p>)}
+        <Drop
+          label={t.dropDocuments}
+          accept=".txt,.md,.markdown,.mdx,.pdf,.html,.htm,.xlsx,.xls,.docx,.csv,.pptx,.eml,.epub,.json,.xml"
+          onFiles={(files) => void take(files)}
+        />
+        {troubles.map((one) => (
+          <p className="wrong" role="alert" key={one}>
+            {one}
+          </p>
+        ))}
         <details>
           <summary>{t.splitting}</summary>
           <div className="fields">
-            <Pick label={t.splitMode} value={rule.mode} onChange={(mode) => setRule({ ...rule, mode })} options={[["automatic", t.automatic], ["custom", t.ownRule]]} />
+            <Pick
+              label={t.splitMode}
+              value={rule.mode}
+              onChange={(mode) => setRule({ ...rule, mode })}
+              options={[
+                ["automatic", t.automatic],
+                ["custom", t.ownRule],
+              ]}
+            />
             {rule.mode === "custom" && (
               <>
-                <Field label={t.separator}><input value={rule.separator} onChange={(event) => setRule({ ...rule, separator: event.target.value })} /></Field>
-                <Field label={t.pieceSize}><input type="number" min={50} max={4000} value={rule.size} onChange={(event) => setRule({ ...rule, size: Number(event.target.value) })} /></Field>
-                <Field label={t.overlap}><input type="number" min={0} max={1000} value={rule.overlap} onChange={(event) => setRule({ ...rule, overlap: Number(event.target.value) })} /></Field>
+                <Field label={t.separator}>
+                  <input
+                    value={rule.separator}
+                    onChange={(event) => setRule({ ...rule, separator: event.target.value })}
+                  />
+                </Field>
+                <Field label={t.pieceSize}>
+                  <input
+                    type="number"
+                    min={50}
+                    max={4000}
+                    value={rule.size}
+                    onChange={(event) => setRule({ ...rule, size: Number(event.target.value) })}
+                  />
+                </Field>
+                <Field label={t.overlap}>
+                  <input
+                    type="number"
+                    min={0}
+                    max={1000}
+                    value={rule.overlap}
+                    onChange={(event) => setRule({ ...rule, overlap: Number(event.target.value) })}
+                  />
+                </Field>
               </>
             )}
           </div>
@@ -103,13 +198,43 @@ const Documents = ({ id }: { id: string }) => {
       <Trouble of={[documents]} />
       {documents.data && !documents.data.length && <Empty title={t.noDocuments} />}
       {(documents.data?.length ?? 0) > 0 && (
-        <Table caption={t.documents} rows={documents.data!} id={(one) => one.id} columns={[
-          { title: t.name, cell: (one) => <button type="button" className="link" onClick={() => setOpen(one)}>{one.name}</button> },
-          { title: t.state, cell: (one) => <><Status is={one.indexing_status} />{isBusy(one) && <progress aria-label={t.indexing} />}{one.error && <p className="wrong">{one.error}</p>}</> },
-          { title: t.words, cell: (one) => number(one.word_count ?? 0), isNumber: true },
-          { title: t.hits, cell: (one) => number(one.hit_count ?? 0), isNumber: true },
-          { title: t.actions, cell: (one) => <Sure label={t.remove} question={filled(t.sureRemove, { name: one.name })} onSure={() => remove.run(one.id)} /> },
-        ]} />
+        <Table
+          caption={t.documents}
+          rows={documents.data!}
+          id={(one) => one.id}
+          columns={[
+            {
+              title: t.name,
+              cell: (one) => (
+                <button type="button" className="link" onClick={() => setOpen(one)}>
+                  {one.name}
+                </button>
+              ),
+            },
+            {
+              title: t.state,
+              cell: (one) => (
+                <>
+                  <Status is={one.indexing_status} />
+                  {isBusy(one) && <progress aria-label={t.indexing} />}
+                  {one.error && <p className="wrong">{one.error}</p>}
+                </>
+              ),
+            },
+            { title: t.words, cell: (one) => number(one.word_count ?? 0), isNumber: true },
+            { title: t.hits, cell: (one) => number(one.hit_count ?? 0), isNumber: true },
+            {
+              title: t.actions,
+              cell: (one) => (
+                <Sure
+                  label={t.remove}
+                  question={filled(t.sureRemove, { name: one.name })}
+                  onSure={() => remove.run(one.id)}
+                />
+              ),
+            },
+          ]}
+        />
       )}
       {open && <Segments id={id} doc={open} onClose={() => setOpen(null)} />}
     </>
@@ -120,13 +245,29 @@ const Documents = ({ id }: { id: string }) => {
 const Preview = ({ rule }: { rule: unknown }) => {
   const { t } = useChosen();
   const [text, setText] = useKept("knowledge.preview", t.previewExample);
-  const pieces = useQuery({ queryKey: ["split", rule, text], queryFn: () => api.split(text, rule), enabled: text.trim() !== "", placeholderData: (before) => before });
+  const pieces = useQuery({
+    queryKey: ["split", rule, text],
+    queryFn: () => api.split(text, rule),
+    enabled: text.trim() !== "",
+    placeholderData: (before) => before,
+  });
   return (
     <>
-      <Field label={t.previewText}><textarea rows={4} value={text} onChange={(event) => setText(event.target.value)} /></Field>
+      <Field label={t.previewText}>
+        <textarea rows={4} value={text} onChange={(event) => setText(event.target.value)} />
+      </Field>
       <Trouble of={[pieces]} />
       {pieces.data && <p className="soft">{filled(t.pieces, { count: pieces.data.total })}</p>}
-      <ol className="pieces">{pieces.data?.data.slice(0, 20).map((one) => <li key={one.start}>{one.text} <span className="soft small">{one.start}–{one.stop}</span></li>)}</ol>
+      <ol className="pieces">
+        {pieces.data?.data.slice(0, 20).map((one) => (
+          <li key={one.start}>
+            {one.text}{" "}
+            <span className="soft small">
+              {one.start}–{one.stop}
+            </span>
+          </li>
+        ))}
+      </ol>
     </>
   );
 };
@@ -139,9 +280,16 @@ const Segments = ({ id, doc, onClose }: { id: string; doc: Doc; onClose: () => v
       <Trouble of={[segments]} />
       {(segments.data ?? []).map((one) => (
         <article className="card" key={one.id}>
-          <p className="soft small">{one.position} · {filled(t.countWords, { count: number(one.word_count) })} · {filled(t.countHits, { count: number(one.hit_count ?? 0) })}</p>
+          <p className="soft small">
+            {one.position} · {filled(t.countWords, { count: number(one.word_count) })} ·{" "}
+            {filled(t.countHits, { count: number(one.hit_count ?? 0) })}
+          </p>
           <p className="pre">{one.content}</p>
-          {one.answer && <p className="pre"><strong>{t.answer}:</strong> {one.answer}</p>}
+          {one.answer && (
+            <p className="pre">
+              <strong>{t.answer}:</strong> {one.answer}
+            </p>
+          )}
         </article>
       ))}
     </Dialog>
@@ -154,14 +302,31 @@ const Ask = ({ id }: { id: string }) => {
   const go = useDo(() => api.askDataset(id, query));
   return (
     <>
-      <form className="row grow" onSubmit={(event) => { event.preventDefault(); void go.run(); }}>
-        <Field label={t.question}><input required value={query} onChange={(event) => setQuery(event.target.value)} /></Field>
-        <button type="submit" className="primary" disabled={go.isBusy}>{go.isBusy ? t.thinkingNow : t.askIt}</button>
+      <form
+        className="row grow"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void go.run();
+        }}
+      >
+        <Field label={t.question}>
+          <input required value={query} onChange={(event) => setQuery(event.target.value)} />
+        </Field>
+        <button type="submit" className="primary" disabled={go.isBusy}>
+          {go.isBusy ? t.thinkingNow : t.askIt}
+        </button>
       </form>
       {go.data && (
         <>
           <blockquote role="status">{go.data.text || t.notFoundThere}</blockquote>
-          {go.data.citations.map((one) => <article className="card" key={one.number}><p className="soft small">[{one.number}] {one.document_name} · {number(one.score, 3)}</p><p className="pre">{one.text}</p></article>)}
+          {go.data.citations.map((one) => (
+            <article className="card" key={one.number}>
+              <p className="soft small">
+                [{one.number}] {one.document_name} · {number(one.score, 3)}
+              </p>
+              <p className="pre">{one.text}</p>
+            </article>
+          ))}
         </>
       )}
     </>
@@ -176,18 +341,48 @@ const Retrieval = ({ id }: { id: string }) => {
   const [query, setQuery] = useKept(`knowledge.test.${id}`, "");
   const [top, setTop] = useState(5);
   const [rerank, setRerank] = useState(false);
-  const go = useDo(() => Promise.all(METHODS.map(async (method) => {
-    const began = performance.now();
-    const hits = await api.retrieve(id, query, { search_method: method, top_k: top, reranking_enable: rerank, score_threshold_enabled: false });
-    return { method, hits, seconds: (performance.now() - began) / 1000 };
-  })));
+  const go = useDo(() =>
+    Promise.all(
+      METHODS.map(async (method) => {
+        const began = performance.now();
+        const hits = await api.retrieve(id, query, {
+          search_method: method,
+          top_k: top,
+          reranking_enable: rerank,
+          score_threshold_enabled: false,
+        });
+        return { method, hits, seconds: (performance.now() - began) / 1000 };
+      }),
+    ),
+  );
   return (
     <>
-      <form className="row grow" onSubmit={(event) => { event.preventDefault(); void go.run(); }}>
-        <Field label={t.question}><input required value={query} onChange={(event) => setQuery(event.target.value)} /></Field>
-        <Field label={t.topK}><input className="short" type="number" min={1} max={50} value={top} onChange={(event) => setTop(Number(event.target.value))} /></Field>
-        <label className="check"><input type="checkbox" checked={rerank} onChange={(event) => setRerank(event.target.checked)} /> {t.rerank}</label>
-        <button type="submit" className="primary" disabled={go.isBusy}>{t.find}</button>
+      <form
+        className="row grow"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void go.run();
+        }}
+      >
+        <Field label={t.question}>
+          <input required value={query} onChange={(event) => setQuery(event.target.value)} />
+        </Field>
+        <Field label={t.topK}>
+          <input
+            className="short"
+            type="number"
+            min={1}
+            max={50}
+            value={top}
+            onChange={(event) => setTop(Number(event.target.value))}
+          />
+        </Field>
+        <label className="check">
+          <input type="checkbox" checked={rerank} onChange={(event) => setRerank(event.target.checked)} /> {t.rerank}
+        </label>
+        <button type="submit" className="primary" disabled={go.isBusy}>
+          {t.find}
+        </button>
       </form>
       {go.data && (
         <div className="panes">
@@ -195,7 +390,17 @@ const Retrieval = ({ id }: { id: string }) => {
             <Card key={one.method} title={t.methods[one.method]}>
               <p className="soft small">{span(one.seconds)}</p>
               {!one.hits.length && <p className="soft">{t.nothingFound}</p>}
-              <ol>{one.hits.map((hit: Hit) => <li key={hit.segment.id}><p><strong>{hit.score === null ? "" : number(hit.score, 4)}</strong> <span className="soft">{hit.segment.document.name}</span></p><p className="pre small">{hit.segment.content.slice(0, 400)}</p></li>)}</ol>
+              <ol>
+                {one.hits.map((hit: Hit) => (
+                  <li key={hit.segment.id}>
+                    <p>
+                      <strong>{hit.score === null ? "" : number(hit.score, 4)}</strong>{" "}
+                      <span className="soft">{hit.segment.document.name}</span>
+                    </p>
+                    <p className="pre small">{hit.segment.content.slice(0, 400)}</p>
+                  </li>
+                ))}
+              </ol>
             </Card>
           ))}
         </div>
@@ -204,7 +409,11 @@ const Retrieval = ({ id }: { id: string }) => {
   );
 };
 
-interface Tried { question: string; wanted: string; places: Record<string, number> }
+interface Tried {
+  question: string;
+  wanted: string;
+  places: Record<string, number>;
+}
 
 // Questions whose document is known, asked in each way: how high up the document comes.
 const Evaluation = ({ id }: { id: string }) => {
@@ -214,15 +423,26 @@ const Evaluation = ({ id }: { id: string }) => {
   const [tried, setTried] = useState<Tried[]>([]);
   const [trouble, setTrouble] = useState("");
   const [isRunning, setRunning] = useState(false);
-  const cases = text.split("\n").map((line) => line.split("=>").map((one) => one.trim())).filter((one): one is [string, string] => one.length === 2 && !!one[0] && !!one[1]);
+  const cases = text
+    .split("\n")
+    .map((line) => line.split("=>").map((one) => one.trim()))
+    .filter((one): one is [string, string] => one.length === 2 && !!one[0] && !!one[1]);
   const go = async () => {
-    setTried([]); setTrouble(""); setRunning(true);
+    setTried([]);
+    setTrouble("");
+    setRunning(true);
     try {
       for (const [question, wanted] of cases) {
         const places: Record<string, number> = {};
         for (const method of METHODS) {
-          const hits = await api.retrieve(id, question, { search_method: method, top_k: 10, reranking_enable: false, score_threshold_enabled: false });
-          places[method] = hits.findIndex((hit) => hit.segment.document.name === wanted || hit.segment.document.id === wanted) + 1;
+          const hits = await api.retrieve(id, question, {
+            search_method: method,
+            top_k: 10,
+            reranking_enable: false,
+            score_threshold_enabled: false,
+          });
+          places[method] =
+            hits.findIndex((hit) => hit.segment.document.name === wanted || hit.segment.document.id === wanted) + 1;
         }
         setTried((all) => [...all, { question, wanted, places }]);
       }
@@ -232,26 +452,78 @@ const Evaluation = ({ id }: { id: string }) => {
       setRunning(false);
     }
   };
-  const mean = (pick: (place: number) => number, method: string) => tried.reduce((sum, one) => sum + pick(one.places[method] ?? 0), 0) / (tried.length || 1);
+  const mean = (pick: (place: number) => number, method: string) =>
+    tried.reduce((sum, one) => sum + pick(one.places[method] ?? 0), 0) / (tried.length || 1);
   return (
     <>
-      <form className="form" onSubmit={(event) => { event.preventDefault(); void go(); }}>
-        <Field label={t.evaluationCases} help={t.evaluationHelp}><textarea rows={6} required value={text} onChange={(event) => setText(event.target.value)} placeholder={t.evaluationExample} /></Field>
-        <button type="submit" className="primary" disabled={isRunning || !cases.length}>{isRunning ? `${tried.length} / ${cases.length}` : t.run}</button>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void go();
+        }}
+      >
+        <Field label={t.evaluationCases} help={t.evaluationHelp}>
+          <textarea
+            rows={6}
+            required
+            value={text}
+            onChange={(event) => setText(event.target.value)}
+            placeholder={t.evaluationExample}
+          />
+        </Field>
+        <button type="submit" className="primary" disabled={isRunning || !cases.length}>
+          {isRunning ? `${tried.length} / ${cases.length}` : t.run}
+        </button>
       </form>
-      {trouble && <p className="wrong" role="alert">{trouble}</p>}
+      {trouble && (
+        <p className="wrong" role="alert">
+          {trouble}
+        </p>
+      )}
       {tried.length > 0 && (
         <>
-          <Table caption={t.evaluation} rows={METHODS.map((one) => one)} id={(one) => one} columns={[
-            { title: t.method, cell: (one) => t.methods[one] },
-            { title: t.foundFirst, cell: (one) => `${number(mean((place) => (place === 1 ? 1 : 0), one) * 100, 0)} %`, isNumber: true },
-            { title: t.foundInTen, cell: (one) => `${number(mean((place) => (place ? 1 : 0), one) * 100, 0)} %`, isNumber: true },
-            { title: t.reciprocalRank, cell: (one) => number(mean((place) => (place ? 1 / place : 0), one), 3), isNumber: true },
-          ]} />
-          <Table caption={t.question} rows={tried} id={(one) => one.question} columns={[
-            { title: t.question, cell: (one) => one.question }, { title: t.document, cell: (one) => one.wanted },
-            ...METHODS.map((method) => ({ title: t.methods[method], isNumber: true, cell: (one: Tried) => one.places[method] || <span className="wrong">{t.notInTen}</span> })),
-          ]} />
+          <Table
+            caption={t.evaluation}
+            rows={METHODS.map((one) => one)}
+            id={(one) => one}
+            columns={[
+              { title: t.method, cell: (one) => t.methods[one] },
+              {
+                title: t.foundFirst,
+                cell: (one) => `${number(mean((place) => (place === 1 ? 1 : 0), one) * 100, 0)} %`,
+                isNumber: true,
+              },
+              {
+                title: t.foundInTen,
+                cell: (one) => `${number(mean((place) => (place ? 1 : 0), one) * 100, 0)} %`,
+                isNumber: true,
+              },
+              {
+                title: t.reciprocalRank,
+                cell: (one) =>
+                  number(
+                    mean((place) => (place ? 1 / place : 0), one),
+                    3,
+                  ),
+                isNumber: true,
+              },
+            ]}
+          />
+          <Table
+            caption={t.question}
+            rows={tried}
+            id={(one) => one.question}
+            columns={[
+              { title: t.question, cell: (one) => one.question },
+              { title: t.document, cell: (one) => one.wanted },
+              ...METHODS.map((method) => ({
+                title: t.methods[method],
+                isNumber: true,
+                cell: (one: Tried) => one.places[method] || <span className="wrong">{t.notInTen}</span>,
+              })),
+            ]}
+          />
         </>
       )}
     </>

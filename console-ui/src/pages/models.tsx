@@ -17,12 +17,17 @@ export const Models = () => {
   const { tab = "all" } = useSearch({ strict: false }) as { tab?: string };
   return (
     <Page title={t.models} text={t.modelsText}>
-      <Tabbed label={t.models} at={tab} onChange={(next) => void navigate({ to: "/models", search: { tab: next } as never, replace: true })} tabs={[
-        { id: "all", title: t.catalogue, body: () => <All /> },
-        { id: "local", title: t.localModels, body: () => <Local /> },
-        { id: "defaults", title: t.defaults, body: () => <Defaults /> },
-        { id: "custom", title: t.customModels, body: () => <Custom /> },
-      ]} />
+      <Tabbed
+        label={t.models}
+        at={tab}
+        onChange={(next) => void navigate({ to: "/models", search: { tab: next } as never, replace: true })}
+        tabs={[
+          { id: "all", title: t.catalogue, body: () => <All /> },
+          { id: "local", title: t.localModels, body: () => <Local /> },
+          { id: "defaults", title: t.defaults, body: () => <Defaults /> },
+          { id: "custom", title: t.customModels, body: () => <Custom /> },
+        ]}
+      />
     </Page>
   );
 };
@@ -32,14 +37,26 @@ const All = () => {
   const [wanted, setWanted] = useState("");
   const [type, setType] = useState("");
   const [isReady, setReady] = useState(true);
-  const models = useQuery({ queryKey: ["catalogue", type, isReady], queryFn: () => api.catalogue({ ...(type ? { type } : {}), ready: isReady }) });
+  const models = useQuery({
+    queryKey: ["catalogue", type, isReady],
+    queryFn: () => api.catalogue({ ...(type ? { type } : {}), ready: isReady }),
+  });
   const shown = (models.data ?? []).filter((one) => one.id.toLowerCase().includes(wanted.toLowerCase()));
   return (
     <>
       <div className="row">
-        <Field label={t.find}><input type="search" value={wanted} onChange={(event) => setWanted(event.target.value)} /></Field>
-        <Pick label={t.type} value={type} onChange={setType} options={[["", t.all], ...TYPES.map((one) => [one, t.types[one]] as const)]} />
-        <label className="check"><input type="checkbox" checked={isReady} onChange={(event) => setReady(event.target.checked)} /> {t.readyOnly}</label>
+        <Field label={t.find}>
+          <input type="search" value={wanted} onChange={(event) => setWanted(event.target.value)} />
+        </Field>
+        <Pick
+          label={t.type}
+          value={type}
+          onChange={setType}
+          options={[["", t.all], ...TYPES.map((one) => [one, t.types[one]] as const)]}
+        />
+        <label className="check">
+          <input type="checkbox" checked={isReady} onChange={(event) => setReady(event.target.checked)} /> {t.readyOnly}
+        </label>
       </div>
       <Trouble of={[models]} />
       {models.data && <ModelList models={shown.slice(0, 300)} />}
@@ -48,7 +65,11 @@ const All = () => {
   );
 };
 
-interface Pulled { files: { file: string; done: number; total: number }[]; is_done: boolean; notes?: string[] }
+interface Pulled {
+  files: { file: string; done: number; total: number }[];
+  is_done: boolean;
+  notes?: string[];
+}
 
 const Local = () => {
   const { t, bytes } = useChosen();
@@ -62,7 +83,7 @@ const Local = () => {
     try {
       for await (const event of events<Pulled>(`/admin/v1/weights/${id}/pull`, { method: "POST" })) {
         if (!event.is_done) setAt((all) => ({ ...all, [id]: event.files }));
-        event.notes?.forEach((note) => toast(note));
+        for (const note of event.notes ?? []) toast(note);
       }
       toast(filled(t.pulled, { name: id }));
     } catch (error) {
@@ -77,23 +98,43 @@ const Local = () => {
       <p className="soft">{t.localText}</p>
       <Trouble of={[weights]} />
       {weights.data && !weights.data.length && <Empty title={t.localOff} />}
-      <Table caption={t.localModels} rows={weights.data ?? []} id={(one) => one.id} columns={[
-        { title: t.model, cell: (one) => <code>{one.model}</code> },
-        { title: t.type, cell: (one) => one.types.map((kind) => t.types[kind]).join(", ") },
-        { title: t.size, cell: (one) => bytes(one.bytes), isNumber: true },
-        { title: t.licence, cell: (one) => one.licence },
-        { title: t.actions, cell: (one) => {
-          const files = at[one.id];
-          if (files) {
-            const done = files.reduce((sum, each) => sum + each.done, 0);
-            const total = files.reduce((sum, each) => sum + each.total, 0);
-            return <><Meter label={filled(t.pulling, { name: one.id })} value={done} most={total} /> {bytes(done)}</>;
-          }
-          return one.is_present
-            ? <Sure label={t.remove} question={filled(t.sureRemoveWeights, { name: one.id, size: bytes(one.bytes) })} onSure={() => remove.run(one.id)} />
-            : <button type="button" onClick={() => void pull(one.id)}>{t.pull}</button>;
-        } },
-      ]} />
+      <Table
+        caption={t.localModels}
+        rows={weights.data ?? []}
+        id={(one) => one.id}
+        columns={[
+          { title: t.model, cell: (one) => <code>{one.model}</code> },
+          { title: t.type, cell: (one) => one.types.map((kind) => t.types[kind]).join(", ") },
+          { title: t.size, cell: (one) => bytes(one.bytes), isNumber: true },
+          { title: t.licence, cell: (one) => one.licence },
+          {
+            title: t.actions,
+            cell: (one) => {
+              const files = at[one.id];
+              if (files) {
+                const done = files.reduce((sum, each) => sum + each.done, 0);
+                const total = files.reduce((sum, each) => sum + each.total, 0);
+                return (
+                  <>
+                    <Meter label={filled(t.pulling, { name: one.id })} value={done} most={total} /> {bytes(done)}
+                  </>
+                );
+              }
+              return one.is_present ? (
+                <Sure
+                  label={t.remove}
+                  question={filled(t.sureRemoveWeights, { name: one.id, size: bytes(one.bytes) })}
+                  onSure={() => remove.run(one.id)}
+                />
+              ) : (
+                <button type="button" onClick={() => void pull(one.id)}>
+                  {t.pull}
+                </button>
+              );
+            },
+          },
+        ]}
+      />
     </>
   );
 };
@@ -102,19 +143,31 @@ const Defaults = () => {
   const { t } = useChosen();
   const models = useQuery({ queryKey: ["catalogue", "", true], queryFn: () => api.catalogue({ ready: true }) });
   const defaults = useQuery({ queryKey: ["defaults"], queryFn: () => api.all("defaults") });
-  const save = useDo(async (type: string, model: string) => {
-    const known = defaults.data?.find((one) => one.name === type);
-    if (!model) return known && api.remove("defaults", known.id);
-    return known ? api.change("defaults", known.id, { model }) : api.make("defaults", { name: type, model });
-  }, ["defaults", "catalogue", "plan"], t.saved);
+  const save = useDo(
+    async (type: string, model: string) => {
+      const known = defaults.data?.find((one) => one.name === type);
+      if (!model) return known && api.remove("defaults", known.id);
+      return known ? api.change("defaults", known.id, { model }) : api.make("defaults", { name: type, model });
+    },
+    ["defaults", "catalogue", "plan"],
+    t.saved,
+  );
   return (
     <Card title={t.defaults}>
       <p className="soft">{t.defaultsText}</p>
       <Trouble of={[defaults]} />
       <div className="fields">
         {TYPES.map((type) => (
-          <Pick key={type} label={t.types[type]} value={defaults.data?.find((one) => one.name === type)?.model ?? ""} onChange={(model) => void save.run(type, model)}
-            options={[["", t.firstReady], ...(models.data ?? []).filter((one) => one.type === type).map((one) => [one.id, one.id] as const)]} />
+          <Pick
+            key={type}
+            label={t.types[type]}
+            value={defaults.data?.find((one) => one.name === type)?.model ?? ""}
+            onChange={(model) => void save.run(type, model)}
+            options={[
+              ["", t.firstReady],
+              ...(models.data ?? []).filter((one) => one.type === type).map((one) => [one.id, one.id] as const),
+            ]}
+          />
         ))}
       </div>
     </Card>
@@ -128,46 +181,132 @@ const Custom = () => {
   const [isAdding, setAdding] = useState(false);
   const remove = useDo((id: string) => api.remove("models", id), ["models", "catalogue"], t.removed);
   return (
-    <Card title={t.customModels} actions={<button type="button" className="primary" onClick={() => setAdding(true)}>{t.addModel}</button>}>
+    <Card
+      title={t.customModels}
+      actions={
+        <button type="button" className="primary" onClick={() => setAdding(true)}>
+          {t.addModel}
+        </button>
+      }
+    >
       <p className="soft">{t.customText}</p>
       <Trouble of={[models]} />
       {models.data && !models.data.length && <Empty title={t.noCustom} />}
       {(models.data?.length ?? 0) > 0 && (
-        <Table caption={t.customModels} rows={models.data!} id={(one) => one.id} columns={[
-          { title: t.model, cell: (one) => <code>{one.provider}/{String(one.definition.model ?? "")}</code> },
-          { title: t.type, cell: (one) => String(one.definition.model_type ?? "") },
-          { title: t.actions, cell: (one) => <Sure label={t.remove} question={filled(t.sureRemove, { name: one.name })} onSure={() => remove.run(one.id)} /> },
-        ]} />
+        <Table
+          caption={t.customModels}
+          rows={models.data!}
+          id={(one) => one.id}
+          columns={[
+            {
+              title: t.model,
+              cell: (one) => (
+                <code>
+                  {one.provider}/{String(one.definition.model ?? "")}
+                </code>
+              ),
+            },
+            { title: t.type, cell: (one) => String(one.definition.model_type ?? "") },
+            {
+              title: t.actions,
+              cell: (one) => (
+                <Sure
+                  label={t.remove}
+                  question={filled(t.sureRemove, { name: one.name })}
+                  onSure={() => remove.run(one.id)}
+                />
+              ),
+            },
+          ]}
+        />
       )}
-      {isAdding && <AddModel providers={(providers.data ?? []).map((one) => one.id)} onClose={() => setAdding(false)} />}
+      {isAdding && (
+        <AddModel providers={(providers.data ?? []).map((one) => one.id)} onClose={() => setAdding(false)} />
+      )}
     </Card>
   );
 };
 
 const AddModel = ({ providers, onClose }: { providers: string[]; onClose: () => void }) => {
   const { t } = useChosen();
-  const [form, set] = useState({ provider: providers[0] ?? "", model: "", type: "llm", context: "8192", input: "", output: "", currency: "USD" });
+  const [form, set] = useState({
+    provider: providers[0] ?? "",
+    model: "",
+    type: "llm",
+    context: "8192",
+    input: "",
+    output: "",
+    currency: "USD",
+  });
   const put = (more: Partial<typeof form>) => set((now) => ({ ...now, ...more }));
-  const save = useDo(() => api.make("models", {
-    name: form.model, provider: form.provider,
-    definition: {
-      model: form.model, model_type: form.type, label: { en_US: form.model }, model_properties: { ...(form.type === "llm" ? { mode: "chat" } : {}), context_size: Number(form.context) || 8192 },
-      ...(form.input ? { pricing: { input: form.input, output: form.output || "0", unit: "0.000001", currency: form.currency } } : {}),
-    } as never,
-  }), ["models", "catalogue"], t.saved);
+  const save = useDo(
+    () =>
+      api.make("models", {
+        name: form.model,
+        provider: form.provider,
+        definition: {
+          model: form.model,
+          model_type: form.type,
+          label: { en_US: form.model },
+          model_properties: {
+            ...(form.type === "llm" ? { mode: "chat" } : {}),
+            context_size: Number(form.context) || 8192,
+          },
+          ...(form.input
+            ? { pricing: { input: form.input, output: form.output || "0", unit: "0.000001", currency: form.currency } }
+            : {}),
+        } as never,
+      }),
+    ["models", "catalogue"],
+    t.saved,
+  );
   return (
     <Dialog title={t.addModel} isOpen onClose={onClose}>
-      <form className="form" onSubmit={(event) => { event.preventDefault(); void save.run().then((made) => { if (made) onClose(); }); }}>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void save.run().then((made) => {
+            if (made) onClose();
+          });
+        }}
+      >
         <Pick label={t.provider} value={form.provider} onChange={(provider) => put({ provider })} options={providers} />
-        <Field label={t.model}><input required value={form.model} onChange={(event) => put({ model: event.target.value })} /></Field>
-        <Pick label={t.type} value={form.type} onChange={(type) => put({ type })} options={TYPES.map((one) => [one, t.types[one]] as const)} />
-        <Field label={t.context}><input type="number" min={1} value={form.context} onChange={(event) => put({ context: event.target.value })} /></Field>
+        <Field label={t.model}>
+          <input required value={form.model} onChange={(event) => put({ model: event.target.value })} />
+        </Field>
+        <Pick
+          label={t.type}
+          value={form.type}
+          onChange={(type) => put({ type })}
+          options={TYPES.map((one) => [one, t.types[one]] as const)}
+        />
+        <Field label={t.context}>
+          <input
+            type="number"
+            min={1}
+            value={form.context}
+            onChange={(event) => put({ context: event.target.value })}
+          />
+        </Field>
         <div className="fields">
-          <Field label={t.inputPrice} help={t.perMillion}><input inputMode="decimal" value={form.input} onChange={(event) => put({ input: event.target.value })} /></Field>
-          <Field label={t.outputPrice} help={t.perMillion}><input inputMode="decimal" value={form.output} onChange={(event) => put({ output: event.target.value })} /></Field>
-          <Field label={t.currency}><input maxLength={3} value={form.currency} onChange={(event) => put({ currency: event.target.value.toUpperCase() })} /></Field>
+          <Field label={t.inputPrice} help={t.perMillion}>
+            <input inputMode="decimal" value={form.input} onChange={(event) => put({ input: event.target.value })} />
+          </Field>
+          <Field label={t.outputPrice} help={t.perMillion}>
+            <input inputMode="decimal" value={form.output} onChange={(event) => put({ output: event.target.value })} />
+          </Field>
+          <Field label={t.currency}>
+            <input
+              maxLength={3}
+              value={form.currency}
+              onChange={(event) => put({ currency: event.target.value.toUpperCase() })}
+            />
+          </Field>
         </div>
-        <button className="primary" type="submit" disabled={save.isBusy}>{t.save}</button>
+        <button className="primary" type="submit" disabled={save.isBusy}>
+          {t.save}
+        </button>
       </form>
     </Dialog>
   );

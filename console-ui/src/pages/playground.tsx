@@ -10,14 +10,19 @@ export const Playground = () => {
   const [at, setAt] = useKept("playground.tab", "llm");
   return (
     <Page title={t.playground}>
-      <Tabbed label={t.modelTypes} at={at} onChange={setAt} tabs={[
-        { id: "llm", title: t.types.llm, body: () => <Chat /> },
-        { id: "text-embedding", title: t.types["text-embedding"], body: () => <Embed /> },
-        { id: "rerank", title: t.types.rerank, body: () => <Rerank /> },
-        { id: "speech2text", title: t.types.speech2text, body: () => <Transcribe /> },
-        { id: "tts", title: t.types.tts, body: () => <Speak /> },
-        { id: "moderation", title: t.types.moderation, body: () => <Moderate /> },
-      ]} />
+      <Tabbed
+        label={t.modelTypes}
+        at={at}
+        onChange={setAt}
+        tabs={[
+          { id: "llm", title: t.types.llm, body: () => <Chat /> },
+          { id: "text-embedding", title: t.types["text-embedding"], body: () => <Embed /> },
+          { id: "rerank", title: t.types.rerank, body: () => <Rerank /> },
+          { id: "speech2text", title: t.types.speech2text, body: () => <Transcribe /> },
+          { id: "tts", title: t.types.tts, body: () => <Speak /> },
+          { id: "moderation", title: t.types.moderation, body: () => <Moderate /> },
+        ]}
+      />
     </Page>
   );
 };

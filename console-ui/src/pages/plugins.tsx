@@ -6,7 +6,11 @@ import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useDo, useWron
 import { useChosen } from "../settings";
 import { filled } from "../words";
 
-interface Step { name: string; status: string; message: string }
+interface Step {
+  name: string;
+  status: string;
+  message: string;
+}
 
 export const Plugins = () => {
   const { t } = useChosen();
@@ -14,7 +18,8 @@ export const Plugins = () => {
   const client = useQueryClient();
   const plugins = useQuery({ queryKey: ["plugins"], queryFn: api.plugins, refetchInterval: 10_000 });
   const [steps, setSteps] = useState<Step[]>([]);
-  const put = (name: string, status: string, message: string) => setSteps((all) => [...all.filter((one) => one.name !== name), { name, status, message }]);
+  const put = (name: string, status: string, message: string) =>
+    setSteps((all) => [...all.filter((one) => one.name !== name), { name, status, message }]);
   const follow = async (name: string, begin: () => Promise<Shape<"InstallTask">>) => {
     put(name, "running", t.reading);
     try {
@@ -29,24 +34,42 @@ export const Plugins = () => {
     } catch (error) {
       put(name, "failed", said(error));
     }
-    await Promise.all(["plugins", "providers", "catalogue"].map((key) => client.invalidateQueries({ queryKey: [key] })));
+    await Promise.all(
+      ["plugins", "providers", "catalogue"].map((key) => client.invalidateQueries({ queryKey: [key] })),
+    );
   };
-  const take = async (files: File[]) => { for (const file of files) await follow(file.name, () => api.install(file)); };
+  const take = async (files: File[]) => {
+    for (const file of files) await follow(file.name, () => api.install(file));
+  };
   return (
     <Page title={t.plugins} text={t.pluginsText}>
       <Trouble of={[plugins]} />
       <Card title={t.install}>
         <Drop label={t.dropPlugin} accept=".difypkg,.difybndl" onFiles={(files) => void take(files)} />
-        <div role="status"><ul className="plain">{steps.map((one) => <li key={one.name}><strong>{one.name}</strong> <Status is={one.status} /> {one.message}</li>)}</ul></div>
+        <div role="status">
+          <ul className="plain">
+            {steps.map((one) => (
+              <li key={one.name}>
+                <strong>{one.name}</strong> <Status is={one.status} /> {one.message}
+              </li>
+            ))}
+          </ul>
+        </div>
         <Market onInstall={(id) => void follow(id, () => api.installFromMarket(id))} />
       </Card>
       {plugins.data && !plugins.data.data.length && <Empty title={t.noPlugins} />}
-      {(plugins.data?.data ?? []).map((one) => <One key={one.id} plugin={one} />)}
+      {(plugins.data?.data ?? []).map((one) => (
+        <One key={one.id} plugin={one} />
+      ))}
       {plugins.data?.debug_address && (
         <Card title={t.debugging}>
           <p className="soft">{t.debuggingText}</p>
-          <pre tabIndex={0}>{`INSTALL_METHOD=remote\nREMOTE_INSTALL_URL=${plugins.data.debug_address}\nREMOTE_INSTALL_KEY=${plugins.data.debug_key}`}</pre>
-          <Copied text={`INSTALL_METHOD=remote\nREMOTE_INSTALL_URL=${plugins.data.debug_address}\nREMOTE_INSTALL_KEY=${plugins.data.debug_key}\n`} />
+          <pre
+            tabIndex={0}
+          >{`INSTALL_METHOD=remote\nREMOTE_INSTALL_URL=${plugins.data.debug_address}\nREMOTE_INSTALL_KEY=${plugins.data.debug_key}`}</pre>
+          <Copied
+            text={`INSTALL_METHOD=remote\nREMOTE_INSTALL_URL=${plugins.data.debug_address}\nREMOTE_INSTALL_KEY=${plugins.data.debug_key}\n`}
+          />
         </Card>
       )}
     </Page>
@@ -60,11 +83,24 @@ const Market = ({ onInstall }: { onInstall: (id: string) => void }) => {
   return (
     <details>
       <summary>{t.market}</summary>
-      <Field label={t.find}><input type="search" value={words} onChange={(event) => setWords(event.target.value)} /></Field>
+      <Field label={t.find}>
+        <input type="search" value={words} onChange={(event) => setWords(event.target.value)} />
+      </Field>
       <Trouble of={[found]} />
       {found.data && !found.data.length && <p className="soft">{t.noMarket}</p>}
       <ul className="plain">
-        {(found.data ?? []).slice(0, 50).map((one) => <li key={`${one.id} ${one.version}`} className="row"><strong>{one.label || one.id}</strong> <span className="soft">{one.id} {one.version}</span> {one.description} <button type="button" onClick={() => onInstall(one.id)}>{t.install}</button></li>)}
+        {(found.data ?? []).slice(0, 50).map((one) => (
+          <li key={`${one.id} ${one.version}`} className="row">
+            <strong>{one.label || one.id}</strong>{" "}
+            <span className="soft">
+              {one.id} {one.version}
+            </span>{" "}
+            {one.description}{" "}
+            <button type="button" onClick={() => onInstall(one.id)}>
+              {t.install}
+            </button>
+          </li>
+        ))}
       </ul>
     </details>
   );
@@ -77,68 +113,179 @@ const One = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
   const [hasIcon, setIcon] = useState(plugin.has_icon);
   const remove = useDo(() => api.remove("plugins", plugin.id), ["plugins", "providers", "catalogue"], t.removed);
   const grant = useDo((granted: string[]) => api.grant(plugin.id, granted), ["plugins"], t.saved);
-  const logs = useQuery({ queryKey: ["plugin logs", plugin.id], queryFn: () => api.pluginLogs(plugin.id), enabled: isLog, refetchInterval: isLog ? 3000 : false });
+  const logs = useQuery({
+    queryKey: ["plugin logs", plugin.id],
+    queryFn: () => api.pluginLogs(plugin.id),
+    enabled: isLog,
+    refetchInterval: isLog ? 3000 : false,
+  });
   const { time } = useChosen();
   return (
-    <Card title={<>{hasIcon && <img className="plugin-icon" src={`/admin/v1/plugins/${plugin.id}/icon`} alt="" width={24} height={24} onError={() => setIcon(false)} />} {label(plugin.label)} <span className="soft small">{plugin.version}</span></>}
-      actions={<>
-        <button type="button" onClick={() => setLog(true)}>{t.logs}</button>
-        {plugin.runtime !== "remote" && <Sure label={t.uninstall} question={filled(t.sureUninstall, { name: label(plugin.label) })} onSure={() => remove.run()} />}
-      </>}>
+    <Card
+      title={
+        <>
+          {hasIcon && (
+            <img
+              className="plugin-icon"
+              src={`/admin/v1/plugins/${plugin.id}/icon`}
+              alt=""
+              width={24}
+              height={24}
+              onError={() => setIcon(false)}
+            />
+          )}{" "}
+          {label(plugin.label)} <span className="soft small">{plugin.version}</span>
+        </>
+      }
+      actions={
+        <>
+          <button type="button" onClick={() => setLog(true)}>
+            {t.logs}
+          </button>
+          {plugin.runtime !== "remote" && (
+            <Sure
+              label={t.uninstall}
+              question={filled(t.sureUninstall, { name: label(plugin.label) })}
+              onSure={() => remove.run()}
+            />
+          )}
+        </>
+      }
+    >
       {plugin.description && <p>{label(plugin.description)}</p>}
-      <p className="soft small">{plugin.plugin_id} · {plugin.kinds.map((one) => (t.pluginKinds as Record<string, string>)[one] ?? one).join(", ")} · {(t.runtimes as Record<string, string>)[plugin.runtime] ?? plugin.runtime}
-        {plugin.processes > 0 ? ` · ${filled(t.takes, { memory: bytes(plugin.memory_bytes), cpu: span(plugin.cpu_seconds), count: number(plugin.processes) })}` : ` · ${t.asleep}`}</p>
+      <p className="soft small">
+        {plugin.plugin_id} ·{" "}
+        {plugin.kinds.map((one) => (t.pluginKinds as Record<string, string>)[one] ?? one).join(", ")} ·{" "}
+        {(t.runtimes as Record<string, string>)[plugin.runtime] ?? plugin.runtime}
+        {plugin.processes > 0
+          ? ` · ${filled(t.takes, { memory: bytes(plugin.memory_bytes), cpu: span(plugin.cpu_seconds), count: number(plugin.processes) })}`
+          : ` · ${t.asleep}`}
+      </p>
       {plugin.asked.length > 0 && (
         <fieldset>
           <legend>{t.mayAsk}</legend>
           {plugin.asked.map((word) => (
             <label key={word} className="check">
-              <input type="checkbox" checked={plugin.granted.includes(word)} onChange={(event) => void grant.run(event.target.checked ? [...plugin.granted, word] : plugin.granted.filter((one) => one !== word))} />
+              <input
+                type="checkbox"
+                checked={plugin.granted.includes(word)}
+                onChange={(event) =>
+                  void grant.run(
+                    event.target.checked ? [...plugin.granted, word] : plugin.granted.filter((one) => one !== word),
+                  )
+                }
+              />
               {(t.permissions as Record<string, string>)[word] ?? word}
             </label>
           ))}
         </fieldset>
       )}
-      {plugin.tools.length > 0 && <div className="row"><span className="soft">{t.toolsOffered}</span>{plugin.tools.map((one) => <button type="button" key={one} onClick={() => setTool(one)}>{one}</button>)}</div>}
+      {plugin.tools.length > 0 && (
+        <div className="row">
+          <span className="soft">{t.toolsOffered}</span>
+          {plugin.tools.map((one) => (
+            <button type="button" key={one} onClick={() => setTool(one)}>
+              {one}
+            </button>
+          ))}
+        </div>
+      )}
       <Dialog title={`${t.logs}: ${label(plugin.label)}`} isOpen={isLog} onClose={() => setLog(false)} isWide>
-        {logs.data && !logs.data.length ? <p className="soft">{t.noLogs}</p> : <pre tabIndex={0}>{(logs.data ?? []).map((one) => `${time(one.at)}  ${one.text}`).join("\n")}</pre>}
+        {logs.data && !logs.data.length ? (
+          <p className="soft">{t.noLogs}</p>
+        ) : (
+          <pre tabIndex={0}>{(logs.data ?? []).map((one) => `${time(one.at)}  ${one.text}`).join("\n")}</pre>
+        )}
       </Dialog>
       {isTool && <TryTool tool={isTool} onClose={() => setTool("")} />}
     </Card>
   );
 };
 
-interface Offered { name: string; provider: string; description: string; schema: { properties?: Record<string, { type?: string; description?: string; enum?: string[] }>; required?: string[] } }
-interface Observed { text: string; error: string | null; values: unknown; seconds: number }
+interface Offered {
+  name: string;
+  provider: string;
+  description: string;
+  schema: {
+    properties?: Record<string, { type?: string; description?: string; enum?: string[] }>;
+    required?: string[];
+  };
+}
+interface Observed {
+  text: string;
+  error: string | null;
+  values: unknown;
+  seconds: number;
+}
 
 // A tool tried by hand, with what it asks for.
 const TryTool = ({ tool, onClose }: { tool: string; onClose: () => void }) => {
   const { t, span } = useChosen();
-  const tools = useQuery({ queryKey: ["tools", "plugin"], queryFn: () => api.post<{ data: Offered[] }>("/admin/tools?kind=plugin").then((it) => it.data) });
+  const tools = useQuery({
+    queryKey: ["tools", "plugin"],
+    queryFn: () => api.post<{ data: Offered[] }>("/admin/tools?kind=plugin").then((it) => it.data),
+  });
   const name = tool.split("/").at(-1)!;
-  const known = tools.data?.find((one) => one.name === name && tool.startsWith(one.provider.split("/").at(-1)!)) ?? tools.data?.find((one) => one.name === name);
+  const known =
+    tools.data?.find((one) => one.name === name && tool.startsWith(one.provider.split("/").at(-1)!)) ??
+    tools.data?.find((one) => one.name === name);
   const [values, set] = useState<Record<string, string>>({});
   const fields = Object.entries(known?.schema.properties ?? {});
   const go = useDo(() => {
-    const parameters = Object.fromEntries(Object.entries(values).filter(([, value]) => value !== "").map(([field, value]) => {
-      const kind = known?.schema.properties?.[field]?.type;
-      return [field, kind === "number" || kind === "integer" ? Number(value) : kind === "boolean" ? value === "true" : value];
-    }));
-    return api.post<Observed>("/admin/tools/call", "POST", { tool: `${known?.provider ?? ""}/${known?.name ?? name}`, arguments: parameters });
+    const parameters = Object.fromEntries(
+      Object.entries(values)
+        .filter(([, value]) => value !== "")
+        .map(([field, value]) => {
+          const kind = known?.schema.properties?.[field]?.type;
+          return [
+            field,
+            kind === "number" || kind === "integer" ? Number(value) : kind === "boolean" ? value === "true" : value,
+          ];
+        }),
+    );
+    return api.post<Observed>("/admin/tools/call", "POST", {
+      tool: `${known?.provider ?? ""}/${known?.name ?? name}`,
+      arguments: parameters,
+    });
   });
   return (
     <Dialog title={tool} isOpen onClose={onClose}>
-      <form className="form" onSubmit={(event) => { event.preventDefault(); void go.run(); }}>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void go.run();
+        }}
+      >
         <Trouble of={[tools]} />
         {known && <p>{known.description}</p>}
         {fields.map(([field, one]) => (
           <Field key={field} label={field} help={one.description}>
-            {one.enum ? <select value={values[field] ?? ""} onChange={(event) => set({ ...values, [field]: event.target.value })}><option value="" />{one.enum.map((each) => <option key={each}>{each}</option>)}</select>
-              : <input required={known?.schema.required?.includes(field) ?? false} value={values[field] ?? ""} onChange={(event) => set({ ...values, [field]: event.target.value })} />}
+            {one.enum ? (
+              <select value={values[field] ?? ""} onChange={(event) => set({ ...values, [field]: event.target.value })}>
+                <option value="" />
+                {one.enum.map((each) => (
+                  <option key={each}>{each}</option>
+                ))}
+              </select>
+            ) : (
+              <input
+                required={known?.schema.required?.includes(field) ?? false}
+                value={values[field] ?? ""}
+                onChange={(event) => set({ ...values, [field]: event.target.value })}
+              />
+            )}
           </Field>
         ))}
-        <button className="primary" type="submit" disabled={go.isBusy || !known}>{t.run}</button>
-        {go.data && <div role="status">{go.data.error ? <p className="wrong">{go.data.error}</p> : <pre tabIndex={0}>{go.data.text}</pre>}<p className="soft small">{span(go.data.seconds)}</p></div>}
+        <button className="primary" type="submit" disabled={go.isBusy || !known}>
+          {t.run}
+        </button>
+        {go.data && (
+          <div role="status">
+            {go.data.error ? <p className="wrong">{go.data.error}</p> : <pre tabIndex={0}>{go.data.text}</pre>}
+            <p className="soft small">{span(go.data.seconds)}</p>
+          </div>
+        )}
       </form>
     </Dialog>
   );

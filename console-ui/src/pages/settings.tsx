@@ -17,12 +17,17 @@ export const Settings = () => {
   const { tab = "health" } = useSearch({ strict: false }) as { tab?: string };
   return (
     <Page title={t.settings}>
-      <Tabbed label={t.settings} at={tab} onChange={(next) => void navigate({ to: "/settings", search: { tab: next } as never, replace: true })} tabs={[
-        { id: "health", title: t.health, body: () => <Health /> },
-        { id: "form", title: t.asForm, body: () => <Configuration isForm /> },
-        { id: "file", title: t.asFile, body: () => <Configuration /> },
-        { id: "licences", title: t.licences, body: () => <Licences /> },
-      ]} />
+      <Tabbed
+        label={t.settings}
+        at={tab}
+        onChange={(next) => void navigate({ to: "/settings", search: { tab: next } as never, replace: true })}
+        tabs={[
+          { id: "health", title: t.health, body: () => <Health /> },
+          { id: "form", title: t.asForm, body: () => <Configuration isForm /> },
+          { id: "file", title: t.asFile, body: () => <Configuration /> },
+          { id: "licences", title: t.licences, body: () => <Licences /> },
+        ]}
+      />
     </Page>
   );
 };
@@ -36,16 +41,29 @@ const Health = () => {
       <Trouble of={[about]} />
       {it && (
         <dl className="list">
-          <dt>{t.state}</dt><dd>{it.problem ? <span className="wrong">{it.problem}</span> : <Status is="ready" />}</dd>
-          <dt>{t.version}</dt><dd>Modelyard {it.version} · Python {it.python}</dd>
-          <dt>{t.runsFor}</dt><dd>{span(it.uptime)}</dd>
-          <dt>{t.database}</dt><dd>{it.database}</dd>
-          <dt>{t.workers}</dt><dd>{it.workers}</dd>
-          <dt>{t.jail}</dt><dd>{(t.jails as Record<string, string>)[it.jail] ?? it.jail}</dd>
-          <dt>{t.recording}</dt><dd>{it.records_bodies ? t.on : t.recordingOff}</dd>
+          <dt>{t.state}</dt>
+          <dd>{it.problem ? <span className="wrong">{it.problem}</span> : <Status is="ready" />}</dd>
+          <dt>{t.version}</dt>
+          <dd>
+            Modelyard {it.version} · Python {it.python}
+          </dd>
+          <dt>{t.runsFor}</dt>
+          <dd>{span(it.uptime)}</dd>
+          <dt>{t.database}</dt>
+          <dd>{it.database}</dd>
+          <dt>{t.workers}</dt>
+          <dd>{it.workers}</dd>
+          <dt>{t.jail}</dt>
+          <dd>{(t.jails as Record<string, string>)[it.jail] ?? it.jail}</dd>
+          <dt>{t.recording}</dt>
+          <dd>{it.records_bodies ? t.on : t.recordingOff}</dd>
         </dl>
       )}
-      <p><a href="/console/api/docs" target="_blank" rel="noopener">{t.apiDocs}</a></p>
+      <p>
+        <a href="/console/api/docs" target="_blank" rel="noopener">
+          {t.apiDocs}
+        </a>
+      </p>
     </Card>
   );
 };
@@ -56,30 +74,95 @@ const Licences = () => {
   return (
     <Card title={t.licences}>
       <p className="soft">{t.licencesText}</p>
-      <Table caption={t.licences} rows={about.data?.packages ?? []} id={(one) => one.name} columns={[{ title: t.name, cell: (one) => one.name }, { title: t.version, cell: (one) => one.version }, { title: t.licence, cell: (one) => one.licence }]} />
+      <Table
+        caption={t.licences}
+        rows={about.data?.packages ?? []}
+        id={(one) => one.name}
+        columns={[
+          { title: t.name, cell: (one) => one.name },
+          { title: t.version, cell: (one) => one.version },
+          { title: t.licence, cell: (one) => one.licence },
+        ]}
+      />
     </Card>
   );
 };
 
-interface JsonSchema { type?: string; enum?: unknown[]; $ref?: string; anyOf?: JsonSchema[]; allOf?: JsonSchema[]; properties?: Record<string, JsonSchema>; default?: unknown; $defs?: Record<string, JsonSchema>; additionalProperties?: unknown }
+interface JsonSchema {
+  type?: string;
+  enum?: unknown[];
+  $ref?: string;
+  anyOf?: JsonSchema[];
+  allOf?: JsonSchema[];
+  properties?: Record<string, JsonSchema>;
+  default?: unknown;
+  $defs?: Record<string, JsonSchema>;
+  additionalProperties?: unknown;
+}
 
 const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
   const { t } = useChosen();
   const settings = useQuery({ queryKey: ["settings"], queryFn: api.settings });
   const [text, setText] = useKept<string | null>("settings.text", null);
-  const save = useDo(async () => { const made = await api.saveSettings(text ?? ""); setText(null); return made; }, ["settings", "about", "providers", "catalogue"], t.settingsSaved);
+  const save = useDo(
+    async () => {
+      const made = await api.saveSettings(text ?? "");
+      setText(null);
+      return made;
+    },
+    ["settings", "about", "providers", "catalogue"],
+    t.settingsSaved,
+  );
   const it = settings.data;
   const shown = text ?? it?.text ?? "";
   return (
-    <Card title={isForm ? t.asForm : t.asFile} actions={<>
-      {text !== null && <button type="button" onClick={() => setText(null)}>{t.discard}</button>}
-      <button type="button" className="primary" disabled={text === null || save.isBusy} onClick={() => void save.run()}>{t.save}</button>
-    </>}>
-      {it && <p className="soft">{filled(t.settingsFile, { path: it.path })} {it.overridden.length > 0 && filled(t.overridden, { names: it.overridden.join(", ") })}</p>}
+    <Card
+      title={isForm ? t.asForm : t.asFile}
+      actions={
+        <>
+          {text !== null && (
+            <button type="button" onClick={() => setText(null)}>
+              {t.discard}
+            </button>
+          )}
+          <button
+            type="button"
+            className="primary"
+            disabled={text === null || save.isBusy}
+            onClick={() => void save.run()}
+          >
+            {t.save}
+          </button>
+        </>
+      }
+    >
+      {it && (
+        <p className="soft">
+          {filled(t.settingsFile, { path: it.path })}{" "}
+          {it.overridden.length > 0 && filled(t.overridden, { names: it.overridden.join(", ") })}
+        </p>
+      )}
       <Trouble of={[settings]} />
-      {save.error && <pre className="wrong" role="alert">{save.error.message}</pre>}
-      {it && (isForm ? <AsForm schema={it.schema as JsonSchema} text={shown} onChange={setText} />
-        : <Suspense fallback={<p className="soft">…</p>}><Code label={t.asFile} language="yaml" value={shown} onChange={(next) => { if (next !== it.text || text !== null) setText(next); }} /></Suspense>)}
+      {save.error && (
+        <pre className="wrong" role="alert">
+          {save.error.message}
+        </pre>
+      )}
+      {it &&
+        (isForm ? (
+          <AsForm schema={it.schema as JsonSchema} text={shown} onChange={setText} />
+        ) : (
+          <Suspense fallback={<p className="soft">…</p>}>
+            <Code
+              label={t.asFile}
+              language="yaml"
+              value={shown}
+              onChange={(next) => {
+                if (next !== it.text || text !== null) setText(next);
+              }}
+            />
+          </Suspense>
+        ))}
     </Card>
   );
 };
@@ -87,13 +170,15 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
 // Each plain field of the settings; what is a list or a table of its own is edited in the file. Comments stay.
 const AsForm = ({ schema, text, onChange }: { schema: JsonSchema; text: string; onChange: (text: string) => void }) => {
   const { t } = useChosen();
-  const follow = (one: JsonSchema): JsonSchema => (one.$ref ? follow(schema.$defs?.[one.$ref.split("/").at(-1)!] ?? {}) : one);
+  const follow = (one: JsonSchema): JsonSchema =>
+    one.$ref ? follow(schema.$defs?.[one.$ref.split("/").at(-1)!] ?? {}) : one;
   const whole = follow(schema);
   const document = parseDocument(text || "{}");
   const put = (path: string[], value: unknown) => {
     const next = parseDocument(text.trim() || "{}");
     if (next.contents && "flow" in next.contents) next.contents.flow = false;
-    if (value === undefined) next.deleteIn(path); else next.setIn(path, value);
+    if (value === undefined) next.deleteIn(path);
+    else next.setIn(path, value);
     onChange(next.toString());
   };
   const field = (path: string[], given: JsonSchema) => {
@@ -101,10 +186,48 @@ const AsForm = ({ schema, text, onChange }: { schema: JsonSchema; text: string; 
     const name = path.join(".");
     const value = document.getIn(path);
     const otherwise = given.default ?? one.default;
-    if (one.enum) return <Field key={name} label={name}><select value={String(value ?? "")} onChange={(event) => put(path, event.target.value || undefined)}><option value="">{filled(t.otherwise, { value: String(otherwise ?? "") })}</option>{one.enum.map((each) => <option key={String(each)}>{String(each)}</option>)}</select></Field>;
-    if (one.type === "boolean") return <Switch key={name} label={name} isOn={(value ?? otherwise) === true} onChange={(is) => put(path, is === otherwise ? undefined : is)} />;
-    if (one.type === "integer" || one.type === "number") return <Field key={name} label={name}><input type="number" step={one.type === "integer" ? 1 : "any"} value={value === undefined ? "" : Number(value)} placeholder={String(otherwise ?? "")} onChange={(event) => put(path, event.target.value === "" ? undefined : Number(event.target.value))} /></Field>;
-    if (one.type === "string") return <Field key={name} label={name}><input value={value === undefined ? "" : String(value)} placeholder={String(otherwise ?? "")} onChange={(event) => put(path, event.target.value || undefined)} /></Field>;
+    if (one.enum)
+      return (
+        <Field key={name} label={name}>
+          <select value={String(value ?? "")} onChange={(event) => put(path, event.target.value || undefined)}>
+            <option value="">{filled(t.otherwise, { value: String(otherwise ?? "") })}</option>
+            {one.enum.map((each) => (
+              <option key={String(each)}>{String(each)}</option>
+            ))}
+          </select>
+        </Field>
+      );
+    if (one.type === "boolean")
+      return (
+        <Switch
+          key={name}
+          label={name}
+          isOn={(value ?? otherwise) === true}
+          onChange={(is) => put(path, is === otherwise ? undefined : is)}
+        />
+      );
+    if (one.type === "integer" || one.type === "number")
+      return (
+        <Field key={name} label={name}>
+          <input
+            type="number"
+            step={one.type === "integer" ? 1 : "any"}
+            value={value === undefined ? "" : Number(value)}
+            placeholder={String(otherwise ?? "")}
+            onChange={(event) => put(path, event.target.value === "" ? undefined : Number(event.target.value))}
+          />
+        </Field>
+      );
+    if (one.type === "string")
+      return (
+        <Field key={name} label={name}>
+          <input
+            value={value === undefined ? "" : String(value)}
+            placeholder={String(otherwise ?? "")}
+            onChange={(event) => put(path, event.target.value || undefined)}
+          />
+        </Field>
+      );
     return null;
   };
   const parts = Object.entries(whole.properties ?? {});
@@ -112,9 +235,18 @@ const AsForm = ({ schema, text, onChange }: { schema: JsonSchema; text: string; 
   return (
     <>
       <div className="fields">{parts.filter(([, one]) => !isPart(one)).map(([name, one]) => field([name], one))}</div>
-      {parts.filter(([, one]) => isPart(one)).map(([name, one]) => (
-        <details key={name} className="card"><summary>{name}</summary><div className="fields">{Object.entries(follow(one.allOf?.[0] ?? one).properties ?? {}).map(([inner, each]) => field([name, inner], each))}</div></details>
-      ))}
+      {parts
+        .filter(([, one]) => isPart(one))
+        .map(([name, one]) => (
+          <details key={name} className="card">
+            <summary>{name}</summary>
+            <div className="fields">
+              {Object.entries(follow(one.allOf?.[0] ?? one).properties ?? {}).map(([inner, each]) =>
+                field([name, inner], each),
+              )}
+            </div>
+          </details>
+        ))}
     </>
   );
 };

@@ -1,30 +1,101 @@
 // Dialogs, tabs and switches are React Aria's: they know keyboards and screen readers.
 import { type ReactNode, useState } from "react";
-import { Dialog as AriaDialog, Heading, Modal, ModalOverlay, Switch as AriaSwitch, Tab, TabList, TabPanel, Tabs } from "react-aria-components";
+import {
+  Dialog as AriaDialog,
+  Switch as AriaSwitch,
+  Heading,
+  Modal,
+  ModalOverlay,
+  Tab,
+  TabList,
+  TabPanel,
+  Tabs,
+} from "react-aria-components";
 import { useChosen } from "../settings";
 
-export const Switch = ({ label, isOn, onChange, isDisabled = false }: { label: string; isOn: boolean; onChange: (is: boolean) => void; isDisabled?: boolean }) => (
-  <AriaSwitch className="switch" isSelected={isOn} onChange={onChange} isDisabled={isDisabled}><span className="knob" />{label}</AriaSwitch>
+export const Switch = ({
+  label,
+  isOn,
+  onChange,
+  isDisabled = false,
+}: {
+  label: string;
+  isOn: boolean;
+  onChange: (is: boolean) => void;
+  isDisabled?: boolean;
+}) => (
+  <AriaSwitch className="switch" isSelected={isOn} onChange={onChange} isDisabled={isDisabled}>
+    <span className="knob" />
+    {label}
+  </AriaSwitch>
 );
 
-export const Tabbed = ({ tabs, at, onChange, label }: { tabs: { id: string; title: string; body: () => ReactNode }[]; at: string; onChange: (id: string) => void; label: string }) => (
-  <Tabs className="tabs" selectedKey={tabs.some((one) => one.id === at) ? at : (tabs[0]?.id ?? "")} onSelectionChange={(key) => onChange(String(key))}>
-    <TabList aria-label={label}>{tabs.map((one) => <Tab key={one.id} id={one.id}>{one.title}</Tab>)}</TabList>
-    {tabs.map((one) => <TabPanel key={one.id} id={one.id}>{one.body()}</TabPanel>)}
+export const Tabbed = ({
+  tabs,
+  at,
+  onChange,
+  label,
+}: {
+  tabs: { id: string; title: string; body: () => ReactNode }[];
+  at: string;
+  onChange: (id: string) => void;
+  label: string;
+}) => (
+  <Tabs
+    className="tabs"
+    selectedKey={tabs.some((one) => one.id === at) ? at : (tabs[0]?.id ?? "")}
+    onSelectionChange={(key) => onChange(String(key))}
+  >
+    <TabList aria-label={label}>
+      {tabs.map((one) => (
+        <Tab key={one.id} id={one.id}>
+          {one.title}
+        </Tab>
+      ))}
+    </TabList>
+    {tabs.map((one) => (
+      <TabPanel key={one.id} id={one.id}>
+        {one.body()}
+      </TabPanel>
+    ))}
   </Tabs>
 );
 
-export const Dialog = ({ title, isOpen, onClose, children, isWide = false, mayLeave = true }: {
-  title: string; isOpen: boolean; onClose: () => void; children: ReactNode; isWide?: boolean; mayLeave?: boolean;
+export const Dialog = ({
+  title,
+  isOpen,
+  onClose,
+  children,
+  isWide = false,
+  mayLeave = true,
+}: {
+  title: string;
+  isOpen: boolean;
+  onClose: () => void;
+  children: ReactNode;
+  isWide?: boolean;
+  mayLeave?: boolean;
 }) => {
   const { t } = useChosen();
   return (
-    <ModalOverlay className="overlay" isOpen={isOpen} isDismissable={mayLeave} isKeyboardDismissDisabled={!mayLeave} onOpenChange={(is) => { if (!is) onClose(); }}>
+    <ModalOverlay
+      className="overlay"
+      isOpen={isOpen}
+      isDismissable={mayLeave}
+      isKeyboardDismissDisabled={!mayLeave}
+      onOpenChange={(is) => {
+        if (!is) onClose();
+      }}
+    >
       <Modal className={`modal${isWide ? " wide" : ""}`}>
         <AriaDialog>
           <div className="head">
             <Heading slot="title">{title}</Heading>
-            {mayLeave && <button type="button" className="icon" aria-label={t.close} onClick={onClose}>×</button>}
+            {mayLeave && (
+              <button type="button" className="icon" aria-label={t.close} onClick={onClose}>
+                ×
+              </button>
+            )}
           </div>
           {children}
         </AriaDialog>
@@ -34,17 +105,40 @@ export const Dialog = ({ title, isOpen, onClose, children, isWide = false, mayLe
 };
 
 // Something that cannot be undone is asked twice.
-export const Sure = ({ label, question, onSure, className = "" }: { label: string; question: string; onSure: () => unknown; className?: string }) => {
+export const Sure = ({
+  label,
+  question,
+  onSure,
+  className = "",
+}: {
+  label: string;
+  question: string;
+  onSure: () => unknown;
+  className?: string;
+}) => {
   const { t } = useChosen();
   const [isOpen, setOpen] = useState(false);
   return (
     <>
-      <button type="button" className={className} onClick={() => setOpen(true)}>{label}</button>
+      <button type="button" className={className} onClick={() => setOpen(true)}>
+        {label}
+      </button>
       <Dialog title={label} isOpen={isOpen} onClose={() => setOpen(false)}>
         <p>{question}</p>
         <div className="row">
-          <button type="button" className="danger" onClick={() => { setOpen(false); void onSure(); }}>{label}</button>
-          <button type="button" onClick={() => setOpen(false)}>{t.cancel}</button>
+          <button
+            type="button"
+            className="danger"
+            onClick={() => {
+              setOpen(false);
+              void onSure();
+            }}
+          >
+            {label}
+          </button>
+          <button type="button" onClick={() => setOpen(false)}>
+            {t.cancel}
+          </button>
         </div>
       </Dialog>
     </>

@@ -1,15 +1,40 @@
 // What every page is made of. What is larger, and not on the first page, is in `aria.tsx`.
-import { useMutation, useQueryClient, type UseQueryResult } from "@tanstack/react-query";
-import { cloneElement, type ComponentProps, createContext, type ReactElement, type ReactNode, useContext, useEffect, useId, useState } from "react";
+import { type UseQueryResult, useMutation, useQueryClient } from "@tanstack/react-query";
+import {
+  type ComponentProps,
+  cloneElement,
+  createContext,
+  type ReactElement,
+  type ReactNode,
+  useContext,
+  useEffect,
+  useId,
+  useState,
+} from "react";
 import { Refused } from "../api";
 import { useChosen } from "../settings";
 
-export const Page = ({ title, text, actions, children }: { title: string; text?: string | undefined; actions?: ReactNode; children: ReactNode }) => {
-  useEffect(() => { document.title = `${title} · Modelyard`; }, [title]);
+export const Page = ({
+  title,
+  text,
+  actions,
+  children,
+}: {
+  title: string;
+  text?: string | undefined;
+  actions?: ReactNode;
+  children: ReactNode;
+}) => {
+  useEffect(() => {
+    document.title = `${title} · Modelyard`;
+  }, [title]);
   return (
     <>
       <div className="head">
-        <div><h1>{title}</h1>{text && <p className="soft">{text}</p>}</div>
+        <div>
+          <h1>{title}</h1>
+          {text && <p className="soft">{text}</p>}
+        </div>
         {actions && <div className="row">{actions}</div>}
       </div>
       {children}
@@ -17,34 +42,63 @@ export const Page = ({ title, text, actions, children }: { title: string; text?:
   );
 };
 
-export const Card = ({ title, actions, children, className = "" }: { title?: ReactNode; actions?: ReactNode; children: ReactNode; className?: string }) => {
+export const Card = ({
+  title,
+  actions,
+  children,
+  className = "",
+}: {
+  title?: ReactNode;
+  actions?: ReactNode;
+  children: ReactNode;
+  className?: string;
+}) => {
   const id = useId();
   return (
     <section className={`card ${className}`} {...(title ? { "aria-labelledby": id } : {})}>
-      {(title || actions) && <div className="head"><h2 id={id}>{title}</h2>{actions && <div className="row">{actions}</div>}</div>}
+      {(title || actions) && (
+        <div className="head">
+          <h2 id={id}>{title}</h2>
+          {actions && <div className="row">{actions}</div>}
+        </div>
+      )}
       {children}
     </section>
   );
 };
 
 export const Empty = ({ title, children }: { title: string; children?: ReactNode }) => (
-  <div className="empty"><p><strong>{title}</strong></p>{children}</div>
+  <div className="empty">
+    <p>
+      <strong>{title}</strong>
+    </p>
+    {children}
+  </div>
 );
 
 export const useWrong = () => {
   const { t } = useChosen();
-  return (error: unknown) => (error instanceof Refused && error.status === 0 ? t.lost : error instanceof Error ? error.message : String(error));
+  return (error: unknown) =>
+    error instanceof Refused && error.status === 0 ? t.lost : error instanceof Error ? error.message : String(error);
 };
 
 // What went wrong with any of these, once.
 export const Trouble = ({ of }: { of: (UseQueryResult<unknown> | { error: unknown } | null)[] }) => {
   const said = useWrong();
   const error = of.find((one) => one?.error)?.error;
-  return error ? <p className="wrong" role="alert">{said(error)}</p> : null;
+  return error ? (
+    <p className="wrong" role="alert">
+      {said(error)}
+    </p>
+  ) : null;
 };
 
 // Words that come up for a moment at the page's edge, and are read out.
-interface Toast { id: number; text: string; isBad: boolean }
+interface Toast {
+  id: number;
+  text: string;
+  isBad: boolean;
+}
 const Toasts = createContext<(text: string, isBad?: boolean) => void>(() => {});
 export const useToast = () => useContext(Toasts);
 let last = 0;
@@ -62,7 +116,15 @@ export const HasToasts = ({ children }: { children: ReactNode }) => {
       <div className="toasts" role="status" aria-live="polite">
         {all.map((one) => (
           <p key={one.id} className={one.isBad ? "bad" : ""}>
-            {one.text} <button type="button" className="link" aria-label={t.dismiss} onClick={() => set((now) => now.filter((it) => it.id !== one.id))}>×</button>
+            {one.text}{" "}
+            <button
+              type="button"
+              className="link"
+              aria-label={t.dismiss}
+              onClick={() => set((now) => now.filter((it) => it.id !== one.id))}
+            >
+              ×
+            </button>
           </p>
         ))}
       </div>
@@ -78,64 +140,149 @@ export const useDo = <A extends unknown[], R>(work: (...given: A) => Promise<R>,
   const it = useMutation({
     mutationFn: (given: A) => work(...given),
     onError: (error) => toast(said(error), true),
-    onSuccess: () => { if (done) toast(done); },
+    onSuccess: () => {
+      if (done) toast(done);
+    },
     onSettled: () => Promise.all(touches.map((key) => client.invalidateQueries({ queryKey: [key] }))),
   });
-  return { run: (...given: A) => it.mutateAsync(given).catch(() => undefined), isBusy: it.isPending, error: it.error, data: it.data };
+  return {
+    run: (...given: A) => it.mutateAsync(given).catch(() => undefined),
+    isBusy: it.isPending,
+    error: it.error,
+    data: it.data,
+  };
 };
 
 export const Copied = ({ text, label }: { text: string; label?: string }) => {
   const { t } = useChosen();
   const toast = useToast();
-  return <button type="button" onClick={() => void navigator.clipboard.writeText(text).then(() => toast(t.copied), () => toast(t.cannotCopy, true))}>{label ?? t.copy}</button>;
+  return (
+    <button
+      type="button"
+      onClick={() =>
+        void navigator.clipboard.writeText(text).then(
+          () => toast(t.copied),
+          () => toast(t.cannotCopy, true),
+        )
+      }
+    >
+      {label ?? t.copy}
+    </button>
+  );
 };
 
 // A control with its name over it, and what helps to fill it in told with it.
-export const Field = ({ label, help, children }: { label: string; help?: ReactNode; children: ReactElement<{ id?: string; "aria-describedby"?: string }> }) => {
+export const Field = ({
+  label,
+  help,
+  children,
+}: {
+  label: string;
+  help?: ReactNode;
+  children: ReactElement<{ id?: string; "aria-describedby"?: string }>;
+}) => {
   const made = useId();
   const id = children.props.id ?? made;
   return (
     <div className="field">
       <label htmlFor={id}>{label}</label>
       {cloneElement(children, { id, ...(help ? { "aria-describedby": `${id}-help` } : {}) })}
-      {help && <small className="soft" id={`${id}-help`}>{help}</small>}
+      {help && (
+        <small className="soft" id={`${id}-help`}>
+          {help}
+        </small>
+      )}
     </div>
   );
 };
 
-export const Pick = ({ label, value, options, onChange, ...rest }: {
-  label: string; value: string; options: readonly (readonly [string, string] | string)[]; onChange: (value: string) => void;
+export const Pick = ({
+  label,
+  value,
+  options,
+  onChange,
+  ...rest
+}: {
+  label: string;
+  value: string;
+  options: readonly (readonly [string, string] | string)[];
+  onChange: (value: string) => void;
 } & Omit<ComponentProps<"select">, "onChange" | "value">) => (
   <Field label={label}>
     <select value={value} onChange={(event) => onChange(event.target.value)} {...rest}>
-      {options.map((one) => (typeof one === "string" ? [one, one] as const : one)).map(([id, text]) => <option key={id} value={id}>{text}</option>)}
+      {options
+        .map((one) => (typeof one === "string" ? ([one, one] as const) : one))
+        .map(([id, text]) => (
+          <option key={id} value={id}>
+            {text}
+          </option>
+        ))}
     </select>
   </Field>
 );
 
 export const Status = ({ is }: { is: string }) => {
   const { t } = useChosen();
-  const kind = /^(ok|succeeded|success|completed|running|active|cached|ready|available)$/.test(is) ? (is === "running" ? "busy" : "good")
-    : /^(paused|waiting|indexing|parsing|splitting|queuing|cancelled|stopped|partial-succeeded|exception|disabled|queued)$/.test(is) ? "busy" : "bad";
+  const kind = /^(ok|succeeded|success|completed|running|active|cached|ready|available)$/.test(is)
+    ? is === "running"
+      ? "busy"
+      : "good"
+    : /^(paused|waiting|indexing|parsing|splitting|queuing|cancelled|stopped|partial-succeeded|exception|disabled|queued)$/.test(
+          is,
+        )
+      ? "busy"
+      : "bad";
   const known = t.states as Record<string, string>;
   return <span className={`status ${kind}`}>{known[is] ?? is}</span>;
 };
 
-export const Json = ({ value }: { value: unknown }) => <pre tabIndex={0}>{typeof value === "string" ? value : JSON.stringify(value, null, 2)}</pre>;
+export const Json = ({ value }: { value: unknown }) => (
+  <pre tabIndex={0}>{typeof value === "string" ? value : JSON.stringify(value, null, 2)}</pre>
+);
 
 export const Meter = ({ label, value, most }: { label: string; value: number; most: number }) => (
   <meter aria-label={label} min={0} max={most || 1} value={Math.min(value, most || 1)} />
 );
 
-export const Drop = ({ label, accept, onFiles, multiple = true }: { label: string; accept: string; onFiles: (files: File[]) => void; multiple?: boolean }) => {
+export const Drop = ({
+  label,
+  accept,
+  onFiles,
+  multiple = true,
+}: {
+  label: string;
+  accept: string;
+  onFiles: (files: File[]) => void;
+  multiple?: boolean;
+}) => {
   const [isOver, setOver] = useState(false);
   return (
+    // biome-ignore lint/a11y/noStaticElementInteractions: what can be dropped here can be chosen by the button within
     <div
       className={`drop${isOver ? " over" : ""}`}
-      onDrop={(event) => { event.preventDefault(); setOver(false); onFiles([...event.dataTransfer.files]); }}
-      onDragOver={(event) => { event.preventDefault(); setOver(true); }} onDragLeave={() => setOver(false)}
+      onDrop={(event) => {
+        event.preventDefault();
+        setOver(false);
+        onFiles([...event.dataTransfer.files]);
+      }}
+      onDragOver={(event) => {
+        event.preventDefault();
+        setOver(true);
+      }}
+      onDragLeave={() => setOver(false)}
     >
-      <label>{label}<input type="file" accept={accept} multiple={multiple} onChange={(event) => { onFiles([...(event.target.files ?? [])]); event.target.value = ""; }} /></label>
+      <label>
+        {label}
+        <input
+          type="file"
+          accept={accept}
+          multiple={multiple}
+          onChange={(event) => {
+            onFiles([...(event.target.files ?? [])]);
+            event.target.value = "";
+          }}
+        />
+      </label>
     </div>
   );
 };

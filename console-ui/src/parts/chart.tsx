@@ -3,39 +3,77 @@ import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { useChosen } from "../settings";
 
-export interface Series { name: string; values: (number | null)[] }
+export interface Series {
+  name: string;
+  values: (number | null)[];
+}
 
 const COLOURS = ["--line-1", "--line-2", "--line-3", "--line-4", "--line-5", "--line-6"];
 
 // Bars over time, stacked. The same numbers stand in the table beside it: the picture adds nothing that cannot be read.
-export const Chart = ({ label, times, series, shown }: { label: string; times: number[]; series: Series[]; shown: (value: number) => string }) => {
+export const Chart = ({
+  label,
+  times,
+  series,
+  shown,
+}: {
+  label: string;
+  times: number[];
+  series: Series[];
+  shown: (value: number) => string;
+}) => {
   const { language, theme } = useChosen();
   const place = useRef<HTMLDivElement>(null);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: colours and numbers change with theme and language
   useEffect(() => {
     const box = place.current;
     if (!box) return undefined;
     const style = getComputedStyle(document.documentElement);
     const colour = (name: string) => style.getPropertyValue(name).trim();
     const stacked: (number | null)[][] = [];
-    series.forEach((one, at) => stacked.push(one.values.map((value, x) => (value ?? 0) + (at ? (stacked[at - 1]?.[x] ?? 0) : 0))));
-    const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } };
+    for (const [at, one] of series.entries())
+      stacked.push(one.values.map((value, x) => (value ?? 0) + (at ? (stacked[at - 1]?.[x] ?? 0) : 0)));
+    const axis = {
+      stroke: colour("--soft"),
+      grid: { stroke: colour("--line"), width: 1 },
+      ticks: { stroke: colour("--line"), width: 1 },
+    };
     const bars = uPlot.paths.bars!({ size: [0.7, 60] });
-    const plot = new uPlot({
-      width: box.clientWidth, height: 220, legend: { show: false }, cursor: { show: false },
-      axes: [axis, { ...axis, size: 80, values: (_, values) => values.map((value) => shown(value)) }],
-      scales: { y: { range: (_, __, most) => [0, (most || 1) * 1.1] } },
-      // Later series lie behind: each bar is drawn to its sum, the first on top.
-      series: [{}, ...series.map((one, at) => ({ label: one.name, fill: colour(COLOURS[at % COLOURS.length]!), paths: bars })).reverse()],
-    }, [times, ...[...stacked].reverse()] as uPlot.AlignedData, box);
+    const plot = new uPlot(
+      {
+        width: box.clientWidth,
+        height: 220,
+        legend: { show: false },
+        cursor: { show: false },
+        axes: [axis, { ...axis, size: 80, values: (_, values) => values.map((value) => shown(value)) }],
+        scales: { y: { range: (_, __, most) => [0, (most || 1) * 1.1] } },
+        // Later series lie behind: each bar is drawn to its sum, the first on top.
+        series: [
+          {},
+          ...series
+            .map((one, at) => ({ label: one.name, fill: colour(COLOURS[at % COLOURS.length]!), paths: bars }))
+            .reverse(),
+        ],
+      },
+      [times, ...[...stacked].reverse()] as uPlot.AlignedData,
+      box,
+    );
     const watch = new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height: 220 }));
     watch.observe(box);
-    return () => { watch.disconnect(); plot.destroy(); };
+    return () => {
+      watch.disconnect();
+      plot.destroy();
+    };
   }, [times, series, shown, language, theme]);
   return (
     <figure className="chart">
       <div ref={place} role="img" aria-label={label} />
       <figcaption className="row">
-        {series.map((one, at) => <span key={one.name} className="soft"><i className={`swatch c${(at % COLOURS.length) + 1}`} /> {one.name}</span>)}
+        {series.map((one, at) => (
+          <span key={one.name} className="soft">
+            <i className={`swatch c${(at % COLOURS.length) + 1}`} /> {one.name}
+          </span>
+        ))}
       </figcaption>
     </figure>
   );

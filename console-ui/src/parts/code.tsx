@@ -10,46 +10,78 @@ import { useEffect, useRef } from "react";
 
 // In the page's own colours, which change with its theme.
 const COLOURS = HighlightStyle.define([
-  { tag: [tags.keyword, tags.bool, tags.null], color: "var(--line-4)" }, { tag: [tags.string, tags.special(tags.string)], color: "var(--good)" }, { tag: tags.number, color: "var(--busy)" },
-  { tag: [tags.comment, tags.meta], color: "var(--soft)" }, { tag: [tags.propertyName, tags.definition(tags.propertyName), tags.function(tags.variableName)], color: "var(--accent)" },
+  { tag: [tags.keyword, tags.bool, tags.null], color: "var(--line-4)" },
+  { tag: [tags.string, tags.special(tags.string)], color: "var(--good)" },
+  { tag: tags.number, color: "var(--busy)" },
+  { tag: [tags.comment, tags.meta], color: "var(--soft)" },
+  {
+    tag: [tags.propertyName, tags.definition(tags.propertyName), tags.function(tags.variableName)],
+    color: "var(--accent)",
+  },
 ]);
 const THEME = {
-  "&": { fontSize: "13px", minHeight: "90px", color: "var(--front)", backgroundColor: "var(--back)" }, "&.cm-focused": { outline: "none" }, ".cm-cursor": { borderLeftColor: "var(--front)" },
-  ".cm-gutters": { backgroundColor: "var(--panel)", color: "var(--soft)", border: "none" }, "&.cm-focused .cm-selectionBackground, .cm-selectionBackground": { background: "var(--mine)" },
+  "&": { fontSize: "13px", minHeight: "90px", color: "var(--front)", backgroundColor: "var(--back)" },
+  "&.cm-focused": { outline: "none" },
+  ".cm-cursor": { borderLeftColor: "var(--front)" },
+  ".cm-gutters": { backgroundColor: "var(--panel)", color: "var(--soft)", border: "none" },
+  "&.cm-focused .cm-selectionBackground, .cm-selectionBackground": { background: "var(--mine)" },
 };
 
 const SPOKEN = { json, python, yaml, text: () => [] };
 
 // Tab leaves the editor, as everywhere on the page.
-export const Code = ({ label, value, onChange, language = "text", isFixed = false }: {
-  label: string; value: string; onChange?: (text: string) => void; language?: keyof typeof SPOKEN; isFixed?: boolean;
+export const Code = ({
+  label,
+  value,
+  onChange,
+  language = "text",
+  isFixed = false,
+}: {
+  label: string;
+  value: string;
+  onChange?: (text: string) => void;
+  language?: keyof typeof SPOKEN;
+  isFixed?: boolean;
 }) => {
   const place = useRef<HTMLDivElement>(null);
   const view = useRef<EditorView | null>(null);
   const told = useRef(onChange);
   told.current = onChange;
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the text is put in below, without making the editor anew
   useEffect(() => {
     // In a tree of its own, where styles are adopted as sheets: the page's policy allows no style elements.
     const root = place.current!.shadowRoot ?? place.current!.attachShadow({ mode: "open" });
     root.replaceChildren();
     const made = new EditorView({
-      root, parent: root,
+      root,
+      parent: root,
       state: EditorState.create({
         doc: value,
         extensions: [
-          lineNumbers(), history(), indentOnInput(), syntaxHighlighting(COLOURS), keymap.of([...defaultKeymap, ...historyKeymap]),
-          SPOKEN[language](), EditorView.lineWrapping, EditorView.contentAttributes.of({ "aria-label": label, ...(isFixed ? { tabindex: "0" } : {}) }),
-          EditorView.theme(THEME), EditorView.editable.of(!isFixed), EditorState.readOnly.of(isFixed),
-          EditorView.updateListener.of((update) => { if (update.docChanged) told.current?.(update.state.doc.toString()); }),
+          lineNumbers(),
+          history(),
+          indentOnInput(),
+          syntaxHighlighting(COLOURS),
+          keymap.of([...defaultKeymap, ...historyKeymap]),
+          SPOKEN[language](),
+          EditorView.lineWrapping,
+          EditorView.contentAttributes.of({ "aria-label": label, ...(isFixed ? { tabindex: "0" } : {}) }),
+          EditorView.theme(THEME),
+          EditorView.editable.of(!isFixed),
+          EditorState.readOnly.of(isFixed),
+          EditorView.updateListener.of((update) => {
+            if (update.docChanged) told.current?.(update.state.doc.toString());
+          }),
         ],
       }),
     });
     view.current = made;
     return () => made.destroy();
-  }, [language, label, isFixed]); // eslint-disable-line
+  }, [language, label, isFixed]);
   useEffect(() => {
     const now = view.current;
-    if (now && now.state.doc.toString() !== value) now.dispatch({ changes: { from: 0, to: now.state.doc.length, insert: value } });
+    if (now && now.state.doc.toString() !== value)
+      now.dispatch({ changes: { from: 0, to: now.state.doc.length, insert: value } });
   }, [value]);
   return <div className="code" ref={place} />;
 };

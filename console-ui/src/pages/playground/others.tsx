@@ -1,5 +1,5 @@
-import { useRef, useState } from "react";
 import { useQuery } from "@tanstack/react-query";
+import { useRef, useState } from "react";
 import { api, asked } from "../../api";
 import { Empty, Field, Pick, useDo } from "../../parts/base";
 import { ModelPick } from "../../parts/models";
@@ -16,14 +16,30 @@ const timed = async <T,>(work: () => Promise<T>) => {
 
 const Took = ({ seconds, tokens }: { seconds: number; tokens?: number | undefined }) => {
   const { t, span, number } = useChosen();
-  return <p className="soft small">{filled(t.allIn, { time: span(seconds) })}{tokens !== undefined && ` · ${number(tokens)} ${t.tokens}`}</p>;
+  return (
+    <p className="soft small">
+      {filled(t.allIn, { time: span(seconds) })}
+      {tokens !== undefined && ` · ${number(tokens)} ${t.tokens}`}
+    </p>
+  );
 };
 
-const lines = (text: string) => text.split("\n").map((one) => one.trim()).filter(Boolean);
+const lines = (text: string) =>
+  text
+    .split("\n")
+    .map((one) => one.trim())
+    .filter(Boolean);
 
 const cosine = (one: number[], other: number[]) => {
-  let dot = 0, a = 0, b = 0;
-  one.forEach((value, at) => { const it = other[at] ?? 0; dot += value * it; a += value * value; b += it * it; });
+  let dot = 0,
+    a = 0,
+    b = 0;
+  one.forEach((value, at) => {
+    const it = other[at] ?? 0;
+    dot += value * it;
+    a += value * value;
+    b += it * it;
+  });
   return dot / (Math.sqrt(a * b) || 1);
 };
 
@@ -32,21 +48,48 @@ export const Embed = () => {
   const [setup, set] = useKept("playground.embed", { model: "default-text-embedding", text: t.embedExample });
   const texts = lines(setup.text);
   const body = { model: setup.model, input: texts };
-  const go = useDo(() => timed(() => api.post<{ data: { embedding: number[] }[]; usage: { prompt_tokens: number } }>("/v1/embeddings", "POST", body)));
+  const go = useDo(() =>
+    timed(() =>
+      api.post<{ data: { embedding: number[] }[]; usage: { prompt_tokens: number } }>("/v1/embeddings", "POST", body),
+    ),
+  );
   const found = go.data?.value.data.map((one) => one.embedding);
   return (
     <>
-      <form className="form" onSubmit={(event) => { event.preventDefault(); void go.run(); }}>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void go.run();
+        }}
+      >
         <ModelPick type="text-embedding" value={setup.model} onChange={(model) => set((now) => ({ ...now, model }))} />
-        <Field label={t.textsToCompare} help={t.oneALine}><textarea rows={5} value={setup.text} onChange={(event) => set((now) => ({ ...now, text: event.target.value }))} /></Field>
-        <button className="primary" type="submit" disabled={go.isBusy || texts.length === 0}>{t.compare}</button>
+        <Field label={t.textsToCompare} help={t.oneALine}>
+          <textarea
+            rows={5}
+            value={setup.text}
+            onChange={(event) => set((now) => ({ ...now, text: event.target.value }))}
+          />
+        </Field>
+        <button className="primary" type="submit" disabled={go.isBusy || texts.length === 0}>
+          {t.compare}
+        </button>
       </form>
       {found && (
         <>
-          <Table caption={t.likeness} rows={found.map((_, at) => at)} id={String} columns={[
-            { title: filled(t.dimensions, { count: found[0]?.length ?? 0 }), cell: (at) => texts[at] },
-            ...found.map((_, other) => ({ title: String(other + 1), isNumber: true, cell: (at: number) => number(cosine(found[at]!, found[other]!), 3) })),
-          ]} />
+          <Table
+            caption={t.likeness}
+            rows={found.map((_, at) => at)}
+            id={String}
+            columns={[
+              { title: filled(t.dimensions, { count: found[0]?.length ?? 0 }), cell: (at) => texts[at] },
+              ...found.map((_, other) => ({
+                title: String(other + 1),
+                isNumber: true,
+                cell: (at: number) => number(cosine(found[at]!, found[other]!), 3),
+              })),
+            ]}
+          />
           <Took seconds={go.data!.seconds} tokens={go.data!.value.usage.prompt_tokens} />
         </>
       )}
@@ -57,23 +100,55 @@ export const Embed = () => {
 
 export const Rerank = () => {
   const { t, number } = useChosen();
-  const [setup, set] = useKept("playground.rerank", { model: "default-rerank", query: t.rerankQuery, text: t.rerankExample });
+  const [setup, set] = useKept("playground.rerank", {
+    model: "default-rerank",
+    query: t.rerankQuery,
+    text: t.rerankExample,
+  });
   const documents = lines(setup.text);
   const body = { model: setup.model, query: setup.query, documents };
-  const go = useDo(() => timed(() => api.post<{ results: { index: number; relevance_score: number }[] }>("/v1/rerank", "POST", body)));
+  const go = useDo(() =>
+    timed(() => api.post<{ results: { index: number; relevance_score: number }[] }>("/v1/rerank", "POST", body)),
+  );
   return (
     <>
-      <form className="form" onSubmit={(event) => { event.preventDefault(); void go.run(); }}>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void go.run();
+        }}
+      >
         <ModelPick type="rerank" value={setup.model} onChange={(model) => set((now) => ({ ...now, model }))} />
-        <Field label={t.question}><input value={setup.query} required onChange={(event) => set((now) => ({ ...now, query: event.target.value }))} /></Field>
-        <Field label={t.documents} help={t.oneALine}><textarea rows={5} value={setup.text} onChange={(event) => set((now) => ({ ...now, text: event.target.value }))} /></Field>
-        <button className="primary" type="submit" disabled={go.isBusy || !documents.length}>{t.sort}</button>
+        <Field label={t.question}>
+          <input
+            value={setup.query}
+            required
+            onChange={(event) => set((now) => ({ ...now, query: event.target.value }))}
+          />
+        </Field>
+        <Field label={t.documents} help={t.oneALine}>
+          <textarea
+            rows={5}
+            value={setup.text}
+            onChange={(event) => set((now) => ({ ...now, text: event.target.value }))}
+          />
+        </Field>
+        <button className="primary" type="submit" disabled={go.isBusy || !documents.length}>
+          {t.sort}
+        </button>
       </form>
       {go.data && (
         <>
-          <Table caption={t.sorted} rows={go.data.value.results} id={(one) => String(one.index)} columns={[
-            { title: t.document, cell: (one) => documents[one.index] }, { title: t.score, cell: (one) => number(one.relevance_score, 4), isNumber: true },
-          ]} />
+          <Table
+            caption={t.sorted}
+            rows={go.data.value.results}
+            id={(one) => String(one.index)}
+            columns={[
+              { title: t.document, cell: (one) => documents[one.index] },
+              { title: t.score, cell: (one) => number(one.relevance_score, 4), isNumber: true },
+            ]}
+          />
           <Took seconds={go.data.seconds} />
         </>
       )}
@@ -87,21 +162,63 @@ export const Moderate = () => {
   const [setup, set] = useKept("playground.moderate", { model: "default-moderation", text: t.moderateExample });
   const texts = lines(setup.text);
   const body = { model: setup.model, input: texts };
-  const go = useDo(() => timed(() => api.post<{ results: { flagged: boolean; category_scores: Record<string, number> }[] }>("/v1/moderations", "POST", body)));
+  const go = useDo(() =>
+    timed(() =>
+      api.post<{ results: { flagged: boolean; category_scores: Record<string, number> }[] }>(
+        "/v1/moderations",
+        "POST",
+        body,
+      ),
+    ),
+  );
   return (
     <>
-      <form className="form" onSubmit={(event) => { event.preventDefault(); void go.run(); }}>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void go.run();
+        }}
+      >
         <ModelPick type="moderation" value={setup.model} onChange={(model) => set((now) => ({ ...now, model }))} />
-        <Field label={t.texts} help={t.oneALine}><textarea rows={4} value={setup.text} onChange={(event) => set((now) => ({ ...now, text: event.target.value }))} /></Field>
-        <button className="primary" type="submit" disabled={go.isBusy || !texts.length}>{t.moderate}</button>
+        <Field label={t.texts} help={t.oneALine}>
+          <textarea
+            rows={4}
+            value={setup.text}
+            onChange={(event) => set((now) => ({ ...now, text: event.target.value }))}
+          />
+        </Field>
+        <button className="primary" type="submit" disabled={go.isBusy || !texts.length}>
+          {t.moderate}
+        </button>
       </form>
       {go.data && (
         <>
-          <Table caption={t.verdicts} rows={go.data.value.results.map((one, at) => ({ ...one, at }))} id={(one) => String(one.at)} columns={[
-            { title: t.text, cell: (one) => texts[one.at] },
-            { title: t.verdict, cell: (one) => <span className={`status ${one.flagged ? "bad" : "good"}`}>{one.flagged ? t.flagged : t.notFlagged}</span> },
-            { title: t.highest, cell: (one) => Object.entries(one.category_scores).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([name, score]) => `${name} ${number(score, 3)}`).join(", ") },
-          ]} />
+          <Table
+            caption={t.verdicts}
+            rows={go.data.value.results.map((one, at) => ({ ...one, at }))}
+            id={(one) => String(one.at)}
+            columns={[
+              { title: t.text, cell: (one) => texts[one.at] },
+              {
+                title: t.verdict,
+                cell: (one) => (
+                  <span className={`status ${one.flagged ? "bad" : "good"}`}>
+                    {one.flagged ? t.flagged : t.notFlagged}
+                  </span>
+                ),
+              },
+              {
+                title: t.highest,
+                cell: (one) =>
+                  Object.entries(one.category_scores)
+                    .sort((a, b) => b[1] - a[1])
+                    .slice(0, 3)
+                    .map(([name, score]) => `${name} ${number(score, 3)}`)
+                    .join(", "),
+              },
+            ]}
+          />
           <Took seconds={go.data.seconds} />
         </>
       )}
@@ -113,22 +230,57 @@ export const Moderate = () => {
 export const Speak = () => {
   const { t } = useChosen();
   const [setup, set] = useKept("playground.speak", { model: "default-tts", voice: "default", text: t.speakExample });
-  const models = useQuery({ queryKey: ["catalogue", "tts"], queryFn: () => api.catalogue({ type: "tts", ready: true }), staleTime: 30_000 });
+  const models = useQuery({
+    queryKey: ["catalogue", "tts"],
+    queryFn: () => api.catalogue({ type: "tts", ready: true }),
+    staleTime: 30_000,
+  });
   const voices = (models.data?.find((one) => one.id === setup.model) ?? models.data?.[0])?.voices ?? [];
   const body = { model: setup.model, voice: setup.voice, input: setup.text, response_format: "wav" };
-  const go = useDo(() => timed(async () => {
-    const answer = await asked("/v1/audio/speech", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-    return URL.createObjectURL(await answer.blob());
-  }));
+  const go = useDo(() =>
+    timed(async () => {
+      const answer = await asked("/v1/audio/speech", {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify(body),
+      });
+      return URL.createObjectURL(await answer.blob());
+    }),
+  );
   return (
     <>
-      <form className="form" onSubmit={(event) => { event.preventDefault(); void go.run(); }}>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void go.run();
+        }}
+      >
         <ModelPick type="tts" value={setup.model} onChange={(model) => set((now) => ({ ...now, model }))} />
-        <Pick label={t.voice} value={setup.voice} onChange={(voice) => set((now) => ({ ...now, voice }))} options={["default", ...voices]} />
-        <Field label={t.text}><textarea rows={3} value={setup.text} required onChange={(event) => set((now) => ({ ...now, text: event.target.value }))} /></Field>
-        <button className="primary" type="submit" disabled={go.isBusy}>{t.speak}</button>
+        <Pick
+          label={t.voice}
+          value={setup.voice}
+          onChange={(voice) => set((now) => ({ ...now, voice }))}
+          options={["default", ...voices]}
+        />
+        <Field label={t.text}>
+          <textarea
+            rows={3}
+            value={setup.text}
+            required
+            onChange={(event) => set((now) => ({ ...now, text: event.target.value }))}
+          />
+        </Field>
+        <button className="primary" type="submit" disabled={go.isBusy}>
+          {t.speak}
+        </button>
       </form>
-      {go.data && <><audio controls src={go.data.value} aria-label={t.spoken} /><Took seconds={go.data.seconds} /></>}
+      {go.data && (
+        <>
+          <audio controls src={go.data.value} aria-label={t.spoken} />
+          <Took seconds={go.data.seconds} />
+        </>
+      )}
       <Samples path="/v1/audio/speech" body={body} />
     </>
   );
@@ -140,20 +292,27 @@ export const Transcribe = () => {
   const [file, setFile] = useState<File | null>(null);
   const [isRecording, setRecording] = useState(false);
   const recorder = useRef<MediaRecorder | null>(null);
-  const go = useDo((audio: File) => timed(async () => {
-    const form = new FormData();
-    form.append("file", audio);
-    form.append("model", model);
-    return (await (await asked("/v1/audio/transcriptions", { method: "POST", body: form })).json() as { text: string }).text;
-  }));
+  const go = useDo((audio: File) =>
+    timed(async () => {
+      const form = new FormData();
+      form.append("file", audio);
+      form.append("model", model);
+      return (
+        (await (await asked("/v1/audio/transcriptions", { method: "POST", body: form })).json()) as { text: string }
+      ).text;
+    }),
+  );
   const record = useDo(async () => {
     if (isRecording) return recorder.current?.stop();
-    const stream = await navigator.mediaDevices.getUserMedia({ audio: true }).catch(() => { throw new Error(t.noMicrophone); });
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: true }).catch(() => {
+      throw new Error(t.noMicrophone);
+    });
     const pieces: Blob[] = [];
-    const made = (recorder.current = new MediaRecorder(stream));
+    const made = new MediaRecorder(stream);
+    recorder.current = made;
     made.ondataavailable = (event) => pieces.push(event.data);
     made.onstop = () => {
-      stream.getTracks().forEach((one) => one.stop());
+      for (const one of stream.getTracks()) one.stop();
       setRecording(false);
       setFile(new File(pieces, "recording.webm", { type: made.mimeType }));
     };
@@ -162,16 +321,39 @@ export const Transcribe = () => {
   });
   return (
     <>
-      <form className="form" onSubmit={(event) => { event.preventDefault(); if (file) void go.run(file); }}>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          if (file) void go.run(file);
+        }}
+      >
         <ModelPick type="speech2text" value={model} onChange={setModel} />
-        <Field label={t.audioFile}><input type="file" accept="audio/*,video/webm" onChange={(event) => setFile(event.target.files?.[0] ?? null)} /></Field>
+        <Field label={t.audioFile}>
+          <input
+            type="file"
+            accept="audio/*,video/webm"
+            onChange={(event) => setFile(event.target.files?.[0] ?? null)}
+          />
+        </Field>
         <div className="row">
-          <button type="button" aria-pressed={isRecording} onClick={() => void record.run()}>{isRecording ? t.stopRecording : t.record}</button>
+          <button type="button" aria-pressed={isRecording} onClick={() => void record.run()}>
+            {isRecording ? t.stopRecording : t.record}
+          </button>
           {file && <span className="soft">{file.name}</span>}
-          <button className="primary" type="submit" disabled={!file || go.isBusy}>{t.transcribe}</button>
+          <button className="primary" type="submit" disabled={!file || go.isBusy}>
+            {t.transcribe}
+          </button>
         </div>
       </form>
-      {go.data ? <><blockquote>{go.data.value || t.nothingHeard}</blockquote><Took seconds={go.data.seconds} /></> : <Empty title={t.transcribeHint} />}
+      {go.data ? (
+        <>
+          <blockquote>{go.data.value || t.nothingHeard}</blockquote>
+          <Took seconds={go.data.seconds} />
+        </>
+      ) : (
+        <Empty title={t.transcribeHint} />
+      )}
     </>
   );
 };
