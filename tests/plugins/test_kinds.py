@@ -349,6 +349,61 @@ def test_a_datasource_lists_pages_and_gives_their_text(plugged: Plug):
     assert said[0]["message"]["variable_value"] == "Read a book."
 
 
+def test_an_event_begins_the_apps_that_wait_for_it(plugged: Plug):
+    one = plugged()
+    one.install("pulse")
+
+    def listening(name: str, **data: Any) -> str:
+        node = {"id": "event", "type": "trigger-plugin", "title": "event", "provider_id": "modelyard/pulse/pulse",
+                "event_name": "beat", **data}  # fmt: skip
+        end = {"id": "end", "type": "end", "title": "end",
+               "outputs": [{"variable": "beat", "value_selector": ["event", "beat"]}]}  # fmt: skip
+        graph = {
+            "nodes": [{"id": each["id"], "data": each} for each in (node, end)],
+            "edges": [{"source": "event", "target": "end"}],
+        }
+        file = {"app": {"name": name, "mode": "workflow"}, "kind": "app", "workflow": {"graph": graph}}
+        return client.post("/admin/v1/apps", json={"file": json.dumps(file)}).json()["id"]
+
+    def beats(app: str) -> list[Any]:
+        runs = client.get(f"/admin/v1/apps/{app}/runs").json()["data"]
+        return [one.do(one.yard.workflow_parts.runs.ended("default", run["id"])).outputs["beat"] for run in runs]
+
+    with httpx.Client(base_url=one.running.origin, timeout=60) as client:
+        parts = client.get("/admin/v1/node-parts").json()
+        assert [(each["provider"], each["name"]) for each in parts["events"]] == [("modelyard/pulse/pulse", "beat")]
+        assert [each["name"] for each in parts["events"][0]["parameters"]] == ["at_least"]
+        (provider,) = parts["trigger_providers"]
+        assert [[each["name"] for each in provider[part]] for part in ("parameters", "credentials")] == [
+            ["room"], ["token"],
+        ]  # fmt: skip
+        body = {"plugin": "modelyard/pulse", "name": "ward", "parameters": {"room": "7"}, "credentials": {"token": "a"}}
+        made = client.post("/admin/v1/subscriptions", json=body).json()
+        other = client.post("/admin/v1/subscriptions", json={**body, "name": "hall"}).json()
+        assert "token" not in json.dumps(client.get("/admin/v1/subscriptions").json())
+        every = listening("every")
+        high = listening("high", event_parameters={"at_least": {"type": "constant", "value": 100}})
+        ward = listening("ward", subscription_id=made["id"])
+        listening("others", event_name="sneeze")
+        for row, beat in ((made, 72), (other, 130)):
+            assert client.post(row["address"], json={"beat": beat}).status_code == 202
+        assert [sorted(beats(app)) for app in (every, high, ward)] == [[72, 130], [130], [72]]
+        client.patch(f"/admin/v1/apps/{every}", json={"is_enabled": False})
+        assert client.post(made["address"], json={"beat": 80}).status_code == 202
+        assert sorted(beats(every)) == [72, 130]
+        refused = client.post(
+            "/admin/v1/subscriptions", json={**body, "name": "bad", "credentials": {"token": "wrong"}}
+        )
+        assert (refused.status_code, "this token is refused" in refused.text) == (502, True)
+        assert client.delete(f"/admin/v1/subscriptions/{other['id']}").json()["deleted"] is True
+        assert client.post(other["address"], json={"beat": 1}).status_code == 404
+        assert client.delete(f"/admin/v1/subscriptions/{other['id']}").status_code == 404
+    day = one.yard.clock.time() + 86_400
+    assert (one.do(one.plugins.renew_subscriptions(day - 3600)), one.do(one.plugins.renew_subscriptions(day + 60))) == (
+        0, 1,
+    )  # fmt: skip
+
+
 def test_a_trigger_hears_of_events_and_leaves_some_out(plugged: Plug):
     one = plugged()
     one.install("pulse")

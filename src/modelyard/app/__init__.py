@@ -227,7 +227,12 @@ class Modelyard:
         """Have it told of what trigger plugins report: (tenant, subscription, event, variables)."""
         self._trigger_listeners.append(listener)
 
-    async def triggered(self, tenant: str, subscription: str, event: str, variables: dict[str, Any]) -> None:
+    @property
+    def trigger_listener(self) -> TriggerListener | None:
+        """Who is told of what trigger plugins report, beside the apps that begin with it; None where nobody is."""
+        return self._triggered if self._trigger_listeners else None
+
+    async def _triggered(self, tenant: str, subscription: str, event: str, variables: dict[str, Any]) -> None:
         fields = {"tenant": tenant, "subscription": subscription, "event": event}
         logger.info("a trigger fired", extra={"fields": fields})
         for listener in self._trigger_listeners:

@@ -40,6 +40,7 @@ class Upkeep:
         self.every(_REFRESH_SECONDS, self._refresh)
         self.every(_RECOVER_SECONDS, self._recover)
         self.every(_TIDY_SECONDS, self._tidy)
+        self.every(_TIDY_SECONDS, self._renew)
         self._tasks.append(asyncio.create_task(self._listen()))
         self._yard.workflow_parts.begin()
         self._yard.knowledge.begin()
@@ -120,6 +121,9 @@ class Upkeep:
             yard.ledger.forget(now - telemetry.usage_days * _DAY)
         yard.resources.forget(now - 7 * _DAY)
         await asyncio.to_thread(yard.plugins.host.collect, older_than=7 * _DAY)
+
+    async def _renew(self) -> None:
+        await self._yard.plugins.renew_subscriptions(self._yard.clock.time() + 2 * _TIDY_SECONDS)
 
     # settings
 

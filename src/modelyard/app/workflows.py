@@ -30,6 +30,7 @@ from modelyard.workflow.services import (
     mappings_of,
 )
 from modelyard.workflow.sources import TenantSources
+from modelyard.workflow.triggers import Triggers
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
@@ -65,6 +66,10 @@ class WorkflowParts:
         self.pipelines = Pipelines(
             self.apps, self.runs, lambda: yard.knowledge.datasets, self.sources, self.files, yard.clock.time
         )
+        self.triggers = Triggers(
+            self.apps, self.chats, yard.directory, catch_up=lambda: yard.settings.workflows.catch_up_seconds,
+            now=yard.clock.time,
+        )  # fmt: skip
         yard.plugin_parts.use(calls.tool, calls.app)
         yard.on_reload(self._reload)
 
@@ -120,6 +125,7 @@ class WorkflowParts:
     def begin(self) -> None:
         """Take up what was left, on the running loop."""
         self.runs.begin_upkeep()
+        self._yard.upkeep.every(1.0, self.triggers.tick)
         if self._yard.settings.workflows.keep_days:
             self._yard.upkeep.every(3600.0, self._tidy)
 

@@ -178,6 +178,8 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Runs in one process."""
     keep_days: float = 30.0
     """How long runs that ended are kept; 0 for ever."""
+    catch_up_seconds: float = 3600.0
+    """A schedule's last time that passed while no server was up is made up for where it is no older; 0 for never."""
     code: bool = True
     """Whether code nodes and templates that need it run at all; they run in the jail alone."""
     code_seconds: float = 30.0

@@ -540,6 +540,44 @@ def page(ctx: click.Context, name: str, off: bool, origins: tuple[str, ...], ten
 
 @app.command()
 @click.argument("name")
+@tenant_option
+@json_option
+@click.pass_context
+def triggers(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
+    """What begins runs of the app NAME without a caller: webhooks' addresses, times, events."""
+    from modelyard.gateway.service_parts import WEBHOOK
+    from modelyard.workflow.trigger_nodes import next_times
+
+    async def work(yard: Any) -> Any:
+        stored = yard.apps.find(tenant, name).stored
+        return [
+            {"node": one.title, "type": one.type, "cron": one.cron, "timezone": one.timezone,
+             "next": next_times(one, yard.clock.time()) if one.type == "schedule" else [],
+             "address": f"{yard.origin}{WEBHOOK}{stored.webhooks.get(one.node, '')}" if one.type == "webhook" else "",
+             "provider": one.provider, "event": one.event}
+            for one in stored.triggers
+        ]  # fmt: skip
+
+    shown = run_with_yard(ctx, work)
+    if as_json:
+        print_json(shown)
+        return
+    for one in shown:
+        match one["type"]:
+            case "webhook":
+                said = one["address"]
+            case "schedule":
+                times = ", ".join(time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in one["next"])
+                said = f"{one['cron']} ({one['timezone']}), next {times} of this machine's time"
+            case _:
+                said = f"{one['event']} of {one['provider']}"
+        click.echo(f"{one['node']}: {said}")
+    if not shown:
+        note(f"nothing of what is published of {name} begins runs by itself")
+
+
+@app.command()
+@click.argument("name")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 @tenant_option
 @json_option

@@ -424,10 +424,98 @@ class FileProblem(Shape, frozen=True, kw_only=True):
     field: str = ""
 
 
+class ScheduleTimes(Shape, frozen=True, kw_only=True):
+    node: str
+    cron: str
+    timezone: str
+    next: list[float]
+    """Its next times."""
+
+
 class FileCheck(Shape, frozen=True, kw_only=True):
     problems: list[FileProblem]
     warnings: list[FileProblem]
     needs: list[str]
+    schedules: list[ScheduleTimes]
+
+
+class TriggerShown(Shape, frozen=True, kw_only=True):
+    """A node that begins runs of its app by itself."""
+
+    node: str
+    title: str
+    type: str
+    """webhook, schedule, plugin."""
+    is_live: bool
+    """Whether it is published as it stands here."""
+    method: str = ""
+    address: str = ""
+    """What calls a webhook calls."""
+    draft_address: str = ""
+    """The same for what is not published yet."""
+    cron: str = ""
+    timezone: str = ""
+    next: list[float] = []
+    provider: str = ""
+    event: str = ""
+    subscription: str = ""
+
+
+class PartOption(Shape, frozen=True, kw_only=True):
+    value: str
+    label: I18nObject
+
+
+class PartParameter(Shape, frozen=True, kw_only=True):
+    name: str
+    type: str
+    label: I18nObject
+    help: I18nObject | None
+    required: bool
+    default: Any
+    min: float | None
+    max: float | None
+    options: list[PartOption]
+
+
+class PartShown(Shape, frozen=True, kw_only=True):
+    """An event, a strategy or a datasource: what a node of a workflow can name."""
+
+    provider: str
+    """`author/plugin/provider`; empty for what comes with the server."""
+    plugin: str
+    name: str
+    label: I18nObject
+    kind: str = ""
+    """Of a datasource: local_file, online_document, website_crawl or online_drive."""
+    parameters: list[PartParameter]
+
+
+class TriggerProviderShown(Shape, frozen=True, kw_only=True):
+    """Whose events can be subscribed to, and what that takes."""
+
+    provider: str
+    plugin: str
+    label: I18nObject
+    parameters: list[PartParameter]
+    credentials: list[PartParameter]
+
+
+class NodeParts(Shape, frozen=True, kw_only=True):
+    events: list[PartShown]
+    strategies: list[PartShown]
+    datasources: list[PartShown]
+    trigger_providers: list[TriggerProviderShown]
+
+
+class SubscriptionShown(Shape, frozen=True, kw_only=True):
+    id: str
+    name: str
+    plugin: str
+    provider: str
+    """`author/plugin/provider`."""
+    address: str
+    """What the provider calls."""
 
 
 class InputForm(Shape, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """Forms with files in them, as browsers and clients upload them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from python_multipart import MultipartParser
@@ -14,15 +14,23 @@ _MAX_FIELD = 1 << 20
 _MAX_BOUNDARY = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    filename: str
+    data: bytes
+
+
 @dataclass(slots=True)
 class Form:
     fields: dict[str, str]
     file: bytes | None = None
     filename: str = ""
+    files: dict[str, Upload] = field(default_factory=dict[str, Upload])
+    """Where no field is the one for a file: all parts that have a file's name."""
 
 
-def parse_form(content_type: str, body: bytes, *, wanted: str, file: str = "file") -> Form:
-    """A multipart form with one file in it, in the field `file`.
+def parse_form(content_type: str, body: bytes, *, wanted: str, file: str | None = "file") -> Form:
+    """A multipart form with one file in it, in the field `file`; with None, with files in any of its fields.
 
     Raises InvokeBadRequestError, which says what is wanted, where it is none, or has too many parts.
     """
@@ -45,7 +53,7 @@ def parse_form(content_type: str, body: bytes, *, wanted: str, file: str = "file
 class _FormReader:
     """Gathers the parts of a form as the parser finds them."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str | None) -> None:
         self.form = Form({})
         self._file = file
         self.is_whole = False
@@ -82,9 +90,11 @@ class _FormReader:
     def on_part_end(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
+        filename = options.get(b"filename", b"").decode("utf-8", "replace")
         if name == self._file:
-            self.form.file = bytes(self._data)
-            self.form.filename = options.get(b"filename", b"").decode("utf-8", "replace")
+            self.form.file, self.form.filename = bytes(self._data), filename
+        elif self._file is None and name and filename:
+            self.form.files[name] = Upload(filename, bytes(self._data))
         elif len(self._data) > _MAX_FIELD:
             raise InvokeBadRequestError(f"field {name[:40]!r} of the form is longer than {_MAX_FIELD:,} bytes")
         elif name:

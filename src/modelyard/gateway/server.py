@@ -41,6 +41,7 @@ from modelyard.gateway.routes import (
     metrics,
     models,
     moderations,
+    node_parts,
     oauth,
     oidc,
     plugin_daemon,
@@ -50,9 +51,10 @@ from modelyard.gateway.routes import (
     service,
     splitting,
     tools,
+    webhooks,
 )
 from modelyard.gateway.routes.apps import AppsRoute
-from modelyard.gateway.service_parts import ServiceParts
+from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT, ServiceParts
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.accounts import Accounts
@@ -71,6 +73,8 @@ from modelyard.storage.files import FileStore
 from modelyard.tools.manager import ToolManager
 from modelyard.tools.mcp.server import McpServer
 from modelyard.tools.providers import ToolProviders
+from modelyard.workflow.services import TenantFiles
+from modelyard.workflow.triggers import Triggers
 
 logger = logging.getLogger("modelyard.gateway")
 
@@ -112,8 +116,12 @@ class Parts:
     is_plugin_interface_open: bool = False
     origin: Callable[[], str] = lambda: ""
     """Where this server is reached, as `http://127.0.0.1:8790`."""
-    on_event: Callable[[str, str, str, JSON], Awaitable[None]]
-    """Is told of a trigger's events: (tenant, subscription, event, variables)."""
+    triggers: Triggers
+    """What begins runs without a caller."""
+    files_of: Callable[[str, str], TenantFiles]
+    """(tenant, user) → the files that runs of theirs work with."""
+    on_event: Callable[[], Callable[[str, str, str, JSON], Awaitable[None]] | None]
+    """Who else is told of a trigger plugin's events, as (tenant, subscription, event, variables)."""
     others: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()
     """What the server's other processes counted."""
     tools: ToolManager
@@ -208,6 +216,7 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     manage = parts.manage
     called, providers = calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
     weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
+    subscribed = node_parts.SubscriptionsRoute(parts.plugins, parts.origin)
     runs = {verb: (Role.ADMIN, app_runs.RunsRoute(parts.service)) for verb in ("GET", "POST")}
     prefix = admin_calls.PREFIX
     found |= {
@@ -223,6 +232,9 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
         f"{prefix}plugins": {"GET": (Role.ADMIN, plugins), "POST": (Role.ADMIN, plugins)},
         f"{prefix}plugins/": dict.fromkeys(("GET", "POST", "PATCH", "DELETE"), (Role.ADMIN, plugins)),
         f"{prefix}market": {"GET": (Role.ADMIN, installed_plugins.MarketRoute(parts.plugins))},
+        f"{prefix}node-parts": {"GET": (Role.DEVELOPER, node_parts.NodePartsRoute(parts.plugins))},
+        f"{prefix}subscriptions": {"GET": (Role.ADMIN, subscribed), "POST": (Role.ADMIN, subscribed)},
+        f"{prefix}subscriptions/": {"DELETE": (Role.ADMIN, subscribed)},
         f"{prefix}nodes": {"GET": (Role.DEVELOPER, app_runs.NodesRoute())},
         f"{prefix}runs/": runs,
         f"{prefix}split": {"POST": (Role.DEVELOPER, splitting.SplitRoute(parts.datasets))},
@@ -258,13 +270,16 @@ def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Ro
     """These see for themselves who is admitted: by a key of their own, or by what the address holds."""
     daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.origin)
     endpoint = hooks.EndpointRoute(parts.plugins, parts.origin)
-    trigger = hooks.TriggerRoute(parts.plugins, parts.on_event)
+    trigger = hooks.TriggerRoute(parts.plugins, parts.triggers, parts.on_event)
+    webhook = webhooks.WebhookRoute(parts.triggers, parts.service.runs, parts.files_of)
     file = hooks.FileRoute(parts.files)
     browser = oauth.BrowserRoute(parts.plugins.credentials, parts.origin)
     return {
         plugin_daemon.PREFIX: {"GET": (None, daemon), "POST": (None, daemon)},
         "/e/": dict.fromkeys(hooks.VERBS, (None, endpoint)),
         "/t/": dict.fromkeys(hooks.VERBS, (None, trigger)),
+        WEBHOOK: dict.fromkeys(webhooks.VERBS, (None, webhook)),
+        WEBHOOK_OF_DRAFT: dict.fromkeys(webhooks.VERBS, (None, webhook)),
         "/files/": {"GET": (None, file), "POST": (None, file)},
         oauth.BEGIN: {"GET": (None, browser)},
         oauth.BACK: {"GET": (None, browser)},

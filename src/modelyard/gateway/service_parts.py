@@ -16,6 +16,10 @@ from modelyard.workflow.features import Features
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.runs import Runs
 
+WEBHOOK = "/triggers/webhook/"
+"""Below it, what begins runs of published apps."""
+WEBHOOK_OF_DRAFT = "/triggers/webhook-debug/"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceParts:

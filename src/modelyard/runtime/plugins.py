@@ -611,6 +611,10 @@ class Plugins:
             raise
         return row
 
+    def subscriptions(self, tenant: str) -> list[tuple[str, str, Subscription]]:
+        """(id, name, subscription) of all that a tenant has."""
+        return [(known.id, known.name, value) for known, value in self._directory.of(tenant, Subscription)]
+
     async def unsubscribe(self, tenant: str, id: str) -> None:  # noqa: A002
         """Raises NotFoundError; the provider's refusal is said in the log, and the webhook is gone all the same."""
         value = self._directory.one(tenant, Subscription, id)
@@ -624,6 +628,25 @@ class Plugins:
             fields = {"subscription": id, "error": str(error)}
             logger.warning("a provider was not told that nobody listens any more", extra={"fields": fields})
         await self.remove(tenant, Subscription.kind, id)
+
+    async def renew_subscriptions(self, until: float) -> int:
+        """Have those made anew that end before then; how many. A provider that refuses is said in the log."""
+        count = 0
+        for tenant, known, value in list(self._directory.everywhere(Subscription)):
+            kept = self.secret(tenant, Subscription.kind, known.id, value.secret)
+            ends = (kept.get("subscription") or {}).get("expires_at") or -1
+            if not 0 < ends < until:
+                continue
+            try:
+                data = {"provider": value.provider, **kept}
+                said = await self.one(tenant, value.plugin, "trigger", "refresh_trigger", data)
+                fresh = {**kept, "subscription": {**kept["subscription"], **(said.get("subscription") or {})}}
+                await self.keep_secret(tenant, Subscription.kind, known.name, fresh, value, id=known.id)
+                count += 1
+            except ModelyardError as error:
+                fields = {"subscription": known.id, "error": str(error)}
+                logger.warning("a subscription could not be made anew", extra={"fields": fields})
+        return count
 
     # plugins in debug
 

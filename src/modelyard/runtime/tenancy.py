@@ -220,6 +220,24 @@ class ChatPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whose pages may show it in a frame: `https://shop.example`, or `*` for all; empty for none."""
 
 
+class AppTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A node of a published app that begins runs of it without a caller."""
+
+    node: str
+    """Its id."""
+    title: str
+    type: str
+    """`webhook`, `schedule` or `plugin`."""
+    cron: str = ""
+    timezone: str = ""
+    provider: str = ""
+    """`author/plugin/provider`, or the end of that."""
+    event: str = ""
+    subscription: str = ""
+    """Its id; empty for all of the provider."""
+    parameters: dict[str, Any] = {}
+
+
 class StoredApp(msgspec.Struct, frozen=True, kw_only=True):
     """An app that was imported; its file is kept by what it says."""
 
@@ -232,6 +250,10 @@ class StoredApp(msgspec.Struct, frozen=True, kw_only=True):
     versions: list[AppVersion] = []
     """All that were published, the newest last."""
     page: ChatPage = ChatPage()
+    triggers: list[AppTrigger] = []
+    """Of the version that is published."""
+    webhooks: dict[str, str] = {}
+    """Webhook node → what names it in its address; of what is published, and of the draft."""
     description: str = ""
     icon: str = ""
     mapping: dict[str, dict[str, str]] = {}

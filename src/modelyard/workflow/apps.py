@@ -18,6 +18,7 @@ from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
 from modelyard.workflow.dsl import App, AppMapping, dump, loads
 from modelyard.workflow.journal import DatabaseJournal
+from modelyard.workflow.trigger_nodes import triggers_of, webhooks_of
 
 _MOST_PARSED = 128
 _MOST_VERSIONS = 200
@@ -78,8 +79,9 @@ class Apps:
             icon=app.icon if len(app.icon) < 200 else "",
             mapping=msgspec.to_builtins(mapping) if mapping is not None else before.mapping,
         )  # fmt: skip
+        stored = msgspec.structs.replace(stored, webhooks=webhooks_of(app, stored.triggers, stored.webhooks))
         if publishes:
-            stored = self._published(stored, "", note)
+            stored = self._published(stored, app, "", note)
         if known is not None:
             return await self._keep(known, stored), app, True
         body = msgspec.json.encode(stored).decode()
@@ -96,11 +98,15 @@ class Apps:
 
     # versions
 
-    def _published(self, stored: StoredApp, name: str, note: str) -> StoredApp:
+    def _published(self, stored: StoredApp, draft: App, name: str, note: str) -> StoredApp:
         """With its draft in the place of what was published."""
         version = AppVersion(digest=stored.draft, at=self._now(), name=name[:100], note=note[:1000])
         versions = [one for one in stored.versions if one.digest != stored.draft][1 - _MOST_VERSIONS :]
-        return msgspec.structs.replace(stored, digest=stored.draft, draft="", versions=[*versions, version])
+        triggers = triggers_of(draft)
+        return msgspec.structs.replace(
+            stored, digest=stored.draft, draft="", versions=[*versions, version], triggers=triggers,
+            webhooks=webhooks_of(draft, triggers, stored.webhooks),
+        )  # fmt: skip
 
     async def publish(self, found: FoundApp, *, name: str = "", note: str = "") -> FoundApp:
         """Callers get the draft from now on; runs that have begun go on with what they began with.
@@ -109,13 +115,15 @@ class Apps:
         """
         if not found.stored.draft:
             raise InvokeBadRequestError(f"app {found.name!r} has no draft: all of it is published")
-        return await self._keep(found, self._published(found.stored, name, note))
+        return await self._keep(found, self._published(found.stored, await self.draft(found), name, note))
 
     async def restore(self, found: FoundApp, version: str) -> FoundApp:
         """What was published once is the draft again. `version`: its digest's beginning, or its name."""
         one = self.version(found, version)
         draft = "" if one.digest == found.stored.digest else one.digest
-        return await self._keep(found, msgspec.structs.replace(found.stored, draft=draft))
+        app = await self.read(found.tenant, one.digest, found.stored.mapping)
+        webhooks = webhooks_of(app, found.stored.triggers, found.stored.webhooks)
+        return await self._keep(found, msgspec.structs.replace(found.stored, draft=draft, webhooks=webhooks))
 
     def version(self, found: FoundApp, wanted: str) -> AppVersion:
         """By its digest's beginning, eight signs at least, or by its name. Raises NotFoundError."""

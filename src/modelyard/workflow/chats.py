@@ -47,13 +47,14 @@ class Chats:
 
     async def run(
         self, found: FoundApp, app: App, *, inputs: Mapping[str, Any], user: str, files: Sequence[Any] = (),
-        root: str = "", depth: int = 0, created_from: str = "service-api", is_varied: bool = False,
+        root: str = "", depth: int = 0, created_from: str = "service-api", is_varied: bool = False, run_id: str = "",
     ) -> RunRecord:  # fmt: skip
         """Start a run that belongs to no conversation. Raises InputError, InvokeBadRequestError.
 
-        `is_varied`: another answer to the same is wanted, so the model is left more chance.
+        `is_varied`: another answer to the same is wanted, so the model is left more chance. `run_id`: where what it is
+        for names it; a run of that name is begun once.
         """
-        run_id, now = new_run_id(), self._now()
+        run_id, now = run_id or new_run_id(), self._now()
         told = await self._before(found, app, str(inputs.get("query") or ""), inputs, user)
         if isinstance(told, Admitted):
             inputs = {**told.inputs, **({"query": told.query} if "query" in inputs else {})}

@@ -18,6 +18,8 @@ from modelyard.base.errors import suggestion
 from modelyard.workflow.graph import SOURCE, Edge, Graph
 from modelyard.workflow.node import Node, NodeKind
 from modelyard.workflow.nodes import node_class, node_types
+from modelyard.workflow.nodes.trigger import ScheduleData
+from modelyard.workflow.schedule import ScheduleError, schedule_of
 from modelyard.workflow.simple_apps import nodes_of_model_config
 from modelyard.workflow.variables import PSEUDO, WorkflowError
 
@@ -437,6 +439,19 @@ class _Reader:
         if not app.roots and made:
             self._problem(f"there is no node that starts it; one of {', '.join(ROOTS)} does", path)
         self._check_selectors(app)
+        self._check_schedules(levels[""].nodes, nodes, path)
+
+    def _check_schedules(
+        self, made: Mapping[str, Node], nodes: Sequence[Mapping[str, Any]], path: tuple[Any, ...]
+    ) -> None:
+        """A time that never comes is said, and nothing waits for it; the app can be run by hand."""
+        for place, one in enumerate(nodes):
+            node = made.get(str(one.get("id")))
+            if node is not None and isinstance(node.data, ScheduleData):
+                try:
+                    schedule_of(node.data)
+                except ScheduleError as error:
+                    self._warn(f"it begins no run: {error}", (*path, place, "data"), node.title)
 
     def _node(self, raw: Mapping[str, Any], path: tuple[Any, ...]) -> Node | None:
         data = raw.get("data")

@@ -71,8 +71,12 @@ class Journal(Protocol):
 
     owner: str
 
-    async def create(self, run: RunRecord) -> None:
-        """A run begins here."""
+    async def create(self, run: RunRecord) -> bool:
+        """A run begins here; False where one of that id has begun already."""
+        ...
+
+    async def is_mine(self, run: str) -> bool:
+        """Whether a run that is not over was begun, or taken up, here."""
         ...
 
     async def append(
@@ -138,13 +142,16 @@ class DatabaseJournal:
     async def _read(self, name: str, **values: Any) -> list[Any]:
         return await asyncio.to_thread(self._database.read, self._sql[name], values)
 
-    async def create(self, run: RunRecord) -> None:
+    async def create(self, run: RunRecord) -> bool:
         body = _dump(run, _BODY)
         values = (
             run.tenant, run.id, run.app, run.status.value, run.user, body, self.owner, self._now() + LEASE_SECONDS,
             run.created_at,
         )  # fmt: skip
-        await self._transact(lambda it: it.execute(self._sql["create"], values))
+        return bool(await self._transact(lambda it: it.execute(self._sql["create"], values)))
+
+    async def is_mine(self, run: str) -> bool:
+        return bool(await self._read("mine", id=run, owner=self.owner))
 
     async def append(
         self, run: RunRecord, steps: Sequence[tuple[int, Step]], events: Sequence[tuple[int, AnyEvent]],

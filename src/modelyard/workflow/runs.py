@@ -433,6 +433,7 @@ class Runs:
         self._now = now
         self._most = most
         self._live: dict[str, _Live] = {}
+        self._starting: dict[str, asyncio.Future[RunRecord]] = {}
         self._upkeep: list[asyncio.Task[None]] = []
         self._on_end: list[OnEnd] = []
         self._check_for: CheckFor | None = None
@@ -451,16 +452,34 @@ class Runs:
     # starting and going on
 
     async def start(self, app: App, record: RunRecord) -> RunRecord:
-        """Raises InputError, WorkflowError, StorageUnavailableError before anything has begun."""
+        """A run, once for its id: one that has begun already, wherever, is found instead.
+
+        Raises InputError, WorkflowError, StorageUnavailableError before anything has begun.
+        """
+        going = self._starting.get(record.id)
+        if going is None:
+            going = self._starting[record.id] = asyncio.ensure_future(self._start(app, record))
+            going.add_done_callback(lambda _: self._starting.pop(record.id, None))
+        return await asyncio.shield(going)  # whoever asked may leave: what is half written down would never go on
+
+    async def _start(self, app: App, record: RunRecord) -> RunRecord:
         if len(self._live) >= self._most:
             raise TooManyRunsError(f"{self._most} runs go on at once already; try again later")
         if record.depth >= self._limits.depth:
             raise WorkflowError(f"workflows call each other {record.depth} deep; {self._limits.depth} is the most")
         pool = self._pool(app, record)
         record = msgspec.structs.replace(record, root=record.root or app.roots[0])
-        await self.journal.create(record)
+        if not await self.journal.create(record):
+            return await self._begun_already(record)
         self._begin(app, record, pool, History(), is_resumed=False)
         return record
+
+    async def _begun_already(self, record: RunRecord) -> RunRecord:
+        """Whose answer the database owed us when it was begun, it goes on here."""
+        found = await self.find(record.tenant, record.id)
+        if found.status is Status.RUNNING and found.id not in self._live and await self.journal.is_mine(found.id):
+            await self._go_on(found)
+        return found
 
     async def tell(self, record: RunRecord, text: str) -> RunRecord:
         """A run that was over before it began: it says a text, and no node ran."""

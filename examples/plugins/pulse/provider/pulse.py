@@ -47,4 +47,4 @@ class PulseConstructor(TriggerSubscriptionConstructor):
     def _refresh_subscription(
         self, subscription: Subscription, credentials: Mapping[str, Any], credential_type: CredentialType
     ) -> Subscription:
-        return subscription
+        return subscription.model_copy(update={"expires_at": int(time.time()) + 86_400})

@@ -21,11 +21,13 @@ from modelyard.gateway.admin_shapes import (
     NodeTest,
     RunPage,
     RunShown,
+    TriggerShown,
 )
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.gateway.manage_parts import ManageParts
-from modelyard.gateway.service_parts import ServiceParts
+from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT, ServiceParts
 from modelyard.models.types import JSON
+from modelyard.runtime.tenancy import AppTrigger
 from modelyard.workflow.apps import FoundApp
 from modelyard.workflow.conversations import Message
 from modelyard.workflow.dsl import App, loads
@@ -33,11 +35,15 @@ from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import NodeContext, NodeError, NodePaused, RunContext
 from modelyard.workflow.nodes import node_class, node_types
 from modelyard.workflow.nodes.start import form_of
+from modelyard.workflow.nodes.trigger import WebhookData
 from modelyard.workflow.runs import new_run_id, pool_for
+from modelyard.workflow.trigger_nodes import next_times, triggers_of
 from modelyard.workflow.variables import VariablePool, WorkflowError, from_object, to_object
 
 _MOST_MESSAGES = 200
 _USER = "console"
+_FIELDS = {"number": "number", "boolean": "checkbox", "object": "json_object", "file": "file"}
+"""A webhook's type → the field in which it is filled in by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,9 @@ class AppRuns:
         match request.method, *rest:
             case "GET", "form":
                 app = await self._at(found, is_draft=request.query("draft") == "true")
-                return json_reply({"data": _form(app), "is_chat": app.is_chat})
+                return json_reply({"data": _form(app, request.query("root") or ""), "is_chat": app.is_chat})
+            case "GET", "triggers":
+                return json_reply({"data": await self._triggers(found)})
             case "GET", "runs":
                 return json_reply(await self._page(request, found))
             case "POST", "runs":
@@ -96,9 +104,34 @@ class AppRuns:
             )  # fmt: skip
             headers = {"x-modelyard-run": run.id, "x-modelyard-conversation": conversation.id}
         else:
-            run = await self.service.chats.run(at, app, inputs=inputs, user=user, created_from="console")
+            run = await self.service.chats.run(
+                at, app, inputs=inputs, user=user, root=may(body, "root", str) or "", created_from="console"
+            )
             headers = {"x-modelyard-run": run.id}
         return sse_reply(_told(self.service, run), _broken, headers)
+
+    async def _triggers(self, found: FoundApp) -> list[TriggerShown]:
+        """Of the draft, or of what is published where that is all."""
+        app = await self.service.apps.draft(found)
+        return [self._trigger(found, app, one) for one in triggers_of(app)]
+
+    def _trigger(self, found: FoundApp, app: App, one: AppTrigger) -> TriggerShown:
+        shown = TriggerShown(
+            node=one.node, title=one.title, type=one.type, cron=one.cron, timezone=one.timezone,
+            is_live=one in found.stored.triggers and found.stored.is_enabled, provider=one.provider, event=one.event,
+            subscription=one.subscription,
+        )  # fmt: skip
+        if one.type == "schedule":
+            return msgspec.structs.replace(shown, next=next_times(one, self.parts.clock.time()))
+        data = app.graph(one.node).nodes[one.node].data
+        token = found.stored.webhooks.get(one.node)
+        if not isinstance(data, WebhookData) or token is None:
+            return shown
+        origin = self.service.origin()
+        return msgspec.structs.replace(
+            shown, method=data.method.upper(), address=f"{origin}{WEBHOOK}{token}",
+            draft_address=f"{origin}{WEBHOOK_OF_DRAFT}{token}",
+        )  # fmt: skip
 
     # one node
 
@@ -226,10 +259,19 @@ def _kinds() -> list[NodeKindShown]:
     return found
 
 
-def _form(app: App) -> list[InputForm]:
+def _form(app: App, root: str) -> list[InputForm]:
+    """What a run by hand is asked for: the form, or what a webhook would have to bring. Raises WorkflowError."""
     if not app.roots:
         return []
-    node = app.graph().nodes[app.roots[0]]
+    node = app.graph(root).nodes[root or app.roots[0]]
+    if isinstance(node.data, WebhookData):
+        return [
+            InputForm(
+                variable=one.name, label=one.name, type=_FIELDS.get(one.type, "text-input"), required=one.required,
+                options=[], default=None, max_length=None,
+            )
+            for one in [*node.data.headers, *node.data.params, *node.data.body]
+        ]  # fmt: skip
     return [
         InputForm(
             variable=one.variable, label=one.label or one.variable, type=one.type, required=one.required,

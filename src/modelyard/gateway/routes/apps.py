@@ -1,6 +1,7 @@
 """/admin/v1/apps: apps imported, looked at, published, put back, shown on a page; and the keys of their callers."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +10,13 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
 from modelyard.gateway.admin_calls import PREFIX, tenant_of
-from modelyard.gateway.admin_shapes import FileCheck, FileProblem
+from modelyard.gateway.admin_shapes import FileCheck, FileProblem, ScheduleTimes
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, read_json
 from modelyard.models.types import JSON
 from modelyard.workflow.apps import Apps, DraftChangedError, FoundApp
 from modelyard.workflow.dsl import App, AppMapping, DslError, Problem, loads
 from modelyard.workflow.pipelines import Pipelines
+from modelyard.workflow.trigger_nodes import next_times, triggers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +146,14 @@ def _checked(text: str, name: str) -> FileCheck:
     try:
         app = loads(text, name=name)
     except DslError as error:
-        return FileCheck(problems=[_problem(one) for one in error.problems], warnings=[], needs=[])
+        return FileCheck(problems=[_problem(one) for one in error.problems], warnings=[], needs=[], schedules=[])
+    times = [
+        ScheduleTimes(node=one.node, cron=one.cron, timezone=one.timezone, next=next_times(one, time.time()))
+        for one in triggers_of(app) if one.type == "schedule"
+    ]  # fmt: skip
     return FileCheck(
         problems=[], warnings=[_problem(one) for one in app.warnings],
-        needs=[f"{one.kind} {one.name}" for one in app.needs],
+        needs=[f"{one.kind} {one.name}" for one in app.needs], schedules=times,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.files import FileStore
+from modelyard.workflow.triggers import Triggers
 
 VERBS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
 _MOST_BODY = 10 * 1024 * 1024
@@ -82,8 +83,9 @@ class TriggerRoute:
     """ANY /t/ID: something happened elsewhere; the trigger plugin says what, and what to answer."""
 
     plugins: Plugins
-    on_event: Callable[[str, str, str, JSON], Awaitable[None]]
-    """Is told (tenant, subscription, event, variables)."""
+    triggers: Triggers
+    on_event: Callable[[], Callable[[str, str, str, JSON], Awaitable[None]] | None]
+    """Who else is told (tenant, subscription, event, variables); None where nobody is."""
 
     async def __call__(self, request: Request) -> Reply:
         name, _, rest = request.path.removeprefix("/t/").partition("/")
@@ -91,13 +93,22 @@ class TriggerRoute:
         raw = raw_request(request, f"/{rest}", await request.body(), {}).hex()
         common = {"provider": subscription.provider, "raw_http_request": raw, **kept}
         found = await self.plugins.one(tenant, subscription.plugin, "trigger", "dispatch_trigger_event", common)
-        for event in found.get("events") or ():
-            data = {**common, "event": event, "parameters": {}, "payload": found.get("payload") or {}}
-            data.setdefault("credentials", {})
-            data.setdefault("credential_type", "unauthorized")
-            told = await self.plugins.one(tenant, subscription.plugin, "trigger", "invoke_trigger_event", data)
-            if not told.get("cancelled"):
-                await self.on_event(tenant, name, str(event), told.get("variables") or {})
+        common = {"credentials": {}, "credential_type": "unauthorized", **common, "payload": found.get("payload") or {}}
+
+        async def told(event: str, parameters: JSON) -> JSON | None:
+            """What a node, or a listener, hears of it; None where it is none of those that it wants."""
+            data = {**common, "event": event, "parameters": parameters}
+            said = await self.plugins.one(tenant, subscription.plugin, "trigger", "invoke_trigger_event", data)
+            return None if said.get("cancelled") else said.get("variables") or {}
+
+        provider = f"{subscription.plugin}/{subscription.provider}"
+        for event in map(str, found.get("events") or ()):
+            for one in self.triggers.listeners(tenant, name, provider, event):
+                if (variables := await told(event, one.trigger.parameters)) is not None:
+                    await self.triggers.hear(one, variables)
+            listen = self.on_event()
+            if listen is not None and (variables := await told(event, {})) is not None:
+                await listen(tenant, name, event, variables)
         return _answered(found.get("response"))
 
 

@@ -1,7 +1,11 @@
 -- name: create
 -- A run begins.
 INSERT INTO runs (tenant, id, app, status, "user", body, owner, lease_until, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING id;
+
+-- name: mine
+-- Whether a run goes on here.
+SELECT id FROM runs WHERE id = :id AND owner = :owner AND status = 'running';
 
 -- name: one
 -- A tenant's run.

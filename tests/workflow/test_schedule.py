@@ -1,0 +1,83 @@
+"""Schedules: what their forms say as cron, and when their times come, over changes of the clock too."""
+
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.workflow.nodes.trigger import ScheduleData
+from modelyard.workflow.schedule import Schedule, ScheduleError, schedule_of
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def said(**data: Any) -> ScheduleData:
+    return msgspec.convert({"type": "trigger-schedule", "title": "s", **data}, ScheduleData)
+
+
+def at(year: int, month: int, day: int, hour: int = 0, minute: int = 0, zone: Any = UTC) -> float:
+    return datetime(year, month, day, hour, minute, tzinfo=zone).timestamp()
+
+
+@pytest.mark.parametrize(("data", "cron"), [
+    ({"mode": "cron", "cron_expression": " */5 9-17 * * 1-5 "}, "*/5 9-17 * * 1-5"),
+    ({"frequency": "hourly", "visual_config": {"on_minute": 7}}, "7 * * * *"),
+    ({"frequency": "daily", "visual_config": {"time": "12:00 AM"}}, "0 0 * * *"),
+    ({"frequency": "daily", "visual_config": {"time": "12:30 PM"}}, "30 12 * * *"),
+    ({"frequency": "daily", "visual_config": {"time": "21:05"}}, "5 21 * * *"),
+    ({"frequency": "weekly", "visual_config": {"time": "9:15 AM", "weekdays": ["mon", "sun"]}}, "15 9 * * 1,0"),
+    ({"frequency": "monthly", "visual_config": {"time": "6:00 PM", "monthly_days": [1, "last"]}}, "0 18 1,L * *"),
+    ({}, "0 0 * * *"),
+])  # fmt: skip
+def test_what_a_form_says_is_a_cron_expression(data: dict[str, Any], cron: str):
+    assert schedule_of(said(**data)) == Schedule(cron, "UTC")
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    ({"mode": "cron", "cron_expression": "0 9 * *"}, "must have five fields"),
+    ({"mode": "cron", "cron_expression": "61 * * * *"}, "is no cron expression: bad minute"),
+    ({"mode": "cron", "cron_expression": "0 0 30 2 *"}, "is no cron expression"),
+    ({"mode": "cron", "cron_expression": "0 9 * * * *"}, "must have five fields"),
+    ({"mode": "yearly"}, "mode 'yearly' is not known"),
+    ({"frequency": "fortnightly"}, "frequency 'fortnightly' is not known"),
+    ({"frequency": "daily", "visual_config": {"time": "25:00"}}, "must read like"),
+    ({"frequency": "hourly", "visual_config": {"on_minute": 60}}, "must be 0 to 59"),
+    ({"frequency": "weekly", "visual_config": {"weekdays": ["someday"]}}, "'someday' is none"),
+    ({"timezone": "Mars/Olympus"}, "timezone 'Mars/Olympus' is not known"),
+    ({"timezone": "../../etc/passwd"}, "is not known"),
+])  # fmt: skip
+def test_what_says_no_time_is_named(data: dict[str, Any], words: str):
+    with pytest.raises(ScheduleError, match=words):
+        schedule_of(said(**data))
+
+
+def test_a_days_time_is_that_of_its_zone_and_comes_once_a_day_whatever_the_clock_does():
+    schedule = Schedule("30 2 * * *", "Europe/Berlin")
+    spring = list(islice(schedule.after(at(2026, 3, 27, 12, zone=BERLIN)), 4))
+    assert [datetime.fromtimestamp(one, BERLIN).strftime("%d %H:%M") for one in spring] == [
+        "28 02:30", "29 03:00", "30 02:30", "31 02:30",
+    ]  # fmt: skip
+    autumn = list(islice(schedule.after(at(2026, 10, 23, 12, zone=BERLIN)), 3))
+    assert [datetime.fromtimestamp(one, BERLIN).strftime("%d %H:%M") for one in autumn] == [
+        "24 02:30", "25 02:30", "26 02:30",
+    ]  # fmt: skip
+
+
+@given(
+    minute=st.integers(0, 59), hour=st.integers(0, 23), moment=st.integers(1_600_000_000, 2_000_000_000),
+    zone=st.sampled_from(["UTC", "Asia/Shanghai", "America/New_York", "Asia/Kathmandu"]),
+)  # fmt: skip
+def test_the_next_time_is_later_and_the_latest_before_a_moment_is_not(minute: int, hour: int, moment: int, zone: str):
+    schedule = Schedule(f"{minute} {hour} * * *", zone)
+    following = schedule.next(moment)
+    assert following is not None
+    assert moment < following <= moment + 25 * 3600 + 60
+    last = schedule.latest(moment - 3 * 86_400, moment)
+    assert last is not None
+    assert last <= moment < (schedule.next(last) or 0)
+    assert schedule.latest(following - 1, following - 0.5) is None
