@@ -245,8 +245,37 @@ export const api = {
   makeAppKey: (id: string) => taken(admin.POST("/admin/v1/apps/{id}/keys", one(id))),
   removeAppKey: (id: string, key: string) =>
     taken(admin.DELETE("/admin/v1/apps/{id}/keys/{key}", { params: { path: { id, key } } })),
-  appForm: (id: string, draft = false) =>
-    taken(admin.GET("/admin/v1/apps/{id}/form", { params: { path: { id }, query: { draft } } })),
+  appForm: (id: string, draft = false, root = "") =>
+    taken(
+      admin.GET("/admin/v1/apps/{id}/form", { params: { path: { id }, query: { draft, ...(root ? { root } : {}) } } }),
+    ),
+  appFileFor: async (id: string, file: File) => {
+    const form = new FormData();
+    form.append("file", file);
+    return (
+      await asked(`/admin/v1/apps/${encodeURIComponent(id)}/files`, { method: "POST", body: form })
+    ).json() as Promise<Shape<"UploadedFile">>;
+  },
+  triggers: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/triggers", one(id))).then((it) => it.data),
+  nodeParts: () => taken(admin.GET("/admin/v1/node-parts")),
+  subscriptions: () => taken(admin.GET("/admin/v1/subscriptions")).then((it) => it.data),
+  subscribe: (
+    plugin: string,
+    name: string,
+    parameters: Record<string, unknown>,
+    credentials: Record<string, unknown>,
+  ) =>
+    taken(
+      admin.POST("/admin/v1/subscriptions", {
+        body: {
+          plugin,
+          name,
+          parameters: parameters as Record<string, never>,
+          credentials: credentials as Record<string, never>,
+        },
+      }),
+    ),
+  unsubscribe: (id: string) => taken(admin.DELETE("/admin/v1/subscriptions/{id}", one(id))),
   appRuns: (id: string) =>
     taken(admin.GET("/admin/v1/apps/{id}/runs", { params: { path: { id }, query: { limit: 100 } } })),
   testNode: (id: string, file: string, node: string, inputs: Record<string, unknown>) =>

@@ -12,6 +12,7 @@ interface Chosen {
   money: (value: string | number | null | undefined, currency: string) => string;
   time: (seconds: number) => string;
   day: (seconds: number) => string;
+  weekday: (sinceMonday: number) => string;
   bytes: (count: number) => string;
   span: (seconds: number) => string;
   // A label as the server has it, in English and maybe in Chinese.
@@ -57,6 +58,9 @@ export const Chooses = ({ children }: { children: ReactNode }) => {
             }).format(Number(one)),
       time: (one) => new Intl.DateTimeFormat(tag, { dateStyle: "medium", timeStyle: "medium" }).format(one * 1000),
       day: (one) => new Intl.DateTimeFormat(tag, { dateStyle: "medium" }).format(one * 1000),
+      // 1 January 2024 was a Monday.
+      weekday: (one) =>
+        new Intl.DateTimeFormat(tag, { weekday: "short", timeZone: "UTC" }).format(Date.UTC(2024, 0, 1 + one)),
       bytes: (one) =>
         new Intl.NumberFormat(tag, {
           notation: "compact",

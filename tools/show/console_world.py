@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from modelyard.models.types import JSON
 from modelyard.plugins.package import package_folder
 from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, chat_events, error_answer, json_answer
 from tools.show.browser import Served, server
@@ -21,6 +22,8 @@ PAGES = (
     "/models?tab=custom", "/routes", "/routes?tab=limits", "/routes?tab=dry-run", "/usage", "/requests",
     "/requests/{call}", "/keys", "/keys?tab=people", "/keys?tab=users", "/keys?tab=tenants", "/keys?tab=sessions",
     "/keys?tab=audit", "/plugins", "/workflows", "/workflows/{workflow}", "/workflows/{workflow}?run={run}",
+    *(f"/workflows/{{waiting}}?node={node}" for node in ("when", "hook", "event", "agent", "tool")),
+    "/apps/{waiting}?tab=publish",
     "/knowledge", "/knowledge/{dataset}", "/knowledge/{dataset}?tab=ask", "/knowledge/{dataset}?tab=test",
     "/knowledge/{dataset}?tab=evaluate", "/apps",
     "/apps/{chat}", "/apps/{chat}?tab=publish", "/apps/{chat}?tab=setup", "/apps/{chat}?tab=talks",
@@ -111,7 +114,50 @@ def apps(said: str = "") -> dict[str, str]:
             "model": model, "pre_prompt": said, "opening_statement": f"Hello {said}", "user_input_form": [],
         },
     }  # fmt: skip
-    return {"workflow": json.dumps(flow), "chat": json.dumps(chat)}
+    return {"workflow": json.dumps(flow), "chat": json.dumps(chat), "waiting": json.dumps(_waiting(said))}
+
+
+def _waiting(said: str) -> JSON:
+    """An app that begins by itself, with nodes whose forms come from plugins and tools."""
+    nodes: dict[str, dict[str, Any]] = {
+        "when": {
+            "type": "trigger-schedule", "title": f"On weekdays {said}", "mode": "visual", "frequency": "weekly",
+            "visual_config": {"time": "9:00 AM", "weekdays": ["mon", "tue"]}, "timezone": "UTC",
+        },
+        "hook": {
+            "type": "trigger-webhook", "title": f"When it is called {said}", "method": "post",
+            "body": [{"name": "topic", "type": "string"}], "response_body": said,
+        },
+        "event": {
+            "type": "trigger-plugin", "title": f"On a beat {said}", "provider_id": "acme/pulse/pulse",
+            "event_name": "beat",
+        },
+        "agent": {
+            "type": "agent", "title": f"Find out {said}", "agent_strategy_provider_name": "",
+            "agent_strategy_name": "function_calling", "agent_parameters": {
+                "query": {"type": "constant", "value": said or "What now?"},
+                "model": {"type": "constant", "value": {"provider": "", "model": "default"}},
+                "tools": {"type": "constant", "value": [{"provider_name": "time", "tool_name": "current_time"}]},
+            },
+        },
+        "tool": {
+            "type": "tool", "title": f"Add {said}", "provider_id": "calculator", "provider_type": "builtin",
+            "tool_name": "evaluate", "tool_parameters": {},
+        },
+        "end": {"type": "end", "title": "End", "outputs": [{"variable": "it", "value_selector": ["agent", "text"]}]},
+    }  # fmt: skip
+    edges = [("when", "agent"), ("hook", "agent"), ("event", "agent"), ("agent", "tool"), ("tool", "end")]
+    graph = {
+        "nodes": [
+            {"id": name, "type": "custom", "data": data, "position": {"x": 300 * (at // 3), "y": 150 * (at % 3)}}
+            for at, (name, data) in enumerate(nodes.items())
+        ],
+        "edges": [{"source": source, "target": target} for source, target in edges],
+    }
+    return {
+        "app": {"name": f"It begins by itself {said}".strip(), "mode": "workflow", "description": said},
+        "kind": "app", "version": "0.6.0", "workflow": {"graph": graph},
+    }  # fmt: skip
 
 
 def _fill(origin: str, said: str, plugin: Path) -> dict[str, str]:

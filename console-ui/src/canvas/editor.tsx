@@ -186,16 +186,24 @@ const Canvas = ({
   const toast = useToast();
   const flow = useReactFlow();
   const navigate = useNavigate();
-  const search = useSearch({ strict: false }) as { run?: string };
+  const search = useSearch({ strict: false }) as { run?: string; node?: string };
   const [drawn, setDrawn] = useState<Drawn>(first.drawn);
   const [document, setDocument] = useState(first.document);
   const [past, setPast] = useState<Drawn[]>([]);
   const [future, setFuture] = useState<Drawn[]>([]);
-  const [selected, setSelected] = useState("");
+  const [selected, setSelected] = useState(search.node ?? "");
   const [panel, setPanel] = useState<"" | "run" | "versions" | "variables">(search.run ? "run" : "");
   const [doing, setDoing] = useState<Record<string, Doing>>({});
+  // The address says which node is open, so that it can be shown to somebody else.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the address follows the choice, not the other way round
+  useEffect(() => {
+    if ((search.node ?? "") === selected) return;
+    const next = (now: object) => ({ ...now, node: selected || undefined });
+    void navigate({ to: "/workflows/$id", params: { id }, search: next as never, replace: true });
+  }, [selected]);
   const [problems, setProblems] = useState<Record<string, string[]>>({});
   const [general, setGeneral] = useState<string[]>([]);
+  const [times, setTimes] = useState<Record<string, number[]>>({});
   const [isTouched, setTouched] = useState(false);
   const isDirty = isKept || isTouched;
   const baseNow = useRef(base);
@@ -206,32 +214,39 @@ const Canvas = ({
 
   // Every change that is more than a look is kept, can be undone, and is looked at by the server a moment later.
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
+  const look = useCallback((now: string) => {
+    void api.checkApp(now).then(
+      (told) => {
+        const found: Record<string, string[]> = {};
+        const rest: string[] = [];
+        for (const one of [...told.problems, ...told.warnings]) {
+          const owner = appNow.current.drawn.nodes.find(
+            (node) => one.node && (node.id === one.node || node.data.node.title === one.node),
+          );
+          if (owner)
+            found[owner.id] = [...(found[owner.id] ?? []), `${one.field ? `${one.field}: ` : ""}${one.message}`];
+          else rest.push(one.message);
+        }
+        setProblems(found);
+        setGeneral(rest);
+        setTimes(Object.fromEntries(told.schedules.map((one) => [one.node, one.next])));
+      },
+      () => undefined,
+    );
+  }, []);
   const changed = useCallback(() => {
     clearTimeout(timer.current);
     setTouched(true);
     timer.current = setTimeout(() => {
       const now = write(appNow.current);
       onEdit(now, baseNow.current);
-      void api.checkApp(now).then(
-        (told) => {
-          const found: Record<string, string[]> = {};
-          const rest: string[] = [];
-          for (const one of [...told.problems, ...told.warnings]) {
-            const owner = appNow.current.drawn.nodes.find(
-              (node) => one.node && (node.id === one.node || node.data.node.title === one.node),
-            );
-            if (owner)
-              found[owner.id] = [...(found[owner.id] ?? []), `${one.field ? `${one.field}: ` : ""}${one.message}`];
-            else rest.push(one.message);
-          }
-          setProblems(found);
-          setGeneral(rest);
-        },
-        () => undefined,
-      );
+      look(now);
     }, 500);
-  }, [onEdit]);
-  useEffect(() => () => clearTimeout(timer.current), []);
+  }, [onEdit, look]);
+  useEffect(() => {
+    look(write(appNow.current));
+    return () => clearTimeout(timer.current);
+  }, [look]);
   const edit = useCallback(
     (make: (now: Drawn) => Drawn) => {
       setPast((all) => [...all.slice(-99), appNow.current.drawn]);
@@ -634,7 +649,7 @@ const Canvas = ({
                   void navigate({
                     to: "/workflows/$id",
                     params: { id },
-                    search: (run ? { run } : {}) as never,
+                    search: ((now: object) => ({ ...now, run: run || undefined })) as never,
                     replace: true,
                   })
                 }
@@ -665,6 +680,7 @@ const Canvas = ({
                   id={selected}
                   text={text}
                   problems={problems[selected] ?? []}
+                  times={times[selected] ?? []}
                   onChange={(data) => put(selected, data)}
                   onConnect={(sourceHandle, target) => connect({ source: selected, sourceHandle, target })}
                   onDisconnect={(edge) =>
@@ -752,7 +768,14 @@ const Run = ({
 }) => {
   const { t, time, span } = useChosen();
   const said = useWrong();
-  const form = useQuery({ queryKey: ["form", id, "draft", isDirty], queryFn: () => api.appForm(id, true) });
+  const roots = titles.filter((one) => ROOTS.includes(one.data.node.type));
+  const [chosenRoot, setRoot] = useState("");
+  const root = roots.some((one) => one.id === chosenRoot) ? chosenRoot : "";
+  const form = useQuery({
+    queryKey: ["form", id, "draft", isDirty, root],
+    // A node that is not saved yet is not the server's to ask about.
+    queryFn: () => api.appForm(id, true, isDirty ? "" : root),
+  });
   const runs = useQuery({ queryKey: ["runs", id], queryFn: () => api.appRuns(id) });
   const [values, setValues] = useKept<Record<string, unknown>>(`try.${id}`, {});
   const [query, setQuery] = useState("");
@@ -811,9 +834,14 @@ const Run = ({
   const go = async () => {
     if (isDirty && !(await save())) return;
     onReplay("");
-    const told = (await form.refetch()).data;
+    const told = await api.appForm(id, true, root).catch((error: unknown) => setTrouble(said(error)));
     if (!told) return;
-    const body = { draft: true, inputs: ready(values, told.data as Form[]), ...(isChat ? { query } : {}) };
+    const body = {
+      draft: true,
+      inputs: ready(values, told.data as Form[]),
+      ...(isChat ? { query } : {}),
+      ...(root ? { root } : {}),
+    };
     await follow(`/admin/v1/apps/${encodeURIComponent(id)}/runs`, { method: "POST", body: JSON.stringify(body) });
   };
   // biome-ignore lint/correctness/useExhaustiveDependencies: each run that is asked for is followed once
@@ -846,7 +874,15 @@ const Run = ({
       >
         <h2>{t.run}</h2>
         <Trouble of={[form]} />
-        {form.data && <Inputs form={form.data.data as Form[]} values={values} onChange={setValues} />}
+        {roots.length > 1 && (
+          <Pick
+            label={t.beginsAt}
+            value={root || roots[0]!.id}
+            onChange={setRoot}
+            options={roots.map((one) => [one.id, one.data.node.title] as const)}
+          />
+        )}
+        {form.data && <Inputs app={id} form={form.data.data as Form[]} values={values} onChange={setValues} />}
         {isChat && (
           <Field label={t.message}>
             <textarea required rows={2} value={query} onChange={(event) => setQuery(event.target.value)} />

@@ -15,6 +15,11 @@ export type Kind =
   | "outputs"
   | "datasets"
   | "tool"
+  | "strategy"
+  | "datasource"
+  | "event"
+  | "schedule"
+  | "address"
   | "json"
   | "conditions";
 export interface FieldSpec {
@@ -305,11 +310,7 @@ export const FIELDS: Record<string, FieldSpec[]> = {
     { path: "", label: "tool", kind: "tool" },
     { path: "tool_configurations", label: "configuration", kind: "json" },
   ],
-  agent: [
-    { path: "agent_strategy_name", label: "strategy", kind: "text" },
-    { path: "agent_strategy_provider_name", label: "provider", kind: "text" },
-    { path: "agent_parameters", label: "parameters", kind: "json" },
-  ],
+  agent: [{ path: "", label: "strategy", kind: "strategy" }, ...memory],
   "human-input": [
     { path: "form_content", label: "formContent", kind: "template" },
     {
@@ -341,18 +342,7 @@ export const FIELDS: Record<string, FieldSpec[]> = {
     { path: "timeout", label: "timeout", kind: "number" },
     { path: "timeout_unit", label: "unit", kind: "select", options: ["hour", "day"] },
   ],
-  datasource: [
-    { path: "plugin_id", label: "plugin", kind: "text" },
-    { path: "provider_name", label: "provider", kind: "text" },
-    { path: "datasource_name", label: "name", kind: "text" },
-    {
-      path: "provider_type",
-      label: "type",
-      kind: "select",
-      options: ["local_file", "online_document", "website_crawl", "online_drive"],
-    },
-    { path: "datasource_parameters", label: "parameters", kind: "json" },
-  ],
+  datasource: [{ path: "", label: "source", kind: "datasource" }],
   "knowledge-index": [
     { path: "index_chunk_variable_selector", label: "text", kind: "selector" },
     {
@@ -365,16 +355,30 @@ export const FIELDS: Record<string, FieldSpec[]> = {
     { path: "embedding_model", label: "model", kind: "text" },
   ],
   "trigger-webhook": [
+    { path: "", label: "address", kind: "address" },
     { path: "method", label: "method", kind: "select", options: ["GET", "POST", "PUT", "PATCH", "DELETE"] },
+    {
+      path: "content_type",
+      label: "contentType",
+      kind: "select",
+      options: [
+        "application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "text/plain",
+        "application/octet-stream",
+      ],
+    },
     parameters("headers"),
     parameters("params"),
     parameters("body"),
     { path: "async_mode", label: "answersAtOnce", kind: "switch" },
+    { path: "timeout", label: "timeoutSeconds", kind: "number", when: (data) => data.async_mode === false },
     { path: "status_code", label: "statusCode", kind: "number" },
-    { path: "response_body", label: "responseBody", kind: "area" },
+    { path: "response_body", label: "responseBody", kind: "area", when: (data) => data.async_mode !== false },
   ],
-  "trigger-schedule": [],
-  "trigger-plugin": [],
+  "trigger-schedule": [{ path: "", label: "schedule", kind: "schedule" }],
+  "trigger-plugin": [{ path: "", label: "event", kind: "event" }],
   "iteration-start": [],
   "loop-start": [],
   "loop-end": [],

@@ -265,9 +265,19 @@ export const fresh = (type: string, title: string, isChat: boolean): Data => {
       headers: [],
       params: [],
       body: [],
+      async_mode: true,
       status_code: 200,
       response_body: "",
     },
+    "trigger-schedule": {
+      mode: "visual",
+      frequency: "daily",
+      visual_config: { on_minute: 0, time: "9:00 AM", weekdays: ["mon"], monthly_days: [1] },
+      cron_expression: "0 9 * * *",
+      timezone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+    },
+    "trigger-plugin": { plugin_id: "", provider_id: "", event_name: "", subscription_id: "", event_parameters: {} },
+    datasource: { plugin_id: "", provider_type: "local_file", provider_name: "", datasource_name: "" },
   };
   return { type, title, ...(more[type] ?? {}) } as Data;
 };
@@ -371,7 +381,12 @@ export const outputs = (id: string, data: Data): Variable[] => {
   if (data.type === "llm" && data.structured_output_enabled) named.push(["structured_output", "object"]);
   if (data.type === "trigger-webhook")
     for (const part of ["headers", "params", "body"])
-      named.push(...list(data[part]).map((one): [string, string] => [String(one.name), String(one.type)]));
+      named.push(
+        ...list(data[part]).map((one): [string, string] => [String(one.name).replaceAll("-", "_"), String(one.type)]),
+      );
+  if (data.type === "trigger-plugin")
+    for (const [name, one] of Object.entries(record(record(data.output_schema).properties)))
+      named.push([name, String(record(one).type ?? "any")]);
   return named.map(([name, kind]) => ({ selector: [id, name], kind }));
 };
 

@@ -1,366 +1,30 @@
 import { useQuery } from "@tanstack/react-query";
-import { lazy, Suspense, useRef, useState } from "react";
+import { lazy, Suspense, useState } from "react";
 import { parse, stringify } from "yaml";
 import { api } from "../api";
 import { Field, Json, Pick, Status, useDo } from "../parts/base";
 import { Choose } from "../parts/menu";
-import { useModels } from "../parts/models";
 import { useChosen } from "../settings";
 import { filled } from "../words";
-import { FIELDS, type FieldSpec, MAY_FAIL, OPERATORS, WITHOUT_VALUE } from "./fields";
+import {
+  ConditionsField,
+  getIn,
+  JsonField,
+  ModelField,
+  nameOf,
+  OutputsField,
+  type Raw,
+  SelectorField,
+  setIn,
+  TemplateField,
+  type With,
+} from "./controls";
+import { FIELDS, type FieldSpec, MAY_FAIL } from "./fields";
 import { type AppFile, type Data, handles, readable, type Variable } from "./file";
+import { DatasourceField, EventField, StrategyField, ToolField } from "./parts";
+import { ScheduleField, WebhookAddress } from "./triggers";
 
 const Code = lazy(() => import("../parts/code").then((it) => ({ default: it.Code })));
-type Raw = Record<string, unknown>;
-
-const getIn = (value: unknown, path: string): unknown =>
-  path ? path.split(".").reduce<unknown>((at, name) => (at as Raw | null | undefined)?.[name], value) : value;
-const setIn = (value: Raw, path: string, next: unknown): Raw => {
-  const [head, ...rest] = path.split(".");
-  if (!head) return next as Raw;
-  return { ...value, [head]: rest.length ? setIn((value[head] ?? {}) as Raw, rest.join("."), next) : next };
-};
-
-interface With {
-  app: AppFile;
-  id: string;
-  variables: Variable[];
-  titles: Map<string, string>;
-}
-
-const nameOf = (selector: unknown, titles: Map<string, string>) =>
-  Array.isArray(selector) && selector.length > 1
-    ? `${titles.get(String(selector[0])) ?? selector[0]}.${selector.slice(1).join(".")}`
-    : "";
-
-const SelectorField = ({
-  label,
-  value,
-  onChange,
-  within,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: string[]) => void;
-  within: With;
-}) => {
-  const { t } = useChosen();
-  const key = Array.isArray(value) ? value.join(".") : "";
-  const known = within.variables.map((one) => one.selector.join("."));
-  return (
-    <Field label={label}>
-      <select
-        value={key}
-        onChange={(event) =>
-          onChange(
-            event.target.value
-              ? [event.target.value.split(".")[0]!, event.target.value.split(".").slice(1).join(".")]
-              : [],
-          )
-        }
-      >
-        <option value="">{t.chooseVariable}</option>
-        {key && !known.includes(key) && <option value={key}>{nameOf(value, within.titles) || key}</option>}
-        {within.variables.map((one) => (
-          <option key={one.selector.join(".")} value={one.selector.join(".")}>
-            {nameOf(one.selector, within.titles)} · {one.kind}
-          </option>
-        ))}
-      </select>
-    </Field>
-  );
-};
-
-// A text with variables in it; one is put where the cursor stands.
-const TemplateField = ({
-  label,
-  value,
-  onChange,
-  within,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: string) => void;
-  within: With;
-}) => {
-  const { t } = useChosen();
-  const area = useRef<HTMLTextAreaElement>(null);
-  const text = String(value ?? "");
-  const put = (name: string) => {
-    const at = area.current?.selectionStart ?? text.length;
-    onChange(`${text.slice(0, at)}{{#${name}#}}${text.slice(area.current?.selectionEnd ?? at)}`);
-    area.current?.focus();
-  };
-  return (
-    <div className="template">
-      <Field label={label}>
-        <textarea ref={area} rows={3} value={text} onChange={(event) => onChange(event.target.value)} />
-      </Field>
-      <Choose
-        label={t.insertVariable}
-        name={`${t.insertVariable}: ${label}`}
-        items={within.variables.map((one) => [one.selector.join("."), nameOf(one.selector, within.titles)] as const)}
-        onChoose={put}
-      />
-    </div>
-  );
-};
-
-const JsonField = ({
-  label,
-  value,
-  onChange,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: unknown) => void;
-}) => {
-  const { t } = useChosen();
-  const [text, setText] = useState(() => JSON.stringify(value ?? {}, null, 2));
-  const [isWrong, setWrong] = useState(false);
-  return (
-    <Field label={label} help={isWrong && <span className="wrong">{t.notJson}</span>}>
-      <textarea
-        className="mono"
-        rows={5}
-        spellCheck={false}
-        value={text}
-        onChange={(event) => {
-          setText(event.target.value);
-          try {
-            onChange(JSON.parse(event.target.value));
-            setWrong(false);
-          } catch {
-            setWrong(true);
-          }
-        }}
-      />
-    </Field>
-  );
-};
-
-const ModelField = ({
-  label,
-  value,
-  onChange,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: unknown) => void;
-}) => {
-  const { t } = useChosen();
-  const models = useModels("llm");
-  const model = (value ?? {}) as { provider?: string; name?: string; mode?: string; completion_params?: Raw };
-  const short = (model.provider ?? "").split("/").at(-1) ?? "";
-  const at = short && !(model.name ?? "").includes("/") ? `${short}/${model.name ?? ""}` : (model.name ?? "");
-  const names = (models.data ?? []).map((one) => one.id);
-  return (
-    <>
-      <Pick
-        label={label}
-        value={at || "default"}
-        options={[
-          ["default", t.defaultModel],
-          ...(at && at !== "default" && !names.includes(at) ? [[at, at] as const] : []),
-          ...names.map((one) => [one, one] as const),
-        ]}
-        onChange={(next) => {
-          const [provider, ...rest] = next.split("/");
-          onChange(
-            next === "default"
-              ? { ...model, provider: "", name: "default", mode: "chat" }
-              : { ...model, provider, name: rest.join("/"), mode: model.mode ?? "chat" },
-          );
-        }}
-      />
-      <Field label={t.fields.temperature}>
-        <input
-          type="number"
-          min={0}
-          max={2}
-          step={0.1}
-          value={String(model.completion_params?.temperature ?? "")}
-          onChange={(event) => {
-            const { temperature: _, ...rest } = model.completion_params ?? {};
-            onChange({
-              ...model,
-              completion_params:
-                event.target.value === "" ? rest : { ...rest, temperature: Number(event.target.value) },
-            });
-          }}
-        />
-      </Field>
-    </>
-  );
-};
-
-const OutputsField = ({
-  label,
-  value,
-  onChange,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: unknown) => void;
-}) => {
-  const { t } = useChosen();
-  const rows = Object.entries((value ?? {}) as Record<string, { type?: string }>);
-  const put = (next: [string, { type?: string }][]) => onChange(Object.fromEntries(next));
-  return (
-    <fieldset>
-      <legend>{label}</legend>
-      {rows.map(([name, one], at) => (
-        <div className="row tight" key={at}>
-          <Field label={t.fields.name}>
-            <input
-              className="short"
-              value={name}
-              onChange={(event) => put(rows.map((row, place) => (place === at ? [event.target.value, row[1]] : row)))}
-            />
-          </Field>
-          <Pick
-            label={t.fields.type}
-            value={one.type ?? "string"}
-            onChange={(type) => put(rows.map((row, place) => (place === at ? [row[0], { ...row[1], type }] : row)))}
-            options={["string", "number", "boolean", "object", "array[string]", "array[number]", "array[object]"]}
-          />
-          <button
-            type="button"
-            className="icon"
-            aria-label={filled(t.removeNamed, { name })}
-            onClick={() => put(rows.filter((_, place) => place !== at))}
-          >
-            ×
-          </button>
-        </div>
-      ))}
-      <button type="button" onClick={() => put([...rows, [`result${rows.length + 1}`, { type: "string" }]])}>
-        {t.add}
-      </button>
-    </fieldset>
-  );
-};
-
-const ConditionsField = ({
-  label,
-  value,
-  onChange,
-  within,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: unknown) => void;
-  within: With;
-}) => {
-  const { t } = useChosen();
-  const rows = (Array.isArray(value) ? value : []) as {
-    id?: string;
-    variable_selector?: string[];
-    comparison_operator?: string;
-    value?: unknown;
-  }[];
-  const put = (at: number, more: Raw) => onChange(rows.map((row, place) => (place === at ? { ...row, ...more } : row)));
-  return (
-    <fieldset>
-      <legend>{label}</legend>
-      {rows.map((one, at) => (
-        <div key={one.id ?? at} className="card tight">
-          <SelectorField
-            label={t.fields.variable}
-            value={one.variable_selector}
-            onChange={(variable_selector) => put(at, { variable_selector })}
-            within={within}
-          />
-          <Pick
-            label={t.fields.operation}
-            value={one.comparison_operator ?? "is"}
-            onChange={(comparison_operator) => put(at, { comparison_operator })}
-            options={OPERATORS}
-          />
-          {!WITHOUT_VALUE.has(one.comparison_operator ?? "is") && (
-            <Field label={t.fields.value}>
-              <input value={String(one.value ?? "")} onChange={(event) => put(at, { value: event.target.value })} />
-            </Field>
-          )}
-          <button type="button" onClick={() => onChange(rows.filter((_, place) => place !== at))}>
-            {t.remove}
-          </button>
-        </div>
-      ))}
-      <button
-        type="button"
-        onClick={() =>
-          onChange([
-            ...rows,
-            { id: String(Date.now()), variable_selector: [], comparison_operator: "is", value: "", varType: "string" },
-          ])
-        }
-      >
-        {t.addCondition}
-      </button>
-    </fieldset>
-  );
-};
-
-interface OfferedTool {
-  name: string;
-  provider: string;
-  kind: string;
-  description: string;
-  schema: { properties?: Record<string, { description?: string }> };
-}
-
-const ToolField = ({ data, onChange, within }: { data: Data; onChange: (data: Data) => void; within: With }) => {
-  const { t } = useChosen();
-  const tools = useQuery({
-    queryKey: ["tools"],
-    queryFn: () => api.post<{ data: OfferedTool[] }>("/admin/tools").then((it) => it.data),
-  });
-  const at = `${String(data.provider_id ?? "")} ${String(data.tool_name ?? "")}`;
-  const known = tools.data?.find(
-    (one) => one.name === data.tool_name && (one.provider === data.provider_id || one.provider === data.provider_name),
-  );
-  const given = (data.tool_parameters ?? {}) as Record<string, { type?: string; value?: unknown }>;
-  return (
-    <>
-      <Pick
-        label={t.fields.tool}
-        value={known ? `${known.provider} ${known.name}` : at}
-        onChange={(next) => {
-          const one = tools.data?.find((each) => `${each.provider} ${each.name}` === next);
-          if (one)
-            onChange({
-              ...data,
-              provider_id: one.provider,
-              provider_name: one.provider,
-              provider_type: one.kind === "plugin" ? "builtin" : one.kind,
-              tool_name: one.name,
-              tool_label: one.name,
-              tool_parameters: {},
-            });
-        }}
-        options={[
-          ["", t.chooseTool],
-          ...(at.trim() && !known ? [[at, at] as const] : []),
-          ...(tools.data ?? []).map((one) => [`${one.provider} ${one.name}`, `${one.provider} / ${one.name}`] as const),
-        ]}
-      />
-      {known && <p className="soft small">{known.description}</p>}
-      {Object.keys(known?.schema.properties ?? {}).map((name) => (
-        <TemplateField
-          key={name}
-          label={name}
-          value={
-            given[name]?.type === "variable" ? `{{#${(given[name].value as string[]).join(".")}#}}` : given[name]?.value
-          }
-          within={within}
-          onChange={(value) => onChange({ ...data, tool_parameters: { ...given, [name]: { type: "mixed", value } } })}
-        />
-      ))}
-    </>
-  );
-};
-
 const One = ({
   spec,
   data,
@@ -429,15 +93,21 @@ const One = ({
           <input type="checkbox" checked={value === true} onChange={(event) => put(event.target.checked)} /> {label}
         </label>
       );
-    case "select":
+    case "select": {
+      const options = spec.options ?? [];
+      const said = String(value ?? options[0] ?? "");
+      const known = options.find((one) => one.toLowerCase() === said.toLowerCase());
       return (
         <Pick
           label={label}
-          value={String(value ?? spec.options?.[0] ?? "")}
+          value={known ?? said}
           onChange={put}
-          options={(spec.options ?? []).map((one) => [one, (t.choices as Record<string, string>)[one] ?? one] as const)}
+          options={(known === undefined ? [said, ...options] : options).map(
+            (one) => [one, (t.choices as Record<string, string>)[one] ?? one] as const,
+          )}
         />
       );
+    }
     case "selector":
       return <SelectorField label={label} value={value} onChange={put} within={within} />;
     case "selectors": {
@@ -489,6 +159,16 @@ const One = ({
       return <JsonField label={label} value={value} onChange={put} />;
     case "tool":
       return <ToolField data={data as Data} onChange={onChange} within={within} />;
+    case "strategy":
+      return <StrategyField data={data as Data} onChange={onChange} within={within} />;
+    case "datasource":
+      return <DatasourceField data={data as Data} onChange={onChange} within={within} />;
+    case "event":
+      return <EventField data={data as Data} onChange={onChange} within={within} />;
+    case "schedule":
+      return <ScheduleField data={data as Data} times={within.times} onChange={onChange} />;
+    case "address":
+      return <WebhookAddress appId={within.appId} node={within.id} />;
     case "datasets": {
       const chosen = (value ?? []) as string[];
       return (
@@ -626,6 +306,7 @@ export const Inspector = ({
   appId,
   id,
   problems,
+  times,
   text,
   onChange,
   onConnect,
@@ -636,6 +317,7 @@ export const Inspector = ({
   appId: string;
   id: string;
   problems: string[];
+  times: number[];
   text: () => string;
   onChange: (data: Data) => void;
   onConnect: (handle: string, target: string) => void;
@@ -649,7 +331,7 @@ export const Inspector = ({
   const data = node.data.node;
   const titles = new Map(app.drawn.nodes.map((one) => [one.id, one.data.node.title]));
   const variables = readable(id, app);
-  const within: With = { app, id, variables, titles };
+  const within: With = { app, id, variables, titles, appId, times };
   const others = app.drawn.nodes.filter(
     (one) => one.id !== id && one.type !== "note" && (one.parentId ?? "") === (node.parentId ?? ""),
   );

@@ -138,6 +138,7 @@ const Publishing = ({ id }: { id: string }) => {
           </a>
         </p>
       </Card>
+      <Begins id={id} />
       <Card title={t.itsPage}>
         {!one.is_published ? (
           <p className="soft">{t.publishFirst}</p>
@@ -198,6 +199,43 @@ const Publishing = ({ id }: { id: string }) => {
         </Dialog>
       </Card>
     </>
+  );
+};
+
+// What begins its runs without a caller: nothing is shown where nothing does.
+const Begins = ({ id }: { id: string }) => {
+  const { t, time } = useChosen();
+  const triggers = useQuery({ queryKey: ["apps", id, "triggers"], queryFn: () => api.triggers(id) });
+  if (!triggers.data?.length) return <Trouble of={[triggers]} />;
+  return (
+    <Card title={t.beginsByItself}>
+      <p className="soft">{t.beginsByItselfText}</p>
+      <Table
+        caption={t.beginsByItself}
+        rows={triggers.data}
+        id={(one) => one.node}
+        columns={[
+          { title: t.name, cell: (one) => one.title },
+          {
+            title: t.when,
+            cell: (one) =>
+              one.type === "webhook" ? (
+                <>
+                  {one.method} <code>{one.address}</code> <Copied text={one.address ?? ""} label={t.copyAddress} />
+                </>
+              ) : one.type === "schedule" ? (
+                <>
+                  <code>{one.cron}</code> {one.timezone}
+                  {one.next?.[0] && <span className="soft"> · {time(one.next[0])}</span>}
+                </>
+              ) : (
+                `${one.event ?? ""} · ${one.provider ?? ""}`
+              ),
+          },
+          { title: t.state, cell: (one) => (one.is_live ? t.inForce : t.notLive) },
+        ]}
+      />
+    </Card>
   );
 };
 

@@ -190,6 +190,7 @@ const One = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
           ))}
         </div>
       )}
+      {plugin.kinds.includes("triggers") && <Subscriptions plugin={plugin} />}
       <Dialog title={`${t.logs}: ${label(plugin.label)}`} isOpen={isLog} onClose={() => setLog(false)} isWide>
         {logs.data && !logs.data.length ? (
           <p className="soft">{t.noLogs}</p>
@@ -199,6 +200,102 @@ const One = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
       </Dialog>
       {isTool && <TryTool tool={isTool} onClose={() => setTool("")} />}
     </Card>
+  );
+};
+
+// Whom a trigger plugin listens to: what its provider calls is made here, and ended here.
+const Subscriptions = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
+  const { t, label } = useChosen();
+  const parts = useQuery({ queryKey: ["plugins", "parts"], queryFn: api.nodeParts });
+  const all = useQuery({ queryKey: ["plugins", "subscriptions"], queryFn: api.subscriptions });
+  const [isAdding, setAdding] = useState(false);
+  const [name, setName] = useState("");
+  const [values, set] = useState<Record<string, string>>({});
+  const provider = parts.data?.trigger_providers.find((one) => one.plugin === plugin.plugin_id);
+  const mine = (all.data ?? []).filter((one) => one.plugin === plugin.plugin_id);
+  const given = (fields: Shape<"PartParameter">[]) =>
+    Object.fromEntries(
+      fields
+        .filter((one) => (values[one.name] ?? one.default ?? "") !== "")
+        .map((one) => {
+          const value = values[one.name] ?? (one.default as string);
+          return [one.name, one.type === "number" ? Number(value) : one.type === "boolean" ? value === "true" : value];
+        }),
+    );
+  const add = useDo(
+    () => api.subscribe(plugin.plugin_id, name, given(provider!.parameters), given(provider!.credentials)),
+    ["plugins"],
+    t.subscribed,
+  );
+  const remove = useDo((id: string) => api.unsubscribe(id), ["plugins"], t.removed);
+  return (
+    <>
+      <h3>{t.subscriptions}</h3>
+      <Trouble of={[parts, all]} />
+      <ul className="plain">
+        {mine.map((one) => (
+          <li key={one.id} className="row">
+            <strong>{one.name}</strong> <code className="small">{one.address}</code>
+            <Copied text={one.address} label={t.copyAddress} />
+            <Sure
+              label={t.remove}
+              question={filled(t.sureRemove, { name: one.name })}
+              onSure={() => remove.run(one.id)}
+            />
+          </li>
+        ))}
+      </ul>
+      <button type="button" disabled={!provider} onClick={() => setAdding(true)}>
+        {t.subscribe}
+      </button>
+      <Dialog title={`${t.subscribe}: ${label(plugin.label)}`} isOpen={isAdding} onClose={() => setAdding(false)}>
+        <form
+          className="form"
+          onSubmit={(event) => {
+            event.preventDefault();
+            void add.run().then((made) => {
+              if (!made) return;
+              setAdding(false);
+              setName("");
+              set({});
+            });
+          }}
+        >
+          <Field label={t.name}>
+            <input required value={name} onChange={(event) => setName(event.target.value)} />
+          </Field>
+          {[...(provider?.parameters ?? []), ...(provider?.credentials ?? [])].map((one) => (
+            <Field key={one.name} label={label(one.label)} help={one.help ? label(one.help) : undefined}>
+              {one.options.length ? (
+                <select
+                  required={one.required}
+                  value={values[one.name] ?? String(one.default ?? "")}
+                  onChange={(event) => set({ ...values, [one.name]: event.target.value })}
+                >
+                  <option value="" />
+                  {one.options.map((each) => (
+                    <option key={each.value} value={each.value}>
+                      {label(each.label)}
+                    </option>
+                  ))}
+                </select>
+              ) : (
+                <input
+                  type={one.type === "secret-input" ? "password" : one.type === "number" ? "number" : "text"}
+                  autoComplete="off"
+                  required={one.required}
+                  value={values[one.name] ?? String(one.default ?? "")}
+                  onChange={(event) => set({ ...values, [one.name]: event.target.value })}
+                />
+              )}
+            </Field>
+          ))}
+          <button className="primary" type="submit" disabled={add.isBusy}>
+            {t.subscribe}
+          </button>
+        </form>
+      </Dialog>
+    </>
   );
 };
 

@@ -1,6 +1,6 @@
-import type { Shape } from "../api";
+import { api, type Shape } from "../api";
 import { useChosen } from "../settings";
-import { Field } from "./base";
+import { Field, useDo } from "./base";
 
 export type Form = Shape<"InputForm">;
 
@@ -46,36 +46,27 @@ export const ready = (values: Record<string, unknown>, form: Form[]): Record<str
   );
 
 export const Inputs = ({
+  app,
   form,
   values,
   onChange,
 }: {
+  app: string;
   form: Form[];
   values: Record<string, unknown>;
   onChange: (values: Record<string, unknown>) => void;
 }) => {
   const { t } = useChosen();
   const put = (name: string, value: unknown) => onChange({ ...values, [name]: value });
-  const upload = async (name: string, files: FileList | null, isMany: boolean) => {
+  const upload = useDo(async (name: string, files: FileList | null, isMany: boolean) => {
     const given = await Promise.all(
       [...(files ?? [])].map(async (file) => ({
-        transfer_method: "remote_url",
-        type: file.type.startsWith("image/")
-          ? "image"
-          : file.type.startsWith("audio/")
-            ? "audio"
-            : file.type.startsWith("video/")
-              ? "video"
-              : "document",
-        url: await new Promise<string>((done) => {
-          const reader = new FileReader();
-          reader.onload = () => done(String(reader.result));
-          reader.readAsDataURL(file);
-        }),
+        transfer_method: "local_file",
+        upload_file_id: (await api.appFileFor(app, file)).id,
       })),
     );
     put(name, isMany ? given : given[0]);
-  };
+  });
   return (
     <>
       {form.map((one) => {
@@ -107,7 +98,7 @@ export const Inputs = ({
               <input
                 type="file"
                 multiple={one.type === "file-list"}
-                onChange={(event) => void upload(one.variable, event.target.files, one.type === "file-list")}
+                onChange={(event) => void upload.run(one.variable, event.target.files, one.type === "file-list")}
               />
             ) : (
               <input

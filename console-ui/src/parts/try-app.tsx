@@ -165,7 +165,7 @@ export const TryApp = ({ id, isDraft }: { id: string; isDraft: boolean }) => {
           void go();
         }}
       >
-        <Inputs form={form.data.data as Form[]} values={values} onChange={setValues} />
+        <Inputs app={id} form={form.data.data as Form[]} values={values} onChange={setValues} />
         {form.data.is_chat && (
           <Field label={t.message}>
             <textarea

@@ -265,6 +265,14 @@ def _operations() -> list[Operation]:
         ),
         Operation(
             "POST",
+            f"{app}/files",
+            "A file for its runs, as a form's field 'file'.",
+            shapes.UploadedFile,
+            "multipart/form-data",
+            status=201,
+        ),
+        Operation(
+            "POST",
             f"{app}/test-node",
             "Run one node of a file alone.",
             shapes.NodeTest,

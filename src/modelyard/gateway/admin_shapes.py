@@ -339,7 +339,7 @@ class PluginShown(Shape, frozen=True, kw_only=True):
     label: I18nObject
     description: I18nObject | None
     kinds: list[str]
-    """model, tool, endpoint, agent_strategy, datasource, trigger."""
+    """models, tools, endpoints, agent_strategies, datasources, triggers."""
     runtime: str
     source: str
     asked: list[str]
@@ -461,6 +461,15 @@ class TriggerShown(Shape, frozen=True, kw_only=True):
     subscription: str = ""
 
 
+class UploadedFile(Shape, frozen=True, kw_only=True):
+    """What a run's inputs name as `{transfer_method: local_file, upload_file_id: …}`."""
+
+    id: str
+    name: str
+    size: int
+    mime_type: str
+
+
 class PartOption(Shape, frozen=True, kw_only=True):
     value: str
     label: I18nObject
@@ -489,6 +498,8 @@ class PartShown(Shape, frozen=True, kw_only=True):
     kind: str = ""
     """Of a datasource: local_file, online_document, website_crawl or online_drive."""
     parameters: list[PartParameter]
+    output_schema: dict[str, Any] | None = None
+    """A JSON schema of what it gives."""
 
 
 class TriggerProviderShown(Shape, frozen=True, kw_only=True):

@@ -670,7 +670,7 @@ def _needs_of(node: Node) -> Iterable[Need]:
     data = node.data
     model = getattr(data, "model", None)
     if model is not None and getattr(model, "name", ""):
-        yield Need(kind="model", name=f"{model.provider}/{model.name}", node=node.title)
+        yield Need(kind="model", name=f"{model.provider}/{model.name}".lstrip("/"), node=node.title)
     for dataset in getattr(data, "dataset_ids", ()) or ():
         yield Need(kind="dataset", name=dataset, node=node.title)
     if node.type == "tool":

@@ -22,7 +22,9 @@ from modelyard.gateway.admin_shapes import (
     RunPage,
     RunShown,
     TriggerShown,
+    UploadedFile,
 )
+from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.gateway.manage_parts import ManageParts
 from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT, ServiceParts
@@ -63,6 +65,8 @@ class AppRuns:
                 return json_reply(await self._page(request, found))
             case "POST", "runs":
                 return await self._run(request, found)
+            case "POST", "files":
+                return json_reply(await self._uploaded(request, found), status=201)
             case "POST", "test-node":
                 return json_reply(await request.while_here(self._tested(request, found)))
             case "GET", "conversations":
@@ -109,6 +113,17 @@ class AppRuns:
             )
             headers = {"x-modelyard-run": run.id}
         return sse_reply(_told(self.service, run), _broken, headers)
+
+    async def _uploaded(self, request: Request, found: FoundApp) -> UploadedFile:
+        form = parse_form(
+            request.header(b"content-type") or "", await request.body(),
+            wanted="send the file as multipart/form-data, in the field 'file'",
+        )  # fmt: skip
+        if form.file is None:
+            raise InvokeBadRequestError("'file' is missing: the file", param="file")
+        user = request.caller.user or _USER
+        stored = await asyncio.to_thread(self.service.files.add, found.tenant, form.filename, form.file, owner=user)
+        return UploadedFile(id=stored.id, name=stored.name, size=stored.size, mime_type=stored.mime_type)
 
     async def _triggers(self, found: FoundApp) -> list[TriggerShown]:
         """Of the draft, or of what is published where that is all."""

@@ -117,7 +117,7 @@ def _part(provider: str, plugin: str, one: Part, kind: str = "") -> PartShown:
     about: Identity = one.identity
     return PartShown(
         provider=provider, plugin=plugin, name=about.name, label=_label(about.label, about.name), kind=kind,
-        parameters=[_parameter(each) for each in one.parameters],
+        parameters=[_parameter(each) for each in one.parameters], output_schema=one.output_schema,
     )  # fmt: skip
 
 
