@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from modelyard.base.errors import suggestion
+from modelyard.base.errors import ConfigError, suggestion
 from modelyard.workflow.graph import SOURCE, Edge, Graph
 from modelyard.workflow.node import Node, NodeKind
 from modelyard.workflow.nodes import node_class, node_types
@@ -450,7 +450,7 @@ class _Reader:
             if node is not None and isinstance(node.data, ScheduleData):
                 try:
                     schedule_of(node.data)
-                except ScheduleError as error:
+                except (ScheduleError, ConfigError) as error:
                     self._warn(f"it begins no run: {error}", (*path, place, "data"), node.title)
 
     def _node(self, raw: Mapping[str, Any], path: tuple[Any, ...]) -> Node | None:

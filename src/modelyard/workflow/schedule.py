@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
-
+from modelyard.base.lazy import lazy
 from modelyard.workflow.nodes.trigger import ScheduleData, VisualSchedule
 from modelyard.workflow.variables import WorkflowError
 
+cronsim = lazy("cronsim", extra="workflows")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
@@ -31,8 +31,8 @@ class Schedule:
         a time that it leaps over comes at the leap; where it is put back a time comes once, as in Debian's cron."""
         began = datetime.fromtimestamp(moment, UTC).astimezone(_zone(self.timezone))
         try:
-            times = CronSim(self.cron, began)
-        except CronSimError as error:
+            times = cronsim.CronSim(self.cron, began)
+        except cronsim.CronSimError as error:
             raise ScheduleError(f"{self.cron!r} is no cron expression: {str(error).lower()}") from error
         return (one.timestamp() for one in times)
 

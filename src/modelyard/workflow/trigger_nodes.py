@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from modelyard.base.errors import ConfigError
 from modelyard.runtime.tenancy import AppTrigger
 from modelyard.workflow.dsl import App
 from modelyard.workflow.nodes.trigger import PluginTriggerData, ScheduleData, WebhookData
@@ -24,7 +25,7 @@ def triggers_of(app: App) -> list[AppTrigger]:
             case ScheduleData():
                 try:
                     schedule = schedule_of(node.data)
-                except ScheduleError:
+                except (ScheduleError, ConfigError):
                     continue
                 found.append(AppTrigger(
                     node=root, title=node.title, type="schedule", cron=schedule.cron, timezone=schedule.timezone
