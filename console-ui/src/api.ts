@@ -332,6 +332,14 @@ export const api = {
   split: (text: string, rule: unknown) =>
     taken(admin.POST("/admin/v1/split", { body: { text, process_rule: rule as Record<string, never> } })),
 
+  evaluations: (id: string) => taken(admin.GET("/admin/v1/evaluations/{id}", one(id))).then((it) => it.data),
+  evaluation: (id: string, evaluation: string) =>
+    taken(admin.GET("/admin/v1/evaluations/{id}/{evaluation}", { params: { path: { id, evaluation } } })),
+  removeEvaluation: (id: string, evaluation: string) =>
+    taken(admin.DELETE("/admin/v1/evaluations/{id}/{evaluation}", { params: { path: { id, evaluation } } })),
+  writeQuestions: (id: string, count = 20) =>
+    taken(admin.POST("/admin/v1/evaluations/{id}/questions", { ...one(id), body: { count } })).then((it) => it.data),
+
   about: () => taken(admin.GET("/admin/v1/about")),
   settings: () => taken(admin.GET("/admin/v1/settings")),
   saveSettings: (text: string) => taken(admin.PUT("/admin/v1/settings", { body: { text } })),

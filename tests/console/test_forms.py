@@ -173,7 +173,7 @@ def test_an_agent_is_given_its_model_tools_and_question_by_form(one: Person):
     form.get_by_role("textbox", name="Instruction").fill("Be brief.")
     form.get_by_role("button", name="Insert a variable…: Query").click()
     one.page.get_by_role("menuitem", name="start.q").click()
-    form.get_by_label("Maximum iterations").fill("3")
+    form.get_by_label("Rounds at most").fill("3")
     form.get_by_role("button", name="Add a tool").click()
     one.page.get_by_role("menuitem", name=re.compile("calculator")).first.click()
     save(one)
@@ -235,3 +235,33 @@ _LEAST: dict[str, dict[str, Any]] = {
     "http-request": {"method": "get", "url": "http://127.0.0.1", "authorization": {"type": "no-auth"}},
 }
 """What a file must say of these."""
+
+
+def test_an_evaluation_is_run_kept_and_compared(one: Person):
+    def post(path: str, body: Any) -> Any:
+        return httpx.post(f"{one.origin}{path}", json=body, timeout=30).json()
+
+    dataset = post("/v1/datasets", {"name": "rules", "indexing_technique": "economy"})["id"]
+    for name, text in (("gate.md", "The gate is closed at nine."), ("dogs.md", "Dogs are welcome on a lead.")):
+        body = {"name": name, "text": text, "indexing_technique": "economy", "process_rule": {"mode": "automatic"}}
+        post(f"/v1/datasets/{dataset}/document/create-by-text", body)
+    one.goto(f"/knowledge/{dataset}?tab=evaluate")
+    box = one.page.get_by_label("Questions whose document is known")
+    box.fill("When is the gate closed? => gate.md\nAre dogs welcome? => dogs.md | gate.md\nno document named")
+    for way in ("by meaning", "both"):
+        one.page.get_by_label(way, exact=True).uncheck()
+    one.page.get_by_role("button", name="Run", exact=True).click()
+    one.page.get_by_role("table", name="Questions").wait_for()
+    assert "evaluation=" in one.page.url
+    one.page.reload()
+    row = one.page.get_by_role("table", name="Evaluations so far").get_by_role("row").nth(1)
+    row.get_by_text("100 %").first.wait_for()
+    assert [each.inner_text() for each in row.get_by_role("cell").all()][:2] == ["by words", "2"]
+    assert violations(one.page) == []
+    one.page.get_by_role("button", name="Run", exact=True).click()
+    one.page.get_by_role("table", name="Evaluations so far").get_by_role("row").nth(2).wait_for()
+    one.page.get_by_role("table").get_by_role("button", name="Remove").first.click()
+    one.page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    one.page.get_by_role("table", name="Evaluations so far").get_by_role("row").nth(2).wait_for(state="detached")
+    assert len(httpx.get(f"{one.origin}/admin/v1/evaluations/{dataset}").json()["data"]) == 1
+    assert one.wrongs == []

@@ -201,3 +201,49 @@ def test_a_question_is_answered_whole_and_in_events(run: Any):
         assert set(kinds[1:-1]) == {"text"}
 
     run(work)
+
+
+def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(run: Any):
+    async def work(call: Call, yard: Modelyard) -> None:
+        dataset, document = await made(call)
+        base = f"/admin/v1/evaluations/{dataset}"
+        questions = [
+            {"question": "Can goods be sent back?", "documents": ["guide"]},
+            {"question": "When do parcels leave?", "documents": [document]},
+            {"question": "Who are you?", "documents": ["of nobody"]},
+        ]
+        admin = ""  # nobody has an API key yet: who is at this machine may
+        status, told = await call("POST", base, {"questions": questions, "ways": ["full_text", "hybrid"]}, shown=admin)
+        assert status == 200, told
+        events = [json.loads(line[5:]) for line in told.decode().splitlines() if line.startswith("data:")]
+        assert [one.get("done") for one in events[:-1]] == [0, 1, 2, 3]
+        whole = events[-1]["evaluation"]
+        assert [(one["settings"], one["questions"]) for one in whole["scores"]] == [("full_text", 3), ("hybrid", 3)]
+        assert [one["places"]["full_text"] for one in whole["outcomes"]] == [1, 1, 0]
+        assert whole["scores"][0]["mrr"] == whole["scores"][0]["hit_1"] == 0.6667
+        _, listed = await call("GET", base, shown=admin)
+        assert [(one["id"], one["outcomes"]) for one in listed["data"]] == [(whole["id"], [])]
+        assert await call("GET", f"{base}/{whole['id']}", shown=admin) == (200, whole)
+        for body, words in (
+            ({"questions": []}, "there is nothing to ask"),
+            ({"questions": [{"question": "?"}]}, "documents"),
+            ({"questions": questions, "ways": ["by smell"]}, "no way to search"),
+            ({"questions": questions * 400}, "more than 1,000"),
+        ):
+            status, said = await call("POST", base, body, shown=admin)
+            assert (status, words in json.dumps(said)) == (400, True), said
+        status, said = await call("POST", f"{base}/questions", {"count": 9999}, shown=admin)
+        assert (status, "1 to 200" in json.dumps(said)) == (400, True)
+        for path in (f"{base}/nothing", "/admin/v1/evaluations/00000000-0000-0000-0000-000000000000"):
+            assert (await call("GET", path, shown=admin))[0] == 404
+        _, other = await call("POST", "/v1/datasets", {"name": "other"})
+        assert (await call("GET", f"/admin/v1/evaluations/{other['id']}/{whole['id']}", shown=admin))[0] == 404
+        await call("POST", base, {"questions": questions[:1]}, shown=admin)
+        assert len((await call("GET", base, shown=admin))[1]["data"]) == 2
+        assert (await call("DELETE", f"{base}/{whole['id']}", shown=admin))[0] == 200
+        assert (await call("DELETE", f"{base}/{whole['id']}", shown=admin))[0] == 404
+        await call("DELETE", f"/v1/datasets/{dataset}")
+        kept = await yard.workflow_parts.tools.kept.list("default", f"evaluation:{dataset}")
+        assert kept == []
+
+    run(work)

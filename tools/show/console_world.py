@@ -25,7 +25,7 @@ PAGES = (
     *(f"/workflows/{{waiting}}?node={node}" for node in ("when", "hook", "event", "agent", "tool")),
     "/apps/{waiting}?tab=publish",
     "/knowledge", "/knowledge/{dataset}", "/knowledge/{dataset}?tab=ask", "/knowledge/{dataset}?tab=test",
-    "/knowledge/{dataset}?tab=evaluate", "/apps",
+    "/knowledge/{dataset}?tab=evaluate&evaluation={evaluation}", "/apps",
     "/apps/{chat}", "/apps/{chat}?tab=publish", "/apps/{chat}?tab=setup", "/apps/{chat}?tab=talks",
     "/apps/{workflow}?tab=runs", "/apps/{chat}?tab=annotations", "/apps/{chat}?tab=feedback", "/settings",
     "/settings?tab=form", "/settings?tab=file", "/settings?tab=licences", "/nowhere",
@@ -141,7 +141,7 @@ def _waiting(said: str) -> JSON:
             },
         },
         "tool": {
-            "type": "tool", "title": f"Add {said}", "provider_id": "calculator", "provider_type": "builtin",
+            "type": "tool", "title": f"Sum it up {said}", "provider_id": "calculator", "provider_type": "builtin",
             "tool_name": "evaluate", "tool_parameters": {},
         },
         "end": {"type": "end", "title": "End", "outputs": [{"variable": "it", "value_selector": ["agent", "text"]}]},
@@ -201,6 +201,9 @@ def _fill(origin: str, said: str, plugin: Path) -> dict[str, str]:
             "process_rule": {"mode": "automatic"},
         }  # fmt: skip
         post(f"/v1/datasets/{ids['dataset']}/document/create-by-text", document)
+        questions = [{"question": f"When is the gate closed? {said}", "documents": [named("rules.md")]}]
+        asked = post(f"/admin/v1/evaluations/{ids['dataset']}", {"questions": questions, "ways": ["full_text"]})
+        ids["evaluation"] = json.loads(asked.text.split("data: ")[-1])["evaluation"]["id"]
         package = package_folder(plugin).data
         task = client.post("/admin/v1/plugins", content=package).json()
         until = time.monotonic() + 120

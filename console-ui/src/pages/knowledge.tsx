@@ -7,6 +7,7 @@ import { Card, Drop, Empty, Field, Page, Pick, Status, Trouble, useDo, useWrong 
 import { Table } from "../parts/table";
 import { useChosen, useKept } from "../settings";
 import { filled } from "../words";
+import { Evaluation } from "./evaluation";
 
 export const Knowledge = () => {
   const { t, number, day } = useChosen();
@@ -404,127 +405,6 @@ const Retrieval = ({ id }: { id: string }) => {
             </Card>
           ))}
         </div>
-      )}
-    </>
-  );
-};
-
-interface Tried {
-  question: string;
-  wanted: string;
-  places: Record<string, number>;
-}
-
-// Questions whose document is known, asked in each way: how high up the document comes.
-const Evaluation = ({ id }: { id: string }) => {
-  const { t, number } = useChosen();
-  const said = useWrong();
-  const [text, setText] = useKept(`knowledge.evaluate.${id}`, "");
-  const [tried, setTried] = useState<Tried[]>([]);
-  const [trouble, setTrouble] = useState("");
-  const [isRunning, setRunning] = useState(false);
-  const cases = text
-    .split("\n")
-    .map((line) => line.split("=>").map((one) => one.trim()))
-    .filter((one): one is [string, string] => one.length === 2 && !!one[0] && !!one[1]);
-  const go = async () => {
-    setTried([]);
-    setTrouble("");
-    setRunning(true);
-    try {
-      for (const [question, wanted] of cases) {
-        const places: Record<string, number> = {};
-        for (const method of METHODS) {
-          const hits = await api.retrieve(id, question, {
-            search_method: method,
-            top_k: 10,
-            reranking_enable: false,
-            score_threshold_enabled: false,
-          });
-          places[method] =
-            hits.findIndex((hit) => hit.segment.document.name === wanted || hit.segment.document.id === wanted) + 1;
-        }
-        setTried((all) => [...all, { question, wanted, places }]);
-      }
-    } catch (error) {
-      setTrouble(said(error));
-    } finally {
-      setRunning(false);
-    }
-  };
-  const mean = (pick: (place: number) => number, method: string) =>
-    tried.reduce((sum, one) => sum + pick(one.places[method] ?? 0), 0) / (tried.length || 1);
-  return (
-    <>
-      <form
-        className="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          void go();
-        }}
-      >
-        <Field label={t.evaluationCases} help={t.evaluationHelp}>
-          <textarea
-            rows={6}
-            required
-            value={text}
-            onChange={(event) => setText(event.target.value)}
-            placeholder={t.evaluationExample}
-          />
-        </Field>
-        <button type="submit" className="primary" disabled={isRunning || !cases.length}>
-          {isRunning ? `${tried.length} / ${cases.length}` : t.run}
-        </button>
-      </form>
-      {trouble && (
-        <p className="wrong" role="alert">
-          {trouble}
-        </p>
-      )}
-      {tried.length > 0 && (
-        <>
-          <Table
-            caption={t.evaluation}
-            rows={METHODS.map((one) => one)}
-            id={(one) => one}
-            columns={[
-              { title: t.method, cell: (one) => t.methods[one] },
-              {
-                title: t.foundFirst,
-                cell: (one) => `${number(mean((place) => (place === 1 ? 1 : 0), one) * 100, 0)} %`,
-                isNumber: true,
-              },
-              {
-                title: t.foundInTen,
-                cell: (one) => `${number(mean((place) => (place ? 1 : 0), one) * 100, 0)} %`,
-                isNumber: true,
-              },
-              {
-                title: t.reciprocalRank,
-                cell: (one) =>
-                  number(
-                    mean((place) => (place ? 1 / place : 0), one),
-                    3,
-                  ),
-                isNumber: true,
-              },
-            ]}
-          />
-          <Table
-            caption={t.question}
-            rows={tried}
-            id={(one) => one.question}
-            columns={[
-              { title: t.question, cell: (one) => one.question },
-              { title: t.document, cell: (one) => one.wanted },
-              ...METHODS.map((method) => ({
-                title: t.methods[method],
-                isNumber: true,
-                cell: (one: Tried) => one.places[method] || <span className="wrong">{t.notInTen}</span>,
-              })),
-            ]}
-          />
-        </>
       )}
     </>
   );

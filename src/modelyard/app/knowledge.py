@@ -12,6 +12,7 @@ from modelyard.knowledge.answer import Answerer
 from modelyard.knowledge.crawl import Gatherer
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset
+from modelyard.knowledge.evaluations import Evaluations
 from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.index.memory import MemoryIndex
@@ -47,6 +48,7 @@ class KnowledgeParts:
         self.retriever = Retriever(self.store, self.index_of, made, self.models, self.models, self.external)
         self.answerer = Answerer(self.retriever, self.models, self.models, self.models)
         self.datasets = Datasets(self.store, self.indexer, self.retriever, yard.files, reader, self.index_of)
+        self.evaluations = Evaluations(yard.workflow_parts.tools.kept, self.datasets, self.models, yard.clock.time)
 
     def index_of(self, dataset: Dataset) -> Index:
         """Where a dataset is searched. Raises ConfigError for a store that there is not."""

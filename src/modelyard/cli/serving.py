@@ -103,6 +103,7 @@ def gateway_of(
             files=yard.files,
             origin=lambda: yard.origin,
             pipelines=lambda: yard.workflow_parts.pipelines,
+            evaluations=lambda: yard.knowledge.evaluations,
         ),
         accounts=yard.accounts,
         keeper=keeper,

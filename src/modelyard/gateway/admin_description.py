@@ -67,7 +67,7 @@ def _operations() -> list[Operation]:
             Operation("DELETE", one, f"Remove a {kind}.", shapes.Accepted),
         ]
     text, number, flag, thing, words = "string", "number", "boolean", "object", "array"
-    app, run = "/admin/v1/apps/{id}", "/admin/v1/runs/{id}"
+    app, run, evaluated = "/admin/v1/apps/{id}", "/admin/v1/runs/{id}", "/admin/v1/evaluations/{id}"
     return [
         *found,
         Operation(
@@ -319,6 +319,23 @@ def _operations() -> list[Operation]:
             {"text": text, "process_rule?": thing},
             more={"total": {"type": "integer"}},
         ),
+        Operation("GET", f"{evaluated}", "A dataset's evaluations, newest first.", [shapes.EvaluationShown]),
+        Operation(
+            "POST",
+            evaluated,
+            "Ask questions whose documents are known, in each way; told as it goes, and kept.",
+            "text/event-stream",
+            {"questions": "objects", "ways?": words},
+        ),
+        Operation(
+            "POST",
+            f"{evaluated}/questions",
+            "Have a model write a question a document.",
+            [shapes.QuestionShown],
+            {"count?": number, "model?": text},
+        ),
+        Operation("GET", f"{evaluated}/{{evaluation}}", "One, question by question.", shapes.EvaluationShown),
+        Operation("DELETE", f"{evaluated}/{{evaluation}}", "Remove one.", shapes.Accepted),
         Operation("GET", "/admin/v1/about", "What runs here.", shapes.About),
         Operation("GET", "/admin/v1/settings", "The settings' file, without its secrets.", shapes.SettingsShown),
         Operation("PUT", "/admin/v1/settings", "Write it; checked first.", shapes.SettingsShown, {"text": text}),
@@ -435,6 +452,8 @@ def _body(one: Operation) -> JSON | None:
 
 
 def _type(kind: str) -> JSON:
+    if kind == "objects":
+        return {"type": "array", "items": {"type": "object", "additionalProperties": True}}
     if kind == "array":
         return {"type": "array", "items": {"type": "string"}}
     return {"type": kind, "additionalProperties": True} if kind == "object" else {"type": kind}

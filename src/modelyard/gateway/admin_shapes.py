@@ -461,6 +461,41 @@ class TriggerShown(Shape, frozen=True, kw_only=True):
     subscription: str = ""
 
 
+class QuestionShown(Shape, frozen=True, kw_only=True):
+    question: str
+    documents: list[str]
+    """Names or ids of those that answer it."""
+
+
+class ScoresShown(Shape, frozen=True, kw_only=True):
+    """Means over an evaluation's questions; `ndcg`, `recall` and `mrr` are at 10."""
+
+    settings: str
+    questions: int
+    ndcg: float
+    recall: float
+    mrr: float
+    hit_1: float
+    hit_5: float
+    milliseconds: float
+    """Median of a question."""
+
+
+class OutcomeShown(QuestionShown, frozen=True, kw_only=True):
+    places: dict[str, int]
+    """Way to search → the place of the first that answers it, from 1; 0 where none is among ten."""
+
+
+class EvaluationShown(Shape, frozen=True, kw_only=True):
+    id: str
+    at: float
+    by: str
+    embedding_model: str
+    scores: list[ScoresShown]
+    outcomes: list[OutcomeShown]
+    """Empty in lists."""
+
+
 class UploadedFile(Shape, frozen=True, kw_only=True):
     """What a run's inputs name as `{transfer_method: local_file, upload_file_id: …}`."""
 

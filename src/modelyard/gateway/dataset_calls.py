@@ -13,6 +13,7 @@ from modelyard.gateway.service_calls import ServiceError, read_object
 from modelyard.knowledge.answer import Answerer
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset, Document, Segment
+from modelyard.knowledge.evaluations import Evaluations
 from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.models import RuntimeModels
 from modelyard.models.types import JSON
@@ -36,6 +37,7 @@ class DatasetParts:
     files: FileStore
     origin: Callable[[], str]
     pipelines: Callable[[], Pipelines]
+    evaluations: Callable[[], Evaluations]
 
 
 @dataclass(slots=True)

@@ -32,6 +32,7 @@ from modelyard.gateway.routes import (
     console,
     datasets,
     embeddings,
+    evaluations,
     generate_content,
     health,
     hooks,
@@ -237,6 +238,9 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
         f"{prefix}subscriptions/": {"DELETE": (Role.ADMIN, subscribed)},
         f"{prefix}nodes": {"GET": (Role.DEVELOPER, app_runs.NodesRoute())},
         f"{prefix}runs/": runs,
+        f"{prefix}evaluations/": dict.fromkeys(
+            ("GET", "POST", "DELETE"), (Role.DEVELOPER, evaluations.EvaluationsRoute(parts.datasets))
+        ),
         f"{prefix}split": {"POST": (Role.DEVELOPER, splitting.SplitRoute(parts.datasets))},
         f"{prefix}about": {"GET": (Role.VIEWER, server_state.AboutRoute(manage))},
         f"{prefix}settings": dict.fromkeys(("GET", "PUT"), (Role.OWNER, server_state.SettingsRoute(manage))),

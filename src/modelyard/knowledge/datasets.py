@@ -1,7 +1,7 @@
 """Datasets and their documents as callers see them: made, filled, changed, looked into, deleted."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ class Datasets:
         self.reader = reader
         self._files = files
         self._index_of = index_of
+        self._on_delete: list[Callable[[str, str], Awaitable[None]]] = []
+
+    def on_delete(self, listener: Callable[[str, str], Awaitable[None]]) -> None:
+        """Have it told of datasets that are gone, as (tenant, id)."""
+        self._on_delete.append(listener)
 
     # datasets
 
@@ -100,6 +105,8 @@ class Datasets:
         await self._index_of(dataset).drop(id)
         documents = await self.store.delete(tenant, id)
         await asyncio.to_thread(self._remove_files, documents)
+        for listener in self._on_delete:
+            await listener(tenant, id)
 
     def _remove_files(self, documents: Sequence[Document]) -> None:
         for one in documents:

@@ -175,28 +175,47 @@ async def evaluate(
     most: int = 0, spent: Callable[[], Any] = lambda: 0,
 ) -> Scores:  # fmt: skip
     """Ask every question, or the first `most`, and hold what is found against what should be."""
-    settings = msgspec.structs.replace(
-        settings, top_k=_DEPTH, candidates=max(settings.candidates, _DEPTH), score_threshold_enabled=False
-    )
-    tally, before = _Tally(), spent()
+    trial, before = Trial(datasets, dataset, settings, name), spent()
     asked = [one for one in collection.queries if one in collection.qrels]
     for query in asked[: most or None]:
-        begun = time.perf_counter()
-        found = await datasets.search(
-            dataset.tenant, [dataset.id], collection.queries[query], settings=settings, counts=False
+        await trial.ask(collection.queries[query], collection.qrels[query])
+    return msgspec.structs.replace(trial.scores(), cost=float(spent() - before))
+
+
+class Trial:
+    """A way to search, asked one question after another."""
+
+    def __init__(self, datasets: Datasets, dataset: Dataset, settings: RetrievalSettings, name: str = "") -> None:
+        self.name = name or settings.search_method.value
+        self._datasets = datasets
+        self._dataset = dataset
+        self._settings = msgspec.structs.replace(
+            settings, top_k=_DEPTH, candidates=max(settings.candidates, _DEPTH), score_threshold_enabled=False
+        )
+        self._tally = _Tally()
+
+    async def ask(
+        self, query: str, relevant: Mapping[str, float], id_of: Callable[[Hit], str] | None = None
+    ) -> list[str]:
+        """Documents in the order in which they were found. `id_of` says how `relevant` names them."""
+        begun, tally = time.perf_counter(), self._tally
+        found = await self._datasets.search(
+            self._dataset.tenant, [self._dataset.id], query, settings=self._settings, counts=False
         )
         tally.times.append((time.perf_counter() - begun) * 1000)
         for stage, took in found.milliseconds.items():
             tally.stages[stage] = tally.stages.get(stage, 0.0) + took
         tally.notes += bool(found.notes)
-        ranked, relevant = ids_of(found.hits), collection.qrels[query]
+        ranked = ids_of(found.hits) if id_of is None else list(dict.fromkeys(map(id_of, found.hits)))
         tally.rows.append((
             ndcg(ranked, relevant), recall(ranked, relevant, 10), recall(ranked, relevant, 100),
             reciprocal_rank(ranked, relevant), float(relevant.get(ranked[0], 0) > 0) if ranked else 0.0,
             float(any(relevant.get(one, 0) > 0 for one in ranked[:5])),
         ))  # fmt: skip
-    scores = tally.scores(name or settings.search_method.value)
-    return msgspec.structs.replace(scores, cost=float(spent() - before))
+        return ranked
+
+    def scores(self) -> Scores:
+        return self._tally.scores(self.name)
 
 
 PRESETS: Mapping[str, RetrievalSettings] = {

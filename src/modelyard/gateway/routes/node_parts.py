@@ -21,12 +21,17 @@ from modelyard.models.entities import I18nObject
 from modelyard.plugins.declaration import Field, Identity, Parameter, Part
 from modelyard.runtime.plugins import Plugins
 
-_OWN_STRATEGY = (
-    ("model", "model-selector", True, None), ("tools", "array[tools]", False, None),
-    ("instruction", "string", False, None), ("query", "string", True, None),
-    ("maximum_iterations", "number", False, 10),
+_OWN_STRATEGIES = {
+    "function_calling": ("Function calling", "函数调用"), "react": ("ReAct", "ReAct"),
+    "react_completion": ("ReAct for completion models", "ReAct（补全模型）"),
+    "chain_of_thought": ("Chain of thought", "思维链"), "plan_and_execute": ("Plan and execute", "规划并执行"),
+}  # fmt: skip
+_OWN_PARAMETERS = (
+    ("model", "model-selector", True, None, "Model", "模型"), ("tools", "array[tools]", False, None, "Tools", "工具"),
+    ("instruction", "string", False, None, "Instruction", "指令"), ("query", "string", True, None, "Query", "查询"),
+    ("maximum_iterations", "number", False, 10, "Rounds at most", "最多轮数"),
 )  # fmt: skip
-"""What our own strategies take: (name, type, whether it has to be there, default)."""
+"""What our own strategies take: (name, type, whether it has to be there, default, in English, in Chinese)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +105,15 @@ class SubscriptionsRoute:
 
 
 def _own(name: str) -> PartShown:
-    label = name.replace("_", " ").capitalize()
+    english, chinese = _OWN_STRATEGIES[name]
     return PartShown(
-        provider="", plugin="", name=name, label=I18nObject(en_us=label),
+        provider="", plugin="", name=name, label=I18nObject(en_us=english, zh_hans=chinese),
         parameters=[
             PartParameter(
-                name=one, type=kind, label=I18nObject(en_us=one.replace("_", " ").capitalize()), help=None,
-                required=required, default=default, min=None, max=None, options=[],
+                name=one, type=kind, label=I18nObject(en_us=said, zh_hans=also), help=None, required=required,
+                default=default, min=None, max=None, options=[],
             )
-            for one, kind, required, default in _OWN_STRATEGY
+            for one, kind, required, default, said, also in _OWN_PARAMETERS
         ],
     )  # fmt: skip
 

@@ -1,0 +1,241 @@
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { useNavigate, useSearch } from "@tanstack/react-router";
+import { useRef, useState } from "react";
+import { api, events, type Shape } from "../api";
+import { Sure } from "../parts/aria";
+import { Card, Empty, Field, Trouble, useDo, useWrong } from "../parts/base";
+import { Table } from "../parts/table";
+import { useChosen, useKept } from "../settings";
+import { filled } from "../words";
+
+const WAYS = ["full_text", "semantic", "hybrid", "hybrid_ranks", "reranked"] as const;
+
+type Told = { event: "progress"; done: number; of: number } | { event: "done"; evaluation: Shape<"EvaluationShown"> };
+
+const asLines = (questions: Shape<"QuestionShown">[]) =>
+  questions.map((one) => `${one.question} => ${one.documents.join(" | ")}`).join("\n");
+const asQuestions = (text: string): Shape<"QuestionShown">[] =>
+  text.split("\n").flatMap((line) => {
+    const at = line.lastIndexOf("=>");
+    const question = line.slice(0, at).trim();
+    const documents = line
+      .slice(at + 2)
+      .split("|")
+      .map((one) => one.trim())
+      .filter(Boolean);
+    return at > 0 && question && documents.length ? [{ question, documents }] : [];
+  });
+
+// Questions whose documents are known, asked in each way. What came of it is kept, to be compared with the next time.
+export const Evaluation = ({ id }: { id: string }) => {
+  const { t } = useChosen();
+  const said = useWrong();
+  const client = useQueryClient();
+  const navigate = useNavigate();
+  const { evaluation = "" } = useSearch({ strict: false }) as { evaluation?: string };
+  const [text, setText] = useKept(`knowledge.evaluate.${id}`, "");
+  const [ways, setWays] = useKept<string[]>("knowledge.ways", ["full_text", "semantic", "hybrid"]);
+  const [progress, setProgress] = useState<{ done: number; of: number } | null>(null);
+  const [trouble, setTrouble] = useState("");
+  const running = useRef<AbortController | null>(null);
+  const questions = asQuestions(text);
+  const show = (one: string) =>
+    void navigate({
+      to: "/knowledge/$id",
+      params: { id },
+      search: { tab: "evaluate", ...(one ? { evaluation: one } : {}) } as never,
+      replace: true,
+    });
+  const write = useDo(() => api.writeQuestions(id));
+  const go = async () => {
+    if (progress) return running.current?.abort();
+    setTrouble("");
+    setProgress({ done: 0, of: questions.length });
+    running.current = new AbortController();
+    try {
+      const path = `/admin/v1/evaluations/${encodeURIComponent(id)}`;
+      const body = JSON.stringify({ questions, ways: WAYS.filter((one) => ways.includes(one)) });
+      for await (const one of events<Told>(path, { method: "POST", body, signal: running.current.signal })) {
+        if (one.event === "progress") setProgress({ done: one.done, of: one.of });
+        else show(one.evaluation.id);
+      }
+    } catch (error) {
+      if ((error as Error).name !== "AbortError") setTrouble(said(error));
+    } finally {
+      setProgress(null);
+      void client.invalidateQueries({ queryKey: ["evaluations", id] });
+    }
+  };
+  return (
+    <>
+      <form
+        className="form"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void go();
+        }}
+      >
+        <Field label={t.evaluationCases} help={t.evaluationHelp}>
+          <textarea
+            rows={6}
+            required
+            value={text}
+            onChange={(event) => setText(event.target.value)}
+            placeholder={t.evaluationExample}
+          />
+        </Field>
+        <fieldset>
+          <legend>{t.waysToSearch}</legend>
+          <div className="row">
+            {WAYS.map((one) => (
+              <label className="check" key={one}>
+                <input
+                  type="checkbox"
+                  checked={ways.includes(one)}
+                  onChange={(event) =>
+                    setWays(event.target.checked ? [...ways, one] : ways.filter((each) => each !== one))
+                  }
+                />{" "}
+                {t.ways[one]}
+              </label>
+            ))}
+          </div>
+        </fieldset>
+        <div className="row">
+          <button type="submit" className="primary" disabled={!progress && (!questions.length || !ways.length)}>
+            {progress ? t.stop : t.run}
+          </button>
+          <button
+            type="button"
+            disabled={write.isBusy || progress !== null}
+            onClick={() =>
+              void write.run().then((made) => {
+                if (made?.length) setText([text.trim(), asLines(made)].filter(Boolean).join("\n"));
+              })
+            }
+          >
+            {write.isBusy ? t.writing : t.writeQuestions}
+          </button>
+        </div>
+        <div role="status">{progress && <p>{filled(t.askedOf, { done: progress.done, of: progress.of })}</p>}</div>
+      </form>
+      {trouble && (
+        <p className="wrong" role="alert">
+          {trouble}
+        </p>
+      )}
+      <Past id={id} at={evaluation} onShow={show} />
+      {evaluation && <One id={id} evaluation={evaluation} />}
+    </>
+  );
+};
+
+const useNumbers = () => {
+  const { t, number } = useChosen();
+  const share = (value: number) => `${number(value * 100, 0)} %`;
+  return [
+    {
+      title: t.foundFirst,
+      isNumber: true,
+      cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => share(scores.hit_1),
+    },
+    {
+      title: t.foundInTen,
+      isNumber: true,
+      cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => share(scores.recall),
+    },
+    {
+      title: t.reciprocalRank,
+      isNumber: true,
+      cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => number(scores.mrr, 3),
+    },
+    { title: "NDCG", isNumber: true, cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => number(scores.ndcg, 3) },
+    {
+      title: t.perQuestion,
+      isNumber: true,
+      cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => `${number(scores.milliseconds, 1)} ms`,
+    },
+  ];
+};
+
+const Past = ({ id, at, onShow }: { id: string; at: string; onShow: (one: string) => void }) => {
+  const { t, time, number } = useChosen();
+  const numbers = useNumbers();
+  const all = useQuery({ queryKey: ["evaluations", id], queryFn: () => api.evaluations(id) });
+  const remove = useDo((one: string) => api.removeEvaluation(id, one), ["evaluations"], t.removed);
+  const rows = (all.data ?? []).flatMap((one) => one.scores.map((scores) => ({ one, scores })));
+  return (
+    <Card title={t.evaluations}>
+      <Trouble of={[all]} />
+      {all.data && !rows.length && <Empty title={t.noEvaluations} />}
+      {rows.length > 0 && (
+        <Table
+          caption={t.evaluations}
+          rows={rows}
+          id={({ one, scores }) => `${one.id} ${scores.settings}`}
+          columns={[
+            {
+              title: t.when,
+              cell: ({ one }) => (
+                <button
+                  type="button"
+                  className="link"
+                  aria-current={one.id === at ? "true" : undefined}
+                  onClick={() => onShow(one.id)}
+                >
+                  {time(one.at)}
+                </button>
+              ),
+            },
+            {
+              title: t.method,
+              cell: ({ scores }) => (t.ways as Record<string, string>)[scores.settings] ?? scores.settings,
+            },
+            { title: t.questions, isNumber: true, cell: ({ scores }) => number(scores.questions) },
+            ...numbers,
+            {
+              title: t.actions,
+              cell: ({ one, scores }) =>
+                one.scores[0]?.settings === scores.settings && (
+                  <Sure
+                    label={t.remove}
+                    question={filled(t.sureRemove, { name: time(one.at) })}
+                    onSure={() => remove.run(one.id).then(() => (one.id === at ? onShow("") : undefined))}
+                  />
+                ),
+            },
+          ]}
+        />
+      )}
+    </Card>
+  );
+};
+
+const One = ({ id, evaluation }: { id: string; evaluation: string }) => {
+  const { t, time } = useChosen();
+  const one = useQuery({
+    queryKey: ["evaluations", id, evaluation],
+    queryFn: () => api.evaluation(id, evaluation),
+    retry: false,
+  });
+  if (!one.data) return <Trouble of={[one]} />;
+  return (
+    <Card title={filled(t.evaluationOf, { when: time(one.data.at) })}>
+      {one.data.embedding_model && <p className="soft">{one.data.embedding_model}</p>}
+      <Table
+        caption={t.questions}
+        rows={one.data.outcomes}
+        id={(each) => `${each.question} ${each.documents.join()}`}
+        columns={[
+          { title: t.question, cell: (each) => each.question },
+          { title: t.document, cell: (each) => each.documents.join(", ") },
+          ...one.data.scores.map(({ settings }) => ({
+            title: (t.ways as Record<string, string>)[settings] ?? settings,
+            isNumber: true,
+            cell: (each: Shape<"OutcomeShown">) => each.places[settings] || <span className="wrong">{t.notInTen}</span>,
+          })),
+        ]}
+      />
+    </Card>
+  );
+};
