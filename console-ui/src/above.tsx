@@ -7,7 +7,8 @@ import { api } from "./api";
 import { Enter } from "./pages/enter";
 import { Dialog } from "./parts/aria";
 import { useChosen } from "./settings";
-import { NAMES, PAGES } from "./shell";
+import { NAMES, NEEDS, PAGES } from "./shell";
+import { useMay } from "./who";
 
 interface Goal {
   id: string;
@@ -19,6 +20,7 @@ interface Goal {
 // Pages, and everything that has a name: apps, datasets, providers, models.
 export const Palette = ({ onClose }: { onClose: () => void }) => {
   const { t, label } = useChosen();
+  const { may } = useMay();
   const navigate = useNavigate();
   const { contains } = useFilter({ sensitivity: "base" });
   const on = { retry: false, staleTime: 30_000 };
@@ -27,7 +29,12 @@ export const Palette = ({ onClose }: { onClose: () => void }) => {
   const providers = useQuery({ queryKey: ["providers"], queryFn: api.providers, ...on });
   const goals = useMemo<Goal[]>(
     () => [
-      ...PAGES.map((to) => ({ id: to, title: t[NAMES[to]] as string, kind: t.page, to })),
+      ...PAGES.filter((to) => may(NEEDS[to] ?? "admin")).map((to) => ({
+        id: to,
+        title: t[NAMES[to]] as string,
+        kind: t.page,
+        to,
+      })),
       ...(apps.data ?? []).map((one) => ({
         id: `app ${one.id}`,
         title: one.name,
@@ -47,7 +54,7 @@ export const Palette = ({ onClose }: { onClose: () => void }) => {
         to: `/providers/${encodeURIComponent(one.id)}`,
       })),
     ],
-    [t, apps.data, datasets.data, providers.data, label],
+    [t, apps.data, datasets.data, providers.data, label, may],
   );
   return (
     <Dialog title={t.goTo} isOpen onClose={onClose}>

@@ -47,8 +47,23 @@ const refusal = async (answer: Response): Promise<Refused> => {
   );
 };
 
+// The operator may act for another tenant: in this tab, for as long as it is open.
+const ACTING = "modelyard.tenant";
+let acting = sessionStorage.getItem(ACTING) ?? "";
+export const actingFor = () => acting;
+export const actFor = (tenant: string) => {
+  acting = tenant;
+  if (tenant) sessionStorage.setItem(ACTING, tenant);
+  else sessionStorage.removeItem(ACTING);
+};
+// An address for what the page does not fetch itself: downloads, pictures, the line of events.
+export const addressed = (path: string) =>
+  acting ? `${path}${path.includes("?") ? "&" : "?"}tenant=${encodeURIComponent(acting)}` : path;
+
 export const asked = async (input: RequestInfo, init?: RequestInit): Promise<Response> => {
-  const answer = await fetch(input, init).catch((error: unknown) => {
+  const request = new Request(input, init);
+  if (acting) request.headers.set("x-modelyard-tenant", acting);
+  const answer = await fetch(request).catch((error: unknown) => {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new Refused("", 0);
   });
@@ -97,6 +112,13 @@ type Sent = {
   credentials: Shape<"CredentialInput">;
   models: Shape<"CustomModel">;
   defaults: Shape<"DefaultModel">;
+};
+
+// Whom the operator may act for: asked as whoever one is, not as whom one acts for.
+const tenants = async () => {
+  const answer = await fetch("/admin/v1/tenants?limit=1000");
+  if (!answer.ok) throw await refusal(answer);
+  return ((await answer.json()) as { data: Shape<"TenantShown">[] }).data;
 };
 
 const all = <P extends Plural>(plural: P) =>
@@ -166,6 +188,7 @@ export const api = {
   make,
   change,
   remove,
+  tenants,
   who: () => send<Who>("/console/api/session"),
   signIn: (email: string, password: string) =>
     send<{ account: Account }>("/console/api/session", "POST", { email, password }),

@@ -1,6 +1,7 @@
 // What is new on the server is heard of as it happens: one line of events for the whole page, taken up again by itself.
 import { type QueryClient, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
+import { addressed } from "./api";
 
 const TOUCHES: Record<string, string[]> = {
   usage: ["usage", "calls", "latency", "plan"],
@@ -37,7 +38,7 @@ export const listen = (client: QueryClient, onState: (isThere: boolean) => void)
     }, 2000);
   };
   const open = () => {
-    source = new EventSource("/admin/v1/live");
+    source = new EventSource(addressed("/admin/v1/live"));
     source.onopen = () => {
       // What was missed while the line was down is asked for once it is back.
       if (wasDown) void client.invalidateQueries();

@@ -1,13 +1,14 @@
 // What stands around every page: where one can go, who is here, and a list of everything by name (Ctrl K).
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { type ErrorComponentProps, Link, Outlet, useRouter, useRouterState } from "@tanstack/react-router";
+import { type ErrorComponentProps, Link, Outlet, useNavigate, useRouter, useRouterState } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect, useState } from "react";
-import { api, session } from "./api";
+import { actFor, actingFor, api, session } from "./api";
 import { useLive } from "./live";
 import { Enter } from "./pages/enter";
 import { Trouble, useWrong } from "./parts/base";
 import { type Theme, useChosen } from "./settings";
-import { LANGUAGES, type Language, type Words } from "./words";
+import { type Role, useMay, useWho } from "./who";
+import { filled, LANGUAGES, type Language, type Words } from "./words";
 
 const above = () => import("./above");
 const Palette = lazy(() => above().then((it) => ({ default: it.Palette })));
@@ -68,11 +69,51 @@ const Chosen = () => {
   );
 };
 
+// The operator chooses whose things the pages are about.
+const ActFor = () => {
+  const { t } = useChosen();
+  const client = useQueryClient();
+  const navigate = useNavigate();
+  const tenants = useQuery({ queryKey: ["tenants", "all"], queryFn: api.tenants, retry: false, staleTime: 60_000 });
+  const [at, setAt] = useState(actingFor());
+  const names = (tenants.data ?? []).map((one) => one.name).filter((one) => one !== "default");
+  if (!names.length && !at) return null;
+  return (
+    <select
+      aria-label={t.actFor}
+      value={at}
+      className={at ? "acting" : ""}
+      onChange={(event) => {
+        actFor(event.target.value);
+        setAt(event.target.value);
+        void navigate({ to: "/" }).then(() => client.resetQueries());
+      }}
+    >
+      <option value="">{t.ownTenant}</option>
+      {(at && !names.includes(at) ? [at, ...names] : names).map((one) => (
+        <option key={one} value={one}>
+          {filled(t.forTenant, { name: one })}
+        </option>
+      ))}
+    </select>
+  );
+};
+
+// What takes a role above viewer; the rest takes an administrator.
+export const NEEDS: Partial<Record<(typeof PAGES)[number], Role>> = {
+  "/": "viewer",
+  "/usage": "viewer",
+  "/requests": "viewer",
+  "/playground": "developer",
+  "/knowledge": "developer",
+};
+
 export const Frame = () => {
   const { t } = useChosen();
   const client = useQueryClient();
   const at = useRouterState({ select: (state) => state.location.pathname });
-  const who = useQuery({ queryKey: ["who"], queryFn: api.who, staleTime: 60_000 });
+  const who = useWho();
+  const { may, isOperator } = useMay();
   const [isProtecting, setProtecting] = useState(false);
   const [isExpired, setExpired] = useState(false);
   const [isGoing, setGoing] = useState(false);
@@ -104,11 +145,6 @@ export const Frame = () => {
     const later = setTimeout(() => void above(), 1500);
     return () => clearTimeout(later);
   }, []);
-  const open = mode === "accounts" && account ? account.role : "owner";
-  const may = (path: string) =>
-    open === "owner" ||
-    open === "admin" ||
-    ["/", "/usage", "/requests", ...(open === "developer" ? ["/playground", "/knowledge"] : [])].includes(path);
   return (
     <>
       <a className="skip" href="#content">
@@ -132,6 +168,7 @@ export const Frame = () => {
             {t.goTo} <kbd>Ctrl K</kbd>
           </button>
         )}
+        {isOperator && !mustEnter && <ActFor />}
         <Chosen />
         {account && (
           <button
@@ -146,7 +183,7 @@ export const Frame = () => {
       <div className="body">
         {!mustEnter && (
           <nav id="nav" aria-label={t.pages} className={isMenu ? "open" : ""}>
-            {PAGES.filter(may).map((to) => (
+            {PAGES.filter((path) => may(NEEDS[path] ?? "admin")).map((to) => (
               <Link key={to} to={to} activeOptions={{ exact: to === "/" }} activeProps={{ "aria-current": "page" }}>
                 {t[NAMES[to]] as string}
               </Link>

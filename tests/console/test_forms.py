@@ -265,3 +265,48 @@ def test_an_evaluation_is_run_kept_and_compared(one: Person):
     one.page.get_by_role("table", name="Evaluations so far").get_by_role("row").nth(2).wait_for(state="detached")
     assert len(httpx.get(f"{one.origin}/admin/v1/evaluations/{dataset}").json()["data"]) == 1
     assert one.wrongs == []
+
+
+def test_the_operator_looks_at_another_tenant_and_comes_back(one: Person):
+    assert httpx.post(f"{one.origin}/admin/v1/tenants", json={"name": "acme"}).status_code == 201
+    acting = {"x-modelyard-tenant": "acme"}
+    for name, headers in (("of acme", acting), ("of the house", {})):
+        httpx.post(f"{one.origin}/admin/v1/users", json={"name": name}, headers=headers)
+    one.goto("/keys?tab=users")
+    one.sees("of the house")
+    one.page.get_by_label("Whose things are shown").select_option("For acme")
+    one.page.get_by_role("link", name="Keys and people").click()
+    one.page.get_by_role("tab", name="End users").click()
+    one.sees("of acme")
+    assert one.page.get_by_text("of the house").count() == 0
+    assert one.page.get_by_role("tab", name="Tenants").count() == 0
+    one.page.reload()
+    one.sees("of acme")
+    one.page.get_by_label("Whose things are shown").select_option("This server's own")
+    one.page.get_by_role("heading", name="Home").wait_for()
+    one.goto("/keys?tab=users")
+    one.sees("of the house")
+    assert one.wrongs == []
+
+
+def test_who_may_only_look_is_offered_nothing_to_change(made: Any, one: Person):
+    password = "correct horse battery"
+    one.goto("/")
+    origin = {"origin": one.origin}
+    setup = {"email": "o@example.com", "name": "O", "password": password}
+    assert one.page.request.post(f"{one.origin}/console/api/setup", data=setup, headers=origin).ok
+    invited = one.page.request.post(
+        f"{one.origin}/console/api/invitations", data={"email": "v@example.com", "role": "viewer"}, headers=origin
+    ).json()
+    with person(made, one.origin) as viewer:
+        accepted = {"token": invited["token"], "name": "V", "password": password}
+        assert viewer.page.request.post(
+            f"{one.origin}/console/api/invitations/accept", data=accepted, headers=origin
+        ).ok
+        viewer.goto("/")
+        viewer.page.get_by_role("heading", name="First steps").wait_for()
+        pages = viewer.page.locator("#nav a").all_inner_texts()
+        assert pages == ["Home", "Usage and cost", "Requests"]
+        assert viewer.page.locator("main a[href$='/providers'], main a[href$='/playground']").count() == 0
+        assert viewer.page.get_by_label("Whose things are shown").count() == 0
+        assert viewer.wrongs == []

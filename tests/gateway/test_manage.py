@@ -405,3 +405,47 @@ def test_a_model_of_ones_own_has_its_price_and_is_removed(start_gateway: Start, 
         assert (listed["is_custom"], listed["output_price"], listed["currency"]) == (True, "2", "EUR")
         client.delete(f"{ADMIN}/models/{made.json()['id']}")
         assert "mine/tiny" not in {one["id"] for one in got(client, "catalogue")["data"]}
+
+
+def test_the_operator_acts_for_another_tenant_and_nobody_else_can(start_gateway: Start, upstream: Upstream):
+    owner = "sk-of-the-owner"
+    gateway = start_gateway(upstream, api_keys=[owner])
+    mine = {"authorization": f"Bearer {owner}"}
+    with httpx.Client(base_url=gateway.origin, timeout=30, headers=mine) as client:
+        client.post(f"{ADMIN}/tenants", json={"name": "acme"})
+        client.post(f"{ADMIN}/users", json={"name": "of the house"})
+        acting = {"x-modelyard-tenant": "acme"}
+        made = client.post(f"{ADMIN}/keys", json={"name": "theirs", "role": "owner"}, headers=acting).json()
+        admin = client.post(f"{ADMIN}/keys", json={"name": "less", "role": "admin"}).json()["key"]
+
+        def listed(plural: str, key: str, **headers: str) -> list[str]:
+            answered = client.get(f"{ADMIN}/{plural}", headers={"authorization": f"Bearer {key}", **headers})
+            assert answered.status_code == 200, answered.text
+            return [one["name"] for one in answered.json()["data"]]
+
+        assert listed("keys", owner, **acting) == listed("keys", made["key"]) == ["theirs"]
+        assert listed("users", owner) == ["of the house"]
+        assert listed("users", owner, **acting) == []
+        assert listed("users", owner, **{"x-modelyard-tenant": "default"}) == ["of the house"]
+        for key in (made["key"], admin):
+            for tenant in ("default", "acme", "nobody"):
+                if (key, tenant) in ((made["key"], "acme"), (admin, "default")):
+                    continue  # their own
+                shown = {"authorization": f"Bearer {key}", "x-modelyard-tenant": tenant}
+                refused(client.get(f"{ADMIN}/users", headers=shown), 404, "does not exist")
+                refused(client.get("/v1/models", headers=shown), 404, "does not exist")
+                assert client.get("/v1/datasets", headers=shown).status_code in (401, 404)
+        refused(
+            client.get(f"{ADMIN}/users", headers={"authorization": f"Bearer {owner}", "x-modelyard-tenant": "nobody"}),
+            404, "does not exist",
+        )  # fmt: skip
+        acted = {"authorization": f"Bearer {owner}", **acting}
+        assert listed("tenants", owner, **acting) == ["acme"], "an owner of one tenant sees that one"
+        assert client.get(f"{ADMIN}/settings", headers=acted).status_code == 404
+        assert client.post("/v1/datasets", json={"name": "of acme"}, headers=acted).status_code == 200
+        seen = [client.get("/v1/datasets", headers=each).json()["total"] for each in (acted, mine)]
+        assert seen == [1, 0]
+        body = {"model": "echo/echo", "messages": [{"role": "user", "content": "hi"}]}
+        assert client.post("/v1/chat/completions", json=body, headers=acted).status_code == 200
+        gateway.flush()
+        assert [row.tenant for row in gateway.yard.ledger.recent("acme")] == ["acme"]

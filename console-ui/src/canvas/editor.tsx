@@ -17,7 +17,7 @@ import {
 } from "@xyflow/react";
 import "@xyflow/react/dist/base.css";
 import { type KeyboardEvent, useCallback, useEffect, useMemo, useRef, useState } from "react";
-import { api, events } from "../api";
+import { addressed, api, events } from "../api";
 import { Dialog } from "../parts/aria";
 import { Card, Field, Json, Page, Pick, Status, Trouble, useDo, useToast, useWrong } from "../parts/base";
 import { type Form, Inputs, type RunEvent, ready } from "../parts/inputs";
@@ -1031,7 +1031,7 @@ const Versions = ({
       <div className="row">
         <a
           className="button"
-          href={`/admin/v1/apps/${id}/file${chosen ? `?version=${chosen}` : ""}`}
+          href={addressed(`/admin/v1/apps/${id}/file${chosen ? `?version=${chosen}` : ""}`)}
           download={`${app.data?.name ?? "app"}.yml`}
         >
           {t.exportFile}

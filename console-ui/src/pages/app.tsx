@@ -2,7 +2,7 @@ import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { lazy, Suspense, useState } from "react";
 import { isMap, parseDocument } from "yaml";
-import { api } from "../api";
+import { addressed, api } from "../api";
 import { Markdown } from "../markdown";
 import { Dialog, Sure, Switch, Tabbed } from "../parts/aria";
 import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble, useDo } from "../parts/base";
@@ -133,7 +133,7 @@ const Publishing = ({ id }: { id: string }) => {
           />
         )}
         <p>
-          <a className="button" href={`/admin/v1/apps/${id}/file`} download={`${one.name}.yml`}>
+          <a className="button" href={addressed(`/admin/v1/apps/${id}/file`)} download={`${one.name}.yml`}>
             {t.exportFile}
           </a>
         </p>

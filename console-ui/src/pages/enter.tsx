@@ -1,9 +1,10 @@
-import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { useQueryClient } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { type FormEvent, type ReactNode, useState } from "react";
 import { api } from "../api";
 import { useWrong } from "../parts/base";
 import { useChosen } from "../settings";
+import { useWho } from "../who";
 import { filled } from "../words";
 
 const Form = ({
@@ -66,7 +67,7 @@ export const Enter = ({
 }) => {
   const { t } = useChosen();
   const client = useQueryClient();
-  const who = useQuery({ queryKey: ["who"], queryFn: api.who, staleTime: 60_000 });
+  const who = useWho();
   return (
     <Form
       title={isFirst ? t.setUpTitle : t.signInTitle}

@@ -4,12 +4,14 @@ import { api } from "../api";
 import { Card, Copied, Empty, Page, Trouble } from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
+import { useMay } from "../who";
 import { filled } from "../words";
 
 const midnight = () => Math.floor(new Date().setHours(0, 0, 0, 0) / 1000);
 
 export const Home = () => {
   const { t, number, money, span } = useChosen();
+  const { may } = useMay();
   const usage = useQuery({ queryKey: ["usage", "today"], queryFn: () => api.usage("provider,model", midnight()) });
   const failed = useQuery({
     queryKey: ["calls", "failed today"],
@@ -64,9 +66,11 @@ export const Home = () => {
       <Card title={t.today} actions={<Link to="/usage">{t.usageAndCost}</Link>}>
         {usage.data && !rows.length ? (
           <Empty title={t.noCalls}>
-            <p>
-              <Link to="/playground">{t.stepChat}</Link>
-            </p>
+            {may("developer") && (
+              <p>
+                <Link to="/playground">{t.stepChat}</Link>
+              </p>
+            )}
           </Empty>
         ) : (
           rows.length > 0 && (
@@ -145,24 +149,32 @@ export const Home = () => {
       )}
       <Card title={t.firstSteps}>
         <ol>
-          <li>
-            <Link to="/playground">{t.stepChat}</Link>
-          </li>
+          {may("developer") && (
+            <li>
+              <Link to="/playground">{t.stepChat}</Link>
+            </li>
+          )}
           <li>
             {t.stepKeyText} <code>{location.origin}/v1</code> <Copied text={`${location.origin}/v1`} />
           </li>
-          <li>
-            <Link to="/providers">{t.addProvider}</Link>
-            {ready.length > 0 && (
-              <span className="soft"> {filled(t.readyNow, { names: ready.map((one) => one.id).join(", ") })}</span>
-            )}
-          </li>
-          <li>
-            <Link to="/workflows">{t.stepWorkflow}</Link>
-          </li>
-          <li>
-            <Link to="/knowledge">{t.stepKnowledge}</Link>
-          </li>
+          {may("admin") && (
+            <>
+              <li>
+                <Link to="/providers">{t.addProvider}</Link>
+                {ready.length > 0 && (
+                  <span className="soft"> {filled(t.readyNow, { names: ready.map((one) => one.id).join(", ") })}</span>
+                )}
+              </li>
+              <li>
+                <Link to="/workflows">{t.stepWorkflow}</Link>
+              </li>
+            </>
+          )}
+          {may("developer") && (
+            <li>
+              <Link to="/knowledge">{t.stepKnowledge}</Link>
+            </li>
+          )}
         </ol>
       </Card>
     </Page>

@@ -1,11 +1,12 @@
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
-import { api, type Shape } from "../api";
+import { actingFor, api, type Shape } from "../api";
 import { Dialog, Sure, Switch, Tabbed } from "../parts/aria";
 import { Card, Copied, Empty, Field, Page, Pick, Trouble, useDo } from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
+import { useMay, useWho } from "../who";
 import { filled } from "../words";
 import { Enter } from "./enter";
 import { LimitForm } from "./routes";
@@ -14,6 +15,7 @@ const ROLES = ["owner", "admin", "developer", "viewer"] as const;
 
 export const Keys = () => {
   const { t } = useChosen();
+  const { isOperator } = useMay();
   const navigate = useNavigate();
   const { tab = "keys" } = useSearch({ strict: false }) as { tab?: string };
   return (
@@ -26,7 +28,7 @@ export const Keys = () => {
           { id: "keys", title: t.apiKeys, body: () => <KeyList /> },
           { id: "people", title: t.people, body: () => <People /> },
           { id: "users", title: t.endUsers, body: () => <Users /> },
-          { id: "tenants", title: t.tenants, body: () => <Tenants /> },
+          ...(isOperator && !actingFor() ? [{ id: "tenants", title: t.tenants, body: () => <Tenants /> }] : []),
           { id: "sessions", title: t.sessions, body: () => <Sessions /> },
           { id: "audit", title: t.audit, body: () => <Audit /> },
         ]}
@@ -42,7 +44,7 @@ const KeyList = () => {
     queryKey: ["usage", "key"],
     queryFn: () => api.usage("key", Date.now() / 1000 - 30 * 86_400),
   });
-  const who = useQuery({ queryKey: ["who"], queryFn: api.who });
+  const who = useWho();
   const [isAdding, setAdding] = useState(false);
   const [isProtecting, setProtecting] = useState(false);
   const [shown, setShown] = useState<Shape<"KeyShown"> | null>(null);
@@ -238,7 +240,7 @@ const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape
 
 const People = () => {
   const { t } = useChosen();
-  const who = useQuery({ queryKey: ["who"], queryFn: api.who });
+  const who = useWho();
   const accounts = useQuery({
     queryKey: ["accounts"],
     queryFn: api.accounts,
@@ -462,7 +464,7 @@ const Tenants = () => {
 
 const Sessions = () => {
   const { t, time } = useChosen();
-  const who = useQuery({ queryKey: ["who"], queryFn: api.who });
+  const who = useWho();
   const sessions = useQuery({
     queryKey: ["sessions"],
     queryFn: api.sessions,

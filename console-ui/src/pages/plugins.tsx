@@ -1,6 +1,6 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
-import { api, type Shape } from "../api";
+import { addressed, api, type Shape } from "../api";
 import { Dialog, Sure } from "../parts/aria";
 import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useDo, useWrong } from "../parts/base";
 import { useChosen } from "../settings";
@@ -127,7 +127,7 @@ const One = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
           {hasIcon && (
             <img
               className="plugin-icon"
-              src={`/admin/v1/plugins/${plugin.id}/icon`}
+              src={addressed(`/admin/v1/plugins/${plugin.id}/icon`)}
               alt=""
               width={24}
               height={24}

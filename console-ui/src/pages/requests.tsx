@@ -8,6 +8,7 @@ import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble, useDo } 
 import { ModelPick } from "../parts/models";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
+import { useMay } from "../who";
 import { filled } from "../words";
 
 const PAGE = 200;
@@ -169,6 +170,7 @@ export const Requests = () => {
 
 export const Call = () => {
   const { t, money, number, span } = useChosen();
+  const { may } = useMay();
   const { id } = useParams({ strict: false }) as { id: string };
   const call = useQuery({ queryKey: ["call", id], queryFn: () => api.call(id), retry: 3, retryDelay: 700 });
   const it = call.data;
@@ -306,7 +308,7 @@ export const Call = () => {
                   <Json value={it.answer} />
                 </Card>
               )}
-              {it.type === "llm" && <Replay id={id} />}
+              {it.type === "llm" && may("developer") && <Replay id={id} />}
             </>
           )}
         </>

@@ -1,7 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { useMemo } from "react";
-import { api, type Shape } from "../api";
+import { addressed, api, type Shape } from "../api";
 import { Card, Empty, Page, Pick, Trouble } from "../parts/base";
 import { Chart, type Series } from "../parts/chart";
 import { Table } from "../parts/table";
@@ -102,10 +102,10 @@ export const Usage = () => {
       title={t.usageAndCost}
       actions={
         <>
-          <a className="button" href={`/admin/v1/usage/rows?format=csv&${query}`} download="usage.csv">
+          <a className="button" href={addressed(`/admin/v1/usage/rows?format=csv&${query}`)} download="usage.csv">
             {t.exportCsv}
           </a>
-          <a className="button" href={`/admin/v1/usage/rows?format=jsonl&${query}`} download="usage.jsonl">
+          <a className="button" href={addressed(`/admin/v1/usage/rows?format=jsonl&${query}`)} download="usage.jsonl">
             {t.exportJson}
           </a>
         </>

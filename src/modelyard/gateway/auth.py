@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+import msgspec
+
 from modelyard.base.clock import Clock, SystemClock
-from modelyard.base.errors import ConfigError, ModelyardError
+from modelyard.base.errors import ConfigError, ModelyardError, NotFoundError
 from modelyard.runtime import api_keys
 from modelyard.runtime.accounts import SESSION_SECONDS, Accounts, Session
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
@@ -25,6 +27,8 @@ class OriginError(ModelyardError):
 
 
 _MOST_KNOWN = 4096
+TENANT = b"x-modelyard-tenant"
+"""Whom the operator acts for in a call."""
 
 
 class Gatekeeper:
@@ -74,7 +78,24 @@ class Gatekeeper:
         return found
 
     def caller_of(self, headers: Sequence[tuple[bytes, bytes]], method: str = "GET") -> Caller:
-        """Raises UnauthorizedError where a key is needed and none that fits is shown."""
+        """Raises UnauthorizedError where a key is needed and none that fits is shown, NotFoundError where a tenant is
+        named that is not the caller's to act for."""
+        caller = self._caller_of(headers, method)
+        for name, value in headers:
+            if name == TENANT:
+                return self._within(caller, value.decode("latin-1"))
+        return caller
+
+    def _within(self, caller: Caller, tenant: str) -> Caller:
+        """The operator, as the owner of another tenant."""
+        if tenant == caller.tenant:
+            return caller
+        known = self._directory.tenants() if self._directory is not None and caller.is_operator else ()
+        if tenant not in {name for name, _ in known}:
+            raise NotFoundError(f"tenant {tenant[:80]!r} does not exist", code="tenant_not_found")
+        return msgspec.structs.replace(caller, tenant=tenant)
+
+    def _caller_of(self, headers: Sequence[tuple[bytes, bytes]], method: str) -> Caller:
         shown = _shown(headers)
         if shown is None or not shown:
             if (session := self.session_of(headers, method)) is not None:

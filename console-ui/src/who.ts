@@ -1,0 +1,20 @@
+// Who is before the page, and what they may do: what they may not is not offered.
+import { useQuery } from "@tanstack/react-query";
+import { useCallback } from "react";
+import { api } from "./api";
+
+const ROLES = ["viewer", "developer", "admin", "owner"] as const;
+export type Role = (typeof ROLES)[number];
+
+export const useWho = () => useQuery({ queryKey: ["who"], queryFn: api.who, staleTime: 60_000 });
+
+export const useMay = (): { may: (role: Role) => boolean; isOperator: boolean } => {
+  const who = useWho();
+  const account = who.data?.mode === "accounts" ? who.data.account : null;
+  const role = (account?.role ?? "owner") as Role;
+  const may = useCallback((needed: Role) => ROLES.indexOf(role) >= ROLES.indexOf(needed), [role]);
+  return {
+    may,
+    isOperator: who.data !== undefined && role === "owner" && (account?.tenant ?? "default") === "default",
+  };
+};
