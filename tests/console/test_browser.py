@@ -10,6 +10,7 @@ from tools.show.console_access import looked_at
 from tools.show.console_journeys import JOURNEYS, travel
 from tools.show.console_safety import CORPUS, matrix, policy, scripts
 from tools.show.console_world import world
+from tools.show.servers import Postgres
 
 pytestmark = [
     pytest.mark.xdist_group("browser"),
@@ -21,6 +22,12 @@ pytestmark = [
 @pytest.mark.parametrize("name", JOURNEYS)
 def test_a_new_user_travels(made: Any, name: str):
     wrong, _ = travel(made, name)
+    assert wrong == ""
+
+
+def test_a_server_on_postgresql_is_no_other(made: Any, tmp_path: Path):
+    with Postgres(tmp_path / "data") as there:
+        wrong, _ = travel(made, "find why a request failed over", database=there.url)
     assert wrong == ""
 
 
