@@ -1,0 +1,98 @@
+"""A run is begun once for its id, on every database and by however many processes try."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from modelyard.storage.database import Database
+from modelyard.workflow.dsl import App, loads
+from modelyard.workflow.engine import Status
+from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.node import Services
+from modelyard.workflow.runs import Runs, new_run_id
+
+FILE = """
+app: {name: once, mode: workflow}
+workflow:
+  graph:
+    nodes:
+    - {id: start, data: {type: start, title: s, variables: []}}
+    - {id: end, data: {type: end, title: e, outputs: [{variable: it, value_selector: [env, word]}]}}
+    edges: [{source: start, target: end}]
+  environment_variables: [{name: word, value: done, value_type: string}]
+"""
+
+
+@pytest.fixture
+def databases(database_url: str) -> Iterator[list[Database]]:
+    """One a process, as it were."""
+    made = [Database(database_url) for _ in range(3)]
+    yield made
+    for one in made:
+        one.close()
+
+
+def journal_of(database: Database) -> DatabaseJournal:
+    """A process has one; here each passes for a process of its own."""
+    made = DatabaseJournal(database, time.time)
+    made.owner = f"{made.owner} {id(database)}"
+    return made
+
+
+def runs_of(database: Database, app: App) -> Runs:
+    async def find(record: RunRecord) -> App:
+        del record
+        return app
+
+    def services(app: App, record: RunRecord) -> Services:
+        del app, record
+        return Services()
+
+    return Runs(journal_of(database), find, services)
+
+
+def test_the_journal_takes_an_id_once_and_says_whose_it_is(databases: list[Database]):
+    async def work() -> None:
+        first, second, _ = map(journal_of, databases)
+        record = RunRecord(tenant="default", id=new_run_id(), app="a", created_at=time.time())
+        assert await asyncio.gather(first.create(record), first.is_mine("nobody")) == [True, False]
+        assert [await one.create(record) for one in (first, second, first)] == [False, False, False]
+        assert [await one.is_mine(record.id) for one in (first, second)] == [True, False]
+
+    asyncio.run(work())
+
+
+def test_of_many_who_begin_a_run_at_once_one_does(databases: list[Database]):
+    async def work() -> None:
+        app = loads(FILE)
+        every = [runs_of(one, app) for one in databases]
+        for _ in range(10):
+            record = RunRecord(tenant="default", id=new_run_id(), app="a", digest="d", created_at=time.time())
+            begun = await asyncio.gather(*(runs.start(app, record) for runs in every for _ in range(3)))
+            assert {one.id for one in begun} == {record.id}
+            ended = [await runs.ended("default", record.id) for runs in every]
+            assert {one.status for one in ended} == {Status.SUCCEEDED}
+            events: Any = await every[0].journal.events(record.id, 0)
+            assert [type(event).__name__ for _, event in events].count("GraphRunStarted") == 1, "begun once"
+            again = await every[1].start(app, record)
+            assert (again.status, again.outputs) == (Status.SUCCEEDED, {"it": "done"}), "long after it ended too"
+        for runs in every:
+            await runs.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_run_whose_beginning_was_written_and_never_heard_of_goes_on(databases: list[Database]):
+    async def work() -> None:
+        app = loads(FILE)
+        runs = runs_of(databases[0], app)
+        record = RunRecord(tenant="default", id=new_run_id(), app="a", digest="d", root="start", created_at=time.time())
+        assert await runs.journal.create(record)  # and the database's word was lost on its way
+        assert (await runs.start(app, record)).id == record.id
+        assert (await runs.ended("default", record.id)).status is Status.SUCCEEDED
+        await runs.aclose()
+
+    asyncio.run(work())
