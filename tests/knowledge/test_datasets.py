@@ -33,8 +33,8 @@ from modelyard.knowledge.evaluate import (
 )
 from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.retrieve import Asking, Retriever
+from modelyard.knowledge.rows import ConflictError, DocumentPart
 from modelyard.knowledge.sources import SourceReader
-from modelyard.knowledge.store import ConflictError, DocumentPart
 from modelyard.knowledge.transfer import export_dataset, import_dataset
 from tests.knowledge.conftest import Bench, Models, Run
 from tests.knowledge.formats import CASES, HARM, SCANNED, TYPED, fits, picture, scan

@@ -22,9 +22,9 @@ from modelyard.knowledge.filters import check, fits
 from modelyard.knowledge.index.base import Question, fused
 from modelyard.knowledge.prepare import pairs_of_answer, pairs_of_tables
 from modelyard.knowledge.retrieve import mmr
+from modelyard.knowledge.rows import DocumentPart
 from modelyard.knowledge.sources import values_at
 from modelyard.knowledge.split import spans, split
-from modelyard.knowledge.store import DocumentPart
 
 WORDS = st.text(alphabet=st.sampled_from(list("ab c.\n。 #|-`退款\t,!")), max_size=600)
 

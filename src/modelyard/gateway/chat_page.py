@@ -13,6 +13,7 @@ from importlib.resources import files
 
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.gateway.http import Reply, Request, StreamReply
+from modelyard.gateway.policies import page_policy
 from modelyard.gateway.routes.service import Service
 from modelyard.gateway.service_calls import ServiceError, problem_reply
 from modelyard.runtime.tenancy import ChatPage
@@ -24,10 +25,6 @@ _TYPES = {".js": b"text/javascript; charset=utf-8", ".css": b"text/css; charset=
 _ASSETS = ("page.js", "page.css", "embed.js", "markdown.js", "words.js")
 _VISITOR = re.compile(r"[A-Za-z0-9_-]{20,64}")
 _ORIGIN = re.compile(r"https?://[\w.*-]+(:\d{1,5}|:\*)?")
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
-    "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}"
-)
 _GONE = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Not here</title>
 <h1>This page is not here.</h1><p>Its app was taken back, or the address is wrong.</p>
 <p lang="zh">\xe6\xad\xa4\xe9\xa1\xb5\xe9\x9d\xa2\xe4\xb8\x8d\xe5\xad\x98\xe5\x9c\xa8\xe3\x80\x82</p></html>"""
@@ -78,7 +75,7 @@ def _read(name: str) -> bytes:
 def _html(data: bytes, page: ChatPage, *, status: int = 200) -> Reply:
     allowed = [one for one in page.origins if one == "*" or _ORIGIN.fullmatch(one)]
     headers = {
-        "content-security-policy": _POLICY.format(ancestors=" ".join(["'self'", *allowed])),
+        "content-security-policy": page_policy(ancestors=" ".join(["'self'", *allowed])),
         "referrer-policy": "no-referrer", "x-content-type-options": "nosniff", "cache-control": "no-cache",
         "permissions-policy": "microphone=(self)",
     }  # fmt: skip

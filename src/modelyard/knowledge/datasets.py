@@ -23,9 +23,10 @@ from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.prepare import digest_of
 from modelyard.knowledge.retrieve import Asking, Retrieval, Retriever
+from modelyard.knowledge.rows import DocumentPart
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.split import Piece
-from modelyard.knowledge.store import DocumentPart, KnowledgeStore
+from modelyard.knowledge.store import KnowledgeStore
 from modelyard.storage.files import FileStore
 
 _MOST_TEXT = 64 << 20

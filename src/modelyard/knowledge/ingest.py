@@ -22,7 +22,8 @@ from modelyard.base.ids import new_uuid
 from modelyard.base.lazy import lazy
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import Child, Dataset, DocForm, Document, Segment, Status, Technique
-from modelyard.knowledge.store import LEASE_SECONDS, DocumentPart, Entry, Indexed, KnowledgeStore, Ready
+from modelyard.knowledge.rows import DocumentPart, Entry, Indexed, Ready
+from modelyard.knowledge.store import LEASE_SECONDS, KnowledgeStore
 from modelyard.models.tokens import estimate_tokens
 from modelyard.storage.database import StorageUnavailableError
 

@@ -11,8 +11,8 @@ from modelyard.base.ids import new_uuid
 from modelyard.knowledge.analysis import counted, keywords
 from modelyard.knowledge.clean import clean
 from modelyard.knowledge.entities import Child, DatasetSettings, DocForm, Document, Rules, Segment, Technique
+from modelyard.knowledge.rows import DocumentPart, Entry, Indexed
 from modelyard.knowledge.split import Piece, split
-from modelyard.knowledge.store import DocumentPart, Entry, Indexed
 from modelyard.models.tokens import estimate_tokens
 
 _ROW = re.compile(r"(?<!\\)\|")

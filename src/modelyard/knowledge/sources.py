@@ -13,7 +13,7 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.jail.sandbox import Jail, JailError
 from modelyard.knowledge.entities import Document
 from modelyard.knowledge.ingest import Reading
-from modelyard.knowledge.store import DocumentPart
+from modelyard.knowledge.rows import DocumentPart
 from modelyard.storage.files import FileStore
 from modelyard.transport.egress import Egress, Fetched
 

@@ -6,7 +6,6 @@ killed when. Every statement names the tenant; what is reached through a documen
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,15 +13,26 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.base.owners import is_gone, owner_name
-from modelyard.knowledge.entities import (
-    Child,
-    Dataset,
-    DatasetSettings,
-    DocForm,
-    Document,
-    ProcessRule,
-    Segment,
-    Status,
+from modelyard.knowledge.entities import Child, Dataset, Document, Segment, Status
+from modelyard.knowledge.rows import (
+    Changes,
+    ConflictError,
+    Detail,
+    DocumentPart,
+    Entry,
+    Indexed,
+    Ready,
+    child_row,
+    document_row,
+    dump,
+    finished,
+    like,
+    read_child,
+    read_dataset,
+    read_document,
+    read_parts,
+    read_segment,
+    segment_row,
 )
 from modelyard.storage.database import Connection, Database, Row, statements
 
@@ -31,168 +41,6 @@ _MOST_TOLD = 200_000  # gone entries that are kept for indexes which have not he
 _AT_ONCE = 400  # values in one list of a statement
 
 T = TypeVar("T")
-
-
-class DocumentPart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was read of a document: all of it, or a page, slide or sheet."""
-
-    text: str
-    page: int = 0
-    """From 1; 0 where the format knows no pages."""
-    answer: str = ""
-    children: list[str] = []
-    """Of what came split already: see `Datasets.add_chunks`."""
-
-
-class ConflictError(InvokeBadRequestError):
-    """There is one of that name already."""
-
-    code = "name_duplicate"
-
-
-@dataclass(slots=True)
-class Entry:
-    """Something that will be searched."""
-
-    segment: str
-    child: str
-    digest: str
-    vector: bytes
-    terms: bytes
-    length: int
-
-
-@dataclass(slots=True)
-class Indexed:
-    """A document, ready to be searched."""
-
-    segments: list[Segment] = field(default_factory=list[Segment])
-    children: list[Child] = field(default_factory=list[Child])
-    entries: list[Entry] = field(default_factory=list[Entry])
-    dimensions: int = 0
-    model: str = ""
-    is_staged: bool = False
-    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    digest: str = ""
-
-
-@dataclass(slots=True)
-class Ready:
-    document: Document
-    turn: int
-    indexed: Indexed
-
-
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """What an entry stands for."""
-
-    segment: Segment
-    child: Child | None
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What an index needs to follow: shapes of `ids` and the others are the same."""
-
-    is_whole: bool
-    """All there is: what was known before is to be forgotten."""
-    ids: list[int]
-    documents: list[str]
-    vectors: list[bytes]
-    terms: list[bytes]
-    lengths: list[int]
-    removed: list[int]
-    gone: list[tuple[bytes, int]]
-    """Terms and lengths of those that went and were known before."""
-
-
-def dump(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-_settings = msgspec.json.Decoder(DatasetSettings)
-_rule = msgspec.json.Decoder(ProcessRule)
-_any = msgspec.json.Decoder()
-_parts = msgspec.json.Decoder(list[DocumentPart])
-
-
-def read_dataset(row: Row) -> Dataset:
-    return Dataset(
-        tenant=row["tenant"], id=row["id"], name=row["name"], description=row["description"],
-        settings=_settings.decode(row["settings"]), created_by=row["created_by"], created_at=row["created_at"],
-        updated_at=row["updated_at"], generation=row["generation"], space=row["space"], dimensions=row["dimensions"],
-        model=row["model"],
-    )  # fmt: skip
-
-
-def read_document(row: Row) -> Document:
-    return Document(
-        tenant=row["tenant"], dataset=row["dataset"], id=row["id"], position=row["position"], name=row["name"],
-        batch=row["batch"], source=_any.decode(row["source"]), form=DocForm(row["form"]), language=row["language"],
-        rule=_rule.decode(row["rule"]), status=Status(row["status"]), error=row["error"],
-        is_enabled=bool(row["is_enabled"]), is_archived=bool(row["is_archived"]),
-        metadata=_any.decode(row["metadata"]), readers=_any.decode(row["readers"]), words=row["words"],
-        tokens=row["tokens"], segments=row["segments"], done=row["done"], hits=row["hits"], digest=row["digest"],
-        times=_any.decode(row["times"]), command=row["command"], created_by=row["created_by"],
-        created_at=row["created_at"], updated_at=row["updated_at"],
-    )  # fmt: skip
-
-
-def read_segment(row: Row) -> Segment:
-    return Segment(
-        tenant=row["tenant"], dataset=row["dataset"], document=row["document"], id=row["id"], position=row["position"],
-        content=row["content"], answer=row["answer"], keywords=_any.decode(row["keywords"]), summary=row["summary"],
-        heading=row["heading"], page=row["page"], start=row["start"], stop=row["stop"], words=row["words"],
-        tokens=row["tokens"], digest=row["digest"], is_enabled=bool(row["is_enabled"]), hits=row["hits"],
-        error=row["error"], created_at=row["created_at"], updated_at=row["updated_at"],
-    )  # fmt: skip
-
-
-def read_child(row: Row) -> Child:
-    return Child(
-        tenant=row["tenant"], dataset=row["dataset"], document=row["document"], segment=row["segment"], id=row["id"],
-        position=row["position"], content=row["content"], kind=row["kind"], created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )  # fmt: skip
-
-
-def _segment_row(one: Segment) -> tuple[Any, ...]:
-    return (
-        one.tenant, one.dataset, one.document, one.id, one.position, one.content, one.answer, dump(one.keywords),
-        one.summary, one.heading, one.page, one.start, one.stop, one.words, one.tokens, one.digest,
-        int(one.is_enabled), one.hits, one.error, one.created_at, one.updated_at,
-    )  # fmt: skip
-
-
-def _child_row(one: Child) -> tuple[Any, ...]:
-    return (
-        one.tenant, one.dataset, one.document, one.segment, one.id, one.position, one.content, one.kind,
-        one.created_at, one.updated_at,
-    )  # fmt: skip
-
-
-def _document_row(one: Document, owner: str, until: float) -> tuple[Any, ...]:
-    return (
-        one.tenant, one.dataset, one.id, one.position, one.name, one.batch, dump(one.source), one.form.value,
-        one.language, dump(one.rule), one.status.value, one.error, int(one.is_enabled), int(one.is_archived),
-        dump(one.metadata), dump(one.readers), one.words, one.tokens, one.segments, one.done, one.hits, one.digest,
-        dump(one.times), one.command, one.created_by, one.created_at, one.updated_at, owner, until,
-    )  # fmt: skip
-
-
-def _finished(one: Ready, now: float) -> tuple[Any, ...]:
-    words = sum(each.words for each in one.indexed.segments)
-    tokens = sum(each.tokens for each in one.indexed.segments)
-    count = len(one.indexed.segments)
-    return (
-        words, tokens, count, count, one.indexed.digest, dump(one.indexed.metadata), dump(one.document.times), now,
-        one.document.id,
-    )  # fmt: skip
-
-
-def like(keyword: str) -> str:
-    return f"%{keyword.lower()}%" if keyword else ""
 
 
 class KnowledgeStore:
@@ -308,7 +156,7 @@ class KnowledgeStore:
             last = int(it.execute(self._sql["last_position"], (first.tenant, first.dataset))[0]["position"])
             placed = [msgspec.structs.replace(one, position=last + at + 1) for at, one in enumerate(documents)]
             owner = self.owner if is_ours else ""
-            Database.insert(it, self._sql["add_document"], [_document_row(one, owner, until) for one in placed])
+            Database.insert(it, self._sql["add_document"], [document_row(one, owner, until) for one in placed])
             if texts:
                 kept = [(one, dump([DocumentPart(text=text)])) for one, text in texts.items()]
                 Database.insert(it, "INSERT INTO document_texts (document, body) VALUES (?, ?)", kept)
@@ -447,13 +295,13 @@ class KnowledgeStore:
 
     async def text(self, document: str) -> list[DocumentPart] | None:
         rows = await self._rows("text", document=document)
-        return _parts.decode(rows[0]["body"]) if rows else None
+        return read_parts(rows[0]) if rows else None
 
     async def texts(self, documents: Sequence[str]) -> dict[str, list[DocumentPart]]:
         """The same of many."""
         statement = "SELECT document, body FROM document_texts WHERE document IN (*)"
         rows = await asyncio.to_thread(self._in, statement, (), documents)
-        return {row["document"]: _parts.decode(row["body"]) for row in rows}
+        return {row["document"]: read_parts(row) for row in rows}
 
     async def publish(self, ready: Sequence["Ready"]) -> list[Document]:
         """Have documents of one dataset found from now on, each in the place of what was there of it.
@@ -480,10 +328,10 @@ class KnowledgeStore:
                 if one.indexed.is_staged:
                     it.execute("DELETE FROM staged_vectors WHERE document = ?", (one.document.id,))
             Database.insert(
-                it, self._sql["add_segment"], [_segment_row(each) for one in ours for each in one.indexed.segments]
+                it, self._sql["add_segment"], [segment_row(each) for one in ours for each in one.indexed.segments]
             )
             Database.insert(
-                it, self._sql["add_child"], [_child_row(each) for one in ours for each in one.indexed.children]
+                it, self._sql["add_child"], [child_row(each) for one in ours for each in one.indexed.children]
             )
             entries = [
                 (first.dataset, space, generation, one.document.id, each.segment, each.child, each.digest, each.vector,
@@ -492,7 +340,7 @@ class KnowledgeStore:
             ]  # fmt: skip
             Database.insert(it, self._sql["add_entry"], entries)
             now = self.now()
-            it.execute_many(self._sql["finished"], [_finished(one, now) for one in ours])
+            it.execute_many(self._sql["finished"], [finished(one, now) for one in ours])
             return [one.document for one in ours]
 
         return await self._transact(work, may_gather=True)
@@ -617,7 +465,7 @@ class KnowledgeStore:
             for at, one in enumerate(ready.segments):
                 if is_new:
                     placed = msgspec.structs.replace(one, position=last + at + 1)
-                    it.execute(self._sql["add_segment"], _segment_row(placed))
+                    it.execute(self._sql["add_segment"], segment_row(placed))
                 else:
                     placed = one
                     values = (
@@ -630,7 +478,7 @@ class KnowledgeStore:
                     it.execute(self._sql["delete_segment_entries"], (document.id, one.id))
                     it.execute(self._sql["delete_children_of"], (one.tenant, one.id))
                 kept.append(placed)
-            Database.insert(it, self._sql["add_child"], [_child_row(each) for each in ready.children])
+            Database.insert(it, self._sql["add_child"], [child_row(each) for each in ready.children])
             self._enter(it, document.dataset, row["space"], row["generation"], document.id, ready.entries)
             it.execute(self._sql["recount"], (self.now(), document.id))
             return kept

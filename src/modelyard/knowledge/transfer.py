@@ -14,7 +14,7 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Child, Dataset, DatasetSettings, Document, Segment, Status
-from modelyard.knowledge.store import DocumentPart, Entry, Indexed, Ready
+from modelyard.knowledge.rows import DocumentPart, Entry, Indexed, Ready
 
 _FORMAT = 1
 _MOST_LINE = 256 << 20

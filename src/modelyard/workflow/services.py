@@ -28,7 +28,7 @@ from modelyard.knowledge.entities import (
 )
 from modelyard.knowledge.prepare import digest_of
 from modelyard.knowledge.retrieve import Asking
-from modelyard.knowledge.store import DocumentPart
+from modelyard.knowledge.rows import DocumentPart
 from modelyard.models.types import ModelType
 from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager

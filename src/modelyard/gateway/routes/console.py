@@ -11,16 +11,13 @@ from importlib.resources.abc import Traversable
 
 from modelyard.base.errors import NotFoundError
 from modelyard.gateway.http import Reply, Request
+from modelyard.gateway.policies import page_policy
 
 PREFIX = "/console"
 _TYPES = {
     "html": b"text/html; charset=utf-8", "js": b"text/javascript; charset=utf-8", "css": b"text/css; charset=utf-8",
     "svg": b"image/svg+xml", "png": b"image/png", "woff2": b"font/woff2", "json": b"application/json",
 }  # fmt: skip
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
-    "font-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _MISSING = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Modelyard</title>
 <h1>The console is not built here.</h1><p>It is built once by <code>make console</code>, with Node 20 or newer.
 The server runs without it.</p></html>"""
@@ -58,7 +55,7 @@ def _headers(*, is_page: bool) -> dict[str, str]:
     shared = {"x-content-type-options": "nosniff", "vary": "accept-encoding", "referrer-policy": "no-referrer"}
     if not is_page:  # a name holds a digest of what is in it
         return {**shared, "cache-control": "public, max-age=31536000, immutable"}
-    return {**shared, "cache-control": "no-cache", "content-security-policy": _POLICY}
+    return {**shared, "cache-control": "no-cache", "content-security-policy": page_policy()}
 
 
 @lru_cache(64)

@@ -40,7 +40,7 @@ from modelyard.knowledge.entities import (
 )
 from modelyard.knowledge.filters import BUILT_IN
 from modelyard.knowledge.retrieve import Asking
-from modelyard.knowledge.store import ConflictError
+from modelyard.knowledge.rows import ConflictError
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.caller import Role
 

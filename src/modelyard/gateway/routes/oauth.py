@@ -14,12 +14,12 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import may, need
 from modelyard.gateway.admin_calls import PREFIX, tenant_of
 from modelyard.gateway.http import Reply, Request, json_reply
+from modelyard.gateway.policies import NOTHING
 from modelyard.gateway.raw_requests import raw_request
 from modelyard.runtime.plugin_credentials import PluginCredentials
 
 BEGIN, BACK = "/oauth/begin/", "/oauth/callback/"
 _COOKIE = "modelyard-oauth"
-_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><h1>{title}</h1><p>{text}</p></html>"""
 
@@ -96,7 +96,7 @@ def _cookie(request: Request) -> str:
 
 
 def _page(title: str, text: str, *, status: int = 200, is_over: bool = False) -> Reply:
-    headers = {"content-security-policy": _POLICY, "cache-control": "no-store", "x-content-type-options": "nosniff"}
+    headers = {"content-security-policy": NOTHING, "cache-control": "no-store", "x-content-type-options": "nosniff"}
     if is_over:
         headers["set-cookie"] = f"{_COOKIE}=; Path={BACK}; Max-Age=0"
     body = _PAGE.format(title=escape(title), text=escape(text)).encode()

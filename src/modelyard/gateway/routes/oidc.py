@@ -9,6 +9,7 @@ import msgspec
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.gateway.auth import cookie_of, session_cookie
 from modelyard.gateway.http import Reply, Request
+from modelyard.gateway.policies import NOTHING
 from modelyard.runtime.accounts import Accounts, SignInError
 from modelyard.runtime.oidc import Oidc, Pending
 
@@ -17,7 +18,7 @@ _COOKIE = "modelyard-oidc"
 _SECONDS = 600
 _HEADERS = {
     "cache-control": "no-store", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
-    "content-security-policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "content-security-policy": NOTHING,
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from modelyard.base.lazy import lazy
-from modelyard.knowledge.store import Changes
+from modelyard.knowledge.rows import Changes
 
 if TYPE_CHECKING:
     import numpy as np

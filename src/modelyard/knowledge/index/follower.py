@@ -13,7 +13,8 @@ from modelyard.base.lazy import lazy
 from modelyard.knowledge.analysis import split_counted
 from modelyard.knowledge.index.base import Found, Question, Space, fused
 from modelyard.knowledge.index.bm25 import idf, question
-from modelyard.knowledge.store import Changes, KnowledgeStore
+from modelyard.knowledge.rows import Changes
+from modelyard.knowledge.store import KnowledgeStore
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from modelyard.base.lazy import lazy
 from modelyard.knowledge.index.base import Found, Question, ReadChanges, Space, fused
 from modelyard.knowledge.index.bm25 import Part, question, scored, top
-from modelyard.knowledge.store import Changes
+from modelyard.knowledge.rows import Changes
 
 if TYPE_CHECKING:
     import numpy as np

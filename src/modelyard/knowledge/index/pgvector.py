@@ -13,7 +13,8 @@ from modelyard.knowledge.analysis import split_counted
 from modelyard.knowledge.index.base import Space
 from modelyard.knowledge.index.bm25 import K1, B
 from modelyard.knowledge.index.follower import Follower
-from modelyard.knowledge.store import Changes, KnowledgeStore
+from modelyard.knowledge.rows import Changes
+from modelyard.knowledge.store import KnowledgeStore
 from modelyard.storage.database import Connection, StorageUnavailableError
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from modelyard.knowledge.analysis import split_counted
 from modelyard.knowledge.index.base import Space
 from modelyard.knowledge.index.bm25 import K1, B
 from modelyard.knowledge.index.follower import Follower
-from modelyard.knowledge.store import Changes, KnowledgeStore
+from modelyard.knowledge.rows import Changes
+from modelyard.knowledge.store import KnowledgeStore
 from modelyard.models.types import JSON
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.transport.egress import Egress, EgressError
