@@ -1,7 +1,8 @@
 """/admin/v1/providers, /catalogue, /weights and /plan: what could be called, with what, and where a call would go."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +49,8 @@ class ProvidersRoute:
         name, _, action = request.path.removeprefix(f"{PREFIX}providers").strip("/").partition("/")
         match request.method, bool(name), action:
             case "GET", False, "":
-                statuses = self.parts.models.providers.get_providers(tenant)
-                return json_reply({"data": [ProviderShown(**self._about(tenant, one)) for one in statuses]})
+                here, statuses = self._here(tenant), self.parts.models.providers.get_providers(tenant)
+                return json_reply({"data": [ProviderShown(**_about(here, one)) for one in statuses]})
             case "GET", True, "":
                 return json_reply(self._one(tenant, name))
             case "POST", True, "check":
@@ -70,38 +71,56 @@ class ProvidersRoute:
             return CredentialCheck(works=False, models=[], message=str(error))
         return CredentialCheck(works=True, models=offered, message="")
 
-    def _about(self, tenant: str, status: ProviderStatus) -> dict[str, Any]:
-        entity, health = status.entity, self.parts.models.providers.health
-        stored = {one.id for one, _ in self.parts.directory.of(tenant, StoredCredential)}
-        resting = health.resting()
-        source = "catalogue" if entity.provider in _catalogue() else "settings"
-        if source == "settings" and any(
-            entity.provider == one.installation.provider for one in self.parts.plugins.installed(tenant)
-        ):
-            source = "plugin"
-        custom = sum(one.provider == entity.provider for _, one in self.parts.directory.of(tenant, CustomModel))
-        return {
-            "id": entity.provider, "label": entity.label, "description": entity.description,
-            "types": entity.supported_model_types, "models": len(entity.models) + custom, "source": source,
-            "needs_credential": status.needs_credential, "is_ready": status.is_ready,
-            "is_customizable": entity.is_customizable,
-            "credentials": [
-                CredentialState(
-                    id=one.id, name=one.name, weight=one.weight, priority=one.priority, domain=one.domain,
-                    resting_seconds=_most(left for place, left in resting.items() if one.id in place),
-                    is_stored=one.id in stored,
-                )
-                for one in status.credentials
-            ],
-        }  # fmt: skip
+    def _here(self, tenant: str) -> "_Here":
+        directory = self.parts.directory
+        return _Here(
+            stored={one.id for one, _ in directory.of(tenant, StoredCredential)},
+            resting=self.parts.models.providers.health.resting(),
+            plugins={one.installation.provider for one in self.parts.plugins.installed(tenant)},
+            custom=Counter(one.provider for _, one in directory.of(tenant, CustomModel)),
+        )
 
     def _one(self, tenant: str, name: str) -> ProviderDetail:
         status = self.parts.models.providers.get_provider(tenant, name)
         offered = [one for one in catalogue(self.parts, tenant) if one.provider == name]
         return ProviderDetail(
-            **self._about(tenant, status), help=status.entity.help, forms=status.entity.credential_forms,
+            **_about(self._here(tenant), status), help=status.entity.help, forms=status.entity.credential_forms,
             offered=offered,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """What a tenant has set up, looked at once for all providers."""
+
+    stored: Collection[str]
+    """Ids of credentials."""
+    resting: Mapping[str, float]
+    plugins: Collection[str]
+    """Providers that plugins brought."""
+    custom: Mapping[str, int]
+    """Provider → models of the tenant's own."""
+
+
+def _about(here: _Here, status: ProviderStatus) -> dict[str, Any]:
+    entity = status.entity
+    source = "catalogue" if entity.provider in _catalogue() else "settings"
+    if source == "settings" and entity.provider in here.plugins:
+        source = "plugin"
+    return {
+        "id": entity.provider, "label": entity.label, "description": entity.description,
+        "types": entity.supported_model_types, "models": len(entity.models) + here.custom.get(entity.provider, 0),
+        "source": source, "needs_credential": status.needs_credential, "is_ready": status.is_ready,
+        "is_customizable": entity.is_customizable,
+        "credentials": [
+            CredentialState(
+                id=one.id, name=one.name, weight=one.weight, priority=one.priority, domain=one.domain,
+                resting_seconds=_most(left for place, left in here.resting.items() if one.id in place),
+                is_stored=one.id in here.stored,
+            )
+            for one in status.credentials
+        ],
+    }  # fmt: skip
 
 
 def _most(seconds: Iterable[float]) -> float:
