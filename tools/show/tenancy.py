@@ -22,10 +22,12 @@ from modelyard.base.log import JsonFormatter, TextFormatter
 from modelyard.base.settings import Settings
 from modelyard.cli.serving import gateway_of
 from modelyard.gateway.admin_calls import PREFIX
+from modelyard.gateway.auth import TENANT
 from modelyard.gateway.routes.admin import PLURALS
 from modelyard.gateway.routes.datasets import DatasetRoutes
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings, DocForm, MetadataField, Technique
+from modelyard.knowledge.evaluations import Evaluation, Question
 from modelyard.runtime.caller import Caller, Role
 from modelyard.runtime.telemetry import OpenTelemetryCallback
 from modelyard.testing import Upstream, chat_answer, chat_events, error_answer, json_answer, stream_answer
@@ -183,9 +185,21 @@ def app_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
     for method, rest, body in (
         ("GET", "/file", None), ("PUT", "/file", {"file": _APP}), ("POST", "/publish", {}),
         ("POST", "/restore", {"version": "anything"}), ("GET", "/keys", None), ("POST", "/keys", {}),
-        ("DELETE", f"/keys/{key}", None), ("PATCH", "", {"is_enabled": False, "page": {"is_on": False}}),
+        ("DELETE", f"/keys/{key}", None), ("GET", "/triggers", None), ("GET", "/form", None), ("GET", "/runs", None),
+        ("GET", "/conversations", None), ("GET", f"/conversations/{ids['conversation']}", None),
+        ("GET", "/feedback", None), ("GET", "/annotations", None), ("POST", "/files", None),
+        ("POST", "/runs", {"query": "hi"}), ("PATCH", "", {"is_enabled": False, "page": {"is_on": False}}),
     ):  # fmt: skip
         yield method, f"/admin/v1/apps/{app}{rest}", body, app
+    dataset, evaluation = world.ids["dataset"][0], world.ids["evaluation"][0]
+    for method, rest, body in (
+        ("GET", f"/{evaluation}", None), ("POST", "", {"questions": [{"question": "?", "documents": ["x"]}]}),
+        ("POST", "/questions", {}), ("DELETE", f"/{evaluation}", None),
+    ):  # fmt: skip
+        yield method, f"/admin/v1/evaluations/{dataset}{rest}", body, dataset
+        if rest.startswith(f"/{evaluation}"):
+            own = world.ids["own dataset"][0]
+            yield method, f"/admin/v1/evaluations/{own}{rest}", body, evaluation
 
 
 def call_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
@@ -231,6 +245,10 @@ async def _documents(world: World) -> None:
         await datasets.wait(one, document.batch)
         (segment,), _ = await datasets.store.segments(tenant, document.id)
         (child,), _ = await datasets.store.children(tenant, segment.id)
+        asked = [Question(question=f"{CANARY} question", documents=[document.id])]
+        async for told in world.yard.knowledge.evaluations.run(one, asked, ["full_text"], by=CANARY):
+            if isinstance(told, Evaluation):
+                world.ids["evaluation"] = [told.id]
         tag = await datasets.store.add_tag(tenant, f"{CANARY} tag")
         await datasets.store.bind(tenant, one.id, [tag], is_on=True)
         world.ids |= {
@@ -309,6 +327,26 @@ def _with_model(body: dict[str, Any], name: str) -> dict[str, Any]:
     return {**body, "model": name}
 
 
+async def _acting(world: World, foreign: list[str], differing: list[str]) -> int:
+    """Calls of one tenant's that name the other as whom they act for; how many."""
+    tried = 0
+    for role in Role:
+        for path, verbs in world.gateway.routes.items():
+            for method in verbs:
+                body, key = _body(path) if method in ("POST", "PATCH") else None, world.keys[f"beta/{role.value}"]
+                seen, other = [
+                    await ask(world.gateway, method, path, key, body, [(TENANT, name)]) for name in (b"alpha", b"zzpha")
+                ]
+                tried += 1
+                what = f"beta/{role.value} for alpha {method} {path}: {seen.status} {seen.body[:160]!r}"
+                said = seen.body.replace(b"alpha", b"")
+                if CANARY.encode() in said or SECRET.encode() in seen.body:
+                    foreign.append(what)
+                if (seen.status, _shape(seen, "alpha")) != (other.status, _shape(other, "zzpha")):
+                    differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
+    return tried
+
+
 async def matrix(world: World) -> tuple[int, list[str], list[str]]:
     """(cases tried, foreign bytes seen, answers that differ from those to an id that never was)."""
     tried, foreign, differing = 0, list[str](), list[str]()
@@ -328,6 +366,7 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
         other = await ask(world.gateway, method, path.replace(id_, never), key, _replaced(body, id_, never))
         if (seen.status, _shape(seen, id_)) != (other.status, _shape(other, never)):
             differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
+    tried += await _acting(world, foreign, differing)
     if _alpha(world) != before:
         foreign.append("something of the first tenant's was changed")
     return tried, foreign, differing
