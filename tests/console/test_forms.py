@@ -12,6 +12,7 @@ import httpx
 import pytest
 import yaml
 from tools.show.browser import Person, chromium, person, server, violations
+from tools.show.console_world import world
 from tools.show.proof import ROOT
 
 from modelyard.plugins.package import package_folder
@@ -310,3 +311,43 @@ def test_who_may_only_look_is_offered_nothing_to_change(made: Any, one: Person):
         assert viewer.page.locator("main a[href$='/providers'], main a[href$='/playground']").count() == 0
         assert viewer.page.get_by_label("Whose things are shown").count() == 0
         assert viewer.wrongs == []
+
+
+def test_a_node_that_fails_is_given_values_to_go_on_with(one: Person):
+    app = imported(one, [
+        {"id": "start", "type": "start", "variables": []},
+        {"id": "broken", "type": "code", "code_language": "python3", "code": "def main():\n    raise ValueError",
+         "outputs": {"word": {"type": "string"}, "many": {"type": "array[number]"}}, "variables": []},
+        {"id": "end", "type": "end", "outputs": [{"variable": "word", "value_selector": ["broken", "word"]},
+                                                 {"variable": "many", "value_selector": ["broken", "many"]}]},
+    ], [("start", "broken"), ("broken", "end")])  # fmt: skip
+    form = opened(one, app, "broken")
+    form.locator("summary", has_text="When it fails").click()
+    form.get_by_role("combobox", name="When it fails").select_option("default-value")
+    form.get_by_label("word", exact=True).fill("instead")
+    form.get_by_label("many", exact=True).fill("[1, 2]")
+    form.get_by_label("Tries again").check()
+    form.get_by_label("Tries at most").fill("2")
+    form.get_by_label("Milliseconds between").fill("10")
+    save(one)
+    data = node_of(one, app, "broken")
+    assert (data["retry_config"]["max_retries"], data["retry_config"]["retry_interval"]) == (2, 10)
+    one.page.locator(".head").get_by_role("button", name="Run").click()
+    one.page.get_by_role("button", name="Run the draft").click()
+    one.page.locator("aside.inspector pre", has_text="instead").wait_for()
+    run = httpx.get(f"{one.origin}/admin/v1/apps/{app}/runs").json()["data"][0]
+    assert run["outputs"] == {"word": "instead", "many": [1, 2]}
+    assert one.wrongs == []
+
+
+def test_a_models_own_knobs_are_on_the_canvas_too(made: Any):
+    with world() as there, person(made, there.served.origin) as one:
+        one.goto(f"/workflows/{there.ids['workflow']}?node=ask")
+        form = one.page.locator("aside.inspector")
+        form.get_by_label("Model", exact=True).select_option("cloud/fine")
+        form.locator("summary", has_text="Parameters").click()
+        form.get_by_label("Temperature").fill("0.3")
+        save(one)
+        params = node_of(one, there.ids["workflow"], "ask")["model"]["completion_params"]
+        assert params == {"temperature": 0.3}
+        assert one.wrongs == []

@@ -69,7 +69,10 @@ def world(said: str = "", *, local: bool = False, plugin: Path | None = None) ->
 
 def _settings(url: str, said: str) -> str:
     price = {"input": "10", "output": "20", "unit": "0.000001", "currency": "USD"}
-    chat = {"model_type": "llm", "model_properties": {"mode": "chat", "context_size": 8000}, "pricing": price}
+    chat = {
+        "model_type": "llm", "model_properties": {"mode": "chat", "context_size": 8000}, "pricing": price,
+        "parameter_rules": [{"name": "temperature", "use_template": "temperature"}],
+    }  # fmt: skip
     models: list[dict[str, Any]] = [
         {"model": name, "label": {"en_US": f"{name} {said}".strip()}, **chat} for name in ("fine", "broken")
     ]

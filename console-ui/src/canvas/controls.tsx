@@ -2,7 +2,7 @@
 import { useRef, useState } from "react";
 import { Field, Pick } from "../parts/base";
 import { Choose } from "../parts/menu";
-import { useModels } from "../parts/models";
+import { ModelRules, useModels } from "../parts/models";
 import { useChosen } from "../settings";
 import { filled } from "../words";
 import { OPERATORS, WITHOUT_VALUE } from "./fields";
@@ -173,23 +173,14 @@ export const ModelField = ({
           );
         }}
       />
-      <Field label={t.fields.temperature}>
-        <input
-          type="number"
-          min={0}
-          max={2}
-          step={0.1}
-          value={String(model.completion_params?.temperature ?? "")}
-          onChange={(event) => {
-            const { temperature: _, ...rest } = model.completion_params ?? {};
-            onChange({
-              ...model,
-              completion_params:
-                event.target.value === "" ? rest : { ...rest, temperature: Number(event.target.value) },
-            });
-          }}
+      <details>
+        <summary>{t.fields.parameters}</summary>
+        <ModelRules
+          models={[at || "default"]}
+          values={model.completion_params ?? {}}
+          onChange={(completion_params) => onChange({ ...model, completion_params })}
         />
-      </Field>
+      </details>
     </>
   );
 };

@@ -32,6 +32,29 @@ export interface FieldSpec {
   when?: (data: Record<string, unknown>) => boolean;
 }
 
+export const OPERATORS = [
+  "contains",
+  "not contains",
+  "start with",
+  "end with",
+  "is",
+  "is not",
+  "empty",
+  "not empty",
+  "in",
+  "not in",
+  "=",
+  "≠",
+  ">",
+  "<",
+  "≥",
+  "≤",
+  "null",
+  "not null",
+  "exists",
+  "not exists",
+];
+export const WITHOUT_VALUE = new Set(["empty", "not empty", "null", "not null", "exists", "not exists"]);
 const variables: FieldSpec = {
   path: "variables",
   label: "readsVariables",
@@ -114,6 +137,12 @@ export const FIELDS: Record<string, FieldSpec[]> = {
       when: (data) => !!(data.context as { enabled?: boolean } | undefined)?.enabled,
     },
     { path: "vision.enabled", label: "vision", kind: "switch" },
+    {
+      path: "vision.configs.variable_selector",
+      label: "pictures",
+      kind: "selector",
+      when: (data) => !!(data.vision as { enabled?: boolean } | undefined)?.enabled,
+    },
     ...memory,
     { path: "structured_output_enabled", label: "structuredOutput", kind: "switch" },
     {
@@ -293,8 +322,26 @@ export const FIELDS: Record<string, FieldSpec[]> = {
     {
       path: "filter_by.conditions",
       label: "conditions",
-      kind: "json",
+      kind: "list",
+      fresh: { key: "", comparison_operator: "contains", value: "" },
+      of: [
+        { path: "key", label: "attribute", kind: "text" },
+        { path: "comparison_operator", label: "operation", kind: "select", options: OPERATORS },
+        {
+          path: "value",
+          label: "value",
+          kind: "template",
+          when: (data) => !WITHOUT_VALUE.has(String(data.comparison_operator ?? "")),
+        },
+      ],
       when: (data) => !!(data.filter_by as { enabled?: boolean } | undefined)?.enabled,
+    },
+    { path: "extract_by.enabled", label: "takesOne", kind: "switch" },
+    {
+      path: "extract_by.serial",
+      label: "whichOne",
+      kind: "text",
+      when: (data) => !!(data.extract_by as { enabled?: boolean } | undefined)?.enabled,
     },
     { path: "order_by.enabled", label: "sorts", kind: "switch" },
     { path: "order_by.key", label: "sortKey", kind: "text" },
@@ -384,29 +431,6 @@ export const FIELDS: Record<string, FieldSpec[]> = {
   "loop-end": [],
 };
 
-export const OPERATORS = [
-  "contains",
-  "not contains",
-  "start with",
-  "end with",
-  "is",
-  "is not",
-  "empty",
-  "not empty",
-  "in",
-  "not in",
-  "=",
-  "≠",
-  ">",
-  "<",
-  "≥",
-  "≤",
-  "null",
-  "not null",
-  "exists",
-  "not exists",
-];
-export const WITHOUT_VALUE = new Set(["empty", "not empty", "null", "not null", "exists", "not exists"]);
 export const MAY_FAIL = new Set([
   "llm",
   "http-request",

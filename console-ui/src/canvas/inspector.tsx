@@ -20,7 +20,7 @@ import {
   type With,
 } from "./controls";
 import { FIELDS, type FieldSpec, MAY_FAIL } from "./fields";
-import { type AppFile, type Data, handles, readable, type Variable } from "./file";
+import { type AppFile, type Data, handles, outputs, readable, type Variable } from "./file";
 import { DatasourceField, EventField, StrategyField, ToolField } from "./parts";
 import { ScheduleField, WebhookAddress } from "./triggers";
 
@@ -301,6 +301,93 @@ const Test = ({
   );
 };
 
+interface Default {
+  key: string;
+  type?: string;
+  value?: unknown;
+}
+
+// What is done where a node fails: tried again, another way taken, or gone on with values that stand in for its own.
+const WhenItFails = ({ id, data, onChange }: { id: string; data: Data; onChange: (data: Data) => void }) => {
+  const { t } = useChosen();
+  const retry = (data.retry_config ?? {}) as { retry_enabled?: boolean; max_retries?: number; retry_interval?: number };
+  const defaults = (Array.isArray(data.default_value) ? data.default_value : []) as Default[];
+  const given = new Map(defaults.map((one) => [one.key, one]));
+  const put = (more: typeof retry) =>
+    onChange({
+      ...data,
+      retry_config: { retry_enabled: false, max_retries: 3, retry_interval: 1000, ...retry, ...more },
+    });
+  const own = outputs(id, data).map((one) => ({ name: one.selector.slice(1).join("."), kind: one.kind }));
+  const stand = (name: string, kind: string, value: string) =>
+    onChange({
+      ...data,
+      default_value: [...defaults.filter((one) => one.key !== name), { key: name, type: kind, value }],
+    });
+  return (
+    <details>
+      <summary>{t.whenItFails}</summary>
+      <Pick
+        label={t.whenItFails}
+        value={String(data.error_strategy ?? "")}
+        onChange={(error_strategy) => onChange({ ...data, error_strategy })}
+        options={[
+          ["", t.failRun],
+          ["default-value", t.goOnWithDefault],
+          ["fail-branch", t.goAnotherWay],
+        ]}
+      />
+      {data.error_strategy === "default-value" &&
+        own.map(({ name, kind }) => (
+          <Field key={name} label={name} help={kind === "string" ? undefined : t.asJson}>
+            <input
+              value={(() => {
+                const value = given.get(name)?.value;
+                return value === undefined || value === null
+                  ? ""
+                  : typeof value === "string"
+                    ? value
+                    : JSON.stringify(value);
+              })()}
+              onChange={(event) => stand(name, kind, event.target.value)}
+            />
+          </Field>
+        ))}
+      <label className="check">
+        <input
+          type="checkbox"
+          checked={retry.retry_enabled === true}
+          onChange={(event) => put({ retry_enabled: event.target.checked })}
+        />{" "}
+        {t.retries}
+      </label>
+      {retry.retry_enabled && (
+        <div className="row tight">
+          <Field label={t.triesAtMost}>
+            <input
+              type="number"
+              min={1}
+              max={10}
+              value={retry.max_retries ?? 3}
+              onChange={(event) => put({ max_retries: Number(event.target.value) })}
+            />
+          </Field>
+          <Field label={t.msBetween}>
+            <input
+              type="number"
+              min={0}
+              max={60000}
+              step={100}
+              value={retry.retry_interval ?? 1000}
+              onChange={(event) => put({ retry_interval: Number(event.target.value) })}
+            />
+          </Field>
+        </div>
+      )}
+    </details>
+  );
+};
+
 export const Inspector = ({
   app,
   appId,
@@ -356,39 +443,7 @@ export const Inspector = ({
             within={within}
           />
         ))}
-        {MAY_FAIL.has(data.type) && (
-          <details>
-            <summary>{t.whenItFails}</summary>
-            <Pick
-              label={t.whenItFails}
-              value={String(data.error_strategy ?? "")}
-              onChange={(error_strategy) => onChange({ ...data, error_strategy })}
-              options={[
-                ["", t.failRun],
-                ["default-value", t.goOnWithDefault],
-                ["fail-branch", t.goAnotherWay],
-              ]}
-            />
-            <label className="check">
-              <input
-                type="checkbox"
-                checked={(data.retry_config as { retry_enabled?: boolean } | undefined)?.retry_enabled === true}
-                onChange={(event) =>
-                  onChange({
-                    ...data,
-                    retry_config: {
-                      max_retries: 3,
-                      retry_interval: 1000,
-                      ...(data.retry_config as Raw | undefined),
-                      retry_enabled: event.target.checked,
-                    },
-                  })
-                }
-              />{" "}
-              {t.retries}
-            </label>
-          </details>
-        )}
+        {MAY_FAIL.has(data.type) && <WhenItFails id={id} data={data} onChange={onChange} />}
         <fieldset>
           <legend>{t.goesOnTo}</legend>
           {handles(data).map((handle) => (

@@ -4,7 +4,7 @@ import { type KeyboardEvent, useRef, useState } from "react";
 import { api, type ChatUsage, type Content, chat, type Said, type Shape, type ToolCall } from "../../api";
 import { Markdown } from "../../markdown";
 import { Empty, Field, Json, useWrong } from "../../parts/base";
-import { ModelPick, useModels } from "../../parts/models";
+import { ModelPick, ModelRules, useModels } from "../../parts/models";
 import { useChosen, useKept } from "../../settings";
 import { filled } from "../../words";
 import { Samples } from "./samples";
@@ -196,7 +196,7 @@ export const Chat = () => {
         <Field label={t.systemPrompt}>
           <textarea rows={2} value={setup.system} onChange={(event) => change({ system: event.target.value })} />
         </Field>
-        <Rules models={setup.models} values={setup.parameters} onChange={(parameters) => change({ parameters })} />
+        <ModelRules models={setup.models} values={setup.parameters} onChange={(parameters) => change({ parameters })} />
         <div className="two">
           <Field label={t.tools} help={tools === null ? <span className="wrong">{t.notJson}</span> : t.toolsHelp}>
             <textarea
@@ -333,74 +333,5 @@ const Shown = ({ turn, model, models }: { turn: Turn; model: string; models: Sha
         </p>
       )}
     </article>
-  );
-};
-
-// The knobs that the models themselves declare.
-const Rules = ({
-  models,
-  values,
-  onChange,
-}: {
-  models: string[];
-  values: Record<string, unknown>;
-  onChange: (values: Record<string, unknown>) => void;
-}) => {
-  const { t, label } = useChosen();
-  const known = useModels("llm");
-  const plan = useQuery({ queryKey: ["plan", "default"], queryFn: () => api.plan({ model: "default" }), retry: false });
-  const names = models.map((one) => (one === "default" ? plan.data?.model : one));
-  const rules = new Map<string, Shape<"ParameterRule">>();
-  for (const one of known.data ?? [])
-    if (names.includes(one.id)) for (const rule of one.rules) rules.set(rule.name, rule);
-  const put = (name: string, value: unknown) => {
-    const next = { ...values };
-    if (value === "" || value === undefined) delete next[name];
-    else next[name] = value;
-    onChange(next);
-  };
-  if (!rules.size) return <p className="soft">{t.noRules}</p>;
-  return (
-    <div className="fields">
-      {[...rules.values()]
-        .filter((rule) => rule.name !== "response_format")
-        .map((rule) => {
-          const value = values[rule.name];
-          const help = rule.min !== null && rule.max !== null ? `${rule.min} – ${rule.max}` : undefined;
-          return (
-            <Field key={rule.name} label={label(rule.label) || rule.name} help={help}>
-              {rule.options.length ? (
-                <select value={String(value ?? "")} onChange={(event) => put(rule.name, event.target.value)}>
-                  <option value="">{t.asModelLikes}</option>
-                  {rule.options.map((one) => (
-                    <option key={one}>{one}</option>
-                  ))}
-                </select>
-              ) : rule.type === "boolean" ? (
-                <select
-                  value={value === undefined ? "" : String(value)}
-                  onChange={(event) => put(rule.name, event.target.value === "" ? "" : event.target.value === "true")}
-                >
-                  <option value="">{t.asModelLikes}</option>
-                  <option value="true">{t.yes}</option>
-                  <option value="false">{t.no}</option>
-                </select>
-              ) : rule.type === "int" || rule.type === "float" ? (
-                <input
-                  type="number"
-                  value={value === undefined ? "" : Number(value)}
-                  placeholder={String(rule.default ?? "")}
-                  step={rule.type === "int" ? 1 : "any"}
-                  {...(rule.min === null ? {} : { min: rule.min })}
-                  {...(rule.max === null ? {} : { max: rule.max })}
-                  onChange={(event) => put(rule.name, event.target.value === "" ? "" : Number(event.target.value))}
-                />
-              ) : (
-                <input value={String(value ?? "")} onChange={(event) => put(rule.name, event.target.value)} />
-              )}
-            </Field>
-          );
-        })}
-    </div>
   );
 };
