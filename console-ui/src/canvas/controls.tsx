@@ -18,6 +18,12 @@ export const setIn = (value: Raw, path: string, next: unknown): Raw => {
   return { ...value, [head]: rest.length ? setIn((value[head] ?? {}) as Raw, rest.join("."), next) : next };
 };
 
+// A control of something that a file says, whatever that is.
+export interface Valued<T = unknown> {
+  label: string;
+  value: unknown;
+  onChange: (value: T) => void;
+}
 export interface With {
   app: AppFile;
   id: string;
@@ -33,17 +39,7 @@ export const nameOf = (selector: unknown, titles: Map<string, string>) =>
     ? `${titles.get(String(selector[0])) ?? selector[0]}.${selector.slice(1).join(".")}`
     : "";
 
-export const SelectorField = ({
-  label,
-  value,
-  onChange,
-  within,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: string[]) => void;
-  within: With;
-}) => {
+export const SelectorField = ({ label, value, onChange, within }: Valued<string[]> & { within: With }) => {
   const { t } = useChosen();
   const key = Array.isArray(value) ? value.join(".") : "";
   const known = within.variables.map((one) => one.selector.join("."));
@@ -72,17 +68,7 @@ export const SelectorField = ({
 };
 
 // A text with variables in it; one is put where the cursor stands.
-export const TemplateField = ({
-  label,
-  value,
-  onChange,
-  within,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: string) => void;
-  within: With;
-}) => {
+export const TemplateField = ({ label, value, onChange, within }: Valued<string> & { within: With }) => {
   const { t } = useChosen();
   const area = useRef<HTMLTextAreaElement>(null);
   const text = String(value ?? "");
@@ -106,15 +92,7 @@ export const TemplateField = ({
   );
 };
 
-export const JsonField = ({
-  label,
-  value,
-  onChange,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: unknown) => void;
-}) => {
+export const JsonField = ({ label, value, onChange }: Valued) => {
   const { t } = useChosen();
   const [text, setText] = useState(() => JSON.stringify(value ?? {}, null, 2));
   const [isWrong, setWrong] = useState(false);
@@ -139,15 +117,7 @@ export const JsonField = ({
   );
 };
 
-export const ModelField = ({
-  label,
-  value,
-  onChange,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: unknown) => void;
-}) => {
+export const ModelField = ({ label, value, onChange }: Valued) => {
   const { t } = useChosen();
   const models = useModels("llm");
   const model = (value ?? {}) as { provider?: string; name?: string; mode?: string; completion_params?: Raw };
@@ -185,15 +155,7 @@ export const ModelField = ({
   );
 };
 
-export const OutputsField = ({
-  label,
-  value,
-  onChange,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: unknown) => void;
-}) => {
+export const OutputsField = ({ label, value, onChange }: Valued) => {
   const { t } = useChosen();
   const rows = Object.entries((value ?? {}) as Record<string, { type?: string }>);
   const put = (next: [string, { type?: string }][]) => onChange(Object.fromEntries(next));
@@ -232,17 +194,7 @@ export const OutputsField = ({
   );
 };
 
-export const ConditionsField = ({
-  label,
-  value,
-  onChange,
-  within,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: unknown) => void;
-  within: With;
-}) => {
+export const ConditionsField = ({ label, value, onChange, within }: Valued & { within: With }) => {
   const { t } = useChosen();
   const rows = (Array.isArray(value) ? value : []) as {
     id?: string;

@@ -5,7 +5,7 @@ import { Field, Pick, Trouble } from "../parts/base";
 import { Choose } from "../parts/menu";
 import { useChosen } from "../settings";
 import { filled } from "../words";
-import { JsonField, ModelField, type Raw, TemplateField, type With } from "./controls";
+import { JsonField, ModelField, type Raw, TemplateField, type Valued, type With } from "./controls";
 import type { Data } from "./file";
 
 type Part = Shape<"PartShown">;
@@ -93,15 +93,7 @@ interface AgentTool {
 }
 
 // The tools that an agent may call.
-const ToolsField = ({
-  label,
-  value,
-  onChange,
-}: {
-  label: string;
-  value: unknown;
-  onChange: (value: unknown) => void;
-}) => {
+const ToolsField = ({ label, value, onChange }: Valued) => {
   const { t } = useChosen();
   const tools = useTools();
   const chosen = (Array.isArray(value) ? value : []) as AgentTool[];

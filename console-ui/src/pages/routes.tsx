@@ -2,7 +2,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Shape } from "../api";
-import { Dialog, Sure, Tabbed } from "../parts/aria";
+import { Changes, Dialog, Tabbed } from "../parts/aria";
 import { Card, Empty, Field, Meter, Page, Pick, Trouble, useDo } from "../parts/base";
 import { ModelPick, useModels } from "../parts/models";
 import { Table } from "../parts/table";
@@ -70,16 +70,7 @@ const RouteList = () => {
             {
               title: t.actions,
               cell: (one) => (
-                <div className="row tight">
-                  <button type="button" onClick={() => setEditing(one)}>
-                    {t.edit}
-                  </button>
-                  <Sure
-                    label={t.remove}
-                    question={filled(t.sureRemove, { name: one.name })}
-                    onSure={() => remove.run(one.id)}
-                  />
-                </div>
+                <Changes name={one.name} onEdit={() => setEditing(one)} onRemove={() => remove.run(one.id)} />
               ),
             },
           ]}
@@ -302,16 +293,7 @@ const LimitList = () => {
             {
               title: t.actions,
               cell: (one) => (
-                <div className="row tight">
-                  <button type="button" onClick={() => setEditing(one)}>
-                    {t.edit}
-                  </button>
-                  <Sure
-                    label={t.remove}
-                    question={filled(t.sureRemove, { name: one.name })}
-                    onSure={() => remove.run(one.id)}
-                  />
-                </div>
+                <Changes name={one.name} onEdit={() => setEditing(one)} onRemove={() => remove.run(one.id)} />
               ),
             },
           ]}

@@ -12,6 +12,7 @@ import {
   Tabs,
 } from "react-aria-components";
 import { useChosen } from "../settings";
+import { filled } from "../words";
 
 export const Switch = ({
   label,
@@ -142,5 +143,18 @@ export const Sure = ({
         </div>
       </Dialog>
     </>
+  );
+};
+
+// What is done to a row of things that one has made.
+export const Changes = ({ name, onEdit, onRemove }: { name: string; onEdit: () => void; onRemove: () => unknown }) => {
+  const { t } = useChosen();
+  return (
+    <div className="row tight">
+      <button type="button" onClick={onEdit}>
+        {t.edit}
+      </button>
+      <Sure label={t.remove} question={filled(t.sureRemove, { name })} onSure={onRemove} />
+    </div>
   );
 };
