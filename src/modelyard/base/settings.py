@@ -172,6 +172,7 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     steps: int = 500
     """Nodes that one run may run."""
     seconds: float = 1200.0
+    """A run's longest time; what a person is waited for does not count."""
     depth: int = 5
     """Workflows that call workflows."""
     at_once: int = 1000
@@ -183,14 +184,18 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     code: bool = True
     """Whether code nodes and templates that need it run at all; they run in the jail alone."""
     code_seconds: float = 30.0
+    """Of one node."""
     code_memory_mb: int = 512
     code_at_once: int = 8
+    """Programs in one process; the others wait."""
     preload: list[str] = []
     """Python modules that code may import and that take long to load, beyond the usual."""
     models: dict[str, str] = {}
     """`provider/model` as apps' files name it → a model here; `*` for all that is not named."""
     tools: dict[str, str] = {}
+    """`provider/tool` as files name it → a tool here."""
     datasets: dict[str, str] = {}
+    """A dataset's id as files name it → a dataset here, by id or name."""
 
 
 class KnowledgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
