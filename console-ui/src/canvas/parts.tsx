@@ -3,6 +3,7 @@ import { useQuery } from "@tanstack/react-query";
 import { api, type Shape } from "../api";
 import { Field, Pick, Trouble } from "../parts/base";
 import { Choose } from "../parts/menu";
+import { useTools } from "../parts/tools";
 import { useChosen } from "../settings";
 import { filled } from "../words";
 import { JsonField, ModelField, type Raw, TemplateField, type Valued, type With } from "./controls";
@@ -16,20 +17,6 @@ interface NodeField {
   within: With;
 }
 
-interface OfferedTool {
-  name: string;
-  provider: string;
-  kind: string;
-  description: string;
-  schema: { properties?: Record<string, { description?: string }> };
-}
-
-const useTools = () =>
-  useQuery({
-    queryKey: ["tools"],
-    queryFn: () => api.post<{ data: OfferedTool[] }>("/admin/tools").then((it) => it.data),
-    staleTime: 30_000,
-  });
 const useParts = () => useQuery({ queryKey: ["plugins", "parts"], queryFn: api.nodeParts, staleTime: 30_000 });
 
 // Nodes hold a value with how it was given: as a constant, as a text with variables in it, or as one variable.
@@ -232,6 +219,28 @@ const ParameterField = ({
   }
 };
 
+// All that a part takes, kept under one name of the node's data.
+const ParameterFields = ({
+  of,
+  at,
+  data,
+  onChange,
+  within,
+  isFixed = false,
+}: NodeField & { of: Part | undefined; at: string; isFixed?: boolean }) => {
+  const given = (data[at] ?? {}) as Record<string, Given>;
+  return (of?.parameters ?? []).map((one) => (
+    <ParameterField
+      key={one.name}
+      one={one}
+      given={given[one.name]}
+      within={within}
+      isFixed={isFixed}
+      onChange={(next) => onChange({ ...data, [at]: { ...given, [one.name]: next } })}
+    />
+  ));
+};
+
 const PartPick = ({
   label,
   parts,
@@ -292,15 +301,7 @@ export const StrategyField = ({ data, onChange, within }: NodeField) => {
           })
         }
       />
-      {((known ?? ours)?.parameters ?? []).map((one) => (
-        <ParameterField
-          key={one.name}
-          one={one}
-          given={given[one.name]}
-          within={within}
-          onChange={(next) => onChange({ ...data, agent_parameters: { ...given, [one.name]: next } })}
-        />
-      ))}
+      <ParameterFields of={known ?? ours} at="agent_parameters" data={data} onChange={onChange} within={within} />
       {parts.data && !known && !ours && (
         <JsonField
           label={t.fields.parameters}
@@ -321,7 +322,6 @@ export const DatasourceField = ({ data, onChange, within }: NodeField) => {
   const known = parts.data?.datasources.find(
     (one) => one.name === name && one.provider === `${plugin}/${provider.split("/").at(-1)}`,
   );
-  const given = (data.datasource_parameters ?? {}) as Record<string, Given>;
   return (
     <>
       <Trouble of={[parts]} />
@@ -350,15 +350,7 @@ export const DatasourceField = ({ data, onChange, within }: NodeField) => {
               })
             }
           />
-          {(known?.parameters ?? []).map((one) => (
-            <ParameterField
-              key={one.name}
-              one={one}
-              given={given[one.name]}
-              within={within}
-              onChange={(next) => onChange({ ...data, datasource_parameters: { ...given, [one.name]: next } })}
-            />
-          ))}
+          <ParameterFields of={known} at="datasource_parameters" data={data} onChange={onChange} within={within} />
         </>
       )}
     </>
@@ -372,7 +364,6 @@ export const EventField = ({ data, onChange, within }: NodeField) => {
   const provider = String(data.provider_id ?? "");
   const name = String(data.event_name ?? "");
   const known = parts.data?.events.find((one) => one.name === name && isOf(one, provider));
-  const given = (data.event_parameters ?? {}) as Record<string, Given>;
   const mine = (subscriptions.data ?? []).filter((one) => one.provider === known?.provider);
   const at = String(data.subscription_id ?? "");
   return (
@@ -408,16 +399,7 @@ export const EventField = ({ data, onChange, within }: NodeField) => {
         />
       )}
       {known && subscriptions.data && !mine.length && <p className="wrong small">{t.noSubscription}</p>}
-      {(known?.parameters ?? []).map((one) => (
-        <ParameterField
-          key={one.name}
-          one={one}
-          given={given[one.name]}
-          within={within}
-          isFixed
-          onChange={(next) => onChange({ ...data, event_parameters: { ...given, [one.name]: next } })}
-        />
-      ))}
+      <ParameterFields of={known} at="event_parameters" data={data} onChange={onChange} within={within} isFixed />
     </>
   );
 };

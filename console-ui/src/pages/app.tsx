@@ -1,13 +1,14 @@
 import { useQuery } from "@tanstack/react-query";
-import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
+import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { lazy, Suspense, useState } from "react";
 import { isMap, parseDocument } from "yaml";
 import { addressed, api } from "../api";
 import { Markdown } from "../markdown";
-import { Dialog, Sure, Switch, Tabbed } from "../parts/aria";
+import { Dialog, PageTabs, Sure, Switch } from "../parts/aria";
 import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble, useDo } from "../parts/base";
 import { ModelPick } from "../parts/models";
 import { Table } from "../parts/table";
+import { useTools } from "../parts/tools";
 import { TryApp } from "../parts/try-app";
 import { useChosen, useKept } from "../settings";
 import { filled } from "../words";
@@ -18,7 +19,6 @@ export const AppPage = () => {
   const { t } = useChosen();
   const { id } = useParams({ strict: false }) as { id: string };
   const navigate = useNavigate();
-  const { tab = "try" } = useSearch({ strict: false }) as { tab?: string };
   const app = useQuery({ queryKey: ["apps", id], queryFn: () => api.app(id) });
   const remove = useDo(() => api.remove("apps", id), ["apps"], t.removed);
   const one = app.data;
@@ -47,12 +47,8 @@ export const AppPage = () => {
       </p>
       <Trouble of={[app]} />
       {one && (
-        <Tabbed
+        <PageTabs
           label={one.name}
-          at={tab}
-          onChange={(next) =>
-            void navigate({ to: "/apps/$id", params: { id }, search: { tab: next } as never, replace: true })
-          }
           tabs={[
             { id: "try", title: t.tryIt, body: () => <TryApp id={id} isDraft={!one.is_published} /> },
             { id: "publish", title: t.publishing, body: () => <Publishing id={id} /> },
@@ -336,22 +332,10 @@ interface AgentTool {
   tool_name: string;
   enabled?: boolean;
 }
-interface OfferedTool {
-  name: string;
-  provider: string;
-  kind: string;
-  description: string;
-}
-
 // What is said of an app with one prompt most often; whatever else its file says stays.
 const SimpleForm = ({ mode, text, onChange }: { mode: string; text: string; onChange: (text: string) => void }) => {
   const { t } = useChosen();
-  const tools = useQuery({
-    queryKey: ["tools"],
-    queryFn: () => api.post<{ data: OfferedTool[] }>("/admin/tools").then((it) => it.data),
-    enabled: mode === "agent-chat",
-    staleTime: 60_000,
-  });
+  const tools = useTools("", mode === "agent-chat");
   const datasets = useQuery({ queryKey: ["datasets"], queryFn: api.datasets, staleTime: 60_000 });
   const document = parseDocument(text);
   if (document.errors.length || !isMap(document.contents)) return null;

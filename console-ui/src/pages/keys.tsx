@@ -1,8 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
-import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { actingFor, api, type Shape } from "../api";
-import { Dialog, Sure, Switch, Tabbed } from "../parts/aria";
+import { Dialog, PageTabs, Sure, Switch } from "../parts/aria";
 import { Card, Copied, Empty, Field, Page, Pick, Trouble, useDo } from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
@@ -16,14 +15,10 @@ const ROLES = ["owner", "admin", "developer", "viewer"] as const;
 export const Keys = () => {
   const { t } = useChosen();
   const { isOperator } = useMay();
-  const navigate = useNavigate();
-  const { tab = "keys" } = useSearch({ strict: false }) as { tab?: string };
   return (
     <Page title={t.keysAndPeople} text={t.keysText}>
-      <Tabbed
+      <PageTabs
         label={t.keysAndPeople}
-        at={tab}
-        onChange={(next) => void navigate({ to: "/keys", search: { tab: next } as never, replace: true })}
         tabs={[
           { id: "keys", title: t.apiKeys, body: () => <KeyList /> },
           { id: "people", title: t.people, body: () => <People /> },

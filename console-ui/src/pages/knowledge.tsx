@@ -1,8 +1,8 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
+import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Doc, type Hit } from "../api";
-import { Dialog, Sure, Tabbed } from "../parts/aria";
+import { Dialog, PageTabs, Sure } from "../parts/aria";
 import { Card, Drop, Empty, Field, Page, Pick, Status, Trouble, useDo, useWrong } from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen, useKept } from "../settings";
@@ -63,7 +63,6 @@ export const DatasetPage = () => {
   const { t } = useChosen();
   const { id } = useParams({ strict: false }) as { id: string };
   const navigate = useNavigate();
-  const { tab = "documents" } = useSearch({ strict: false }) as { tab?: string };
   const dataset = useQuery({ queryKey: ["datasets", id], queryFn: () => api.dataset(id) });
   const remove = useDo(() => api.removeDataset(id), ["datasets"], t.removed);
   return (
@@ -83,12 +82,8 @@ export const DatasetPage = () => {
       </p>
       <Trouble of={[dataset]} />
       {dataset.data && (
-        <Tabbed
+        <PageTabs
           label={dataset.data.name}
-          at={tab}
-          onChange={(next) =>
-            void navigate({ to: "/knowledge/$id", params: { id }, search: { tab: next } as never, replace: true })
-          }
           tabs={[
             { id: "documents", title: t.documents, body: () => <Documents id={id} /> },
             { id: "ask", title: t.askIt, body: () => <Ask id={id} /> },

@@ -1,8 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
-import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, events } from "../api";
-import { Dialog, Sure, Tabbed } from "../parts/aria";
+import { Dialog, PageTabs, Sure } from "../parts/aria";
 import { Card, Empty, Field, Meter, Page, Pick, Trouble, useDo, useToast, useWrong } from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
@@ -13,14 +12,10 @@ const TYPES = ["llm", "text-embedding", "rerank", "speech2text", "tts", "moderat
 
 export const Models = () => {
   const { t } = useChosen();
-  const navigate = useNavigate();
-  const { tab = "all" } = useSearch({ strict: false }) as { tab?: string };
   return (
     <Page title={t.models} text={t.modelsText}>
-      <Tabbed
+      <PageTabs
         label={t.models}
-        at={tab}
-        onChange={(next) => void navigate({ to: "/models", search: { tab: next } as never, replace: true })}
         tabs={[
           { id: "all", title: t.catalogue, body: () => <All /> },
           { id: "local", title: t.localModels, body: () => <Local /> },

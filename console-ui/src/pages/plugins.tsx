@@ -3,6 +3,7 @@ import { useState } from "react";
 import { addressed, api, type Shape } from "../api";
 import { Dialog, Sure } from "../parts/aria";
 import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useDo, useWrong } from "../parts/base";
+import { useTools } from "../parts/tools";
 import { useChosen } from "../settings";
 import { filled } from "../words";
 
@@ -299,15 +300,6 @@ const Subscriptions = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
   );
 };
 
-interface Offered {
-  name: string;
-  provider: string;
-  description: string;
-  schema: {
-    properties?: Record<string, { type?: string; description?: string; enum?: string[] }>;
-    required?: string[];
-  };
-}
 interface Observed {
   text: string;
   error: string | null;
@@ -318,10 +310,7 @@ interface Observed {
 // A tool tried by hand, with what it asks for.
 const TryTool = ({ tool, onClose }: { tool: string; onClose: () => void }) => {
   const { t, span } = useChosen();
-  const tools = useQuery({
-    queryKey: ["tools", "plugin"],
-    queryFn: () => api.post<{ data: Offered[] }>("/admin/tools?kind=plugin").then((it) => it.data),
-  });
+  const tools = useTools("plugin");
   const name = tool.split("/").at(-1)!;
   const known =
     tools.data?.find((one) => one.name === name && tool.startsWith(one.provider.split("/").at(-1)!)) ??

@@ -1,8 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
-import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Shape } from "../api";
-import { Changes, Dialog, Tabbed } from "../parts/aria";
+import { Changes, Dialog, PageTabs } from "../parts/aria";
 import { Card, Empty, Field, Meter, Page, Pick, Trouble, useDo } from "../parts/base";
 import { ModelPick, useModels } from "../parts/models";
 import { Table } from "../parts/table";
@@ -16,14 +15,10 @@ const PER = ["tenant", "key", "user", "model"] as const;
 
 export const Routes = () => {
   const { t } = useChosen();
-  const navigate = useNavigate();
-  const { tab = "routes" } = useSearch({ strict: false }) as { tab?: string };
   return (
     <Page title={t.routesAndLimits} text={t.routesText}>
-      <Tabbed
+      <PageTabs
         label={t.routesAndLimits}
-        at={tab}
-        onChange={(next) => void navigate({ to: "/routes", search: { tab: next } as never, replace: true })}
         tabs={[
           { id: "routes", title: t.routes, body: () => <RouteList /> },
           { id: "limits", title: t.limits, body: () => <LimitList /> },

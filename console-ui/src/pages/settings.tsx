@@ -1,9 +1,8 @@
 import { useQuery } from "@tanstack/react-query";
-import { useNavigate, useSearch } from "@tanstack/react-router";
 import { lazy, Suspense } from "react";
 import { parseDocument } from "yaml";
 import { api } from "../api";
-import { Switch, Tabbed } from "../parts/aria";
+import { PageTabs, Switch } from "../parts/aria";
 import { Card, Field, Page, Status, Trouble, useDo } from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen, useKept } from "../settings";
@@ -13,14 +12,10 @@ const Code = lazy(() => import("../parts/code").then((it) => ({ default: it.Code
 
 export const Settings = () => {
   const { t } = useChosen();
-  const navigate = useNavigate();
-  const { tab = "health" } = useSearch({ strict: false }) as { tab?: string };
   return (
     <Page title={t.settings}>
-      <Tabbed
+      <PageTabs
         label={t.settings}
-        at={tab}
-        onChange={(next) => void navigate({ to: "/settings", search: { tab: next } as never, replace: true })}
         tabs={[
           { id: "health", title: t.health, body: () => <Health /> },
           { id: "form", title: t.asForm, body: () => <Configuration isForm /> },

@@ -1,4 +1,5 @@
 // Dialogs, tabs and switches are React Aria's: they know keyboards and screen readers.
+import { useNavigate, useSearch } from "@tanstack/react-router";
 import { type ReactNode, useState } from "react";
 import {
   Dialog as AriaDialog,
@@ -61,6 +62,26 @@ export const Tabbed = ({
     ))}
   </Tabs>
 );
+
+// Tabs of a page: its address says which is open; the first where it says none.
+export const PageTabs = ({
+  tabs,
+  label,
+}: {
+  tabs: { id: string; title: string; body: () => ReactNode }[];
+  label: string;
+}) => {
+  const navigate = useNavigate();
+  const { tab = "" } = useSearch({ strict: false }) as { tab?: string };
+  return (
+    <Tabbed
+      label={label}
+      at={tab}
+      onChange={(next) => void navigate({ to: ".", search: { tab: next } as never, replace: true })}
+      tabs={tabs}
+    />
+  );
+};
 
 export const Dialog = ({
   title,

@@ -50,6 +50,18 @@ def parse_form(content_type: str, body: bytes, *, wanted: str, file: str | None 
     return reader.form
 
 
+def file_form(
+    content_type: str, body: bytes, *, what: str = "the file", file: str = "file"
+) -> tuple[Upload, dict[str, str]]:
+    """What the field `file` of a form holds, and its other fields. Raises InvokeBadRequestError where it is missing."""
+    form = parse_form(
+        content_type, body, wanted=f"send {what} as multipart/form-data, in the field {file!r}", file=file
+    )
+    if form.file is None:
+        raise InvokeBadRequestError(f"{file!r} is missing: {what}", param=file)
+    return Upload(form.filename, form.file), form.fields
+
+
 class _FormReader:
     """Gathers the parts of a form as the parser finds them."""
 

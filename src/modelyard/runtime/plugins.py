@@ -633,11 +633,11 @@ class Plugins:
         """Have those made anew that end before then; how many. A provider that refuses is said in the log."""
         count = 0
         for tenant, known, value in list(self._directory.everywhere(Subscription)):
-            kept = self.secret(tenant, Subscription.kind, known.id, value.secret)
-            ends = (kept.get("subscription") or {}).get("expires_at") or -1
-            if not 0 < ends < until:
-                continue
             try:
+                kept = self.secret(tenant, Subscription.kind, known.id, value.secret)
+                ends = (kept.get("subscription") or {}).get("expires_at") or -1
+                if not 0 < ends < until:
+                    continue
                 data = {"provider": value.provider, **kept}
                 said = await self.one(tenant, value.plugin, "trigger", "refresh_trigger", data)
                 fresh = {**kept, "subscription": {**kept["subscription"], **(said.get("subscription") or {})}}

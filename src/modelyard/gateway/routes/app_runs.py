@@ -24,7 +24,7 @@ from modelyard.gateway.admin_shapes import (
     TriggerShown,
     UploadedFile,
 )
-from modelyard.gateway.forms import parse_form
+from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.gateway.manage_parts import ManageParts
 from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT, ServiceParts
@@ -115,14 +115,9 @@ class AppRuns:
         return sse_reply(_told(self.service, run), _broken, headers)
 
     async def _uploaded(self, request: Request, found: FoundApp) -> UploadedFile:
-        form = parse_form(
-            request.header(b"content-type") or "", await request.body(),
-            wanted="send the file as multipart/form-data, in the field 'file'",
-        )  # fmt: skip
-        if form.file is None:
-            raise InvokeBadRequestError("'file' is missing: the file", param="file")
+        file, _ = file_form(request.header(b"content-type") or "", await request.body())
         user = request.caller.user or _USER
-        stored = await asyncio.to_thread(self.service.files.add, found.tenant, form.filename, form.file, owner=user)
+        stored = await asyncio.to_thread(self.service.files.add, found.tenant, file.filename, file.data, owner=user)
         return UploadedFile(id=stored.id, name=stored.name, size=stored.size, mime_type=stored.mime_type)
 
     async def _triggers(self, found: FoundApp) -> list[TriggerShown]:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PluginError
-from modelyard.gateway.forms import parse_form
+from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.raw_requests import HOP, raw_request
 from modelyard.models.types import JSON
@@ -146,13 +146,8 @@ class FileRoute:
     async def _upload(self, request: Request) -> Reply:
         plugin, name = request.query("plugin") or "", request.query("name") or ""
         tenant = self._signed(request, "upload", f"{plugin}\n{name}")
-        form = parse_form(
-            request.header(b"content-type") or "", await request.body(),
-            wanted="send the file as multipart/form-data, in the field 'file'",
-        )  # fmt: skip
-        if form.file is None:
-            raise InvokeBadRequestError("'file' is missing: the file", param="file")
-        stored = self.files.add(tenant, name or form.filename, form.file, request.query("mimetype") or "")
+        file, _ = file_form(request.header(b"content-type") or "", await request.body())
+        stored = self.files.add(tenant, name or file.filename, file.data, request.query("mimetype") or "")
         query = self.files.sign("read", tenant, stored.id, seconds=86_400.0)
         document = {**msgspec.to_builtins(stored), "extension": stored.extension,
                     "preview_url": f"/files/{stored.id}?{query}"}  # fmt: skip

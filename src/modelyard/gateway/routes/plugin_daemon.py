@@ -16,7 +16,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, PluginError
 from modelyard.gateway.auth import UnauthorizedError
-from modelyard.gateway.forms import parse_form
+from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
@@ -251,15 +251,10 @@ class _Management:
 
     async def _uploaded(self, field: str, what: str) -> tuple[bytes, Mapping[str, str]]:
         """(file, the form's other fields)."""
-        form = parse_form(
-            self.request.header(b"content-type") or "",
-            await self.request.body(),
-            wanted=f"send {what} as multipart/form-data, in the field {field!r}",
-            file=field,
+        sent, fields = file_form(
+            self.request.header(b"content-type") or "", await self.request.body(), what=what, file=field
         )
-        if form.file is None:
-            raise InvokeBadRequestError(f"{field!r} is missing: {what}", param=field)
-        return form.file, form.fields
+        return sent.data, fields
 
     async def upload_package(self) -> Reply:
         data, fields = await self._uploaded("dify_pkg", "the package")
