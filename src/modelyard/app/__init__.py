@@ -39,7 +39,7 @@ from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.accounts import Accounts
 from modelyard.runtime.administration import Administration, configured_limit, configured_route, cycle
 from modelyard.runtime.callbacks import Callback, LoggingCallback
-from modelyard.runtime.caller import DEFAULT_TENANT
+from modelyard.runtime.caller import DEFAULT_TENANT, acting_for
 from modelyard.runtime.fair_queue import FairQueue
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
@@ -281,7 +281,8 @@ class Modelyard:
             return None
 
         async def embed(tenant: str, text: str) -> Sequence[float]:
-            model = self.models.find(tenant, cache.semantic_model, ModelType.TEXT_EMBEDDING)
+            with acting_for(None):  # the settings name it, as above all keys
+                model = self.models.find(tenant, cache.semantic_model, ModelType.TEXT_EMBEDDING)
             result = await model.invoke_text_embedding(
                 TextEmbeddingRequest(texts=[text], input_type=EmbeddingInputType.QUERY)
             )
@@ -381,7 +382,9 @@ class Modelyard:
             raise ConfigError(f"failover of '{provider}/{model}': {error}") from error
 
     def _resolve(self, tenant: str, name: str, kind: ModelType) -> tuple[str, str]:
-        found = self.models.find(tenant, name, kind)
+        # The settings name it, so it may serve every key: the list of models that a key may call is not asked.
+        with acting_for(None):
+            found = self.models.find(tenant, name, kind)
         return found.provider, found.model
 
     # the six kinds of calls

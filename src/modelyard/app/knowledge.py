@@ -11,7 +11,7 @@ from modelyard.jail.sandbox import Jail, JailLimits
 from modelyard.knowledge.answer import Answerer
 from modelyard.knowledge.crawl import Gatherer
 from modelyard.knowledge.datasets import Datasets
-from modelyard.knowledge.entities import Dataset
+from modelyard.knowledge.entities import Dataset, Document
 from modelyard.knowledge.evaluations import Evaluations
 from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.index.base import Index
@@ -23,6 +23,7 @@ from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.store import KnowledgeStore
 from modelyard.providers.local.provider import OCR
 from modelyard.runtime import api_keys
+from modelyard.runtime.caller import Caller
 from modelyard.runtime.tenancy import DatasetKey, Known
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class KnowledgeParts:
         self.gatherer = Gatherer(yard.workflow_parts.egress, reader)
         self.external = ExternalKnowledge(self.store, yard.workflow_parts.egress, yard.keys)
         made = embedder or self.models
-        self.indexer = Indexer(self.store, made, reader, self.models, at_once=chosen.at_once)
+        self.indexer = Indexer(self.store, made, reader, self.models, at_once=chosen.at_once, caller_of=self._caller_of)
         self.retriever = Retriever(self.store, self.index_of, made, self.models, self.models, self.external)
         self.answerer = Answerer(self.retriever, self.models, self.models, self.models)
         self.datasets = Datasets(self.store, self.indexer, self.retriever, yard.files, reader, self.index_of)
@@ -74,6 +75,13 @@ class KnowledgeParts:
                 )
             case _:
                 raise ConfigError(f"knowledge.store {name!r} is none; memory, pgvector and qdrant are")
+
+    def _caller_of(self, document: Document) -> Caller | None:
+        """Whose call the indexing of a document is; the tenant's own if its key is no longer valid."""
+        if not document.api_key:
+            return None
+        caller = self._yard.directory.caller_of_key(document.api_key, self._yard.clock.time())
+        return msgspec.structs.replace(caller, tenant=document.tenant) if caller is not None else None
 
     # keys of a tenant's datasets
 

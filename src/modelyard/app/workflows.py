@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from modelyard.app.tools import ToolParts
 from modelyard.base.settings import Settings
 from modelyard.jail.sandbox import Jail, JailLimits
 from modelyard.models.embedding import TextEmbeddingRequest
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import Caller
+from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.transport.egress import Egress, EgressRules
 from modelyard.workflow.annotations import Annotations
 from modelyard.workflow.apps import Apps
@@ -31,6 +33,7 @@ from modelyard.workflow.services import (
 )
 from modelyard.workflow.sources import TenantSources
 from modelyard.workflow.triggers import Triggers
+from modelyard.workflow.variables import WorkflowError
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
@@ -60,6 +63,7 @@ class WorkflowParts:
         annotations = Annotations(yard.database, self.tools.kept, self._embedded, yard.clock.time)
         self.features = Features(yard.models, annotations, self.tools.providers.extend)
         self.runs.check_output(self._output_check)
+        self.runs.identify_callers(self._caller_of)
         self.chats = Chats(self.runs, self.conversations, self.files, yard.clock.time, self.features)
         self.tools.manager.add_source("workflow", AppTools(self.apps, self.chats, self.runs))
         calls = PluginCalls(self.tools.manager, self.apps, self.chats, self.runs)
@@ -96,14 +100,24 @@ class WorkflowParts:
         yard = self._yard
         return TenantSources(yard.plugins, yard.knowledge.datasets.reader, self.files(tenant, user), tenant, user)
 
+    def _caller_of(self, run: RunRecord) -> Caller:
+        """On whose behalf a run calls models: the API key it was started with, or the app itself, which is a key of its
+        own. Raises WorkflowError if the key was revoked meanwhile."""
+        app = f"app:{run.app}" if run.app else ""
+        if not run.api_key:
+            return Caller(tenant=run.tenant, user=run.user or None, key=app)
+        caller = self._yard.directory.caller_of_key(run.api_key, self._yard.clock.time())
+        if caller is None or caller.tenant not in (run.tenant, DEFAULT_TENANT):
+            raise WorkflowError("the API key that started this run is no longer valid")
+        return msgspec.structs.replace(caller, tenant=run.tenant, user=run.user or caller.user, app=app)
+
     def services(self, app: App, run: RunRecord | None = None) -> Services:
         """For a run of a tenant; without one, for the owner's own."""
         yard, chosen = self._yard, self._yard.settings.workflows
         tenant, user = (run.tenant, run.user) if run is not None else ("default", "")
         general = AppMapping(models=chosen.models, tools=chosen.tools, datasets=chosen.datasets)
         mappings = mappings_of(app.mapping, general)
-        # An app is a key of its own: what it uses is counted, and limited, as what one key uses.
-        caller = Caller(tenant=tenant, user=user or None, key=f"app:{run.app}" if run is not None and run.app else "")
+        caller = self._caller_of(run) if run is not None else Caller(tenant=tenant)
         models = TenantModels(yard.models, yard.plugins, caller, mappings["models"])
         tools = TenantTools(
             self.tools.manager, tenant, user, mappings["tools"], app=run.app if run is not None else "",

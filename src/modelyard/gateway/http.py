@@ -12,7 +12,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.models.types import JSON, ModelType
-from modelyard.runtime.caller import Caller
+from modelyard.runtime.caller import Caller, set_current_caller
 from modelyard.runtime.invocation import Context
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
@@ -62,6 +62,11 @@ class Request:
     @property
     def tenant(self) -> str:
         return self.caller.tenant
+
+    def identify(self, caller: Caller) -> None:
+        """The caller is known now: whatever the server calls for this request is called on its behalf."""
+        self.caller = caller
+        set_current_caller(caller)
 
     def find(self, manager: ModelManager, name: str, model_type: ModelType) -> ModelInstance:
         """A model as this caller may call it. Raises NotFoundError, ModelNotAllowedError."""

@@ -60,7 +60,7 @@ from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.accounts import Accounts
 from modelyard.runtime.administration import Administration
-from modelyard.runtime.caller import ForbiddenError, Role
+from modelyard.runtime.caller import ForbiddenError, Role, acting_for
 from modelyard.runtime.invocation import ANYBODY
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.metrics import Metrics
@@ -320,7 +320,8 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            with acting_for(None):  # a caller of before, on the same task, is not this one's
+                await self._answer(scope, receive, send)
         else:  # a websocket: the server closes it when nobody accepts
             await send({"type": "websocket.close", "code": 1000})
 
@@ -337,7 +338,7 @@ class Gateway:
         try:
             role, route = self._route(request)
             if role is not None:
-                request.caller = self._gatekeeper.caller_of(scope["headers"], request.method)
+                request.identify(self._gatekeeper.caller_of(scope["headers"], request.method))
                 if not request.caller.role.covers(role):
                     raise ForbiddenError(
                         f"this takes the role {role.value!r}; the key's is {request.caller.role.value!r}"

@@ -27,6 +27,7 @@ from modelyard.knowledge.rows import DocumentPart
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.split import Piece
 from modelyard.knowledge.store import KnowledgeStore
+from modelyard.runtime.caller import current_api_key
 from modelyard.storage.files import FileStore
 
 _MOST_TEXT = 64 << 20
@@ -131,6 +132,7 @@ class Datasets:
             id=id or new_uuid(),
             name=name[:255],
             source=dict(source),
+            api_key=current_api_key(dataset.tenant),
             **values,
         )
 

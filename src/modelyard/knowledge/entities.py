@@ -271,6 +271,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str = ""
     created_at: float = 0.0
     updated_at: float = 0.0
+    api_key: str = ""
+    """The id of the API key that it was added with, on whose behalf models are called to index it."""
 
     @property
     def is_available(self) -> bool:

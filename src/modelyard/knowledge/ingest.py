@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,7 @@ from modelyard.knowledge.entities import Child, Dataset, DocForm, Document, Segm
 from modelyard.knowledge.rows import DocumentPart, Entry, Indexed, Ready
 from modelyard.knowledge.store import LEASE_SECONDS, KnowledgeStore
 from modelyard.models.tokens import estimate_tokens
+from modelyard.runtime.caller import Caller, acting_for
 from modelyard.storage.database import StorageUnavailableError
 
 if TYPE_CHECKING:
@@ -104,7 +106,9 @@ class Indexer:
         writer: Writer | None = None,
         *,
         at_once: int = 4,
+        caller_of: Callable[[Document], Caller | None] = lambda document: None,
     ) -> None:
+        self._caller_of = caller_of
         self._store = store
         self._embedder = embedder
         self._reader = reader
@@ -125,7 +129,8 @@ class Indexer:
 
     def begin(self) -> None:
         if self._loop is None or self._loop.done():
-            self._loop = asyncio.ensure_future(self._go())
+            # The loop serves everybody: it must not inherit the caller of the request that happens to start it.
+            self._loop = asyncio.get_running_loop().create_task(self._go(), context=Context())
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -182,7 +187,8 @@ class Indexer:
     async def _in_turn(self, group: list[_Work]) -> None:
         async with self._slots:
             try:
-                await self._group(group)
+                with acting_for(self._caller_of(group[0].document)):
+                    await self._group(group)
             except StorageUnavailableError as error:
                 logger.warning("documents wait for the database", extra={"fields": {"error": str(error)}})
                 await self._store.give_back([one.document.id for one in group])
@@ -503,19 +509,20 @@ class Indexer:
 
 
 def _grouped(claimed: Iterable[tuple[Document, int]]) -> list[list[_Work]]:
-    """Small texts of one dataset together; whatever must be read first by itself."""
+    """Small texts that one key added to one dataset together; whatever must be read first by itself."""
     groups: list[list[_Work]] = []
-    small: dict[str, tuple[list[_Work], int]] = {}
+    small: dict[tuple[str, str], tuple[list[_Work], int]] = {}
     for document, turn in claimed:
         work = _Work(document, turn)
         size = int(document.source.get("size") or _GROUP_BYTES)
         if document.source.get("kind") != "text" or size > _GROUP_BYTES // 8:
             groups.append([work])
             continue
-        group, used = small.get(document.dataset, ([], 0))
+        shared = (document.dataset, document.api_key)
+        group, used = small.get(shared, ([], 0))
         if not group or used + size > _GROUP_BYTES or len(group) >= _GROUP:
             group, used = [], 0
             groups.append(group)
         group.append(work)
-        small[document.dataset] = (group, used + size)
+        small[shared] = (group, used + size)
     return groups

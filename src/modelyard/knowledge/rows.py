@@ -121,7 +121,7 @@ def read_document(row: Row) -> Document:
         metadata=_any.decode(row["metadata"]), readers=_any.decode(row["readers"]), words=row["words"],
         tokens=row["tokens"], segments=row["segments"], done=row["done"], hits=row["hits"], digest=row["digest"],
         times=_any.decode(row["times"]), command=row["command"], created_by=row["created_by"],
-        created_at=row["created_at"], updated_at=row["updated_at"],
+        created_at=row["created_at"], updated_at=row["updated_at"], api_key=row["api_key"],
     )  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def document_row(one: Document, owner: str, until: float) -> tuple[Any, ...]:
         one.tenant, one.dataset, one.id, one.position, one.name, one.batch, dump(one.source), one.form.value,
         one.language, dump(one.rule), one.status.value, one.error, int(one.is_enabled), int(one.is_archived),
         dump(one.metadata), dump(one.readers), one.words, one.tokens, one.segments, one.done, one.hits, one.digest,
-        dump(one.times), one.command, one.created_by, one.created_at, one.updated_at, owner, until,
+        dump(one.times), one.command, one.created_by, one.created_at, one.updated_at, owner, until, one.api_key,
     )  # fmt: skip
 
 

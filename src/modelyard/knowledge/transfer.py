@@ -15,6 +15,7 @@ from modelyard.base.ids import new_uuid
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Child, Dataset, DatasetSettings, Document, Segment, Status
 from modelyard.knowledge.rows import DocumentPart, Entry, Indexed, Ready
+from modelyard.runtime.caller import current_api_key
 
 _FORMAT = 1
 _MOST_LINE = 256 << 20
@@ -82,7 +83,12 @@ async def _restored(datasets: Datasets, dataset: Dataset, line: dict[str, Any], 
     names: dict[str, str] = {"": ""}
     home = {"tenant": dataset.tenant, "dataset": dataset.id}
     one = msgspec.structs.replace(
-        msgspec.convert(line["document"], Document), **home, id=new_uuid(), batch="import", status=Status.WAITING
+        msgspec.convert(line["document"], Document),
+        **home,
+        id=new_uuid(),
+        batch="import",
+        status=Status.WAITING,
+        api_key=current_api_key(dataset.tenant),
     )
     if one.source.get("kind") == "file":  # the file stays where it was; its text came along
         one = msgspec.structs.replace(one, source={"kind": "text", "size": 0})

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from contextlib import aclosing
+from contextvars import copy_context
 from typing import Any, Protocol
 
 import msgspec
@@ -96,11 +97,13 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 class Session:
     """One request while it is open."""
 
-    __slots__ = ("_pending", "_waiter", "asking", "call", "error", "id", "is_over", "waiting")
+    __slots__ = ("_pending", "_waiter", "asking", "call", "context", "error", "id", "is_over", "waiting")
 
     def __init__(self, call: PluginCall) -> None:
         self.id = new_id("session")
         self.call = call
+        self.context = copy_context()
+        """That of whoever called the plugin: what it asks of its host is asked on that caller's behalf."""
         self.is_over = False
         self.error: PluginError | None = None
         self.waiting = 0
@@ -288,7 +291,9 @@ class Conversation:
             case "error":
                 session.error = session.error or reported(data, self.plugin)
             case "invoke" if isinstance(data, dict):
-                task = asyncio.ensure_future(self._answer(session, data))
+                # This task reads for all sessions; its own context is that of whoever called the plugin first.
+                context = session.context.copy()
+                task = asyncio.get_running_loop().create_task(self._answer(session, data), context=context)
                 session.asking.add(task)
                 task.add_done_callback(session.asking.discard)
             case _:

@@ -2,6 +2,7 @@
 comes as requests of its own, which name the session."""
 
 from collections.abc import AsyncGenerator, Mapping
+from contextvars import Context, copy_context
 from typing import Any
 
 import msgspec
@@ -89,19 +90,25 @@ class ServerlessSessions:
 
     def __init__(self, backwards: Backwards) -> None:
         self._backwards = backwards
-        self._open: dict[str, PluginCall] = {}
+        self._open: dict[str, tuple[PluginCall, Context]] = {}
 
     def open(self, session: str, call: PluginCall) -> None:
-        self._open[session] = call
+        self._open[session] = (call, copy_context())
 
     def close(self, session: str) -> None:
         self._open.pop(session, None)
 
+    def context(self, session: str) -> Context | None:
+        """That of whoever called the plugin; None for a session that is not open."""
+        entry = self._open.get(session)
+        return entry[1] if entry is not None else None
+
     async def answer(self, session: str, line: bytes) -> AsyncGenerator[bytes, None]:
         """The lines that answer one transaction. Raises NotFoundError for a session that is not open."""
-        call = self._open.get(session)
-        if call is None:
+        entry = self._open.get(session)
+        if entry is None:
             raise NotFoundError("there is no such session", code="session_not_found")
+        call, _ = entry
         asked = _asked(line)
         name = str(asked.get("backwards_request_id", ""))
 

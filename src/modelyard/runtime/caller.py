@@ -2,6 +2,9 @@
 
 import fnmatch
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import StrEnum
 from functools import lru_cache
 
@@ -41,6 +44,13 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of `provider/model` that may be called; empty for all."""
     priority: int = 0
     expires_at: float | None = None
+    app: str = ""
+    """`app:ID` of the app that runs on behalf of the key, if one does; its own limits hold as well as the key's."""
+
+    @property
+    def has_api_key(self) -> bool:
+        """Whether the caller was identified by an API key, and not by an app's key or a signed-in account."""
+        return bool(self.key) and not self.key.startswith(("app:", "account:"))
 
     @property
     def is_operator(self) -> bool:
@@ -71,3 +81,51 @@ class ForbiddenError(ModelyardError):
     """The caller is known, and may not do this."""
 
     code = "forbidden"
+
+
+_outer: ContextVar[Caller | None] = ContextVar("modelyard_caller", default=None)
+"""Who sent the request that this task works on. Tasks inherit it from the task that starts them."""
+
+
+@contextmanager
+def acting_for(caller: Caller | None) -> Generator[None]:
+    """Attribute the model calls made inside the block to `caller`; None for nobody in particular."""
+    token = _outer.set(caller)
+    try:
+        yield
+    finally:
+        _outer.reset(token)
+
+
+def set_current_caller(caller: Caller) -> None:
+    """Attribute the rest of this task to a caller: for a request whose caller is identified while it is served."""
+    _outer.set(caller)
+
+
+def current_caller() -> Caller | None:
+    """Who sent the request that this task works on; None outside of requests."""
+    return _outer.get()
+
+
+def current_api_key(tenant: str) -> str:
+    """The id of the API key of the request, for work that is done later; empty without one, as for callers of apps."""
+    caller = _outer.get()
+    return caller.key if caller is not None and caller.tenant == tenant and caller.has_api_key else ""
+
+
+def on_behalf(caller: Caller) -> Caller:
+    """The caller of a model call that something inside the server makes.
+
+    Code inside the server (a dataset, a tool, an agent, a workflow) knows the tenant, and perhaps the user and the app.
+    The key that the request came with says which models may be called and which limits hold, so it is the key that
+    counts, whatever the request went through. An app's own key stands where no API key was shown.
+    """
+    outer = _outer.get()
+    if outer is None or outer.tenant != caller.tenant or outer.key == caller.key or caller.has_api_key:
+        return caller
+    user = caller.user or outer.user
+    if not caller.key:
+        return msgspec.structs.replace(outer, user=user)
+    if outer.has_api_key:
+        return msgspec.structs.replace(outer, user=user, app=caller.key)
+    return caller

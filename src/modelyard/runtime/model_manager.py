@@ -9,7 +9,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError, near
 from modelyard.models.types import Chunks, ModelType
 from modelyard.models.verbatim import VerbatimRequest
-from modelyard.runtime.caller import Caller, ModelNotAllowedError
+from modelyard.runtime.caller import Caller, ModelNotAllowedError, on_behalf
 from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.pipeline import Call, Policy, compose
@@ -115,10 +115,12 @@ class ModelManager:
         """By `provider/model`, by a bare model name, by a route's, or by a default's alias; a tenant's name may stand
         for a caller of its own.
 
+        A call that something inside the server makes is made on behalf of whoever sent the request (`on_behalf`).
+
         Raises NotFoundError that lists near names, or says that the model is of another type; ModelNotAllowedError
         where the caller's key is not for it.
         """
-        caller = Caller(tenant=caller) if isinstance(caller, str) else caller
+        caller = on_behalf(Caller(tenant=caller) if isinstance(caller, str) else caller)
         key = (caller, name, model_type)
         if (bound := self._bound.get(key)) is None:
             found = self._find(caller.tenant, name, model_type)

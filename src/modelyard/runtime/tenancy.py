@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
-from modelyard.runtime.caller import DEFAULT_TENANT, Role
+from modelyard.runtime.caller import DEFAULT_TENANT, Caller, Role
 from modelyard.storage.resources import Resource, Resources
 
 logger = logging.getLogger("modelyard.tenancy")
@@ -408,6 +408,22 @@ class Directory:
         tenant = self._owner_of_key.get(id)
         found = self.one(tenant, ApiKey, id) if tenant is not None else None
         return (tenant, found) if tenant is not None and found is not None else None
+
+    def caller_of_key(self, id: str, now: float) -> Caller | None:  # noqa: A002
+        """What a key of this id may do now; None if it was revoked, has expired, or its tenant or user is disabled."""
+        found = self.key(id)
+        if found is None:
+            return None
+        tenant, key = found
+        user = self.named(tenant, User, key.user) if key.user else None
+        is_expired = key.expires_at is not None and key.expires_at <= now
+        is_disabled = not self.is_enabled(tenant) or (user is not None and not user.is_enabled)
+        if key.revoked_at is not None or is_expired or is_disabled:
+            return None
+        return Caller(
+            tenant=tenant, key=id, user=key.user, role=key.role, models=tuple(key.models), priority=key.priority,
+            expires_at=key.expires_at,
+        )  # fmt: skip
 
     @property
     def has_keys(self) -> bool:

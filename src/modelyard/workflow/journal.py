@@ -29,6 +29,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mode: str = "workflow"
     root: str = ""
     user: str = ""
+    api_key: str = ""
+    """The id of the API key on whose behalf it runs; empty for callers of the app itself."""
     inputs: dict[str, Any] = {}
     """By variable; files as objects."""
     system: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.runtime.caller import Caller, current_api_key, set_current_caller
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, GraphEngine, Outcome, Recorder, Status, Step
 from modelyard.workflow.events import (
@@ -409,6 +410,8 @@ CheckOutput = Callable[[str], Awaitable[str | None]]
 CheckFor = Callable[[App, RunRecord], CheckOutput | None]
 FindApp = Callable[[RunRecord], Awaitable[App]]
 ServicesFor = Callable[[App, RunRecord], Services]
+CallerOf = Callable[[RunRecord], Caller]
+"""On whose behalf a run calls models. Raises WorkflowError if its API key may not call any more."""
 OnEnd = Callable[[RunRecord, VariablePool, str, Sequence[AnyEvent]], Awaitable[None]]
 """Is told of a run that ended or paused: its record, what the pool held, the text that was shown, its events."""
 
@@ -437,6 +440,11 @@ class Runs:
         self._upkeep: list[asyncio.Task[None]] = []
         self._on_end: list[OnEnd] = []
         self._check_for: CheckFor | None = None
+        self._caller_of: CallerOf = lambda run: Caller(tenant=run.tenant, key=f"app:{run.app}" if run.app else "")
+
+    def identify_callers(self, caller_of: CallerOf) -> None:
+        """How to find the caller of a run, for those that are resumed in another process too."""
+        self._caller_of = caller_of
 
     def check_output(self, check_for: CheckFor) -> None:
         """Have what runs say looked at while they say it."""
@@ -468,10 +476,13 @@ class Runs:
         if record.depth >= self._limits.depth:
             raise WorkflowError(f"workflows call each other {record.depth} deep; {self._limits.depth} is the most")
         pool = self._pool(app, record)
-        record = msgspec.structs.replace(record, root=record.root or app.roots[0])
+        record = msgspec.structs.replace(
+            record, root=record.root or app.roots[0], api_key=current_api_key(record.tenant)
+        )
+        caller = self._caller_of(record)
         if not await self.journal.create(record):
             return await self._begun_already(record)
-        self._begin(app, record, pool, History(), is_resumed=False)
+        self._begin(app, record, pool, History(), caller, is_resumed=False)
         return record
 
     async def _begun_already(self, record: RunRecord) -> RunRecord:
@@ -522,6 +533,7 @@ class Runs:
             app = await self._find_app(record)
             history = await self.journal.history(record)
             pool = self._pool(app, record)
+            caller = self._caller_of(record)
         except ModelyardError as error:
             fields = {"run": record.id, "error": str(error)}
             logger.error("a run cannot go on", extra={"fields": fields})
@@ -534,7 +546,7 @@ class Runs:
             )
             return
         record = msgspec.structs.replace(record, status=Status.RUNNING, reasons=[])
-        self._begin(app, record, pool, history, is_resumed=True)
+        self._begin(app, record, pool, history, caller, is_resumed=True)
 
     def _pool(self, app: App, record: RunRecord) -> VariablePool:
         return pool_for(
@@ -542,10 +554,18 @@ class Runs:
             conversation=record.variables,
         )  # fmt: skip
 
-    def _begin(self, app: App, record: RunRecord, pool: VariablePool, history: History, *, is_resumed: bool) -> None:
+    def _begin(
+        self, app: App, record: RunRecord, pool: VariablePool, history: History, caller: Caller, *, is_resumed: bool
+    ) -> None:
         live = _Live(record, self.journal, history)
         self._live[record.id] = live
-        live.task = asyncio.ensure_future(self._run(live, app, pool, history, is_resumed=is_resumed))
+
+        async def run() -> None:
+            # The task inherits the caller of whoever started or resumed the run, who may be another one.
+            set_current_caller(caller)
+            await self._run(live, app, pool, history, is_resumed=is_resumed)
+
+        live.task = asyncio.ensure_future(run())
 
     async def _run(self, live: _Live, app: App, pool: VariablePool, history: History, *, is_resumed: bool) -> None:
         record = live.record

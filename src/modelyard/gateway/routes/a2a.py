@@ -30,6 +30,7 @@ from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, sse_
 from modelyard.gateway.service_calls import ServiceError, problem_of, problem_reply
 from modelyard.gateway.service_parts import ServiceParts, fed
 from modelyard.models.types import JSON
+from modelyard.runtime.caller import Caller, Role
 from modelyard.workflow.apps import FoundApp
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
@@ -60,6 +61,7 @@ class A2ARoute:
         name, _, rest = request.path.removeprefix(PREFIX).partition("/")
         try:
             found = self._admitted(request, name, is_card=bool(rest))
+            request.identify(Caller(tenant=found.tenant, key=f"app:{found.id}", role=Role.VIEWER))
             if rest in (_CARD, _OLD_CARD) and request.method == "GET":
                 return json_reply(self._card(found, await self._parts.apps.app(found)))
         except ModelyardError as error:

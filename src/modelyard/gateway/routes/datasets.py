@@ -42,7 +42,7 @@ from modelyard.knowledge.filters import BUILT_IN
 from modelyard.knowledge.retrieve import Asking
 from modelyard.knowledge.rows import ConflictError
 from modelyard.models.types import JSON, ModelType
-from modelyard.runtime.caller import Role
+from modelyard.runtime.caller import Caller, Role
 
 T = TypeVar("T")
 _MOST_ZIPPED = 512 << 20
@@ -109,29 +109,29 @@ class DatasetRoutes:
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         try:
-            tenant = self._tenant(request)
+            request.identify(self._caller(request))
             handler, names = self._found(request)
-            asked = Asked(request, tenant, self._parts, names, {})
+            asked = Asked(request, request.tenant, self._parts, names, {})
             await _read_body(asked)
             return await handler(asked)
         except ModelyardError as error:
             return problem_reply(error)
 
-    def _tenant(self, request: Request) -> str:
+    def _caller(self, request: Request) -> Caller:
         """Who asks. Raises ServiceError."""
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")
         if scheme.lower() == "bearer" and key.strip().startswith("dataset-"):
             tenant = self._parts.tenant_of_key(key.strip())
             if tenant is None:
                 raise ServiceError(401, "unauthorized", "Access token is invalid")
-            return tenant
+            return Caller(tenant=tenant, role=Role.DEVELOPER)
         try:
             caller = self._parts.gatekeeper.caller_of(request.scope["headers"], request.method)
         except ModelyardError as error:
             raise ServiceError(401, "unauthorized", str(error)) from error
         if not caller.role.covers(Role.DEVELOPER):
             raise ServiceError(403, "forbidden", f"this takes the role 'developer'; the key's is {caller.role.value!r}")
-        return caller.tenant
+        return caller
 
     def _found(self, request: Request) -> tuple[Handler, dict[str, str]]:
         rest = request.path.removeprefix("/v1/datasets").strip("/")
@@ -738,7 +738,7 @@ class DatasetRoutes:
 
     async def models(self, request: Request) -> Reply | StreamReply:
         try:
-            tenant = self._tenant(request)
+            tenant = self._caller(request).tenant
             kind = request.path.rstrip("/").rpartition("/")[2]
             if kind not in {one.value for one in ModelType}:
                 raise ServiceError(400, "invalid_param", f"model type {kind[:40]!r} is none")
@@ -751,7 +751,8 @@ class DatasetRoutes:
     async def external(self, request: Request) -> Reply | StreamReply:
         """POST /retrieval: a dataset of ours as somebody else's external knowledge."""
         try:
-            tenant = self._tenant(request)
+            request.identify(self._caller(request))
+            tenant = request.tenant
         except ServiceError as error:
             code = 1001 if "Bearer" not in (request.header(b"authorization") or "") else 1002
             return json_reply({"error_code": code, "error_msg": str(error)}, status=403)

@@ -17,6 +17,7 @@ from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.raw_requests import HOP, raw_request
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
+from modelyard.runtime.caller import current_caller
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.files import FileStore
 from modelyard.workflow.triggers import Triggers
@@ -171,6 +172,10 @@ class TransactionRoute:
     async def __call__(self, request: Request) -> Reply | StreamReply:
         session = request.header(b"dify-plugin-session-id") or ""
         body = await request.body()
+        context = self.sessions.context(session)
+        caller = context.run(current_caller) if context is not None else None
+        if caller is not None:
+            request.identify(caller)
         pieces = self.sessions.answer(session, body)
         try:
             first = await anext(pieces)

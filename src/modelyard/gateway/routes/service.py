@@ -48,6 +48,7 @@ from modelyard.gateway.service_conversations import ConversationCalls
 from modelyard.gateway.service_events import ServiceEvents, problem_of_run
 from modelyard.gateway.service_parts import ServiceParts, fed
 from modelyard.models.types import JSON
+from modelyard.runtime.caller import Caller, Role
 from modelyard.workflow.apps import FoundApp
 from modelyard.workflow.chats import workflow_id
 from modelyard.workflow.engine import Status
@@ -107,6 +108,7 @@ class Service:
         return await self._call(request, found, request.path, path)
 
     async def _call(self, request: Request, found: FoundApp, asked: str, path: str, visitor: str = "") -> Call:
+        request.identify(Caller(tenant=found.tenant, key=f"app:{found.id}", role=Role.VIEWER))
         app = await self._parts.apps.app(found)
         rest = asked.rstrip("/").removeprefix(path) if path.endswith("/") else ""
         kind = request.header(b"content-type") or ""

@@ -42,8 +42,8 @@ SELECT COALESCE(MAX(position), 0) AS position FROM documents WHERE tenant = ? AN
 
 -- name: add_document
 -- A document.
-INSERT INTO documents (tenant, dataset, id, position, name, batch, source, form, language, rule, status, error, is_enabled, is_archived, metadata, readers, words, tokens, segments, done, hits, digest, times, command, created_by, created_at, updated_at, owner, lease_until)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO documents (tenant, dataset, id, position, name, batch, source, form, language, rule, status, error, is_enabled, is_archived, metadata, readers, words, tokens, segments, done, hits, digest, times, command, created_by, created_at, updated_at, owner, lease_until, api_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: document
 -- One of a dataset.
