@@ -35,6 +35,7 @@ PROOFS = {
     "bench-plugins": "Starts, calls, streams and installs of plugins, beside the plain way.",
     "app-files": "All exported apps of the test data: imported, and run with scripted models and stubs.",
     "node-cases": "A case of each node type and each quirk, and the laws of the frontier.",
+    "fuzz": "Mutated requests to every route: no unhandled error, no 500, no hang.",
     "attacks": "Attacks on the jail, as root and as an ordinary user; hostile addresses in a network of their own.",
     "run-kill": "500 times kill -9 of a worker during runs: none lost, no step doubled.",
     "app-clients": "Three clients of the service API from PyPI against the server.",

@@ -60,6 +60,21 @@ def count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40 else None
 
 
+MAX_WHOLE_NUMBER = 2**53
+"""The largest whole number that JSON's readers agree on (RFC 8259, section 6)."""
+
+
+def whole_number(text: str, *, maximum: int = MAX_WHOLE_NUMBER) -> int | None:
+    """The number that ASCII digits from outside write; None for anything else, and beyond `maximum`.
+
+    `str.isdigit` alone accepts digits that `int` refuses ('²') and numbers of a million digits.
+    """
+    if not text.isascii() or not text.isdigit() or len(text) > 20:
+        return None
+    value = int(text)
+    return value if value <= maximum else None
+
+
 def counted(body: Any, *path: str) -> int:
     """The count at the end of the path; 0 where there is none that can be believed."""
     for name in path:

@@ -3,6 +3,7 @@
 import time
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.fields import whole_number
 from modelyard.gateway.http import Request, encode
 
 PREFIX = "/admin/v1/"
@@ -34,9 +35,18 @@ def count_of(request: Request, name: str, default: int) -> int:
     text = request.query(name)
     if text is None:
         return default
-    if not text.isdigit() or not 1 <= int(text) <= _MOST:
+    value = whole_number(text, maximum=_MOST)
+    if not value:
         raise InvokeBadRequestError(f"{name!r} must be from 1 to {_MOST}", param=name)
-    return int(text)
+    return value
+
+
+def offset_of(request: Request) -> int:
+    """How many to skip. Raises InvokeBadRequestError."""
+    value = whole_number(request.query("offset") or "0")
+    if value is None:
+        raise InvokeBadRequestError("'offset' must be a whole number, 0 or more", param="offset")
+    return value
 
 
 def span_of(request: Request) -> tuple[float, float]:

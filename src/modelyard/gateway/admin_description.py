@@ -444,11 +444,15 @@ def _body(one: Operation) -> JSON | None:
                 {"type": "object", "required": needed, "properties": properties, "additionalProperties": False}
             )
         case shape:
-            schema: JSON = {"$ref": f"#/components/schemas/{shape.__name__}"}
-            if one.verb == "PATCH":
-                return _json({"type": "object"})
-            named = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
-            return _json({"allOf": [named, schema]})
+            return _json({"type": "object"} if one.verb == "PATCH" else _with_name(shape))
+
+
+def _with_name(shape: type[Any]) -> JSON:
+    """A shape's schema with the resource's name. `allOf` of the two could never be met: each refuses other fields."""
+    _, schemas = msgspec.json.schema_components([shape], ref_template="#/components/schemas/{name}")
+    own = schemas[shape.__name__]
+    properties = {"name": {"type": "string"}, **own.get("properties", {})}
+    return {**own, "properties": properties, "required": ["name", *own.get("required", ())]}
 
 
 def _type(kind: str) -> JSON:
@@ -513,8 +517,6 @@ def _shown(content: Mapping[str, Any] | None) -> str:
     kind, what = next(iter(content.items()))
     schema = what["schema"]
     named = schema.get("$ref") or schema.get("properties", {}).get("data", {}).get("items", {}).get("$ref")
-    if not named and "allOf" in schema:
-        named = schema["allOf"][1]["$ref"]
     if named:
         name = named.rpartition("/")[2]
         return f'<p><a href="#{_safe(name)}"><code>{_safe(name)}</code></a> as {_safe(kind)}</p>'

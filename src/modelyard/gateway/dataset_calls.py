@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from modelyard.base.fields import whole_number
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
@@ -55,9 +56,10 @@ class Asked:
         text = self.request.query(name)
         if text is None or text == "":
             return default
-        if not text.isdigit() or int(text) < 1:
+        value = whole_number(text)
+        if not value:
             raise ServiceError(400, "invalid_param", f"{name} must be a number from 1, not {text[:20]!r}")
-        return min(most, int(text))
+        return min(most, value)
 
     @property
     def datasets(self) -> Datasets:

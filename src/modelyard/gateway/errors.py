@@ -3,8 +3,10 @@
 import math
 from typing import Literal
 
+from modelyard.agents.loop import StructuredAnswerError
 from modelyard.base.errors import (
     ConfigError,
+    CredentialsValidateFailedError,
     InvokeAuthorizationError,
     InvokeBadRequestError,
     InvokeConnectionError,
@@ -19,12 +21,16 @@ from modelyard.base.errors import (
 )
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
+from modelyard.jail.sandbox import JailError, JailUnavailableError
 from modelyard.models.types import JSON
 from modelyard.runtime.accounts import SetUpError, SignInError, TooManyTriesError
 from modelyard.runtime.caller import ForbiddenError, ModelNotAllowedError
 from modelyard.runtime.ledger import LedgerUnavailableError
 from modelyard.runtime.limits import QuotaExceededError
 from modelyard.storage.database import StorageUnavailableError
+from modelyard.tools.entities import ToolError, ToolNotFoundError, ToolParameterError
+from modelyard.tools.openapi import DescriptionError
+from modelyard.transport.egress import EgressError, EgressRefusedError, EgressTimeoutError
 from modelyard.wire import anthropic, cohere, gemini
 from modelyard.workflow.apps import DraftChangedError
 from modelyard.workflow.runs import TooManyRunsError
@@ -57,11 +63,27 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (InvokeAuthorizationError, 502, "server_error"),
     (InvokeError, 503, "server_error"),
     (PluginError, 502, "server_error"),
-    (ConfigError, 500, "server_error"),
+    (StructuredAnswerError, 502, "server_error"),
+    (JailUnavailableError, 503, "server_error"),
+    (JailError, 400, "invalid_request_error"),
+    (ToolNotFoundError, 404, "invalid_request_error"),
+    (ToolParameterError, 400, "invalid_request_error"),
+    (DescriptionError, 400, "invalid_request_error"),
+    (ToolError, 502, "server_error"),  # it was called, and failed
+    (EgressRefusedError, 400, "invalid_request_error"),
+    (EgressTimeoutError, 504, "server_error"),
+    (EgressError, 502, "server_error"),
+    (CredentialsValidateFailedError, 400, "invalid_request_error"),
+    # What was asked for is right, and this server is not set up for it: its operator can say why.
+    (ConfigError, 503, "server_error"),
 )
+"""Every error of ours that a caller can see has its status here: 500 is for faults of ours."""
 
 
 def status_of(error: ModelyardError) -> tuple[int, str]:
+    stated = getattr(error, "status", None)  # errors of the service API say theirs
+    if isinstance(stated, int):
+        return stated, "invalid_request_error" if stated < 500 else "server_error"
     return next(((status, kind) for one, status, kind in _STATUS if isinstance(error, one)), (500, "server_error"))
 
 

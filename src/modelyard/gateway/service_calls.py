@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, ModelyardError, NotFoundError
+from modelyard.base.fields import whole_number
+from modelyard.gateway.errors import status_of
 from modelyard.gateway.http import BodyTooLargeError, Reply, Request, StreamReply, json_reply
 from modelyard.knowledge.sources import FileTooLargeError
 from modelyard.models.types import JSON
@@ -59,7 +61,8 @@ def problem_of(error: ModelyardError) -> tuple[int, str]:
         case ConfigError():
             return 400, "provider_not_initialize"
         case _:
-            return 500, "internal_server_error"
+            status, _ = status_of(error)
+            return status, "internal_server_error" if status == 500 else error.code
 
 
 def error_document(error: ModelyardError) -> JSON:
@@ -176,9 +179,10 @@ class Call:
         text = self.request.query(name)
         if text is None or text == "":
             return default
-        if not text.isdigit() or not 1 <= int(text) <= most:
+        value = whole_number(text, maximum=most)
+        if not value:
             raise ServiceError(400, "invalid_param", f"{name} must be a number from 1 to {most}, not {text[:20]!r}")
-        return int(text)
+        return value
 
 
 Handler = Callable[[Call], Awaitable[Reply | StreamReply]]

@@ -47,7 +47,7 @@ class RuntimeModels:
         # A blank text is refused by most: it is one that nothing is like.
         sent = [one if one.strip() else "-" for one in texts]
         result = await instance.invoke_text_embedding(TextEmbeddingRequest(texts=sent, input_type=kind))
-        self.cost += result.usage.total_price
+        self.cost += result.usage.total_price or 0
         try:
             vectors = np.array(result.embeddings, np.float32)
         except ValueError as error:
@@ -59,7 +59,7 @@ class RuntimeModels:
     async def rerank(self, tenant: str, model: str, query: str, docs: Sequence[str]) -> Sequence[tuple[int, float]]:
         instance = self.find(tenant, model, ModelType.RERANK)
         result = await instance.invoke_rerank(RerankRequest(query=query, docs=list(docs)))
-        self.cost += result.usage.total_price
+        self.cost += result.usage.total_price or 0
         return [(one.index, one.score) for one in result.docs]
 
     async def talk(self, tenant: str, model: str, prompt: str) -> AsyncGenerator[str, None]:
@@ -76,7 +76,7 @@ class RuntimeModels:
         instance = self.find(tenant, model, ModelType.LLM)
         request = LLMRequest(messages=[UserPromptMessage(content=prompt)], model_parameters={"max_tokens": 1024})
         result = await instance.invoke_llm(request)
-        self.cost += result.usage.total_price
+        self.cost += result.usage.total_price or 0
         return result.text
 
 

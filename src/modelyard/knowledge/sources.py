@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.base.fields import whole_number
 from modelyard.jail.sandbox import Jail, JailError
 from modelyard.knowledge.entities import Document
 from modelyard.knowledge.ingest import Reading
@@ -148,8 +149,8 @@ def values_at(value: Any, path: str) -> list[Any]:
                 following += (
                     list(one.values()) if isinstance(one, Mapping) else list(one) if isinstance(one, list) else []
                 )
-            elif isinstance(one, list) and step.isdigit():
-                following += one[int(step) : int(step) + 1]
+            elif isinstance(one, list) and (index := whole_number(step)) is not None:
+                following += one[index : index + 1]
             elif isinstance(one, Mapping) and step in one:
                 following.append(one[step])
         found = following

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from modelyard.base.errors import NotFoundError
+from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
 
 _ID = re.compile(r"file_[A-Za-z0-9_-]{6,80}")
@@ -82,9 +83,12 @@ class FileStore:
         return f"tenant={tenant}&until={until}&sign={self._signature(what, tenant, rest, until)}"
 
     def is_signed(self, what: str, tenant: str, rest: str, until: str, sign: str) -> bool:
-        if not until.isdigit() or int(until) < self._now():
+        end = whole_number(until)
+        if end is None or end < self._now():
             return False
-        return hmac.compare_digest(self._signature(what, tenant, rest, int(until)), sign)
+        # As bytes: a text that is not ASCII cannot be compared in constant time, and is no signature.
+        expected = self._signature(what, tenant, rest, end)
+        return hmac.compare_digest(expected.encode(), sign.encode("utf-8", "replace"))
 
     def _signature(self, what: str, tenant: str, rest: str, until: int) -> str:
         return self._digest(f"{what}\n{tenant}\n{rest}\n{until}".encode())

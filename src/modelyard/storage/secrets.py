@@ -113,7 +113,9 @@ class KeyRing:
 
     def matches(self, text: bytes, digest: str) -> bool:
         name, _, said = digest.partition(":")
-        return name in self.keys and hmac.compare_digest(self._hash(name, text), said)
+        return name in self.keys and hmac.compare_digest(
+            self._hash(name, text).encode(), said.encode("utf-8", "replace")
+        )
 
     def _hash(self, name: str, text: bytes) -> str:
         return hmac.new(self._derived(name, b"api-keys"), text, hashlib.sha256).hexdigest()

@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 import yaml
 
+from modelyard.base.fields import whole_number
 from modelyard.tools.entities import ToolError
 
 MOST_BYTES = 20 << 20
@@ -208,8 +209,9 @@ class _Reader:
             found: Any = self._document
             for step in reference[2:].split("/"):
                 step = step.replace("~1", "/").replace("~0", "~").replace("%7B", "{").replace("%7D", "}")
-                if isinstance(found, list) and step.isdigit() and int(step) < len(found):
-                    found = found[int(step)]
+                index = whole_number(step) if isinstance(found, list) else None
+                if index is not None and index < len(found):
+                    found = found[index]
                 elif isinstance(found, Mapping) and step in found:
                     found = found[step]
                 else:

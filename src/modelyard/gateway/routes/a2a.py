@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.base.fields import whole_number
 from modelyard.gateway.a2a_shapes import (
     INVALID,
     NO_METHOD,
@@ -249,9 +250,9 @@ class A2ARoute:
 
     async def _list(self, call: "_Call") -> JSON:
         token, size = str(call.params.get("pageToken") or "0"), call.params.get("pageSize", _PAGE)
-        if not token.isdigit() or not isinstance(size, int) or not 1 <= size <= 100:
+        skip = whole_number(token)
+        if skip is None or not isinstance(size, int) or not 1 <= size <= 100:
             raise A2AError(WRONG, "pageSize is a number from 1 to 100; pageToken is what the page before gave")
-        skip = int(token)
         found, total = await self._parts.runs.journal.list(call.found.tenant, call.found.id, most=size, skip=skip)
         wanted = call.params.get("contextId")
         tasks = [task_of(one, "") for one in found]

@@ -86,12 +86,19 @@ class Collection:
             case "POST", id_, "revoke" if self.kind == "key":
                 return json_reply(await self.admin.revoke(request.caller, tenant, id_))
             case "POST", id_, "rotate" if self.kind == "key":
-                body = await request.body()
-                given = msgspec.json.decode(body, type=_Rotation) if body else _Rotation()
+                given = _rotation(await request.body())
                 made = await self.admin.rotate(request.caller, tenant, id_, grace_seconds=given.grace_seconds)
                 return json_reply(made, status=201)
             case _:
                 raise request.not_offered()
+
+
+def _rotation(body: bytes) -> "_Rotation":
+    """Raises InvokeBadRequestError."""
+    try:
+        return msgspec.json.decode(body, type=_Rotation) if body else _Rotation()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvokeBadRequestError(f"the body must be an object with 'grace_seconds': {error}") from error
 
 
 class _Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

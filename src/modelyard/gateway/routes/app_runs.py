@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
-from modelyard.base.fields import may, need
-from modelyard.gateway.admin_calls import PREFIX, count_of, tenant_of
+from modelyard.base.fields import may, need, whole_number
+from modelyard.gateway.admin_calls import PREFIX, count_of, offset_of, tenant_of
 from modelyard.gateway.admin_shapes import (
     AnnotationShown,
     ConversationShown,
@@ -89,7 +89,7 @@ class AppRuns:
     async def _page(self, request: Request, found: FoundApp) -> RunPage:
         rows, total = await self.service.runs.journal.list(
             found.tenant, found.id, status=request.query("status") or "", most=count_of(request, "limit", 50),
-            skip=int(request.query("offset") or 0),
+            skip=offset_of(request),
         )  # fmt: skip
         return RunPage(data=[run_shown(one) for one in rows], total=total)
 
@@ -237,7 +237,7 @@ class RunsRoute:
                 return json_reply(run_shown(run))
             case "GET", "events":
                 after = request.query("after") or "0"
-                return sse_reply(_told(self.service, run, int(after) if after.isdigit() else 0), _broken)
+                return sse_reply(_told(self.service, run, whole_number(after) or 0), _broken)
             case "POST", "stop":
                 return json_reply({"done": await self.service.runs.stop(tenant, name)})
             case "POST", "pause":

@@ -9,7 +9,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import need
-from modelyard.gateway.admin_calls import PREFIX, count_of, span_of, tenant_of
+from modelyard.gateway.admin_calls import PREFIX, count_of, offset_of, span_of, tenant_of
 from modelyard.gateway.admin_shapes import CallPage, CallRow, Explanation, Percentiles, Replayed
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.gateway.manage_parts import ManageParts
@@ -44,12 +44,10 @@ class CallsRoute:
     async def _page(self, request: Request, tenant: str) -> CallPage:
         since, until = span_of(request)
         most = count_of(request, "limit", 100)
-        skip = request.query("offset") or "0"
-        if not skip.isdigit():
-            raise InvokeBadRequestError("'offset' is a whole number, 0 or more", param="offset")
+        skip = offset_of(request)
         wanted = {name: value for name in FILTERS if (value := request.query(name))}
         rows, total = await asyncio.to_thread(
-            lambda: self.parts.ledger.page(tenant, since=since, until=until, most=most, skip=int(skip), **wanted)
+            lambda: self.parts.ledger.page(tenant, since=since, until=until, most=most, skip=skip, **wanted)
         )
         return CallPage(data=[_row(one) for one in rows], total=total)
 

@@ -21,7 +21,14 @@ from modelyard.gateway.dataset_calls import Asked, DatasetParts, Handler, conver
 from modelyard.gateway.dataset_pipelines import PipelineCalls
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
-from modelyard.gateway.service_calls import ServiceError, error_document, list_of, problem_reply, read_object
+from modelyard.gateway.service_calls import (
+    ServiceError,
+    error_document,
+    list_of,
+    mapping_of,
+    problem_reply,
+    read_object,
+)
 from modelyard.knowledge.answer import Manner
 from modelyard.knowledge.entities import (
     Condition,
@@ -758,7 +765,7 @@ class DatasetRoutes:
             return json_reply({"error_code": code, "error_msg": str(error)}, status=403)
         try:
             body = read_object(await request.body())
-            setting = body.get("retrieval_setting") or {}
+            setting = mapping_of(body, "retrieval_setting")
             threshold = float(setting.get("score_threshold") or 0.0)
             settings = RetrievalSettings(
                 top_k=int(setting.get("top_k") or 4), score_threshold=threshold, score_threshold_enabled=threshold > 0

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PluginError
+from modelyard.base.fields import whole_number
 from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.raw_requests import HOP, raw_request
@@ -119,7 +120,7 @@ def _answered(raw: Any) -> Reply:
     head, _, body = data.partition(b"\r\n\r\n")
     line, _, rest = head.partition(b"\r\n")
     parts = line.split(b" ", 2)
-    status = int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 200
+    status = (whole_number(parts[1].decode("latin-1"), maximum=599) if len(parts) > 1 else None) or 200
     headers = {name: value for name, value in BytesParser().parsebytes(rest + b"\r\n\r\n").items()
                if name.lower() not in HOP}  # fmt: skip
     kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "text/plain")

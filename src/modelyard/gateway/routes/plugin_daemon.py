@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, PluginError
+from modelyard.base.fields import whole_number
 from modelyard.gateway.auth import UnauthorizedError
 from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
@@ -243,9 +244,10 @@ class _Management:
 
     def _number(self, name: str, default: int) -> int:
         text = self.request.query(name) or str(default)
-        if not text.isdigit() or len(text) > 9:
+        value = whole_number(text, maximum=999_999_999)
+        if value is None:
             raise InvokeBadRequestError(f"{name!r} must be a number, not {text[:40]!r}", param=name)
-        return int(text)
+        return value
 
     # packages
 

@@ -19,6 +19,7 @@ from modelyard.base.errors import (
     ModelyardError,
     NotFoundError,
 )
+from modelyard.base.fields import whole_number
 from modelyard.gateway.agui_events import AgUiEvents
 from modelyard.gateway.http import (
     Reply,
@@ -249,7 +250,7 @@ class Service:
         if call.request.query("format") == "ag-ui":
             return self._ag_ui_stream(run)
         last = call.request.header(b"last-event-id") or call.request.query("after") or "0"
-        after = int(last) if last.isdigit() else 0
+        after = whole_number(last) or 0
         goes_on = (call.request.query("continue_on_pause") or "").lower() == "true"
         return self._stream(run, call, after=after, goes_on=goes_on, is_numbered=True)
 

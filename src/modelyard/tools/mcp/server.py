@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.fields import whole_number
 from modelyard.tools.entities import Tool, ToolContext, ToolError
 from modelyard.tools.manager import ToolManager, told_error
 from modelyard.tools.mcp import protocol
@@ -222,9 +223,10 @@ def _page(values: Sequence[Any], key: str, given: Mapping[str, Any], *, is_moder
     cursor = given.get("cursor")
     begin = 0
     if cursor is not None:
-        if not isinstance(cursor, str) or not cursor.isdigit() or int(cursor) > len(values):
+        position = whole_number(cursor, maximum=len(values)) if isinstance(cursor, str) else None
+        if position is None:
             raise _Refused(protocol.INVALID_PARAMS, "there is no such cursor")
-        begin = int(cursor)
+        begin = position
     found: dict[str, Any] = {key: list(values[begin : begin + _PAGE])}
     if begin + _PAGE < len(values):
         found["nextCursor"] = str(begin + _PAGE)
