@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from typing import ClassVar
 
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.gateway.http import Reply, Request, StreamReply
@@ -32,6 +33,7 @@ _GONE = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Not here
 
 @dataclass(frozen=True, slots=True)
 class PageRoute:
+    admits_itself: ClassVar[bool] = True
     apps: Apps
     service: Service
 

@@ -13,7 +13,9 @@ from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeErro
 from modelyard.gateway.http import BodyTooLargeError, Reply, Request, StreamReply, json_reply
 from modelyard.knowledge.sources import FileTooLargeError
 from modelyard.models.types import JSON
+from modelyard.runtime.attempts import TooManyTriesError
 from modelyard.runtime.limits import QuotaExceededError
+from modelyard.runtime.passwords import BusyError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.workflow.apps import FoundApp, NotPublishedError
 from modelyard.workflow.dsl import App
@@ -52,7 +54,7 @@ def problem_of(error: ModelyardError) -> tuple[int, str]:
             return 503, "internal_server_error"
         case InvokeError():
             return 400, "completion_request_error"
-        case TooManyRunsError():
+        case TooManyRunsError() | TooManyTriesError() | BusyError():
             return 429, "too_many_requests"
         case WorkflowError():
             return 400, "invalid_param"

@@ -1,7 +1,7 @@
 """The serverless runtime: a plugin that is served by HTTP somewhere. Each call is one request; what it asks of its host
 comes as requests of its own, which name the session."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -87,8 +87,10 @@ class ServerlessRuntime:
 class ServerlessSessions:
     """The calls that plugins elsewhere are serving: what they ask of their host names one of these."""
 
-    def __init__(self, backwards: Backwards) -> None:
+    def __init__(self, backwards: Backwards, shuts_out: Callable[[str, str], bool]) -> None:
+        """`shuts_out`: whether a tenant, or a user of it, was switched off."""
         self._backwards = backwards
+        self._shuts_out = shuts_out
         self._open: dict[str, PluginCall] = {}
 
     def open(self, session: str, call: PluginCall) -> None:
@@ -100,7 +102,7 @@ class ServerlessSessions:
     async def answer(self, session: str, line: bytes) -> AsyncGenerator[bytes, None]:
         """The lines that answer one transaction. Raises NotFoundError for a session that is not open."""
         call = self._open.get(session)
-        if call is None:
+        if call is None or self._shuts_out(call.tenant, call.user):
             raise NotFoundError("there is no such session", code="session_not_found")
         asked = _asked(line)
         name = str(asked.get("backwards_request_id", ""))

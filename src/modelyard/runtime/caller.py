@@ -41,6 +41,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of `provider/model` that may be called; empty for all."""
     priority: int = 0
     expires_at: float | None = None
+    is_acting: bool = False
+    """The operator, within another tenant."""
 
     @property
     def is_operator(self) -> bool:

@@ -334,6 +334,8 @@ class Directory:
         self._revision = 0
         self._all: dict[tuple[str, str], dict[str, Known]] = defaultdict(dict)
         self._owner_of_key: dict[str, str] = {}
+        self._gone: set[str] = set()
+        """Tenants that were removed: what was theirs serves nobody."""
         self._listeners: list[Callable[[set[tuple[str, str]]], None]] = []
         self.changes = 0
         """Grows with every change: what was derived from the view before is stale."""
@@ -373,6 +375,8 @@ class Directory:
     def _apply(self, one: Resource) -> None:
         here = self._all[one.tenant, one.kind]
         here.pop(one.id, None)
+        if one.kind == Tenant.kind:
+            (self._gone.add if one.is_deleted else self._gone.discard)(one.tenant)
         if one.is_deleted:
             if one.kind == ApiKey.kind:
                 self._owner_of_key.pop(one.id, None)
@@ -442,3 +446,18 @@ class Directory:
     def is_enabled(self, tenant: str) -> bool:
         found = self.one(tenant, Tenant, tenant)
         return tenant == DEFAULT_TENANT if found is None else found.is_enabled
+
+    def admits(self, tenant: str, user: str | None = None) -> bool:
+        """Whether neither the tenant nor the user is switched off: asked on every way in, on every call."""
+        return self.is_enabled(tenant) and not self.shuts_out(tenant, user)
+
+    def shuts_out(self, tenant: str, user: str | None = None) -> bool:
+        """Whether the tenant was removed or switched off, or the user was.
+
+        Neither can be where it is no row: programs of the operator's may name tenants of their own, callers users.
+        """
+        found = self.one(tenant, Tenant, tenant)
+        if tenant in self._gone if found is None else not found.is_enabled:
+            return True
+        row = self.named(tenant, User, user) if user else None
+        return row is not None and not row.is_enabled
