@@ -431,6 +431,10 @@ class Accounts:
             if not rows or rows[0]["expires_at"] < now or not self._admits(rows[0]["tenant"], rows[0]["email"]):
                 raise NotFoundError("this invitation is not, or no longer, good", code="invitation_not_found")
             one = self._account(rows[0]["tenant"], rows[0]["email"], name, Role(rows[0]["role"]))
+            by = it.execute(self._sql["inviter"], (rows[0]["invited_by"], one.tenant))
+            if by and not (by[0]["is_enabled"] and Role(by[0]["role"]).covers(one.role)):
+                # Whoever invited may not give that role any more.
+                raise NotFoundError("this invitation is not, or no longer, good", code="invitation_not_found")
             if not it.execute(self._sql["add"], _row(one, stored)):
                 raise InvokeBadRequestError(f"{one.email} has an account already", param="email")
             return one

@@ -316,6 +316,18 @@ class Known(msgspec.Struct, frozen=True):
     id: str
     name: str
     value: Any
+    set_by: str = ""
+    """`operator` or `settings` where the tenant may not change it."""
+
+
+OPERATOR, SETTINGS = "operator", "settings"
+"""Who set a row, where it was not the tenant itself."""
+KEPT_BY_OPERATOR = frozenset({Limit.kind, Route.kind, CustomModel.kind, DefaultModel.kind, StoredCredential.kind})
+"""Kinds of rows that a tenant may neither change nor take away nor replace where the operator set them: what it may
+use, how fast, at what price, and with whose credential. Others that the operator makes for it (its keys, users, apps,
+plugins) are its own from then on."""
+TAKEN_BY_OPERATOR = frozenset({Limit.kind, CustomModel.kind})
+"""Of these, those that are the operator's from the moment on at which it changes one of the tenant's own."""
 
 
 # ---------------------------------------------------------------------------------------------- the view
@@ -351,7 +363,7 @@ class Directory:
             for row in [one for one in here if one.startswith(_FROM_SETTINGS)]:
                 del here[row]
             for name, value in values.items():
-                here[f"{_FROM_SETTINGS}{name}"] = Known(f"{_FROM_SETTINGS}{name}", name, value)
+                here[f"{_FROM_SETTINGS}{name}"] = Known(f"{_FROM_SETTINGS}{name}", name, value, SETTINGS)
         self._tell({(tenant, kind) for kind in given})
 
     def _tell(self, touched: set[tuple[str, str]]) -> None:
@@ -382,7 +394,8 @@ class Directory:
                 self._owner_of_key.pop(one.id, None)
             return
         try:
-            here[one.id] = Known(one.id, one.name, msgspec.json.decode(one.body, type=KINDS[one.kind]))
+            value = msgspec.json.decode(one.body, type=KINDS[one.kind])
+            here[one.id] = Known(one.id, one.name, value, one.set_by)
         except (msgspec.MsgspecError, KeyError) as error:  # written by a newer version: left out, and said
             fields = {"tenant": one.tenant, "kind": one.kind, "id": one.id, "error": str(error)}
             logger.error("a stored resource cannot be read", extra={"fields": fields})

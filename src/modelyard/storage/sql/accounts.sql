@@ -88,6 +88,10 @@ UPDATE revisions SET value = value WHERE name = 'resources' RETURNING value;
 -- One account, as it is while it is being changed.
 SELECT * FROM accounts WHERE tenant = ? AND id = ?;
 
+-- name: inviter
+-- Who invited somebody, as they are now; nobody where it was a key.
+SELECT role, is_enabled FROM accounts WHERE email = ? AND tenant = ?;
+
 -- name: invitation
 -- What somebody was invited to; it is used up by that.
 DELETE FROM invitations WHERE digest = ? RETURNING *;

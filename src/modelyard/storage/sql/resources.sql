@@ -21,12 +21,12 @@ SELECT * FROM resources WHERE tenant = :tenant AND kind = :kind AND id = :id AND
 
 -- name: add
 -- A new one.
-INSERT INTO resources (tenant, kind, id, name, body, revision, created_at, updated_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO resources (tenant, kind, id, name, body, revision, created_at, updated_at, set_by)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: change
 -- One of a tenant's, changed.
-UPDATE resources SET name = ?, body = ?, revision = ?, updated_at = ?
+UPDATE resources SET name = ?, body = ?, revision = ?, updated_at = ?, set_by = ?
 WHERE tenant = ? AND kind = ? AND id = ? AND is_deleted = 0 RETURNING id;
 
 -- name: remove
