@@ -170,7 +170,7 @@ def build_routes(parts: Parts) -> _Routes:
     apps = service.Service(parts.service)
     for path in apps.routes:
         routes.setdefault(path, {}).update({verb: (None, one) for verb, one in apps.route(path).items()})
-    page = PageRoute(parts.service.apps, apps)
+    page = PageRoute(parts.service.apps, apps, parts.keeper)
     knowledge = datasets.DatasetRoutes(parts.datasets)
     every: Mapping[str, tuple[Role | None, Route]] = dict.fromkeys(
         ("GET", "POST", "PATCH", "DELETE"), (None, knowledge)

@@ -67,7 +67,7 @@ class _Lane:
 @lru_cache(2)
 def _lane(is_known: bool) -> _Lane:
     """Strangers have a lane of their own: however many come, whoever is known here waits for none of them."""
-    return _Lane("known", 64, 64) if is_known else _Lane("strangers", 16, 4)
+    return _Lane("known", 64, 64) if is_known else _Lane("strangers", 16, 8)
 
 
 async def hashed(password: str) -> str:
