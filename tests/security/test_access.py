@@ -21,7 +21,7 @@ from modelyard.app import Modelyard
 from modelyard.base.errors import NotFoundError
 from modelyard.base.settings import Settings
 from modelyard.cli.serving import gateway_of
-from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE, Gatekeeper
+from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE, Gatekeeper, UnauthorizedError
 from modelyard.gateway.server import Gateway, admits_itself
 from modelyard.plugins.conversation import PluginCall
 from modelyard.plugins.manifest import Permissions
@@ -242,6 +242,18 @@ def test_a_key_of_the_settings_that_is_taken_away_is_nobodys(tmp_path: Path):
         assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-second-key")))[0] == 200
 
     run(work, tmp_path, api_keys=["sk-the-first-key"])
+
+
+def test_keys_that_are_taken_away_are_forgotten_by_whoever_remembers_them():
+    async def go() -> None:
+        keeper = Gatekeeper(["sk-the-first-key"])
+        scope = {"client": None, "method": "GET", "headers": bearer("sk-the-first-key")}
+        assert (await keeper.caller_of(scope)).is_operator
+        keeper.keys = ["sk-the-second-key"]
+        with pytest.raises(UnauthorizedError):
+            await keeper.caller_of(scope)
+
+    asyncio.run(go())
 
 
 def test_an_owned_server_is_never_open_for_a_moment_after_a_restart(tmp_path: Path):

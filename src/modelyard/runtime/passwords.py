@@ -4,11 +4,13 @@ two for strangers."""
 import asyncio
 import base64
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
-from threading import Lock
+from threading import Lock, get_native_id
 from typing import Any, TypeVar
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
@@ -40,8 +42,8 @@ class BusyError(ModelyardError):
 class _Lane:
     """One thread that hashes, and a queue that ends: each hash takes 64 MiB and a core while it is made."""
 
-    def __init__(self, name: str, most: int, most_each: int) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"passwords-{name}")
+    def __init__(self, name: str, most: int, most_each: int, *, begin: Callable[[], None] = lambda: None) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"passwords-{name}", initializer=begin)
         self._lock = Lock()
         self._most = most
         self._most_each = most_each
@@ -67,7 +69,14 @@ class _Lane:
 @lru_cache(2)
 def _lane(is_known: bool) -> _Lane:
     """Strangers have a lane of their own: however many come, whoever is known here waits for none of them."""
-    return _Lane("known", 64, 64) if is_known else _Lane("strangers", 16, 8)
+    return _Lane("known", 64, 64) if is_known else _Lane("strangers", 16, 8, begin=_yield_to_others)
+
+
+def _yield_to_others() -> None:
+    """This thread gets what the others leave of the processor; where systems know that of threads (Linux)."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), 15)
 
 
 async def hashed(password: str) -> str:
