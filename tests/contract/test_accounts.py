@@ -26,12 +26,12 @@ def test_several_processes_agree_on_who_there_is(database_url: str, tmp_path: An
             assert (len(owners), sum(isinstance(one, SetUpError) for one in ended)) == (1, 15)
             assert [one.email for one in await there.of("default")] == [owners[0].email]
             token, session = await here.sign_in(owners[0].email, PASSWORD, "a browser")
-            found = there.session(token)
+            found = await there.session(token)
             assert found is not None
             assert found.account.role is Role.OWNER
             await here.revoke(owners[0], session.id)
             until = time.monotonic() + 5
-            while there.session(token) is not None:
+            while await there.session(token) is not None:
                 assert time.monotonic() < until
                 await asyncio.sleep(0.1)
             invited = await here.invite(owners[0].caller, "bob@example.org", Role.VIEWER)

@@ -159,7 +159,11 @@ class Modelyard:
         self.plugins = self.plugin_parts.plugins
         self._trigger_listeners: list[TriggerListener] = []
         self.workflow_parts = WorkflowParts(self)
-        self.accounts = Accounts(self.database, self.clock.time)
+        self.accounts = Accounts(
+            self.database, self.clock.time, monotonic=self.clock.monotonic, admits=self.directory.admits,
+            sign=lambda text: self.keys.digest(text), is_signed=lambda text, sign: self.keys.matches(text, sign),
+        )  # fmt: skip
+        self.administration.use(self.accounts, lambda: bool(self.settings.api_keys))
         self.apps, self.runs = self.workflow_parts.apps, self.workflow_parts.runs
         self._knowledge: KnowledgeParts | None = None
         self.upkeep = Upkeep(self)

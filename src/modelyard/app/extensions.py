@@ -40,7 +40,7 @@ class PluginParts:
         redaction.add([self.key])
         storage = PluginStorage(yard.database)
         backwards = BackwardsCalls(storage, lambda: self.services)
-        self.sessions = ServerlessSessions(backwards)
+        self.sessions = ServerlessSessions(backwards, yard.directory.shuts_out)
         environ = os.environ
         folder = settings.home_path / "plugins"
         environments = Environments(

@@ -258,6 +258,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: int = 8790
     api_keys: list[str] = []
     """What callers must show; none are needed while the server listens on loopback alone."""
+    trusted_proxies: list[str] = []
+    """Addresses and networks, as `10.0.0.0/8`, of proxies before this server: whom their `X-Forwarded-For` names is who
+    calls. Without any, callers are who connects."""
     log_level: str = "info"
     log_format: str = "text"
     max_body_mb: int = 32

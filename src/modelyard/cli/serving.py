@@ -76,7 +76,9 @@ def gateway_of(
         annotations=yard.workflow_parts.features.annotations,
         began=began,
     )
-    keeper = Gatekeeper(yard.settings.api_keys, yard.directory, yard.keys, yard.clock, yard.accounts)
+    keeper = Gatekeeper(
+        yard.settings.api_keys, yard.directory, yard.keys, yard.clock, yard.accounts, yard.settings.trusted_proxies
+    )
     parts = Parts(
         models=yard.models,
         responses=yard.responses,

@@ -23,6 +23,11 @@ class Stored(Shape, frozen=True, kw_only=True):
     updated_at: float = 0.0
 
 
+class Kept(Stored, frozen=True, kw_only=True):
+    set_by: str = ""
+    """`operator` where the tenant may not change it; empty where it is the tenant's own."""
+
+
 class TenantShown(Stored, frozen=True, kw_only=True):
     is_enabled: bool = True
 
@@ -45,7 +50,7 @@ class KeyShown(Stored, frozen=True, kw_only=True):
     """The key itself, once: in the answer that made it."""
 
 
-class CredentialShown(Stored, frozen=True, kw_only=True):
+class CredentialShown(Kept, frozen=True, kw_only=True):
     provider: str = ""
     model: str = ""
     model_type: str = ""
@@ -55,7 +60,7 @@ class CredentialShown(Stored, frozen=True, kw_only=True):
     is_enabled: bool = True
 
 
-class ModelShown(Stored, frozen=True, kw_only=True):
+class ModelShown(Kept, frozen=True, kw_only=True):
     provider: str = ""
     definition: dict[str, Any] = {}
 
@@ -66,7 +71,7 @@ class TargetShown(Shape, frozen=True, kw_only=True):
     priority: int = 0
 
 
-class RouteShown(Stored, frozen=True, kw_only=True):
+class RouteShown(Kept, frozen=True, kw_only=True):
     targets: list[TargetShown] = []
     strategy: str = "round_robin"
     sticky: str = ""
@@ -77,7 +82,7 @@ class RouteShown(Stored, frozen=True, kw_only=True):
     cache_seconds: float = 0.0
 
 
-class LimitShown(Stored, frozen=True, kw_only=True):
+class LimitShown(Kept, frozen=True, kw_only=True):
     unit: str = "requests"
     amount: float = 0.0
     window: str = "minute"
@@ -89,7 +94,7 @@ class LimitShown(Stored, frozen=True, kw_only=True):
     currency: str = "USD"
 
 
-class DefaultShown(Stored, frozen=True, kw_only=True):
+class DefaultShown(Kept, frozen=True, kw_only=True):
     model: str = ""
 
 

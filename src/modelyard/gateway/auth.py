@@ -1,11 +1,17 @@
-"""Who is calling. Without keys everybody on this machine may, and nobody else can reach the server."""
+"""Who is calling. Without keys everybody on this machine may, and nobody else can reach the server.
 
+What decides is looked at in this order, on every request: whether the server is open, and then who may call an open
+server; the bearer; the browser's session. Only bearers that were issued are ever remembered.
+"""
+
+import asyncio
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from urllib.parse import urlsplit
+from typing import Any
 
 import msgspec
 
@@ -14,7 +20,7 @@ from modelyard.base.errors import ConfigError, ModelyardError, NotFoundError
 from modelyard.runtime import api_keys
 from modelyard.runtime.accounts import SESSION_SECONDS, Accounts, Session
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
-from modelyard.runtime.tenancy import Directory, User
+from modelyard.runtime.tenancy import Directory
 from modelyard.storage.secrets import KeyRing
 
 
@@ -26,9 +32,17 @@ class OriginError(ModelyardError):
     code = "origin_not_allowed"
 
 
+Headers = Sequence[tuple[bytes, bytes]]
+Scope = Mapping[str, Any]
+"""A request as ASGI describes it: headers, method, and the client's address."""
+
 _MOST_KNOWN = 4096
+_OWNER_SECONDS = 0.5
+"""For so long is believed that nobody owns the server: somebody may have set it up in another process."""
 TENANT = b"x-modelyard-tenant"
 """Whom the operator acts for in a call."""
+_FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
+"""What proxies add: behind one, the client's address says nothing about who calls."""
 
 
 class Gatekeeper:
@@ -41,47 +55,131 @@ class Gatekeeper:
         ring: KeyRing | None = None,
         clock: Clock | None = None,
         accounts: Accounts | None = None,
+        trusted_proxies: Sequence[str] = (),
     ) -> None:
-        self.keys = keys
-        self.accounts = accounts
-        self._owned_at = float("-inf")
-        self._is_owned = False
+        """`trusted_proxies`: addresses and networks whose `X-Forwarded-For` is believed. Raises ConfigError."""
         self._directory = directory
         self._ring = ring
         self._clock = clock or SystemClock()
+        self.accounts = accounts
         self._known: dict[bytes, Caller] = {}
-        self._changes = -1
+        self._known_at: tuple[int, int] = (-1, -1)
+        self._key_changes = 0
+        self._keys: Sequence[str] = ()
+        self.keys = keys
+        self._is_owned = False
+        self._owned_at = float("-inf")
+        self._looking: asyncio.Task[None] | None = None
+        self._proxies = [_network(one) for one in trusted_proxies]
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Those of the settings."""
+        return self._keys
+
+    @keys.setter
+    def keys(self, keys: Sequence[str]) -> None:
+        self._keys = tuple(keys)
+        self._key_changes += 1
+
+    # the mode
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed: there is none, nobody owns the server, and it listens to this machine alone."""
-        return not self.keys and not (self._directory and self._directory.has_keys) and not self.has_owner
+        """Whether no key is needed: there is none, and nobody owns the server, as of the last look."""
+        return not self.has_keys and not self._is_owned
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self._keys) or (self._directory is not None and self._directory.has_keys)
 
     @property
     def has_owner(self) -> bool:
-        """Whether somebody has an account as owner, as of a second ago."""
-        if self.accounts is not None and not self._is_owned and self._clock.monotonic() - self._owned_at > 1.0:
-            self._owned_at = self._clock.monotonic()
-            self._is_owned = self.accounts.has_owner()
+        """Whether somebody has an account as owner, as of the last look."""
         return self._is_owned
+
+    async def look(self) -> None:
+        """Learn whether somebody owns the server, where that may have changed. Who comes meanwhile waits for it.
+
+        Raises StorageUnavailableError.
+        """
+        if self._is_owned or self.accounts is None:
+            return
+        if self._clock.monotonic() - self._owned_at <= _OWNER_SECONDS:
+            return
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._look(self.accounts))
+        await asyncio.shield(self._looking)
+
+    async def _look(self, accounts: Accounts) -> None:
+        try:
+            if await accounts.has_owner():
+                self._is_owned = True
+            self._owned_at = self._clock.monotonic()
+        finally:
+            self._looking = None
 
     def learn_owner(self) -> None:
         """Somebody has become the owner just now."""
         self._is_owned = True
 
-    def session_of(self, headers: Sequence[tuple[bytes, bytes]], method: str) -> Session | None:
-        """Whose browser is calling, by its cookie. Raises OriginError where another site's page made it call."""
-        token = cookie_of(headers, SESSION_COOKIE)
-        found = self.accounts.session(token) if token and self.accounts is not None else None
-        if found is not None:
-            check_same_origin(headers, method)
-        return found
+    async def check_open(self, scope: Scope) -> None:
+        """Raises OriginError while no key is needed, unless somebody at this machine calls, and no other site's page.
 
-    def caller_of(self, headers: Sequence[tuple[bytes, bytes]], method: str = "GET") -> Caller:
-        """Raises UnauthorizedError where a key is needed and none that fits is shown, NotFoundError where a tenant is
-        named that is not the caller's to act for."""
-        caller = self._caller_of(headers, method)
-        for name, value in headers:
+        Before anything else is looked at: an open server makes its owner of whoever passes.
+        """
+        if not self.has_keys:
+            await self.look()
+        if self.is_open:
+            check_origin(scope)
+
+    # callers
+
+    def address_of(self, scope: Scope) -> str:
+        """Where a call comes from: the connection's other end, or whom a trusted proxy names."""
+        client = scope.get("client")
+        address = str(client[0]) if client else ""
+        if not self._proxies or not self._is_proxy(address):
+            return address
+        named = ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for")
+        for part in reversed(named.split(",")):
+            hop = part.strip().strip("[]")
+            if _ip(hop) is None:  # a proxy that we trust writes addresses: what is none, somebody else wrote
+                break
+            address = hop
+            if not self._is_proxy(hop):
+                break
+        return address
+
+    def _is_proxy(self, address: str) -> bool:
+        ip = _ip(address)
+        return ip is not None and any(ip in network for network in self._proxies if network.version == ip.version)
+
+    async def session_of(self, scope: Scope) -> Session | None:
+        """Whose browser is calling, by its cookie; None for those that are switched off.
+
+        Raises OriginError where another site's page made it call.
+        """
+        token = cookie_of(scope["headers"], SESSION_COOKIE)
+        session = await self.accounts.session(token) if token and self.accounts is not None else None
+        if session is None:
+            return None
+        check_same_origin(scope["headers"], scope["method"])
+        return session if self.admits(session.account.tenant, session.account.email) else None
+
+    def admits(self, tenant: str, user: str | None) -> bool:
+        """Whether neither the tenant nor the user is switched off."""
+        return self._directory is None or self._directory.admits(tenant, user)
+
+    def shuts_out(self, tenant: str, user: str | None = None) -> bool:
+        """Whether a tenant was removed or switched off, or a user of it was."""
+        return self._directory is not None and self._directory.shuts_out(tenant, user)
+
+    async def caller_of(self, scope: Scope) -> Caller:
+        """Raises OriginError, UnauthorizedError where a key is needed and none that fits is shown, NotFoundError where
+        a tenant is named that is not the caller's to act for."""
+        caller = await self._caller_of(scope)
+        for name, value in scope["headers"]:
             if name == TENANT:
                 return self._within(caller, value.decode("latin-1"))
         return caller
@@ -93,25 +191,31 @@ class Gatekeeper:
         known = self._directory.tenants() if self._directory is not None and caller.is_operator else ()
         if tenant not in {name for name, _ in known}:
             raise NotFoundError(f"tenant {tenant[:80]!r} does not exist", code="tenant_not_found")
-        return msgspec.structs.replace(caller, tenant=tenant)
+        return msgspec.structs.replace(caller, tenant=tenant, is_acting=True)
 
-    def _caller_of(self, headers: Sequence[tuple[bytes, bytes]], method: str) -> Caller:
-        shown = _shown(headers)
-        if shown is None or not shown:
-            if (session := self.session_of(headers, method)) is not None:
-                return session.account.caller
-            if self.is_open:
-                check_origin(headers)
-                return _OWNER
+    async def _caller_of(self, scope: Scope) -> Caller:
+        await self.check_open(scope)
+        if self.is_open:  # clients insist on sending a bearer; whatever it is, it says nothing about who calls
+            return _OWNER
+        shown = _shown(scope["headers"])
+        if shown:
+            return self._by_key(shown)
+        session = await self.session_of(scope)
+        if session is None:
             raise UnauthorizedError("this server needs an API key: send it as 'Authorization: Bearer KEY'")
-        # Remembered by the digest of all of it: keys themselves do not stay in memory.
-        digest = hashlib.sha256(shown).digest()
-        if self._directory is not None and self._changes != self._directory.changes:
+        return session.account.caller
+
+    def _by_key(self, shown: bytes) -> Caller:
+        """Remembered by the digest of all of it (keys themselves do not stay in memory), until keys, users or tenants
+        change."""
+        now = (self._key_changes, self._directory.changes if self._directory is not None else 0)
+        if self._known_at != now:
             self._known.clear()
-            self._changes = self._directory.changes
+            self._known_at = now
+        digest = hashlib.sha256(shown).digest()
         caller = self._known.get(digest)
         if caller is None:
-            caller = self._looked_up(shown, headers)
+            caller = self._looked_up(shown)
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[digest] = caller
@@ -119,16 +223,13 @@ class Gatekeeper:
             raise UnauthorizedError("this API key has expired")
         return caller
 
-    def _looked_up(self, shown: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+    def _looked_up(self, shown: bytes) -> Caller:
         # Every key is compared, in constant time each: how long it takes says nothing about how much fits.
-        if sum(hmac.compare_digest(shown, key.encode()) for key in self.keys):
+        if sum(hmac.compare_digest(shown, key.encode()) for key in self._keys):
             return _OWNER
         text = shown.decode("latin-1")
         if self._directory is not None and self._ring is not None and (row := api_keys.id_of(text)) is not None:
             return self._stored(row, shown, self._directory, self._ring)
-        if self.is_open:  # clients insist on sending one; without keys, any will do
-            check_origin(headers)
-            return _OWNER
         raise UnauthorizedError("the API key is not known here")
 
     def _stored(self, row: str, shown: bytes, directory: Directory, ring: KeyRing) -> Caller:
@@ -140,8 +241,7 @@ class Gatekeeper:
             raise UnauthorizedError("this API key was revoked")
         if not directory.is_enabled(tenant):
             raise UnauthorizedError(f"tenant {tenant!r} is switched off")
-        user = directory.named(tenant, User, key.user) if key.user else None
-        if user is not None and not user.is_enabled:
+        if not directory.admits(tenant, key.user):
             raise UnauthorizedError(f"user {key.user!r} is switched off")
         return Caller(
             tenant=tenant, key=row, user=key.user, role=key.role, models=tuple(key.models), priority=key.priority,
@@ -151,6 +251,8 @@ class Gatekeeper:
 
 _OWNER = Caller(tenant=DEFAULT_TENANT)
 SESSION_COOKIE = "modelyard-session"
+DEVICE_COOKIE = "modelyard-device"
+_DEVICE_SECONDS = 365 * 86_400
 
 
 def session_cookie(token: str, *, is_https: bool) -> str:
@@ -159,7 +261,14 @@ def session_cookie(token: str, *, is_https: bool) -> str:
     return f"{SESSION_COOKIE}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{'; Secure' if is_https else ''}"
 
 
-def cookie_of(headers: Sequence[tuple[bytes, bytes]], wanted: str) -> str:
+def device_cookie(token: str, path: str, *, is_https: bool) -> str:
+    """What a browser that somebody signed in with shows the next time: it is no sign-in, others' tries do not count
+    against it."""
+    secure = "; Secure" if is_https else ""
+    return f"{DEVICE_COOKIE}={token}; Path={path}; Max-Age={_DEVICE_SECONDS}; HttpOnly; SameSite=Strict{secure}"
+
+
+def cookie_of(headers: Headers, wanted: str) -> str:
     """Empty where there is none."""
     for name, value in headers:
         if name == b"cookie":
@@ -170,45 +279,65 @@ def cookie_of(headers: Sequence[tuple[bytes, bytes]], wanted: str) -> str:
     return ""
 
 
-def check_same_origin(headers: Sequence[tuple[bytes, bytes]], method: str) -> None:
+def check_same_origin(headers: Headers, method: str) -> None:
     """Raises OriginError where a browser's call comes from another site's page.
 
     Browsers name the page's origin with every call that changes something, and with every call across sites.
     """
-    said = {name: value.decode("latin-1") for name, value in headers if name in (b"origin", b"host", b"sec-fetch-site")}
-    origin, host = said.get(b"origin"), said.get(b"host", "")
+    origin, host = _only(headers, b"origin"), _only(headers, b"host") or ""
     if origin is not None:
-        if urlsplit(origin).netloc.lower() != host.lower():
+        if not host or origin.partition("://")[2].lower() != host.lower():
             raise OriginError(f"calls from {origin[:100]!r} are refused: they come from another site")
         return
-    site = said.get(b"sec-fetch-site")
+    site = _only(headers, b"sec-fetch-site")
     if site in ("cross-site", "same-site") or (method not in ("GET", "HEAD") and site not in ("same-origin", "none")):
         raise OriginError("this call does not say which page it comes from: it is refused")
 
 
-def check_origin(headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Raises OriginError where a page of another site is calling.
+def check_origin(scope: Scope) -> None:
+    """Raises OriginError unless somebody at this machine calls, and no page of another site.
 
     Without keys, whoever reaches the server may use it, and a browser on this machine reaches it for any page it shows:
     such a request names the page's origin, or, when the page's host name was bent to point here, that host.
     """
-    for name, value in headers:
-        if name in (b"origin", b"host") and not _names_loopback(value):
-            caller = value.decode("latin-1")
-            raise OriginError(f"calls from {caller!r} are refused while no API key is set; set api_keys, and show one")
+    headers = scope["headers"]
+    client = scope.get("client")
+    if client and not is_loopback(str(client[0])):
+        raise OriginError(f"calls from {str(client[0])!r} are refused while no API key is set; set api_keys")
+    if through := next((name for name, _ in headers if name in _FORWARDED), None):
+        raise OriginError(
+            f"calls through a proxy ({through.decode()}) are refused while no API key is set; set api_keys"
+        )
+    host, origin = _only(headers, b"host"), _only(headers, b"origin")
+    for caller in (host or "", origin):
+        if caller is not None and not _names_loopback(caller):
+            raise OriginError(
+                f"calls from {caller[:100]!r} are refused while no API key is set; set api_keys, and show one"
+            )
+    is_navigation = scope["method"] == "GET" and _only(headers, b"sec-fetch-mode") == "navigate"
+    if origin is None and not is_navigation and _only(headers, b"sec-fetch-site") == "cross-site":
+        raise OriginError("calls from other sites' pages are refused while no API key is set; set api_keys")
+
+
+def _only(headers: Headers, wanted: bytes) -> str | None:
+    """A header's value; None where it was not sent. Raises OriginError for several: which of them holds?"""
+    values = [value for name, value in headers if name == wanted]
+    if len(values) > 1:
+        raise OriginError(f"the header {wanted.decode()!r} was sent {len(values)} times; send it once")
+    return values[0].decode("latin-1") if values else None
+
+
+_HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::\d{1,5})?")
+"""A host as `Host` and `Origin` name one, with its port and scheme; nothing else may stand in it."""
 
 
 @lru_cache(256)
-def _names_loopback(value: bytes) -> bool:
-    text = value.decode("latin-1")
-    try:
-        host = urlsplit(text if "//" in text else f"//{text}").hostname
-    except ValueError:
-        return False
-    return bool(host) and is_loopback(host)
+def _names_loopback(text: str) -> bool:
+    match = _HOST.fullmatch(text.lower())
+    return match is not None and is_loopback(match[1] or match[2])
 
 
-def _shown(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+def _shown(headers: Headers) -> bytes | None:
     for name, value in headers:
         if name == b"authorization":
             scheme, _, key = value.partition(b" ")
@@ -228,7 +357,24 @@ def check_bind(host: str, *, is_open: bool) -> None:
 
 
 def is_loopback(host: str) -> bool:
+    ip = _ip(host)
+    if ip is None:
+        return host in ("localhost", "localhost.")
+    return ip.is_loopback
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address; an IPv4 one that is written as IPv6 is that. None for what is none."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ip = ipaddress.ip_address(text)
     except ValueError:
-        return host == "localhost"
+        return None
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return mapped or ip
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ConfigError(f"trusted_proxies: {text[:60]!r} is no address and no network, as 10.0.0.0/8") from error

@@ -7,20 +7,25 @@ page cannot send.
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
+from typing import ClassVar
 
 from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.http import Reply, Request, StreamReply
 from modelyard.gateway.policies import page_policy
 from modelyard.gateway.routes.service import Service
 from modelyard.gateway.service_calls import ServiceError, problem_reply
+from modelyard.runtime.attempts import Attempts, neighbourhood
 from modelyard.runtime.tenancy import ChatPage
 from modelyard.workflow.apps import Apps
 
 PREFIX = "/chat/"
 _FILES = "-"
+_WRITES_A_MINUTE = 300
+"""What visitors from one place may send to all pages; what they read is not counted."""
 _TYPES = {".js": b"text/javascript; charset=utf-8", ".css": b"text/css; charset=utf-8"}
 _ASSETS = ("page.js", "page.css", "embed.js", "markdown.js", "words.js")
 _VISITOR = re.compile(r"[A-Za-z0-9_-]{20,64}")
@@ -32,8 +37,12 @@ _GONE = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Not here
 
 @dataclass(frozen=True, slots=True)
 class PageRoute:
+    admits_itself: ClassVar[bool] = True
     apps: Apps
     service: Service
+    keeper: Gatekeeper
+    writes: Attempts = field(default_factory=lambda: Attempts(_WRITES_A_MINUTE, 60.0))
+    """Whoever invents visitors is counted by where they call from."""
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         token, _, rest = request.path.removeprefix(PREFIX).partition("/")
@@ -47,6 +56,8 @@ class PageRoute:
                 visitor = request.header(b"x-visitor") or ""
                 if not _VISITOR.fullmatch(visitor):
                     raise ServiceError(401, "unauthorized", "x-visitor must be 20 to 64 letters and digits")
+                if request.method != "GET":
+                    self.writes.take(neighbourhood(self.keeper.address_of(request.scope)))
                 return await self.service.visit(request, found, f"/{rest}", f"web-{visitor}")
             except ModelyardError as error:
                 return problem_reply(error)

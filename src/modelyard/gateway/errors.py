@@ -23,10 +23,12 @@ from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
 from modelyard.jail.sandbox import JailError, JailUnavailableError
 from modelyard.models.types import JSON
-from modelyard.runtime.accounts import SetUpError, SignInError, TooManyTriesError
+from modelyard.runtime.accounts import SetUpError, SignInError
+from modelyard.runtime.attempts import TooManyTriesError
 from modelyard.runtime.caller import ForbiddenError, ModelNotAllowedError
 from modelyard.runtime.ledger import LedgerUnavailableError
 from modelyard.runtime.limits import QuotaExceededError
+from modelyard.runtime.passwords import BusyError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.tools.entities import ToolError, ToolNotFoundError, ToolParameterError
 from modelyard.tools.openapi import DescriptionError
@@ -40,6 +42,7 @@ from modelyard.workflow.variables import WorkflowError
 _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (UnauthorizedError, 401, "authentication_error"),
     (TooManyTriesError, 429, "rate_limit_error"),
+    (BusyError, 429, "rate_limit_error"),
     (SignInError, 401, "authentication_error"),
     (SetUpError, 409, "invalid_request_error"),
     (OriginError, 403, "permission_error"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -166,6 +166,8 @@ class Reply:
     status: int = 200
     content_type: bytes = b"application/json"
     headers: Mapping[str, str] | None = None
+    cookies: Sequence[str] = ()
+    """Beside the one that `headers` may hold: each is a header of its own."""
 
     async def send(self, send: Send, request_id: bytes) -> None:
         headers = [
@@ -174,6 +176,7 @@ class Reply:
             (b"x-request-id", request_id),
         ]
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in (self.headers or {}).items()]
+        headers += [(b"set-cookie", one.encode("latin-1", "replace")) for one in self.cookies]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 

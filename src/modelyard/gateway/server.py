@@ -170,7 +170,7 @@ def build_routes(parts: Parts) -> _Routes:
     apps = service.Service(parts.service)
     for path in apps.routes:
         routes.setdefault(path, {}).update({verb: (None, one) for verb, one in apps.route(path).items()})
-    page = PageRoute(parts.service.apps, apps)
+    page = PageRoute(parts.service.apps, apps, parts.keeper)
     knowledge = datasets.DatasetRoutes(parts.datasets)
     every: Mapping[str, tuple[Role | None, Route]] = dict.fromkeys(
         ("GET", "POST", "PATCH", "DELETE"), (None, knowledge)
@@ -191,7 +191,7 @@ def build_routes(parts: Parts) -> _Routes:
             ("GET", "POST", "PATCH", "DELETE"),
             (None, accounts.AccountsRoute(parts.accounts, parts.keeper, parts.oidc.label if parts.oidc else None)),
         ),
-        oidc.PREFIX: {"GET": (None, oidc.OidcRoute(parts.oidc, parts.accounts))},
+        oidc.PREFIX: {"GET": (None, oidc.OidcRoute(parts.oidc, parts.accounts, parts.keeper))},
         f"{accounts.PREFIX}docs": {"GET": (None, api_docs.page)},
         f"{accounts.PREFIX}docs/": {"GET": (None, api_docs.page)},
         chat_page.PREFIX: dict.fromkeys(("GET", "POST", "PUT", "DELETE"), (None, page)),
@@ -276,7 +276,7 @@ def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Ro
     endpoint = hooks.EndpointRoute(parts.plugins, parts.origin)
     trigger = hooks.TriggerRoute(parts.plugins, parts.triggers, parts.on_event)
     webhook = webhooks.WebhookRoute(parts.triggers, parts.service.runs, parts.files_of)
-    file = hooks.FileRoute(parts.files)
+    file = hooks.FileRoute(parts.files, parts.keeper.shuts_out)
     browser = oauth.BrowserRoute(parts.plugins.credentials, parts.origin)
     return {
         plugin_daemon.PREFIX: {"GET": (None, daemon), "POST": (None, daemon)},
@@ -289,6 +289,12 @@ def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Ro
         oauth.BACK: {"GET": (None, browser)},
         "/backwards-invocation/transaction": {"POST": (None, hooks.TransactionRoute(parts.sessions))},
     }
+
+
+def admits_itself(route: Route) -> bool:
+    """Whether a route makes nobody the owner: it says nothing about anybody, or what is shown to it (an app's key, a
+    secret or a signature in the address) decides alone. Others' pages may call those while the server is open."""
+    return getattr(getattr(route, "__self__", route), "admits_itself", False)
 
 
 class Gateway:
@@ -338,11 +344,13 @@ class Gateway:
         try:
             role, route = self._route(request)
             if role is not None:
-                request.identify(self._gatekeeper.caller_of(scope["headers"], request.method))
+                request.identify(await self._gatekeeper.caller_of(scope))
                 if not request.caller.role.covers(role):
                     raise ForbiddenError(
                         f"this takes the role {role.value!r}; the key's is {request.caller.role.value!r}"
                     )
+            elif not admits_itself(route):
+                await self._gatekeeper.check_open(scope)
             reply = await route(request)
             await self._note(request, reply)
             if isinstance(reply, StreamReply):

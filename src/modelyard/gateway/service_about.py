@@ -70,7 +70,9 @@ class AboutCalls:
         if not form.filename:
             raise ServiceError(400, "filename_not_exists_error", "The specified filename does not exist.")
         user = call.visitor or form.fields.get("user") or ""
-        stored = await asyncio.to_thread(self._parts.files.add, call.tenant, form.filename, form.file, owner=user)
+        stored = await asyncio.to_thread(
+            self._parts.files.add, call.tenant, form.filename, form.file, owner=user, app=call.found.id
+        )
         most = _UPLOAD_MB[file_kind(stored.extension, stored.mime_type)]
         if stored.size > most << 20:
             await asyncio.to_thread(self._parts.files.remove, call.tenant, stored.id)
@@ -92,11 +94,16 @@ class AboutCalls:
     async def preview(self, call: Call) -> Reply:
         name = call.subject("preview")
         user = call.visitor or call.request.query("user") or ""
+        missing = ServiceError(404, "file_not_found", "The requested file was not found.")
         try:
             stored, data = await asyncio.to_thread(self._parts.files.get, call.tenant, stored_id(name))
         except NotFoundError:
-            raise ServiceError(404, "file_not_found", "The requested file was not found.") from None
-        if stored.owner and user and stored.owner != user:
+            raise missing from None
+        # An app's key reaches what was handed to that app: what has an owner by its owner's name alone.
+        is_apps = stored.app == call.found.id if not stored.owner else stored.app in ("", call.found.id)
+        if not is_apps or (stored.owner and not user):
+            raise missing
+        if stored.owner and stored.owner != user:
             raise ServiceError(403, "file_access_denied", "Access to the requested file is denied.")
         as_file = (call.request.query("as_attachment") or "").lower() == "true"
         kind = stored.mime_type
@@ -177,7 +184,7 @@ class AboutCalls:
         text = call.body.get("text")
         if message := call.body.get("message_id"):
             told = await self._parts.conversations.message(call.tenant, call.found.id, str(message))
-            if call.visitor and told.user != call.visitor:
+            if told.user != call.named_user:
                 raise NotFoundError("Message Not Exists.")
             text = told.answer
         if not isinstance(text, str) or not text.strip():

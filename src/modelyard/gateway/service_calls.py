@@ -15,7 +15,9 @@ from modelyard.gateway.errors import status_of
 from modelyard.gateway.http import BodyTooLargeError, Reply, Request, StreamReply, json_reply
 from modelyard.knowledge.sources import FileTooLargeError
 from modelyard.models.types import JSON
+from modelyard.runtime.attempts import TooManyTriesError
 from modelyard.runtime.limits import QuotaExceededError
+from modelyard.runtime.passwords import BusyError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.workflow.apps import FoundApp, NotPublishedError
 from modelyard.workflow.dsl import App
@@ -54,7 +56,7 @@ def problem_of(error: ModelyardError) -> tuple[int, str]:
             return 503, "internal_server_error"
         case InvokeError():
             return 400, "completion_request_error"
-        case TooManyRunsError():
+        case TooManyRunsError() | TooManyTriesError() | BusyError():
             return 429, "too_many_requests"
         case WorkflowError():
             return 400, "invalid_param"
@@ -142,10 +144,15 @@ class Call:
     @property
     def user(self) -> str:
         """Who uses the app. Raises ServiceError where nobody is named."""
-        user = self.visitor or self.body.get("user") or self.request.query("user")
-        if not isinstance(user, str) or not user:
+        if not self.named_user:
             raise ServiceError(400, "invalid_param", "Arg user must be provided.")
-        return user[:255]
+        return self.named_user
+
+    @property
+    def named_user(self) -> str:
+        """The same; empty where nobody is named."""
+        user = self.visitor or self.body.get("user") or self.request.query("user")
+        return user[:255] if isinstance(user, str) else ""
 
     @property
     def is_streaming(self) -> bool:

@@ -40,7 +40,10 @@ class ConversationCalls:
         )
         before = 1e15
         if first := call.request.query("first_id"):
-            before = (await self._parts.conversations.message(call.tenant, call.found.id, first)).created_at
+            message = await self._parts.conversations.message(call.tenant, call.found.id, first)
+            if message.conversation != conversation.id:
+                raise NotFoundError("First Message Not Exists.")
+            before = message.created_at
         found = await self._parts.conversations.thread(call.tenant, conversation.id, before=before, most=limit + 1)
         shown = [self._message(one, call) for one in found[:limit]][::-1]
         return json_reply({"limit": limit, "has_more": len(found) > limit, "data": shown})

@@ -1,7 +1,7 @@
 """The serverless runtime: a plugin that is served by HTTP somewhere. Each call is one request; what it asks of its host
 comes as requests of its own, which name the session."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -88,8 +88,10 @@ class ServerlessRuntime:
 class ServerlessSessions:
     """The calls that plugins elsewhere are serving: what they ask of their host names one of these."""
 
-    def __init__(self, backwards: Backwards) -> None:
+    def __init__(self, backwards: Backwards, shuts_out: Callable[[str, str], bool]) -> None:
+        """`shuts_out`: whether a tenant, or a user of it, was switched off."""
         self._backwards = backwards
+        self._shuts_out = shuts_out
         self._open: dict[str, tuple[PluginCall, Context]] = {}
 
     def open(self, session: str, call: PluginCall) -> None:
@@ -106,7 +108,7 @@ class ServerlessSessions:
     async def answer(self, session: str, line: bytes) -> AsyncGenerator[bytes, None]:
         """The lines that answer one transaction. Raises NotFoundError for a session that is not open."""
         entry = self._open.get(session)
-        if entry is None:
+        if entry is None or self._shuts_out(entry[0].tenant, entry[0].user):
             raise NotFoundError("there is no such session", code="session_not_found")
         call, _ = entry
         asked = _asked(line)

@@ -2,32 +2,45 @@
 
 A session is a number that a browser holds; what is kept is its digest. It is replaced every hour, the old one holding a
 minute longer for what is under way, and ends when it was not used for a fortnight.
+
+Whoever signs in from where they were signed in before, or with a browser that they signed in with before, is known:
+what strangers try counts against strangers, and takes a queue of its own.
 """
 
 import asyncio
 import hashlib
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.ids import new_id
 from modelyard.runtime import passwords
+from modelyard.runtime.attempts import Attempts, TooManyTriesError, neighbourhood
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
-from modelyard.storage.database import Connection, Database, statements
+from modelyard.storage.database import Connection, Database, StorageUnavailableError, statements
+
+T = TypeVar("T")
 
 SESSION_SECONDS = 14 * 86_400.0
 ROTATE_SECONDS = 3600.0
 _GRACE_SECONDS = 60.0
-_KNOWN_SECONDS = 1.0
-"""For so long is believed what was last seen of a session: as long as a revoked key may still be good."""
+_KNOWN_SECONDS = 0.5
+"""For so long is believed what was last seen of a session: a session that ended anywhere is nobody's a second later."""
 _INVITED_SECONDS = 7 * 86_400.0
-_TRIES, _TRY_SECONDS = 5, 60.0
+_TRY_SECONDS = 60.0
+_TRIES_OF_ONE, _TRIES_OF_PLACE, _TRIES_ON_ACCOUNT = 5, 30, 20
+"""A minute, that are wrong: by one person on one account; from one place on all of them; by all strangers on one."""
 _MOST_KNOWN = 4096
+_MOST_UNKNOWN = 64
+"""Look-ups at once of what nobody here has seen before."""
+_DEVICE_SECONDS = 365 * 86_400
 
 
 class SetUpError(ModelyardError):
@@ -40,11 +53,6 @@ class SignInError(ModelyardError):
     """Address and password do not fit; which of them is not said."""
 
     code = "sign_in_failed"
-
-
-class TooManyTriesError(SignInError):
-    code = "too_many_tries"
-    retry_after = _TRY_SECONDS
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +77,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     issued_at: float
     expires_at: float
+    address: str = ""
+    """Where it was opened from."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,12 +93,34 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accounts:
-    def __init__(self, database: Database, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        now: Callable[[], float] = time.time,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        admits: Callable[[str, str], bool] = lambda tenant, user: True,
+        sign: Callable[[bytes], str] = lambda text: "",
+        is_signed: Callable[[bytes, str], bool] = lambda text, signature: False,
+    ) -> None:
+        """`admits`: whether neither a tenant nor a user of it is switched off. `sign` and `is_signed`: a keyed hash."""
         self._database = database
         self._now = now
+        self._monotonic = monotonic
+        self._admits = admits
+        self._sign = sign
+        self._is_signed = is_signed
         self._sql = statements("accounts")
-        self._known: OrderedDict[str, tuple[float, Session | None]] = OrderedDict()
-        self._tries: dict[str, deque[float]] = {}
+        self._known: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        """Digests that were nobody's a moment ago."""
+        self._changes = 0
+        self._looking = 0
+        # Sessions are looked up by threads of their own: what others read for long does not keep anybody out.
+        self._lookers = ThreadPoolExecutor(2, thread_name_prefix="sessions")
+        self._by_one = Attempts(_TRIES_OF_ONE, _TRY_SECONDS, monotonic)
+        self._by_place = Attempts(_TRIES_OF_PLACE, _TRY_SECONDS, monotonic)
+        self._on_account = Attempts(_TRIES_ON_ACCOUNT, _TRY_SECONDS, monotonic)
 
     async def _rows(self, name: str, **values: Any) -> list[Any]:
         return await asyncio.to_thread(self._database.read, self._sql[name], values)
@@ -101,11 +133,13 @@ class Accounts:
 
     # the first one
 
-    def has_owner(self) -> bool:
-        return bool(self._database.read(self._sql["any_owner"], {}))
+    async def has_owner(self) -> bool:
+        return bool(await self._rows("any_owner"))
 
     async def set_up(self, email: str, name: str, password: str) -> Account:
         """The server's owner. Whoever is first is it; raises SetUpError for everybody else."""
+        if await self.has_owner():
+            raise SetUpError("this server has an owner already: sign in")
         stored = await passwords.hashed(passwords.checked_password(password))
         one = self._account(DEFAULT_TENANT, email, name, Role.OWNER)
 
@@ -128,16 +162,73 @@ class Accounts:
 
     # signing in
 
-    async def sign_in(self, email: str, password: str, agent: str = "") -> tuple[str, Session]:
-        """(what the browser is to show, the session). Raises SignInError, TooManyTriesError."""
-        address = email.strip().lower()
-        self._check_tries(address)
-        rows = await self._rows("by_email", email=address)
-        if not await passwords.fits(password, rows[0]["password"] if rows else "") or not rows[0]["is_enabled"]:
-            self._tries.setdefault(address, deque(maxlen=_TRIES)).append(self._now())
+    async def sign_in(
+        self, email: str, password: str, agent: str = "", *, address: str = "", device: str = ""
+    ) -> tuple[str, Session]:
+        """(what the browser is to show, the session). `address`: where the call comes from; `device`: what `device_of`
+        gave this browser before. Raises SignInError, TooManyTriesError, BusyError."""
+        email, place = email.strip().lower()[:254], neighbourhood(address)
+        known_device = self._is_device(device, email)
+        one = f"device {device} {email}" if known_device else f"{place} {email}"
+        if not known_device:
+            self._by_place.take(place)
+        try:
+            self._by_one.take(one)
+        except TooManyTriesError:
+            self._by_place.give_back(place)
+            raise
+        try:
+            account = await self._checked(email, password, address, place, is_known=known_device)
+        except (TooManyTriesError, passwords.BusyError, StorageUnavailableError):
+            self._by_one.give_back(one)  # nobody looked whether it is right
+            raise
+        self._by_one.forget(one)
+        self._by_place.give_back(place)
+        return await self.open(account, agent, address)
+
+    async def _checked(self, email: str, password: str, address: str, place: str, *, is_known: bool) -> Account:
+        """Whose password it is. Raises SignInError, TooManyTriesError, BusyError."""
+        rows = await self._rows("by_email", email=email)
+        if rows and not is_known:
+            is_known = await self._came_from(rows[0]["id"], address)
+        if not is_known:
+            self._on_account.take(email)
+        try:
+            fitting = await passwords.fits(password, rows[0]["password"] if rows else "", is_known=is_known, who=place)
+        except passwords.BusyError:
+            if not is_known:
+                self._on_account.give_back(email)
+            raise
+        if not fitting or not rows[0]["is_enabled"] or not self._admits(rows[0]["tenant"], email):
             raise SignInError("address or password is wrong")
-        self._tries.pop(address, None)
-        return await self.open(_account(rows[0]), agent)
+        if not is_known:
+            self._on_account.give_back(email)
+        return _account(rows[0])
+
+    async def _came_from(self, account: str, address: str) -> bool:
+        """Whether somebody is signed in to an account from an address."""
+        return bool(address and await self._rows("came_from", account=account, address=address, now=self._now()))
+
+    def device_of(self, account: Account) -> str:
+        """What a browser may keep that somebody signed in with: a sign of that, and of nothing else."""
+        body = f"{int(self._now())}.{secrets.token_urlsafe(12)}"
+        return f"{body}.{self._sign(_device(body, account.email))}"
+
+    def _is_device(self, text: str, email: str) -> bool:
+        body, _, signature = text[:300].rpartition(".")
+        made = body.partition(".")[0]
+        if not made.isascii() or not made.isdecimal() or len(made) > 12:
+            return False
+        return int(made) > self._now() - _DEVICE_SECONDS and self._is_signed(_device(body, email), signature)
+
+    def count_stranger(self, address: str) -> None:
+        """Count what anybody may try: invitations, and ways back from an identity provider. Raises
+        TooManyTriesError."""
+        self._by_place.take(neighbourhood(address))
+
+    def welcome_stranger(self, address: str) -> None:
+        """It was right: it does not count."""
+        self._by_place.give_back(neighbourhood(address))
 
     async def come(self, email: str, name: str, role: Role | None) -> Account:
         """Somebody whom an identity provider vouches for; with `role`, whoever comes the first time gets an account of
@@ -150,27 +241,17 @@ class Accounts:
             await self._transact(lambda it: it.execute(self._sql["add"], _row(one, "")))
             await self.note(one.caller, "account.come", one.email)
             rows = await self._rows("by_email", email=one.email)
-        if not rows[0]["is_enabled"]:
+        if not rows[0]["is_enabled"] or not self._admits(rows[0]["tenant"], rows[0]["email"]):
             raise SignInError(f"the account of {email} is switched off")
         return _account(rows[0])
 
-    def _check_tries(self, address: str) -> None:
-        now = self._now()
-        if len(self._tries) > _MOST_KNOWN:
-            self._tries = {
-                name: tries for name, tries in self._tries.items() if tries and tries[-1] > now - _TRY_SECONDS
-            }
-        tries = self._tries.get(address)
-        if tries is not None and len(tries) == _TRIES and tries[0] > now - _TRY_SECONDS:
-            raise TooManyTriesError("too many tries: wait a minute")
-
-    async def open(self, account: Account, agent: str = "") -> tuple[str, Session]:
-        """A session of somebody who is known."""
+    async def open(self, account: Account, agent: str = "", address: str = "") -> tuple[str, Session]:
+        """A session of somebody who is known. `address`: where it is opened from."""
         now = self._now()
         token = secrets.token_urlsafe(32)
         one = Session(
             id=new_id("sess"), account=account, agent=agent[:200], created_at=now, issued_at=now,
-            expires_at=now + SESSION_SECONDS,
+            expires_at=now + SESSION_SECONDS, address=address[:64],
         )  # fmt: skip
 
         def work(it: Connection) -> None:
@@ -181,24 +262,49 @@ class Accounts:
         await self._transact(work)
         return token, one
 
-    def session(self, token: str) -> Session | None:
-        """Whose session it is, as of a second ago at most; None where it is nobody's."""
+    async def session(self, token: str) -> Session | None:
+        """Whose session it is, as of half a second ago at most; None where it is nobody's. Raises BusyError."""
         if not 20 <= len(token) <= 100:
             return None
-        digest, now = _digest(token), self._now()
+        digest, since = _digest(token), self._monotonic() - _KNOWN_SECONDS
         known = self._known.get(digest)
-        if known is not None and known[0] > now - _KNOWN_SECONDS:
-            return known[1]
-        rows = self._database.read(self._sql["session"], {"digest": digest})
-        found = _session(rows[0]) if rows and rows[0]["is_enabled"] and rows[0]["expires_at"] > now else None
-        self._known[digest] = (now, found)
-        if len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
-        return found
+        if known is not None and known[0] > since:
+            return known[1] if known[1].expires_at > self._now() else None
+        if self._unknown.get(digest, float("-inf")) > since:
+            return None
+        return await self._looked_up(digest, is_stranger=known is None)
+
+    async def _looked_up(self, digest: str, *, is_stranger: bool) -> Session | None:
+        """What the database says, asked off the loop. Strangers' look-ups are bounded: cookies cost nothing to make."""
+        if is_stranger and self._looking >= _MOST_UNKNOWN:
+            raise passwords.BusyError("too many sessions are looked up at the moment: try again in two seconds")
+        self._looking += is_stranger
+        asked, changes = self._monotonic(), self._changes  # what is said is as old as the question
+        try:
+            read = partial(self._database.read, self._sql["session"], {"digest": digest})
+            rows = await asyncio.get_running_loop().run_in_executor(self._lookers, read)
+        finally:
+            self._looking -= is_stranger
+        session = _session(rows[0]) if rows and rows[0]["is_enabled"] and rows[0]["expires_at"] > self._now() else None
+        if changes != self._changes:  # something ended meanwhile: perhaps this one
+            return await self._looked_up(digest, is_stranger=is_stranger)
+        if session is None:
+            self._known.pop(digest, None)
+            _keep(self._unknown, digest, asked)
+        else:
+            self._unknown.pop(digest, None)
+            _keep(self._known, digest, (asked, session))
+        return session
+
+    def _forget(self) -> None:
+        """Sessions or accounts were changed here: what was known of them is asked anew."""
+        self._known.clear()
+        self._unknown.clear()
+        self._changes += 1
 
     async def renewed(self, token: str) -> str | None:
         """What the browser is to show from now on, where it is time for another; else None."""
-        one, now = self.session(token), self._now()
+        one, now = await self.session(token), self._now()
         if one is None or now - one.issued_at < ROTATE_SECONDS:
             return None
         fresh = secrets.token_urlsafe(32)
@@ -211,11 +317,13 @@ class Accounts:
             it.execute(self._sql["open"], _session_row(fresh, later))
             return True
 
-        return fresh if await self._transact(work) else None
+        is_fresh = await self._transact(work)
+        self._forget()
+        return fresh if is_fresh else None
 
     async def sign_out(self, session: Session) -> None:
         await self._do("close", session.id, session.account.id)
-        self._known.clear()
+        self._forget()
 
     async def sessions(self, account: Account) -> list[dict[str, Any]]:
         rows = await self._rows("sessions", account=account.id, now=self._now())
@@ -225,7 +333,7 @@ class Accounts:
         """Raises NotFoundError for one that is not this account's."""
         if not await self._do("close", session, account.id):
             raise NotFoundError(f"session {session[:60]!r} does not exist", code="session_not_found")
-        self._known.clear()
+        self._forget()
 
     async def change_own(self, session: Session, *, name: str = "", old: str = "", new: str = "") -> Account:
         """A name, or a password: that ends all other sessions. Raises SignInError, InvokeBadRequestError."""
@@ -233,15 +341,17 @@ class Accounts:
         (row,) = await self._rows("by_id", id=account.id)
         stored = row["password"]
         if new:
+            self._by_one.take(f"own {account.id}")
             if not await passwords.fits(old, stored):
                 raise SignInError("the password that you have now is another")
+            self._by_one.forget(f"own {account.id}")
             stored = await passwords.hashed(passwords.checked_password(new))
         changed = msgspec.structs.replace(account, name=name.strip()[:100] or account.name)
         await self._write(changed, stored)
         if new:
             await self._do("close_others", account.id, session.id)
             await self.note(account.caller, "account.password", account.email)
-        self._known.clear()
+        self._forget()
         return changed
 
     async def _write(self, one: Account, password: str) -> None:
@@ -264,27 +374,33 @@ class Accounts:
     async def change(
         self, by: Caller, id: str, *, role: Role | None = None, is_enabled: bool | None = None  # noqa: A002
     ) -> Account:  # fmt: skip
-        """Raises NotFoundError, ForbiddenError, InvokeBadRequestError where nobody would own the tenant any more."""
-        one = await self.find(by.tenant, id)
-        changed = msgspec.structs.replace(
-            one, role=role or one.role, is_enabled=one.is_enabled if is_enabled is None else is_enabled
-        )
-        for asked in (one.role, changed.role):
-            if not by.role.covers(asked):
-                raise ForbiddenError(f"your role {by.role.value!r} is below {asked.value!r}")
+        """Raises NotFoundError, ForbiddenError for whoever is above the caller, before or after; InvokeBadRequestError
+        where nobody would own the tenant any more."""
 
-        def work(it: Connection) -> None:
-            (row,) = it.execute("SELECT password FROM accounts WHERE id = ?", (one.id,))
-            values = (changed.name, row["password"], changed.role.value, int(changed.is_enabled), one.tenant, one.id)
+        def work(it: Connection) -> Account:
+            it.execute(self._sql["hold_owners"])
+            rows = it.execute(self._sql["account_now"], (by.tenant, id))
+            if not rows:
+                raise NotFoundError(f"account {id[:60]!r} does not exist", code="account_not_found")
+            old = _account(rows[0])
+            new = msgspec.structs.replace(
+                old, role=role or old.role, is_enabled=old.is_enabled if is_enabled is None else is_enabled
+            )
+            for needed in (old.role, new.role):
+                if not by.role.covers(needed):
+                    raise ForbiddenError(f"your role {by.role.value!r} is below {needed.value!r}")
+            values = (new.name, rows[0]["password"], new.role.value, int(new.is_enabled), new.tenant, new.id)
             it.execute(self._sql["change"], values)
-            if not it.execute(self._sql["owners"], (one.tenant,))[0]["count"]:
+            if old.role is Role.OWNER and not it.execute(self._sql["owners"], (new.tenant,))[0]["count"]:
                 raise InvokeBadRequestError("a tenant keeps one owner who may sign in")
-            if not changed.is_enabled:
-                it.execute(self._sql["close_others"], (one.id, ""))
+            if not new.is_enabled:
+                it.execute(self._sql["close_others"], (new.id, ""))
+            return new
 
-        await self._transact(work)
-        self._known.clear()
-        await self.note(by, "account.change", one.email, {"role": changed.role.value, "is_enabled": changed.is_enabled})
+        changed: Account = await self._transact(work)
+        self._forget()
+        details = {"role": changed.role.value, "is_enabled": changed.is_enabled}
+        await self.note(by, "account.change", changed.email, details)
         return changed
 
     async def invite(self, by: Caller, email: str, role: Role) -> str:
@@ -301,15 +417,24 @@ class Accounts:
         return token
 
     async def accept(self, token: str, name: str, password: str) -> Account:
-        """Raises NotFoundError for an invitation that is not there, was used, or is over."""
-        stored = await passwords.hashed(passwords.checked_password(password))
+        """Raises NotFoundError for an invitation that is not there, was used, is over, or is a tenant's that is
+        switched off; BusyError."""
         now = self._now()
+        passwords.checked_password(password)
+        known = await self._rows("is_invited", digest=_digest(token))
+        if not known or known[0]["expires_at"] < now:  # nobody has a password hashed who was not invited
+            raise NotFoundError("this invitation is not, or no longer, good", code="invitation_not_found")
+        stored = await passwords.hashed(password)
 
         def work(it: Connection) -> Account:
             rows = it.execute(self._sql["invitation"], (_digest(token),))
-            if not rows or rows[0]["expires_at"] < now:
+            if not rows or rows[0]["expires_at"] < now or not self._admits(rows[0]["tenant"], rows[0]["email"]):
                 raise NotFoundError("this invitation is not, or no longer, good", code="invitation_not_found")
             one = self._account(rows[0]["tenant"], rows[0]["email"], name, Role(rows[0]["role"]))
+            by = it.execute(self._sql["inviter"], (rows[0]["invited_by"], one.tenant))
+            if by and not (by[0]["is_enabled"] and Role(by[0]["role"]).covers(one.role)):
+                # Whoever invited may not give that role any more.
+                raise NotFoundError("this invitation is not, or no longer, good", code="invitation_not_found")
             if not it.execute(self._sql["add"], _row(one, stored)):
                 raise InvokeBadRequestError(f"{one.email} has an account already", param="email")
             return one
@@ -350,6 +475,17 @@ def checked_email(email: str) -> str:
     return address
 
 
+def _keep(known: OrderedDict[str, T], name: str, value: T) -> None:
+    known[name] = value
+    known.move_to_end(name)
+    if len(known) > _MOST_KNOWN:
+        known.popitem(last=False)
+
+
+def _device(body: str, email: str) -> bytes:
+    return f"device\n{body}\n{email}".encode()
+
+
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
@@ -359,7 +495,7 @@ def _row(one: Account, password: str) -> tuple[Any, ...]:
 
 
 def _session_row(token: str, one: Session) -> tuple[Any, ...]:
-    return _digest(token), one.id, one.account.id, one.agent, one.created_at, one.issued_at, one.expires_at
+    return _digest(token), one.id, one.account.id, one.agent, one.created_at, one.issued_at, one.expires_at, one.address
 
 
 def _account(row: Any) -> Account:
@@ -372,5 +508,5 @@ def _account(row: Any) -> Account:
 def _session(row: Any) -> Session:
     return Session(
         id=row["session"], account=_account(row), agent=row["agent"], created_at=row["began_at"],
-        issued_at=row["issued_at"], expires_at=row["expires_at"],
+        issued_at=row["issued_at"], expires_at=row["expires_at"], address=row["address"],
     )  # fmt: skip

@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -20,7 +20,10 @@ from modelyard.runtime import api_keys
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.runtime.tenancy import (
+    KEPT_BY_OPERATOR,
     KINDS,
+    OPERATOR,
+    TAKEN_BY_OPERATOR,
     ApiKey,
     CustomModel,
     DefaultModel,
@@ -84,6 +87,13 @@ class Administration:
         self._keys = keys
         self._providers = providers
         self._clock = clock
+        self._people: People | None = None
+        self._has_house_keys: Callable[[], bool] = lambda: False
+
+    def use(self, people: "People", has_house_keys: Callable[[], bool]) -> None:
+        """Who else gets in: accounts, and keys of the settings."""
+        self._people = people
+        self._has_house_keys = has_house_keys
 
     # reading
 
@@ -110,10 +120,15 @@ class Administration:
         if not _NAME.fullmatch(name):
             raise InvokeBadRequestError("'name' must be 1 to 200 printable characters", param="name")
         value = self._read(kind, given)
+        self._may_replace(caller, tenant, kind, name, value)
         self._checked(caller, tenant, name, value)
+        if isinstance(value, User):
+            await self._may_name(caller, tenant, name, value)
         if isinstance(value, KeyInput):
             return await self._mint(tenant, name, value)
-        made = self._resources.add(tenant, kind, name, lambda row: self._body(tenant, row, value))
+        made = self._resources.add(
+            tenant, kind, name, lambda row: self._body(tenant, row, value), set_by=_set_by(caller, tenant, kind)
+        )
         return shown(await self._known(made))
 
     async def _create_tenant(self, name: str, given: JSON) -> JSON:
@@ -137,13 +152,19 @@ class Administration:
     async def change(self, caller: Caller, tenant: str, kind: str, id: str, given: JSON) -> JSON:  # noqa: A002
         """Fields that are given take the place of those that were. Raises NotFoundError."""
         old = await asyncio.to_thread(self._resources.one, tenant, kind, id)
+        self._may_touch(caller, old)
         name = given.get("name", old.name)
         if not isinstance(name, str) or not _NAME.fullmatch(name) or (kind == Tenant.kind and name != old.name):
             raise InvokeBadRequestError("'name' must be 1 to 200 printable characters; a tenant's stays", param="name")
         before: JSON = msgspec.json.decode(old.body)
         ours = {field: before.pop(field, None) for field in (*_OURS.get(kind, ()), "hint") if field in before}
         value = self._read(kind, {**before, **{key: one for key, one in given.items() if key != "name"}})
+        self._may_replace(caller, tenant, kind, name, value, but=id)
         self._checked(caller, tenant, name, value, old=before)
+        if isinstance(value, User):
+            await self._may_name(caller, tenant, name, value)
+        if isinstance(value, KeyInput) and value.role is not Role.OWNER:
+            await self._keep_an_owner(caller, tenant, without_key=id)
         if isinstance(value, KeyInput):
             body = _dump(
                 msgspec.structs.replace(_key(value, ours["digest"], ours["hint"]), revoked_at=ours.get("revoked_at"))
@@ -152,20 +173,23 @@ class Administration:
             body = _dump(_credential(value, ours["secret"]))
         else:
             body = self._body(tenant, id, value)
-        return shown(await self._known(self._resources.change(old, name=name, body=body)))
+        set_by = OPERATOR if kind in TAKEN_BY_OPERATOR and _set_by(caller, tenant, kind) else None
+        return shown(await self._known(self._resources.change(old, name=name, body=body, set_by=set_by)))
 
     async def remove(self, caller: Caller, tenant: str, kind: str, id: str) -> None:  # noqa: A002
-        """Raises NotFoundError."""
+        """Raises NotFoundError, ForbiddenError, InvokeBadRequestError."""
         if kind == Tenant.kind and id == DEFAULT_TENANT:
             raise InvokeBadRequestError("the default tenant stays")
+        self._may_touch(caller, await asyncio.to_thread(self._resources.one, tenant, kind, id))
         if kind == ApiKey.kind:
-            self._may_touch(caller, await asyncio.to_thread(self._resources.one, tenant, kind, id))
+            await self._keep_an_owner(caller, tenant, without_key=id)
         revision = self._resources.remove(tenant, kind, id)
         await asyncio.wrap_future(revision)
         await asyncio.to_thread(self._directory.refresh)
 
     async def revoke(self, caller: Caller, tenant: str, id: str) -> JSON:  # noqa: A002
         """The key serves nobody from now on; its row stays."""
+        await self._keep_an_owner(caller, tenant, without_key=id)
         return await self._touch_key(
             caller, tenant, id, lambda key: msgspec.structs.replace(key, revoked_at=self._clock.time())
         )
@@ -197,9 +221,68 @@ class Administration:
 
     @staticmethod
     def _may_touch(caller: Caller, old: Resource) -> None:
-        role = msgspec.json.decode(old.body, type=ApiKey).role
-        if not caller.role.covers(role):
-            raise ForbiddenError(f"a key of role {role.value!r} is changed by its equals alone")
+        """Raises ForbiddenError for what is above the caller as it is now, or is the operator's."""
+        if old.kind in (ApiKey.kind, User.kind):
+            role = Role(msgspec.json.decode(old.body).get("role", Role.DEVELOPER))
+            if not caller.role.covers(role):
+                raise ForbiddenError(f"a {old.kind} of role {role.value!r} is changed by its equals alone")
+        if old.set_by and old.kind in KEPT_BY_OPERATOR and not _is_operator(caller):
+            raise ForbiddenError(f"this {old.kind} was set by the operator: a tenant does not change it")
+
+    def _may_replace(self, caller: Caller, tenant: str, kind: str, name: str, value: Any, *, but: str = "") -> None:
+        """Raises ForbiddenError where a row would stand for what one of the operator's does."""
+        if kind not in KEPT_BY_OPERATOR or _is_operator(caller):
+            return
+        for known, other in self._directory.of(tenant, KINDS[kind]):
+            is_same = known.name == name or (_stands_for(value) and _stands_for(value) == _stands_for(other))
+            if is_same and known.set_by and known.id != but:
+                raise ForbiddenError(f"{kind} {known.name!r} was set by the operator: a tenant does not replace it")
+
+    async def _may_name(self, caller: Caller, tenant: str, name: str, user: User) -> None:
+        """A user that is switched off shuts out the keys and the account of that name: it takes a role that covers
+        theirs. Raises ForbiddenError, InvokeBadRequestError."""
+        if user.is_enabled:
+            return
+        roles = [key.role for _, key in self._directory.of(tenant, ApiKey) if key.user == name]
+        if self._people is not None:
+            roles += [one.role for one in await self._people.of(tenant) if one.email == name]
+        for role in roles:
+            if not caller.role.covers(role):
+                raise ForbiddenError(
+                    f"{name[:60]!r} has the role {role.value!r}, and is switched off by its equals alone"
+                )
+        if Role.OWNER in roles:
+            await self._keep_an_owner(caller, tenant, without_user=name)
+
+    async def _keep_an_owner(
+        self, caller: Caller, tenant: str, *, without_key: str = "", without_user: str = ""
+    ) -> None:  # fmt: skip
+        """Raises InvokeBadRequestError where nobody of a tenant could call as its owner any more.
+
+        The operator may leave another tenant without, and whoever shows no key of ours (the command line, a key of the
+        settings) needs none.
+        """
+        if _is_operator(caller) and (tenant != DEFAULT_TENANT or not caller.key):
+            return
+        if tenant == DEFAULT_TENANT and self._has_house_keys():
+            return
+        gone = self._directory.one(tenant, ApiKey, without_key) if without_key else None
+        if without_key and (gone is None or not self._is_way_in(tenant, gone)):
+            return
+        for known, key in self._directory.of(tenant, ApiKey):
+            is_other = known.id != without_key and not (without_user and key.user == without_user)
+            if is_other and self._is_way_in(tenant, key):
+                return
+        for one in await self._people.of(tenant) if self._people is not None else ():
+            is_owner = one.role is Role.OWNER and one.is_enabled and one.email != without_user
+            if is_owner and not self._directory.shuts_out(tenant, one.email):
+                return
+        raise InvokeBadRequestError("a tenant keeps one owner's key, or one owner who may sign in")
+
+    def _is_way_in(self, tenant: str, key: ApiKey) -> bool:
+        """Whether an owner gets in by a key."""
+        is_good = key.revoked_at is None and (key.expires_at is None or key.expires_at > self._clock.time())
+        return is_good and key.role is Role.OWNER and not self._directory.shuts_out(tenant, key.user)
 
     async def _known(self, made: "Future[Resource]") -> Resource:
         """Done, and known to this process at once."""
@@ -321,6 +404,42 @@ class Administration:
         return done
 
 
+class Person(Protocol):
+    @property
+    def email(self) -> str: ...
+
+    @property
+    def role(self) -> Role: ...
+
+    @property
+    def is_enabled(self) -> bool: ...
+
+
+class People(Protocol):
+    """Who may sign in."""
+
+    async def of(self, tenant: str) -> Sequence[Person]: ...
+
+
+def _is_operator(caller: Caller) -> bool:
+    """Whether the operator calls, for whichever tenant."""
+    return caller.is_operator or caller.is_acting
+
+
+def _set_by(caller: Caller, tenant: str, kind: str) -> str:
+    """Who sets a row: what the operator sets for another tenant is not that tenant's to change."""
+    return OPERATOR if kind in KEPT_BY_OPERATOR and tenant != DEFAULT_TENANT and _is_operator(caller) else ""
+
+
+def _stands_for(value: Any) -> tuple[str, ...]:
+    """What a row is about beside its name: two models of one name at one provider are one model."""
+    if not isinstance(value, CustomModel):
+        return ()
+    given = value.definition
+    kind = str(given.get("model_type") or ModelType.LLM.value)
+    return value.provider, kind, str(given.get("name") or given.get("model") or "")
+
+
 def check_limit(limit: Limit) -> None:
     """Raises InvokeBadRequestError for a limit that makes no sense."""
     if limit.amount < 0 and limit.amount != -1:
@@ -391,4 +510,7 @@ def shown(one: Resource) -> JSON:
     body: JSON = msgspec.json.decode(one.body)
     for field in ("digest", "secret"):
         body.pop(field, None)
-    return {"id": one.id, "name": one.name, **body, "created_at": one.created_at, "updated_at": one.updated_at}
+    set_by = {"set_by": one.set_by} if one.kind in KEPT_BY_OPERATOR else {}
+    return {
+        "id": one.id, "name": one.name, **body, **set_by, "created_at": one.created_at, "updated_at": one.updated_at
+    }  # fmt: skip

@@ -44,6 +44,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of `provider/model` that may be called; empty for all."""
     priority: int = 0
     expires_at: float | None = None
+    is_acting: bool = False
+    """The operator, within another tenant."""
     app: str = ""
     """`app:ID` of the app that runs on behalf of the key, if one does; its own limits hold as well as the key's."""
 

@@ -140,7 +140,7 @@ class PluginCredentials:
             ticket = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Ticket)
         except (msgspec.DecodeError, binascii.Error) as error:
             raise wrong from error
-        if ticket.until < self._clock.time():
+        if ticket.until < self._clock.time() or self._directory.shuts_out(ticket.tenant, ticket.user):
             raise wrong
         return ticket
 

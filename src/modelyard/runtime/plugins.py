@@ -573,14 +573,19 @@ class Plugins:
     def endpoint(self, id: str) -> tuple[str, PluginEndpoint, JSON]:  # noqa: A002
         """(tenant, endpoint, settings) by the id in its address. Raises NotFoundError."""
         found = self._directory.wherever(PluginEndpoint, id)
-        if found is None or not found[1].is_enabled:
+        if found is None or not found[1].is_enabled or self._directory.shuts_out(found[0], found[1].user):
             raise NotFoundError("there is no such endpoint", code="endpoint_not_found")
         tenant, value = found
         return tenant, value, self.secret(tenant, PluginEndpoint.kind, id, value.secret)
 
+    def check_tenant(self, tenant: str) -> None:
+        """Raises NotFoundError for a tenant that was removed or switched off."""
+        if self._directory.shuts_out(tenant):
+            raise missing("tenant", tenant)
+
     def subscription(self, id: str) -> tuple[str, Subscription, JSON]:  # noqa: A002
         found = self._directory.wherever(Subscription, id)
-        if found is None:
+        if found is None or self._directory.shuts_out(found[0], found[1].user):
             raise NotFoundError("there is no such webhook", code="subscription_not_found")
         tenant, value = found
         return tenant, value, self.secret(tenant, Subscription.kind, id, value.secret)
@@ -656,7 +661,8 @@ class Plugins:
 
     def tenant_of_key(self, key: str) -> str | None:
         tenants = ["default", *(tenant for tenant, _ in self._directory.tenants())]
-        return next((one for one in tenants if self.debugging_key(one) == key), None)
+        found = next((one for one in tenants if self.debugging_key(one) == key), None)
+        return found if found is not None and not self._directory.shuts_out(found) else None
 
     def connected(self, tenant: str, identifier: str, declaration: Declaration, runtime: DebugRuntime) -> None:
         self.host.connect(identifier, declaration, runtime)

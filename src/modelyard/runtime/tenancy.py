@@ -316,6 +316,18 @@ class Known(msgspec.Struct, frozen=True):
     id: str
     name: str
     value: Any
+    set_by: str = ""
+    """`operator` or `settings` where the tenant may not change it."""
+
+
+OPERATOR, SETTINGS = "operator", "settings"
+"""Who set a row, where it was not the tenant itself."""
+KEPT_BY_OPERATOR = frozenset({Limit.kind, Route.kind, CustomModel.kind, DefaultModel.kind, StoredCredential.kind})
+"""Kinds of rows that a tenant may neither change nor take away nor replace where the operator set them: what it may
+use, how fast, at what price, and with whose credential. Others that the operator makes for it (its keys, users, apps,
+plugins) are its own from then on."""
+TAKEN_BY_OPERATOR = frozenset({Limit.kind, CustomModel.kind})
+"""Of these, those that are the operator's from the moment on at which it changes one of the tenant's own."""
 
 
 # ---------------------------------------------------------------------------------------------- the view
@@ -334,6 +346,8 @@ class Directory:
         self._revision = 0
         self._all: dict[tuple[str, str], dict[str, Known]] = defaultdict(dict)
         self._owner_of_key: dict[str, str] = {}
+        self._gone: set[str] = set()
+        """Tenants that were removed: what was theirs serves nobody."""
         self._listeners: list[Callable[[set[tuple[str, str]]], None]] = []
         self.changes = 0
         """Grows with every change: what was derived from the view before is stale."""
@@ -349,7 +363,7 @@ class Directory:
             for row in [one for one in here if one.startswith(_FROM_SETTINGS)]:
                 del here[row]
             for name, value in values.items():
-                here[f"{_FROM_SETTINGS}{name}"] = Known(f"{_FROM_SETTINGS}{name}", name, value)
+                here[f"{_FROM_SETTINGS}{name}"] = Known(f"{_FROM_SETTINGS}{name}", name, value, SETTINGS)
         self._tell({(tenant, kind) for kind in given})
 
     def _tell(self, touched: set[tuple[str, str]]) -> None:
@@ -373,12 +387,15 @@ class Directory:
     def _apply(self, one: Resource) -> None:
         here = self._all[one.tenant, one.kind]
         here.pop(one.id, None)
+        if one.kind == Tenant.kind:
+            (self._gone.add if one.is_deleted else self._gone.discard)(one.tenant)
         if one.is_deleted:
             if one.kind == ApiKey.kind:
                 self._owner_of_key.pop(one.id, None)
             return
         try:
-            here[one.id] = Known(one.id, one.name, msgspec.json.decode(one.body, type=KINDS[one.kind]))
+            value = msgspec.json.decode(one.body, type=KINDS[one.kind])
+            here[one.id] = Known(one.id, one.name, value, one.set_by)
         except (msgspec.MsgspecError, KeyError) as error:  # written by a newer version: left out, and said
             fields = {"tenant": one.tenant, "kind": one.kind, "id": one.id, "error": str(error)}
             logger.error("a stored resource cannot be read", extra={"fields": fields})
@@ -458,3 +475,18 @@ class Directory:
     def is_enabled(self, tenant: str) -> bool:
         found = self.one(tenant, Tenant, tenant)
         return tenant == DEFAULT_TENANT if found is None else found.is_enabled
+
+    def admits(self, tenant: str, user: str | None = None) -> bool:
+        """Whether neither the tenant nor the user is switched off: asked on every way in, on every call."""
+        return self.is_enabled(tenant) and not self.shuts_out(tenant, user)
+
+    def shuts_out(self, tenant: str, user: str | None = None) -> bool:
+        """Whether the tenant was removed or switched off, or the user was.
+
+        Neither can be where it is no row: programs of the operator's may name tenants of their own, callers users.
+        """
+        found = self.one(tenant, Tenant, tenant)
+        if tenant in self._gone if found is None else not found.is_enabled:
+            return True
+        row = self.named(tenant, User, user) if user else None
+        return row is not None and not row.is_enabled

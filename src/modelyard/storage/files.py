@@ -26,6 +26,8 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     owner: str = ""
     """The end user who handed it in, where that is known."""
+    app: str = ""
+    """The app that it was handed to, where it was handed to one."""
 
     @property
     def extension(self) -> str:
@@ -38,12 +40,15 @@ class FileStore:
         self._digest = digest
         self._now = now
 
-    def add(self, tenant: str, name: str, data: bytes, mime_type: str = "", *, owner: str = "") -> StoredFile:
+    def add(
+        self, tenant: str, name: str, data: bytes, mime_type: str = "", *, owner: str = "", app: str = ""
+    ) -> StoredFile:
         name = _PLAIN.sub("_", name.replace("\\", "/").rpartition("/")[2])[:200] or "file"
         kind = mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
         stored = StoredFile(
-            id=new_id("file"), name=name, size=len(data), mime_type=kind, created_at=self._now(), owner=owner
-        )
+            id=new_id("file"), name=name, size=len(data), mime_type=kind, created_at=self._now(), owner=owner,
+            app=app,
+        )  # fmt: skip
         folder = self._place(tenant, stored.id)
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.write_bytes(data)

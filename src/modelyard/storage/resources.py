@@ -23,6 +23,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     updated_at: float
     is_deleted: bool
+    set_by: str = ""
+    """`operator` where the tenant may not change it; empty where it is the tenant's own."""
 
 
 def _from(row: Any) -> Resource:
@@ -57,32 +59,35 @@ class Resources:
             raise missing(kind, id)
         return _from(rows[0])
 
-    def add(self, tenant: str, kind: str, name: str, body: Callable[[str], str], *, id: str = "") -> "Future[Resource]":  # noqa: A002
+    def add(
+        self, tenant: str, kind: str, name: str, body: Callable[[str], str], *, id: str = "", set_by: str = ""  # noqa: A002
+    ) -> "Future[Resource]":  # fmt: skip
         """`body` is given the new row's id. Raises InvokeBadRequestError where the tenant has one of that name."""
         row = id or new_id(kind)
         text, now = body(row), self._clock.time()
 
         def work(connection: Connection) -> Resource:
             revision = self._raise(connection)
-            values = (tenant, kind, row, name, text, revision, now, now)
+            values = (tenant, kind, row, name, text, revision, now, now, set_by)
             self._unique(kind, name, lambda: connection.execute(self._sql["add"], values))
             return Resource(
                 tenant=tenant, kind=kind, id=row, name=name, body=text, revision=revision, created_at=now,
-                updated_at=now, is_deleted=False,
+                updated_at=now, is_deleted=False, set_by=set_by,
             )  # fmt: skip
 
         return self._database.transact(work)
 
-    def change(self, old: Resource, *, name: str, body: str) -> "Future[Resource]":
-        """Raises NotFoundError where it is gone, InvokeBadRequestError where the name is taken."""
-        now = self._clock.time()
+    def change(self, old: Resource, *, name: str, body: str, set_by: str | None = None) -> "Future[Resource]":
+        """Who set it stays where nobody else is named. Raises NotFoundError where it is gone, InvokeBadRequestError
+        where the name is taken."""
+        now, who = self._clock.time(), old.set_by if set_by is None else set_by
 
         def work(connection: Connection) -> Resource:
             revision = self._raise(connection)
-            values = (name, body, revision, now, old.tenant, old.kind, old.id)
+            values = (name, body, revision, now, who, old.tenant, old.kind, old.id)
             if not self._unique(old.kind, name, lambda: connection.execute(self._sql["change"], values)):
                 raise missing(old.kind, old.id)
-            return msgspec.structs.replace(old, name=name, body=body, revision=revision, updated_at=now)
+            return msgspec.structs.replace(old, name=name, body=body, revision=revision, updated_at=now, set_by=who)
 
         return self._database.transact(work)
 

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -52,6 +52,8 @@ _PAGE = 50
 
 
 class A2ARoute:
+    admits_itself: ClassVar[bool] = True
+
     def __init__(self, parts: ServiceParts) -> None:
         self._parts = parts
         self._calls: Mapping[str, Callable[[_Call], Awaitable[JSON]]] = {

@@ -8,12 +8,15 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
 from modelyard.gateway.auth import (
+    DEVICE_COOKIE,
     SESSION_COOKIE,
     Gatekeeper,
+    OriginError,
     UnauthorizedError,
+    check_origin,
     check_same_origin,
     cookie_of,
-    is_loopback,
+    device_cookie,
     session_cookie,
 )
 from modelyard.gateway.http import Reply, Request, json_reply
@@ -43,7 +46,7 @@ class AccountsRoute:
             case "POST", "invitations", "accept":
                 return await self._accept(request)
             case _:
-                session = self.keeper.session_of(request.scope["headers"], request.method)
+                session = await self.keeper.session_of(request.scope)
                 if session is not None and (reply := await self._own(request, session, rest)) is not None:
                     return reply
                 return await self._others(request, rest)
@@ -52,7 +55,8 @@ class AccountsRoute:
 
     async def _who(self, request: Request) -> Reply:
         """Who is signed in; and whether anybody has to be."""
-        session = self.keeper.session_of(request.scope["headers"], "GET")
+        await self.keeper.look()
+        session = await self.keeper.session_of(request.scope)
         mode = "single" if self.keeper.is_open else "accounts" if self.keeper.has_owner else "setup"
         told: JSON = {"mode": mode, "account": _shown(session.account) if session is not None else None}
         if self.elsewhere is not None:
@@ -65,14 +69,17 @@ class AccountsRoute:
         check_same_origin(request.scope["headers"], "POST")
         body = await request.json()
         agent = request.header(b"user-agent") or ""
-        token, session = await self.accounts.sign_in(need(body, "email", str), need(body, "password", str), agent)
-        return _entered(request, token, session)
+        token, session = await self.accounts.sign_in(
+            need(body, "email", str), need(body, "password", str), agent,
+            address=self.keeper.address_of(request.scope), device=cookie_of(request.scope["headers"], DEVICE_COOKIE),
+        )  # fmt: skip
+        return self._entered(request, token, session)
 
     async def _set_up(self, request: Request) -> Reply:
         """The first owner: by somebody at this machine, or with a key of the owner's."""
         check_same_origin(request.scope["headers"], "POST")
         if not _is_local(request):
-            caller = self.keeper.caller_of(request.scope["headers"], "POST")
+            caller = await self.keeper.caller_of(request.scope)
             if not caller.is_operator:
                 raise ForbiddenError("the first owner is set up at the server's own machine, or with an owner's key")
         body = await request.json()
@@ -80,17 +87,29 @@ class AccountsRoute:
             need(body, "email", str), may(body, "name", str) or "", need(body, "password", str)
         )
         self.keeper.learn_owner()
-        token, session = await self.accounts.open(account, request.header(b"user-agent") or "")
-        return _entered(request, token, session, status=201)
+        return await self._opened(request, account)
 
     async def _accept(self, request: Request) -> Reply:
         check_same_origin(request.scope["headers"], "POST")
-        body = await request.json()
+        body, address = await request.json(), self.keeper.address_of(request.scope)
+        self.accounts.count_stranger(address)
         account = await self.accounts.accept(
             need(body, "token", str), may(body, "name", str) or "", need(body, "password", str)
         )
-        token, session = await self.accounts.open(account, request.header(b"user-agent") or "")
-        return _entered(request, token, session, status=201)
+        self.accounts.welcome_stranger(address)
+        return await self._opened(request, account)
+
+    async def _opened(self, request: Request, account: Account) -> Reply:
+        """Somebody who has just become an account, signed in."""
+        agent, address = request.header(b"user-agent") or "", self.keeper.address_of(request.scope)
+        token, session = await self.accounts.open(account, agent, address)
+        return self._entered(request, token, session, status=201)
+
+    def _entered(self, request: Request, token: str, session: Session, *, status: int = 200) -> Reply:
+        reply = json_reply({"account": _shown(session.account)}, status=status, headers=_with_cookie(request, token))
+        device = self.accounts.device_of(session.account)
+        reply.cookies = [device_cookie(device, f"{PREFIX}session", is_https=request.is_https)]
+        return reply
 
     # whoever is signed in
 
@@ -118,7 +137,7 @@ class AccountsRoute:
     # administrators, with a session or a key
 
     async def _others(self, request: Request, rest: Sequence[str]) -> Reply:
-        caller = self.keeper.caller_of(request.scope["headers"], request.method)
+        caller = await self.keeper.caller_of(request.scope)
         if rest in (["session"], ["sessions"], ["account"]):
             raise UnauthorizedError("this takes somebody who is signed in, not a key")
         if not caller.role.covers(Role.ADMIN):
@@ -164,16 +183,14 @@ class AccountsRoute:
 
 def _is_local(request: Request) -> bool:
     """Whether somebody at this machine calls, and not through a proxy on it, nor by a name that was bent to it."""
-    client, host = request.scope.get("client"), (request.header(b"host") or "").rpartition(":")[0].strip("[]")
-    through = any(request.header(name) for name in (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via"))
-    return bool(client) and is_loopback(str(client[0])) and is_loopback(host) and not through
+    try:
+        check_origin(request.scope)
+    except OriginError:
+        return False
+    return request.scope.get("client") is not None
 
 
 _NOT_KEPT = {"cache-control": "no-store"}
-
-
-def _entered(request: Request, token: str, session: Session, *, status: int = 200) -> Reply:
-    return json_reply({"account": _shown(session.account)}, status=status, headers=_with_cookie(request, token))
 
 
 def _with_cookie(request: Request, token: str) -> dict[str, str]:

@@ -10,13 +10,14 @@ import uuid
 import zipfile
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.gateway import dataset_shapes as shapes
+from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.dataset_calls import Asked, DatasetParts, Handler, converted, file_of, page_of
 from modelyard.gateway.dataset_pipelines import PipelineCalls
 from modelyard.gateway.forms import parse_form
@@ -100,6 +101,8 @@ for _dash in "-", "_":  # older clients write underscores
 class DatasetRoutes:
     """All of it. A pattern is a method and a path below `/v1/datasets`, with names in braces."""
 
+    admits_itself: ClassVar[bool] = True
+
     def __init__(self, parts: DatasetParts) -> None:
         self._parts = parts
         handlers = {**{key: getattr(self, name) for key, name in _ROUTES.items()}, **PipelineCalls().routes}
@@ -116,7 +119,7 @@ class DatasetRoutes:
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         try:
-            request.identify(self._caller(request))
+            request.identify(await self._caller(request))
             handler, names = self._found(request)
             asked = Asked(request, request.tenant, self._parts, names, {})
             await _read_body(asked)
@@ -124,7 +127,7 @@ class DatasetRoutes:
         except ModelyardError as error:
             return problem_reply(error)
 
-    def _caller(self, request: Request) -> Caller:
+    async def _caller(self, request: Request) -> Caller:
         """Who asks. Raises ServiceError."""
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")
         if scheme.lower() == "bearer" and key.strip().startswith("dataset-"):
@@ -133,8 +136,10 @@ class DatasetRoutes:
                 raise ServiceError(401, "unauthorized", "Access token is invalid")
             return Caller(tenant=tenant, role=Role.DEVELOPER)
         try:
-            caller = self._parts.gatekeeper.caller_of(request.scope["headers"], request.method)
-        except ModelyardError as error:
+            caller = await self._parts.gatekeeper.caller_of(request.scope)
+        except OriginError as error:
+            raise ServiceError(403, "forbidden", str(error)) from error
+        except (UnauthorizedError, NotFoundError) as error:
             raise ServiceError(401, "unauthorized", str(error)) from error
         if not caller.role.covers(Role.DEVELOPER):
             raise ServiceError(403, "forbidden", f"this takes the role 'developer'; the key's is {caller.role.value!r}")
@@ -745,7 +750,7 @@ class DatasetRoutes:
 
     async def models(self, request: Request) -> Reply | StreamReply:
         try:
-            tenant = self._caller(request).tenant
+            tenant = (await self._caller(request)).tenant
             kind = request.path.rstrip("/").rpartition("/")[2]
             if kind not in {one.value for one in ModelType}:
                 raise ServiceError(400, "invalid_param", f"model type {kind[:40]!r} is none")
@@ -758,7 +763,7 @@ class DatasetRoutes:
     async def external(self, request: Request) -> Reply | StreamReply:
         """POST /retrieval: a dataset of ours as somebody else's external knowledge."""
         try:
-            request.identify(self._caller(request))
+            request.identify(await self._caller(request))
             tenant = request.tenant
         except ServiceError as error:
             code = 1001 if "Bearer" not in (request.header(b"authorization") or "") else 1002

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from modelyard.base.version import __version__
 from modelyard.gateway.http import Reply, Request, json_reply
@@ -11,6 +12,7 @@ from modelyard.gateway.http import Reply, Request, json_reply
 class Route:
     """That the server is there; how workflows' programs are held: the jail's level, `unknown` before any ran."""
 
+    admits_itself: ClassVar[bool] = True
     jail: Callable[[], str]
 
     async def __call__(self, request: Request) -> Reply:
@@ -21,6 +23,7 @@ class Route:
 class Ready:
     """Whether calls should be sent here: 503 while the server drains, or cannot write down what calls cost."""
 
+    admits_itself: ClassVar[bool] = True
     problem: Callable[[], str | None]
 
     async def __call__(self, request: Request) -> Reply:

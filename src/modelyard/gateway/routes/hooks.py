@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.parser import BytesParser
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ _MOST_BODY = 10 * 1024 * 1024
 class EndpointRoute:
     """ANY /e/ID/PATH: a plugin answers."""
 
+    admits_itself: ClassVar[bool] = True
     plugins: Plugins
     origin: Callable[[], str]
 
@@ -84,6 +85,7 @@ def _unhexed(value: Any) -> bytes:
 class TriggerRoute:
     """ANY /t/ID: something happened elsewhere; the trigger plugin says what, and what to answer."""
 
+    admits_itself: ClassVar[bool] = True
     plugins: Plugins
     triggers: Triggers
     on_event: Callable[[], Callable[[str, str, str, JSON], Awaitable[None]] | None]
@@ -132,7 +134,10 @@ def _answered(raw: Any) -> Reply:
 class FileRoute:
     """GET /files/ID and POST /files/plugins/upload, both by signed address."""
 
+    admits_itself: ClassVar[bool] = True
     files: FileStore
+    shuts_out: Callable[[str], bool]
+    """Whether a tenant was switched off."""
 
     async def __call__(self, request: Request) -> Reply:
         if request.method == "POST":
@@ -159,7 +164,7 @@ class FileRoute:
         """The tenant. Raises NotFoundError where the signature is none, or is too old."""
         tenant = request.query("tenant") or ""
         until, sign = request.query("until") or "", request.query("sign") or ""
-        if not self.files.is_signed(what, tenant, rest, until, sign):
+        if not self.files.is_signed(what, tenant, rest, until, sign) or self.shuts_out(tenant):
             raise NotFoundError("this address is not signed, or its time is over", code="file_not_found")
         return tenant
 
@@ -168,6 +173,7 @@ class FileRoute:
 class TransactionRoute:
     """POST /backwards-invocation/transaction: what plugins that are served elsewhere ask of us. The session admits."""
 
+    admits_itself: ClassVar[bool] = True
     sessions: ServerlessSessions
 
     async def __call__(self, request: Request) -> Reply | StreamReply:

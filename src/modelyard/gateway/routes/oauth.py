@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from typing import Any, ClassVar
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import may, need
@@ -50,6 +50,7 @@ class ManageRoute:
 class BrowserRoute:
     """GET /oauth/begin/TICKET and /oauth/callback/PROVIDER: a person's browser on its way there and back."""
 
+    admits_itself: ClassVar[bool] = True
     credentials: PluginCredentials
     origin: Callable[[], str]
 

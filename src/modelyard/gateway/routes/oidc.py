@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from modelyard.base.errors import ConfigError, NotFoundError
-from modelyard.gateway.auth import cookie_of, session_cookie
+from modelyard.gateway.auth import Gatekeeper, cookie_of, session_cookie
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.policies import NOTHING
 from modelyard.runtime.accounts import Accounts, SignInError
@@ -26,15 +26,21 @@ _HEADERS = {
 class OidcRoute:
     oidc: Oidc | None
     accounts: Accounts
+    keeper: Gatekeeper
 
     async def __call__(self, request: Request) -> Reply:
         step = request.path.removeprefix(PREFIX).strip("/")
         if self.oidc is None or step not in ("begin", "callback"):
             raise NotFoundError(f"there is nothing at {request.path!r}", code="unknown_url")
+        address = self.keeper.address_of(request.scope)
+        self.accounts.count_stranger(address)  # each asks the provider something
         try:
-            return await (self._begin if step == "begin" else self._end)(request, self.oidc)
+            reply = await (self._begin if step == "begin" else self._end)(request, self.oidc)
         except (SignInError, ConfigError) as error:
             return _told(str(error))
+        if step == "callback":
+            self.accounts.welcome_stranger(address)
+        return reply
 
     async def _begin(self, request: Request, oidc: Oidc) -> Reply:
         place, pending = await oidc.begin(_back(request))
@@ -55,7 +61,9 @@ class OidcRoute:
             pending, code=request.query("code") or "", state=request.query("state") or "", back=_back(request)
         )
         account = await self.accounts.come(person.email, person.name, oidc.role)
-        token, _ = await self.accounts.open(account, request.header(b"user-agent") or "")
+        token, _ = await self.accounts.open(
+            account, request.header(b"user-agent") or "", self.keeper.address_of(request.scope)
+        )
         return _gone_to("/console", session_cookie(token, is_https=request.is_https))
 
 

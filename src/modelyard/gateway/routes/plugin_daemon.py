@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -124,6 +124,7 @@ _STATUS = {-401: 401, -404: 404, -400: 400}
 class Route:
     """All of it; what comes after the tenant decides."""
 
+    admits_itself: ClassVar[bool] = True
     plugins: Plugins
     key: str
     is_open: bool
@@ -133,6 +134,7 @@ class Route:
         try:
             self._admit(request)
             tenant, _, path = request.path.removeprefix(PREFIX).partition("/")
+            self.plugins.check_tenant(tenant)
             if path.startswith("dispatch/"):
                 return await self._dispatch(request, tenant, path.removeprefix("dispatch/"))
             return await _Management(self.plugins, tenant, request, self.origin()).answer(path)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -496,6 +496,7 @@ class _Patient(StreamReply):
 
 @dataclass(frozen=True, slots=True)
 class _Route:
+    admits_itself: ClassVar[bool] = True
     service: Service
     path: str
     handler: Handler

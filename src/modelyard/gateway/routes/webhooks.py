@@ -7,7 +7,7 @@ and what is answered: at once, or what the run came to.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -33,6 +33,7 @@ _MOST_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class WebhookRoute:
+    admits_itself: ClassVar[bool] = True
     triggers: Triggers
     runs: Runs
     files: Callable[[str, str], TenantFiles]

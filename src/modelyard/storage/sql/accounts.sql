@@ -37,13 +37,18 @@ UPDATE accounts SET seen_at = ? WHERE id = ?;
 
 -- name: open
 -- A session begins.
-INSERT INTO sessions (digest, id, account, agent, created_at, issued_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?);
+INSERT INTO sessions (digest, id, account, agent, created_at, issued_at, expires_at, address)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: session
 -- Whose session it is, with the account.
 SELECT sessions.id AS session, sessions.issued_at, sessions.created_at AS began_at, sessions.expires_at,
-       sessions.agent, accounts.*
+       sessions.agent, sessions.address, accounts.*
 FROM sessions JOIN accounts ON accounts.id = sessions.account WHERE sessions.digest = :digest;
+
+-- name: came_from
+-- Whether an account is signed in from an address.
+SELECT 1 AS known FROM sessions WHERE account = :account AND address = :address AND expires_at > :now LIMIT 1;
 
 -- name: sessions
 -- Where an account is signed in.
@@ -70,6 +75,22 @@ DELETE FROM sessions WHERE expires_at < ?;
 -- name: invite
 -- Somebody may become an account.
 INSERT INTO invitations (digest, tenant, email, role, invited_by, expires_at) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: is_invited
+-- Until when an invitation is good.
+SELECT expires_at FROM invitations WHERE digest = :digest;
+
+-- name: hold_owners
+-- Nobody else changes who owns what, until this is done.
+UPDATE revisions SET value = value WHERE name = 'resources' RETURNING value;
+
+-- name: account_now
+-- One account, as it is while it is being changed.
+SELECT * FROM accounts WHERE tenant = ? AND id = ?;
+
+-- name: inviter
+-- Who invited somebody, as they are now; nobody where it was a key.
+SELECT role, is_enabled FROM accounts WHERE email = ? AND tenant = ?;
 
 -- name: invitation
 -- What somebody was invited to; it is used up by that.

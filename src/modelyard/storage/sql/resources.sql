@@ -21,12 +21,12 @@ SELECT * FROM resources WHERE tenant = :tenant AND kind = :kind AND id = :id AND
 
 -- name: add
 -- A new one.
-INSERT INTO resources (tenant, kind, id, name, body, revision, created_at, updated_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO resources (tenant, kind, id, name, body, revision, created_at, updated_at, set_by)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: change
 -- One of a tenant's, changed.
-UPDATE resources SET name = ?, body = ?, revision = ?, updated_at = ?
+UPDATE resources SET name = ?, body = ?, revision = ?, updated_at = ?, set_by = ?
 WHERE tenant = ? AND kind = ? AND id = ? AND is_deleted = 0 RETURNING id;
 
 -- name: remove
@@ -35,5 +35,5 @@ UPDATE resources SET body = '{}', revision = ?, updated_at = ?, is_deleted = 1
 WHERE tenant = ? AND kind = ? AND id = ? AND is_deleted = 0 RETURNING id;
 
 -- name: forget
--- Those that were removed long ago.
-DELETE FROM resources WHERE is_deleted = 1 AND updated_at < ?;
+-- Those that were removed long ago. That a tenant was is known for ever: what was its own must not come to life again.
+DELETE FROM resources WHERE is_deleted = 1 AND updated_at < ? AND kind <> 'tenant';

@@ -1,0 +1,597 @@
+"""Who gets in: other sites' pages while the server is open, bearers that nobody issued, whatever is switched off."""
+
+import asyncio
+import json
+import socket
+import time
+import urllib.parse
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+import yaml
+from tools.show.servers import Postgres
+
+from modelyard.app import Modelyard
+from modelyard.base.errors import NotFoundError
+from modelyard.base.settings import Settings
+from modelyard.cli.serving import gateway_of
+from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE, Gatekeeper, UnauthorizedError
+from modelyard.gateway.server import Gateway, admits_itself
+from modelyard.plugins.conversation import PluginCall
+from modelyard.plugins.manifest import Permissions
+from modelyard.runtime import passwords
+from modelyard.runtime.caller import Caller, Role
+from modelyard.runtime.tenancy import PluginEndpoint, Subscription
+from tests.gateway.conftest import start_gateway
+
+__all__ = ["start_gateway"]
+
+PASSWORD = "a long enough word"
+HOME = [(b"host", b"127.0.0.1:8790")]
+EVIL = [(b"host", b"evil.example:8790"), (b"origin", b"http://evil.example:8790")]
+OPERATOR = Caller(tenant="default")
+Pairs = list[tuple[bytes, bytes]]
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are no matter here, and what they cost is much."""
+    monkeypatch.setattr(passwords, "_hash", lambda password: f"hash of {password}")
+    monkeypatch.setattr(passwords, "_verify", lambda password, stored: stored == f"hash of {password}")
+
+
+async def ask(
+    gateway: Gateway, method: str, path: str, headers: Pairs, body: Any = None, client: str | None = "127.0.0.1"
+) -> tuple[int, Any]:
+    """(status, document) of a request that no socket carries."""
+    data = json.dumps(body).encode() if body is not None else b""
+    target, _, query = path.partition("?")
+    scope: dict[str, Any] = {
+        "type": "http", "method": method, "path": urllib.parse.unquote(target), "query_string": query.encode(),
+        "headers": [(b"content-type", b"application/json"), *headers], "client": (client, 1234) if client else None,
+    }  # fmt: skip
+    sent: list[Any] = []
+    messages = iter([{"type": "http.request", "body": data, "more_body": False}])
+
+    async def receive() -> Any:
+        if (message := next(messages, None)) is not None:
+            return message
+        await asyncio.sleep(3600)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await gateway(scope, receive, send)
+    whole = b"".join(one.get("body", b"") for one in sent[1:])
+    kinds = [value for name, value in sent[0]["headers"] if name == b"content-type"]
+    return sent[0]["status"], json.loads(whole) if whole and kinds == [b"application/json"] else whole
+
+
+def bearer(key: str) -> Pairs:
+    return [*HOME, (b"authorization", f"Bearer {key}".encode())]
+
+
+def browser(token: str) -> Pairs:
+    return [*HOME, (b"cookie", f"{SESSION_COOKIE}={token}".encode()), (b"origin", b"http://127.0.0.1:8790")]
+
+
+@asynccontextmanager
+async def server(home: Path, **changes: Any) -> AsyncIterator[tuple[Modelyard, Gateway]]:
+    """A server that hears of others' changes."""
+    document = {"home": str(home), "local": {"hub": ""}, "plugins": {"debug_port": 0}, **changes}
+    async with Modelyard(msgspec.convert(document, Settings), environ={}) as yard:
+        gateway = gateway_of(yard)
+        yard.upkeep.start()
+        yield yard, gateway
+
+
+def run(work: Callable[[Modelyard, Gateway], Awaitable[None]], home: Path, **changes: Any) -> None:
+    async def go() -> None:
+        async with server(home, **changes) as (yard, gateway):
+            await work(yard, gateway)
+
+    asyncio.run(go())
+
+
+# ------------------------------------------------------------------------------------------------ an open server
+
+
+def test_a_page_of_a_foreign_origin_is_never_the_owner_whatever_it_shows(tmp_path: Path):
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        shown = [(b"authorization", b"Bearer none")]
+        assert (await ask(gateway, "GET", "/admin/v1/settings", [*HOME, *shown]))[0] == 200
+        for evil in (EVIL, EVIL[:1], [*HOME, EVIL[1]], [*EVIL, *shown], [*HOME, EVIL[1], *shown]):
+            status, told = await ask(gateway, "GET", "/admin/v1/settings", evil)
+            assert (status, told["error"]["code"]) == (403, "origin_not_allowed"), evil
+        status, _ = await ask(gateway, "POST", "/admin/v1/keys", [*EVIL, *shown], {"name": "x", "role": "owner"})
+        assert status == 403
+        assert await yard.administration.list("default", "key") == []
+
+    run(work, tmp_path)
+
+
+def test_every_route_of_an_open_server_looks_at_host_and_origin_first(tmp_path: Path):
+    """The law: a route refuses foreign pages, or makes nobody the owner: then it answers them nothing but what anybody
+    may know."""
+
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        for shown in ([], [(b"authorization", b"Bearer none")], [(b"x-api-key", b"none")]):
+            await ask(gateway, "GET", "/v1/models", [*HOME, *shown])  # whatever is remembered of it
+            for path, verbs in gateway.routes.items():
+                for verb, (role, route) in verbs.items():
+                    where = f"{path}x" if path.endswith("/") and path != "/" else path
+                    status, told = await ask(gateway, verb, where, [*EVIL, *shown], {})
+                    if role is not None or not admits_itself(route):
+                        assert (status, _code(told)) == (403, "origin_not_allowed"), (verb, where, told)
+                    elif not path.startswith("/health"):
+                        assert status in (400, 401, 403, 404, 405), (verb, where, told)
+
+    run(work, tmp_path)
+
+
+def _code(told: Any) -> str:
+    """An error's code, in whoever's shape; by its words where the shape has none."""
+    error = told.get("error", told) if isinstance(told, dict) else {}
+    text = json.dumps(told) if isinstance(told, dict) else ""
+    return "origin_not_allowed" if "are refused while no API key is set" in text else str(error.get("code"))
+
+
+CALLS: list[tuple[Pairs, str | None, bool]] = [
+    ([(b"host", b"127.0.0.1")], "127.0.0.1", True),
+    ([(b"host", b"LOCALHOST:8790")], "127.0.0.1", True),
+    ([(b"host", b"localhost.:8790")], "::1", True),
+    ([(b"host", b"[::1]:8790")], "::ffff:127.0.0.1", True),
+    ([(b"host", b"localhost"), (b"origin", b"http://localhost:3000")], None, True),
+    ([(b"host", b"localhost"), (b"origin", b"tauri://localhost")], "127.0.0.1", True),
+    ([(b"host", b"localhost"), (b"sec-fetch-site", b"cross-site"), (b"sec-fetch-mode", b"navigate")], "::1", True),
+    ([], "127.0.0.1", False),
+    ([(b"host", b"")], "127.0.0.1", False),
+    ([(b"host", b"evil.example")], "127.0.0.1", False),
+    ([(b"host", b"evil.example@localhost")], "127.0.0.1", False),
+    ([(b"host", b"localhost.evil.example")], "127.0.0.1", False),
+    ([(b"host", b"evil.example//localhost")], "127.0.0.1", False),
+    ([(b"host", b"//localhost")], "127.0.0.1", False),
+    ([(b"host", b"[fe80::1]")], "127.0.0.1", False),
+    ([(b"host", b"localhost"), (b"host", b"localhost")], "127.0.0.1", False),
+    ([(b"host", b"evil.example"), (b"host", b"localhost")], "127.0.0.1", False),
+    ([(b"host", b"localhost"), (b"origin", b"null")], "127.0.0.1", False),
+    ([(b"host", b"localhost"), (b"origin", b"http://localhost"), (b"origin", b"http://evil.example")], None, False),
+    ([(b"host", b"localhost"), (b"origin", b"http://localhost.evil.example")], "127.0.0.1", False),
+    ([(b"host", b"localhost"), (b"sec-fetch-site", b"cross-site"), (b"sec-fetch-mode", b"no-cors")], "::1", False),
+    ([(b"host", b"localhost")], "192.0.2.7", False),
+    ([(b"host", b"localhost"), (b"x-forwarded-for", b"192.0.2.7")], "127.0.0.1", False),
+    ([(b"host", b"localhost"), (b"forwarded", b"for=192.0.2.7")], "127.0.0.1", False),
+]  # fmt: skip
+"""(headers, the client's address, whether somebody at this machine calls)."""
+
+
+def test_who_is_at_this_machine(tmp_path: Path):
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        body = {"email": "eve@example.org", "name": "Eve", "password": PASSWORD}
+        for headers, client, is_local in CALLS:
+            for path in ("/v1/models", "/console/api/session", "/v1/datasets"):
+                status, told = await ask(gateway, "GET", path, headers, client=client)
+                assert status == (200 if is_local else 403), (headers, client, told)
+            if not is_local:
+                assert (await ask(gateway, "POST", "/console/api/setup", headers, body, client))[0] == 403
+
+    run(work, tmp_path)
+
+
+def test_targets_in_the_absolute_form_and_several_hosts_are_seen_through_a_socket(start_gateway: Any):
+    running = start_gateway()
+    port = int(running.origin.rpartition(":")[2])
+
+    def status(*lines: str) -> int:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as one:
+            one.sendall("\r\n".join([*lines, "connection: close", "", ""]).encode())
+            return int(one.makefile("rb").readline().split()[1])
+
+    assert status("GET /v1/models HTTP/1.1", "host: 127.0.0.1") == 200
+    assert status("GET http://127.0.0.1/v1/models HTTP/1.1", "host: evil.example") == 403
+    assert status("GET /v1/models HTTP/1.1", "host: 127.0.0.1", "host: evil.example") in (400, 403)
+    assert status("GET /v1/models HTTP/1.0") in (400, 403)
+
+
+@pytest.mark.parametrize("how", ["owner", "key", "settings", "elsewhere"])
+def test_no_bearer_that_nobody_issued_is_anybody_once_somebody_owns_the_server(tmp_path: Path, how: str):
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        made = {"name": "x", "role": "owner"}
+        for _ in range(2):
+            assert (await ask(gateway, "GET", "/v1/models", bearer("none")))[0] == 200
+        if how == "owner":
+            body = {"email": "ada@example.org", "name": "Ada", "password": PASSWORD}
+            home = [*HOME, (b"origin", b"http://127.0.0.1:8790")]
+            assert (await ask(gateway, "POST", "/console/api/setup", home, body))[0] == 201
+        elif how == "key":
+            assert (await ask(gateway, "POST", "/admin/v1/keys", bearer("none"), made))[0] == 201
+        elif how == "settings":
+            yard.reload(msgspec.structs.replace(yard.settings, api_keys=["sk-a-key-of-the-settings"]))
+        else:
+            async with Modelyard(yard.settings, environ={}) as other:
+                await other.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+            await _until_refused(gateway, bearer("none"))
+        for headers in (bearer("none"), HOME):
+            for method, path, body in (("GET", "/admin/v1/settings", None), ("POST", "/admin/v1/keys", made)):
+                assert (await ask(gateway, method, path, headers, body))[0] == 401
+
+    run(work, tmp_path)
+
+
+async def _until_refused(gateway: Gateway, headers: Pairs, path: str = "/v1/models", *, seconds: float = 15.0) -> float:
+    """Seconds until it is refused; what is asked again and again keeps nothing alive."""
+    began = time.monotonic()
+    while (await ask(gateway, "GET", path, headers))[0] < 400:
+        assert time.monotonic() - began < seconds, f"{path} is still answered"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+def test_a_key_of_the_settings_that_is_taken_away_is_nobodys(tmp_path: Path):
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-first-key")))[0] == 200
+        yard.reload(msgspec.structs.replace(yard.settings, api_keys=["sk-the-second-key"]))
+        assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-first-key")))[0] == 401
+        assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-second-key")))[0] == 200
+
+    run(work, tmp_path, api_keys=["sk-the-first-key"])
+
+
+def test_keys_that_are_taken_away_are_forgotten_by_whoever_remembers_them():
+    async def go() -> None:
+        keeper = Gatekeeper(["sk-the-first-key"])
+        scope = {"client": None, "method": "GET", "headers": bearer("sk-the-first-key")}
+        assert (await keeper.caller_of(scope)).is_operator
+        keeper.keys = ["sk-the-second-key"]
+        with pytest.raises(UnauthorizedError):
+            await keeper.caller_of(scope)
+
+    asyncio.run(go())
+
+
+def test_an_owned_server_is_never_open_for_a_moment_after_a_restart(tmp_path: Path):
+    async def own() -> None:
+        async with server(tmp_path) as (yard, _):
+            await yard.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        answers = await asyncio.gather(*(ask(gateway, "GET", "/v1/models", HOME) for _ in range(20)))
+        assert {status for status, _ in answers} == {401}
+
+    asyncio.run(own())
+    run(work, tmp_path)
+
+
+def test_a_session_is_used_by_its_own_page_alone(tmp_path: Path):
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        account = await yard.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+        token, _ = await yard.accounts.open(account)
+        for host, origin, wanted in (
+            (b"127.0.0.1:8790", b"http://127.0.0.1:8790", 200), (b"evil.example:8790", b"http://127.0.0.1:8790", 403),
+            (b"127.0.0.1:8790", b"http://127.0.0.1:3000", 403), (b"127.0.0.1:8790", b"null", 403),
+            (b"", b"null", 403), (b"", b"", 403), (b"127.0.0.1", b"http://[", 403),
+        ):  # fmt: skip
+            headers = [(b"cookie", f"{SESSION_COOKIE}={token}".encode()), (b"host", host), (b"origin", origin)]
+            assert (await ask(gateway, "GET", "/admin/v1/users", headers))[0] == wanted, (host, origin)
+            twice = [*headers, (b"origin", b"http://127.0.0.1:8790")]
+            assert (await ask(gateway, "GET", "/admin/v1/users", twice))[0] == 403
+
+    run(work, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ where callers are
+
+
+@pytest.mark.parametrize(("trusted", "client", "forwarded", "address"), [
+    ([], "192.0.2.1", "198.51.100.7", "192.0.2.1"),
+    (["10.0.0.0/8"], "192.0.2.1", "198.51.100.7", "192.0.2.1"),
+    (["10.0.0.0/8"], "10.1.2.3", "203.0.113.9, 198.51.100.7", "198.51.100.7"),
+    (["10.0.0.0/8"], "10.1.2.3", "203.0.113.9, 198.51.100.7, 10.9.9.9", "198.51.100.7"),
+    (["10.0.0.0/8"], "10.1.2.3", "", "10.1.2.3"),
+    (["10.0.0.0/8"], "10.1.2.3", "198.51.100.7, unknown", "10.1.2.3"),
+    (["::1", "10.0.0.1"], "::ffff:10.0.0.1", "2001:db8::5", "2001:db8::5"),
+])  # fmt: skip
+def test_who_calls_is_who_connects_unless_a_trusted_proxy_says_so(
+    trusted: list[str], client: str, forwarded: str, address: str
+):
+    headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
+    keeper = Gatekeeper([], trusted_proxies=trusted)
+    assert keeper.address_of({"client": (client, 1), "headers": headers}) == address
+
+
+def test_a_proxy_that_is_no_address_is_said():
+    with pytest.raises(Exception, match=r"trusted_proxies: 'proxy\.example' is no address"):
+        Gatekeeper([], trusted_proxies=["proxy.example"])
+
+
+# ------------------------------------------------------------------------------------------------ switched off
+
+
+APP = yaml.safe_dump({
+    "kind": "app", "version": "0.6.0", "app": {"name": "hooked", "mode": "workflow"},
+    "workflow": {"graph": {
+        "nodes": [
+            {"id": "hook", "data": {"type": "trigger-webhook", "title": "h", "method": "get", "content_type": ""}},
+            {"id": "when", "data": {
+                "type": "trigger-schedule", "title": "w", "mode": "cron", "cron_expression": "* * * * *",
+                "timezone": "UTC",
+            }},
+            {"id": "end", "data": {"type": "end", "title": "e", "outputs": []}},
+        ],
+        "edges": [{"source": "hook", "target": "end"}, {"source": "when", "target": "end"}],
+    }},
+})  # fmt: skip
+PLAIN = yaml.safe_dump({
+    "kind": "app", "version": "0.6.0", "app": {"name": "plain", "mode": "workflow"},
+    "workflow": {"graph": {
+        "nodes": [
+            {"id": "start", "data": {"type": "start", "title": "s", "variables": []}},
+            {"id": "end", "data": {"type": "end", "title": "e", "outputs": []}},
+        ],
+        "edges": [{"source": "start", "target": "end"}],
+    }},
+})  # fmt: skip
+Way = Callable[[Modelyard, Gateway], Awaitable[bool]]
+"""Whether somebody gets in by it."""
+
+
+def by(method: str, path: str, headers: Pairs, body: Any = None, refused: tuple[int, ...] = (401, 403, 404)) -> Way:
+    async def gets_in(yard: Modelyard, gateway: Gateway) -> bool:
+        status, told = await ask(gateway, method, path, headers, body)
+        assert status < 500, told
+        return status not in refused
+
+    return gets_in
+
+
+async def ways_in(yard: Modelyard) -> dict[str, Way]:
+    """Every way in to what belongs to a tenant, each with the name of what it takes: tenant, user or key."""
+    admin = yard.administration
+    await admin.create(OPERATOR, "acme", "tenant", "acme", {})
+    await admin.create(OPERATOR, "default", "key", "house", {"role": "owner"})
+    await admin.create(OPERATOR, "acme", "user", "ann@acme.example", {"role": "admin"})
+    key = await admin.create(OPERATOR, "acme", "key", "k", {"role": "owner"})
+    own = await admin.create(OPERATOR, "acme", "key", "own", {"role": "admin", "user": "ann@acme.example"})
+    invited = await yard.accounts.invite(Caller(tenant="acme"), "ann@acme.example", Role.ADMIN)
+    late = await yard.accounts.invite(Caller(tenant="acme"), "late@acme.example", Role.ADMIN)
+    account = await yard.accounts.accept(invited, "Ann", PASSWORD)
+    token, _ = await yard.accounts.open(account)
+    hooked, _, _ = await yard.apps.add("acme", APP)
+    plain, _, _ = await yard.apps.add("acme", PLAIN)
+    page = (await yard.apps.set_page(plain, is_on=True)).stored.page.token
+    _, app_key = await yard.apps.make_key(plain)
+    dataset_key = await yard.knowledge.make_key("acme")
+    file = yard.files.add("acme", "a.txt", b"words")
+    signed = yard.files.sign("read", "acme", file.id, seconds=600.0)
+    endpoint = await yard.plugins.keep_secret("acme", PluginEndpoint.kind, "e", {}, PluginEndpoint(plugin="a/b"))
+    heard = Subscription(plugin="a/b", provider="p")
+    subscription = await yard.plugins.keep_secret("acme", Subscription.kind, "s", {}, heard)
+    session = PluginCall(
+        tenant="acme", plugin="a/b", permissions=Permissions(), user="modelyard", type="tool", action="x", data={}
+    )
+    visitor = [*HOME, (b"x-visitor", b"v" * 24)]
+    daemon = [*HOME, (b"x-api-key", yard.plugin_parts.key.encode())]
+    debugging = yard.plugins.debugging_key("acme")
+
+    async def schedules(yard: Modelyard, gateway: Gateway) -> bool:
+        triggers = yard.workflow_parts.triggers
+        found = next(one for one in yard.apps.all("acme") if one.id == hooked.id)
+        return triggers._may_run(found)  # pyright: ignore[reportPrivateUsage]
+
+    async def plugins(yard: Modelyard, gateway: Gateway) -> bool:
+        return gets(lambda: yard.plugins.endpoint(endpoint)) or gets(lambda: yard.plugins.subscription(subscription))
+
+    async def debug(yard: Modelyard, gateway: Gateway) -> bool:
+        return yard.plugins.tenant_of_key(debugging) == "acme"
+
+    async def backwards(yard: Modelyard, gateway: Gateway) -> bool:
+        sessions = yard.plugin_parts.sessions
+        sessions.open("session-1", session)
+        try:
+            await anext(sessions.answer("session-1", b'{"backwards_request_id": "1", "type": "x", "request": {}}'))
+        except NotFoundError:
+            return False
+        return True
+
+    async def sign_in(yard: Modelyard, gateway: Gateway) -> bool:
+        return await opens(lambda: yard.accounts.sign_in("ann@acme.example", PASSWORD))
+
+    async def accept(yard: Modelyard, gateway: Gateway) -> bool:
+        rows = yard.database.read("SELECT * FROM invitations WHERE email = 'late@acme.example'")
+        gets_in = await opens(lambda: yard.accounts.accept(late, "Late", PASSWORD))
+        if gets_in:  # for the next who tries
+            row = dict(rows[0])
+            work = yard.database.transact(lambda it: _again(it, row))
+            await asyncio.wrap_future(work)
+        return gets_in
+
+    async def come(yard: Modelyard, gateway: Gateway) -> bool:
+        return await opens(lambda: yard.accounts.come("ann@acme.example", "Ann", None))
+
+    rpc = {"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "x"}}
+    return {
+        "key: models": by("GET", "/v1/models", bearer(key["key"])),
+        "key: admin": by("GET", "/admin/v1/users", bearer(key["key"])),
+        "key: x-api-key": by("GET", "/v1/models", [*HOME, (b"x-api-key", key["key"].encode())]),
+        "key: datasets": by("GET", "/v1/datasets", bearer(key["key"])),
+        "key: console": by("GET", "/console/api/accounts", bearer(key["key"])),
+        "key: mcp": by("POST", "/mcp", bearer(key["key"]), {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}),
+        "key: tools": by("GET", "/admin/tools", bearer(key["key"])),
+        "user: key": by("GET", "/v1/models", bearer(own["key"])),
+        "user: session": by("GET", "/admin/v1/users", browser(token)),
+        "user: console": by("GET", "/console/api/sessions", browser(token)),
+        "user: sign in": sign_in,
+        "user: sign in elsewhere": come,
+        "tenant: invitation": accept,
+        "app_key: service": by("GET", "/v1/parameters", bearer(app_key)),
+        "app_key: a2a": by("POST", f"/a2a/{plain.id}", bearer(app_key), rpc),
+        "dataset_key: datasets": by("GET", "/v1/datasets", bearer(dataset_key)),
+        "tenant: page": by("GET", f"/chat/{page}", HOME),
+        "tenant: page's calls": by("GET", f"/chat/{page}/v1/parameters", visitor),
+        "tenant: a2a card": by("GET", f"/a2a/{page}/.well-known/agent-card.json", HOME),
+        "tenant: webhook": by("GET", f"/triggers/webhook/{next(iter(hooked.stored.webhooks.values()))}", HOME),
+        "tenant: schedule": schedules,
+        "tenant: file": by("GET", f"/files/{file.id}?{signed}", HOME),
+        "tenant: plugin endpoints and webhooks": plugins,
+        "tenant: plugin daemon": by("GET", "/plugin/acme/management/list?page=1&page_size=10", daemon),
+        "tenant: plugins in debug": debug,
+        "tenant: plugins' questions": backwards,
+    }  # fmt: skip
+
+
+def _again(it: Any, row: dict[str, Any]) -> None:
+    it.execute("DELETE FROM accounts WHERE email = 'late@acme.example'")
+    names = ", ".join(row)
+    it.execute(f"INSERT INTO invitations ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+
+
+def gets(act: Callable[[], Any]) -> bool:
+    try:
+        act()
+    except NotFoundError:
+        return False
+    return True
+
+
+async def opens(act: Callable[[], Awaitable[Any]]) -> bool:
+    from modelyard.base.errors import ModelyardError
+
+    try:
+        await act()
+    except ModelyardError:
+        return False
+    return True
+
+
+SHUT = {
+    "tenant": ("key", "user", "tenant", "app_key", "dataset_key"), "tenant gone": ("key", "user", "tenant", "app_key", "dataset_key"),
+    "user": ("user",), "key": ("key",), "key gone": ("key",), "app key": ("app_key",), "dataset key": ("dataset_key",),
+    "account": ("user: session", "user: console", "user: sign in", "user: sign in elsewhere"),
+}  # fmt: skip
+"""What is switched off → which ways in it shuts."""
+
+
+async def shut(yard: Modelyard, what: str) -> None:
+    admin, off = yard.administration, {"is_enabled": False}
+
+    async def row(kind: str, name: str) -> str:
+        return next(one["id"] for one in await admin.list("acme", kind) if one["name"] == name)
+
+    match what:
+        case "tenant":
+            await admin.change(OPERATOR, "acme", "tenant", "acme", off)
+        case "tenant gone":
+            await admin.remove(OPERATOR, "acme", "tenant", "acme")
+        case "user":
+            await admin.change(OPERATOR, "acme", "user", await row("user", "ann@acme.example"), off)
+        case "key":
+            await admin.revoke(OPERATOR, "acme", await row("key", "k"))
+        case "key gone":
+            await admin.remove(OPERATOR, "acme", "key", await row("key", "k"))
+        case "app key":
+            plain = yard.apps.find("acme", "plain")
+            await yard.apps.revoke_key(plain, yard.apps.keys(plain)[0][0].id)
+        case "dataset key":
+            await yard.knowledge.revoke_key("acme", yard.knowledge.keys("acme")[0][0].id)
+        case _:
+            (ann,) = [one for one in await yard.accounts.of("acme") if one.email.startswith("ann")]
+            made = await yard.accounts.invite(Caller(tenant="acme"), "owner@acme.example", Role.OWNER)
+            await yard.accounts.accept(made, "Owner", PASSWORD)
+            await yard.accounts.change(Caller(tenant="acme"), ann.id, is_enabled=False)
+
+
+@pytest.fixture(scope="module")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with Postgres(tmp_path_factory.mktemp("postgres") / "data") as running:
+        yield running.url
+
+
+def _fresh(url: str) -> str:
+    """A database that no test has used."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return urllib.parse.urlunsplit(urllib.parse.urlsplit(url)._replace(path=f"/{name}"))
+
+
+@pytest.mark.parametrize(("what", "engine"), [
+    *((what, "sqlite") for what in SHUT), ("tenant", "postgresql"), ("account", "postgresql"),
+])  # fmt: skip
+def test_what_is_switched_off_is_refused_on_every_way_in_on_every_server(
+    tmp_path: Path, what: str, engine: str, request: pytest.FixtureRequest
+):
+    database = str(tmp_path / "x.db") if engine == "sqlite" else _fresh(request.getfixturevalue("postgres_url"))
+    changes = {"database": database, "shared": "database"}
+
+    async def go() -> None:
+        async with server(tmp_path, **changes) as (here, gateway), server(tmp_path, **changes) as (there, other):
+            ways = await ways_in(here)
+            there.directory.refresh()
+            for name, gets_in in ways.items():  # and whatever can be remembered is
+                assert await gets_in(here, gateway), name
+                assert await gets_in(there, other), name
+            await shut(here, what)
+            shuts = [name for name in ways if name.startswith(SHUT[what])]
+            assert shuts
+            for yard, one in ((here, gateway), (there, other)):
+                begun = time.monotonic()
+                left = shuts
+                while left:
+                    left = [name for name in left if await ways[name](yard, one)]
+                    assert time.monotonic() - begun < 15, left
+                for name in set(ways) - set(shuts):
+                    if what not in ("account", "user") or not name.startswith("user"):
+                        assert await ways[name](yard, one), f"{name} has nothing to do with {what}"
+
+    asyncio.run(go())
+
+
+def test_what_was_remembered_ends_within_a_second_by_the_clock(tmp_path: Path):
+    """By clocks that are moved: neither a loaded machine nor a wall clock that jumps decides."""
+
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        from modelyard.runtime.accounts import Accounts
+
+        now, wall = [100.0], [1_000_000.0]
+        here = Accounts(yard.database, lambda: wall[0], monotonic=lambda: now[0])
+        account = await here.set_up("ada@example.org", "Ada", PASSWORD)
+        token, session = await here.open(account)
+        assert await here.session(token) is not None
+        await yard.accounts.revoke(account, session.id)
+        wall[0] -= 86_400.0
+        now[0] += 0.99
+        assert await here.session(token) is None
+
+    run(work, tmp_path)
+
+
+def test_a_key_may_not_come_to_life_again_when_its_tenant_was_removed_long_ago(tmp_path: Path):
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        ways = await ways_in(yard)
+        await yard.administration.remove(OPERATOR, "acme", "tenant", "acme")
+        yard.resources.forget(yard.clock.time() + 10.0)
+        await asyncio.wrap_future(yard.database.flush())
+        async with Modelyard(yard.settings, environ={}) as restarted:
+            other = gateway_of(restarted)
+            for name, gets_in in ways.items():
+                assert not await gets_in(restarted, other), name
+
+    run(work, tmp_path)
+
+
+def test_the_device_cookie_is_no_sign_in(tmp_path: Path):
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        account = await yard.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+        device = yard.accounts.device_of(account)
+        for name in (DEVICE_COOKIE, SESSION_COOKIE):
+            cookie = [*HOME, (b"cookie", f"{name}={device}".encode())]
+            assert (await ask(gateway, "GET", "/admin/v1/users", cookie))[0] == 401
+
+    run(work, tmp_path)

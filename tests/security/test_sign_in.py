@@ -1,0 +1,399 @@
+"""Strangers at the door: their tries are counted before they are made, and keep nobody out who is known."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import yaml
+
+from modelyard.app import Modelyard
+from modelyard.base.errors import NotFoundError
+from modelyard.base.settings import OidcSettings, Settings
+from modelyard.gateway import chat_page
+from modelyard.runtime import accounts as accounts_module
+from modelyard.runtime import passwords
+from modelyard.runtime.accounts import Accounts, SetUpError, SignInError
+from modelyard.runtime.attempts import Attempts, TooManyTriesError, neighbourhood
+from modelyard.runtime.caller import Role
+from modelyard.runtime.passwords import BusyError
+from tests.gateway.conftest import Running, start_gateway
+
+__all__ = ["start_gateway"]
+
+PASSWORD = "a long enough word"
+OWNER = "ada@example.org"
+HOME = "192.0.2.1"
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which passwords were looked at; looking takes 5 ms and no core, so that a thousand are no load."""
+    seen: list[str] = []
+
+    def verify(password: str, stored: str) -> bool:
+        seen.append(password)
+        time.sleep(0.005)
+        return stored == f"hash of {password}"
+
+    monkeypatch.setattr(passwords, "_verify", verify)
+    monkeypatch.setattr(passwords, "_hash", lambda password: f"hash of {password}")
+    return seen
+
+
+@pytest.fixture
+def gate(verified: list[str], monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set, no wrong password is looked at to its end."""
+    opened, verify = threading.Event(), passwords._verify  # pyright: ignore[reportPrivateUsage]
+
+    def waiting(password: str, stored: str) -> bool:
+        assert not password.startswith("wrong") or opened.wait(60)
+        return verify(password, stored)
+
+    monkeypatch.setattr(passwords, "_verify", waiting)
+    return opened
+
+
+def run(work: Callable[[Modelyard], Awaitable[None]], home: Path) -> None:
+    async def go() -> None:
+        async with Modelyard(Settings(home=str(home)), environ={}) as yard:
+            await work(yard)
+
+    asyncio.run(go())
+
+
+async def tries(accounts: Accounts, many: int, address: Callable[[int], str], email: str = OWNER) -> list[type]:
+    """How each of so many wrong passwords at once ended."""
+    wrong = [accounts.sign_in(email, f"wrong {at:04}", address=address(at)) for at in range(many)]
+    return [type(one) for one in await asyncio.gather(*wrong, return_exceptions=True)]
+
+
+def test_a_hundred_tries_at_once_are_five(tmp_path: Path, verified: list[str]):
+    async def work(yard: Modelyard) -> None:
+        await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        ended = await tries(yard.accounts, 100, lambda at: "198.51.100.1")
+        assert (ended.count(SignInError), ended.count(TooManyTriesError)) == (5, 95)
+        assert len(verified) == 5
+
+    run(work, tmp_path)
+
+
+@pytest.mark.parametrize("email", [OWNER, "nobody@example.org"])
+def test_tries_from_many_places_on_one_account_are_twenty_a_minute(tmp_path: Path, verified: list[str], email: str):
+    """And the same for an address that nobody has: what is said tells nothing."""
+
+    async def work(yard: Modelyard) -> None:
+        await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        for turn in range(10):  # few at once: nobody is sent away because the queue is full
+            await tries(yard.accounts, 10, lambda at, turn=turn: f"198.51.{turn}.{at}", email)
+        assert len(verified) == 20
+
+    run(work, tmp_path)
+
+
+def test_one_place_tries_thirty_a_minute_on_all_accounts(tmp_path: Path, verified: list[str]):
+    async def work(yard: Modelyard) -> None:
+        for at in range(60):
+            with contextlib.suppress(SignInError, TooManyTriesError):
+                await yard.accounts.sign_in(f"n{at}@example.org", "wrong", address=f"2001:db8::1:{at:x}")
+        assert len(verified) == 30
+
+    run(work, tmp_path)
+
+
+def test_whoever_is_known_signs_in_whatever_strangers_do(tmp_path: Path, verified: list[str], gate: threading.Event):
+    """By where they were signed in before, or by the browser that they signed in with, from wherever it calls now."""
+
+    async def work(yard: Modelyard) -> None:
+        account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        await yard.accounts.open(account, "", HOME)
+        device = yard.accounts.device_of(account)
+        strangers = asyncio.ensure_future(tries(yard.accounts, 1000, lambda at: f"198.51.{at // 250}.{at % 250}"))
+        await asyncio.sleep(0.05)
+        for known in ({"address": HOME}, {"address": "203.0.113.5", "device": device}):
+            _, session = await yard.accounts.sign_in(OWNER, PASSWORD, **known)
+            assert session.account.email == OWNER
+        gate.set()
+        ended = await strangers
+        assert ended.count(SignInError) <= 20
+        assert set(ended) <= {SignInError, TooManyTriesError, BusyError}
+        await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME)
+
+    run(work, tmp_path)
+
+
+def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(tmp_path: Path, verified: list[str]):
+    async def work(yard: Modelyard) -> None:
+        account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        device = yard.accounts.device_of(account)
+        await tries(yard.accounts, 50, lambda at: HOME)
+        with pytest.raises(TooManyTriesError):
+            await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME)
+        await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
+        for _ in range(5):
+            with pytest.raises(SignInError):
+                await yard.accounts.sign_in(OWNER, "wrong", address=HOME, device=device)
+        with pytest.raises(TooManyTriesError):  # and it has no more tries than anybody
+            await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
+
+    run(work, tmp_path)
+
+
+@pytest.mark.parametrize("forge", [
+    lambda text: text[:-4] + "0000", lambda text: "9" + text, lambda text: f"²{text}", lambda text: "." * 400,
+    lambda text: text.replace(".", "x"), lambda text: "1000." + text.partition(".")[2],
+])  # fmt: skip
+def test_a_browser_that_nobody_signed_in_with_is_a_strangers(tmp_path: Path, verified: list[str], forge: Any):
+    async def work(yard: Modelyard) -> None:
+        ada = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        eve = msgspec.structs.replace(ada, email="eve@example.org")
+        await tries(yard.accounts, 5, lambda at: HOME)
+        for device in (forge(yard.accounts.device_of(ada)), yard.accounts.device_of(eve)):
+            with pytest.raises(TooManyTriesError):
+                await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
+
+    run(work, tmp_path)
+
+
+def test_no_more_than_a_few_wait_for_a_password_to_be_looked_at(tmp_path: Path, verified: list[str]):
+    async def work(yard: Modelyard) -> None:
+        wrong = [
+            yard.accounts.sign_in(f"n{at}@example.org", "wrong", address=f"198.51.{at // 250}.{at % 250}")
+            for at in range(500)
+        ]
+        ended = [type(one) for one in await asyncio.gather(*wrong, return_exceptions=True)]
+        assert ended.count(BusyError) > 100
+        assert ended.count(BusyError) + ended.count(SignInError) == 500
+        # Whoever was sent away had no try: the next one is looked at.
+        before = len(verified)
+        with pytest.raises(SignInError):
+            await yard.accounts.sign_in("n499@example.org", "wrong", address="198.51.1.249")
+        assert len(verified) == before + 1
+
+    run(work, tmp_path)
+
+
+def test_nobody_has_a_password_hashed_who_was_not_invited(
+    tmp_path: Path, verified: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    made: list[str] = []
+    monkeypatch.setattr(passwords, "_hash", lambda password: made.append(password) or f"hash of {password}")
+
+    async def work(yard: Modelyard) -> None:
+        ada = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        for token in ("x" * 43, ""):
+            with pytest.raises(NotFoundError):
+                await yard.accounts.accept(token, "Eve", PASSWORD)
+        with pytest.raises(SetUpError):
+            await yard.accounts.set_up("eve@example.org", "Eve", PASSWORD)
+        assert made == [PASSWORD]
+        token = await yard.accounts.invite(ada.caller, "bob@example.org", Role.VIEWER)
+        await yard.accounts.accept(token, "Bob", PASSWORD)
+        assert made == [PASSWORD, PASSWORD]
+
+    run(work, tmp_path)
+
+
+def test_an_account_that_there_is_takes_as_long_as_one_that_there_is_not():
+    """Both have one hash made, of the same cost."""
+    nobodys, somebodys = passwords._nobodys(), passwords._hash(PASSWORD)  # pyright: ignore[reportPrivateUsage]
+    assert nobodys.split("$")[:4] == somebodys.split("$")[:4]
+    assert [len(part) for part in nobodys.split("$")] == [len(part) for part in somebodys.split("$")]
+    assert asyncio.run(passwords.fits(PASSWORD, somebodys))
+    assert not asyncio.run(passwords.fits(PASSWORD, ""))
+
+
+def test_windows_pass_and_names_are_forgotten():
+    now = [0.0]
+    some = Attempts(2, 60.0, lambda: now[0])
+    some.take("a")
+    some.take("a")
+    with pytest.raises(TooManyTriesError):
+        some.take("a")
+    some.give_back("a")
+    some.take("a")
+    now[0] = 59.9
+    with pytest.raises(TooManyTriesError):
+        some.take("a")
+    now[0] = 60.1
+    some.take("a")
+    for at in range(20_000):
+        some.take(f"n{at}")
+    assert len(some._made) <= 10_000  # pyright: ignore[reportPrivateUsage]
+    some.give_back("nobody")
+
+
+@pytest.mark.parametrize(("address", "place"), [
+    ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+    ("", ""), ("unix", "unix"),
+])  # fmt: skip
+def test_one_person_has_one_place(address: str, place: str):
+    assert neighbourhood(address) == place
+
+
+# ------------------------------------------------------------------------------------------------ sessions
+
+
+def test_cookies_that_nobody_gave_are_looked_up_off_the_loop_and_a_few_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def work(yard: Modelyard) -> None:
+        account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        good, _ = await yard.accounts.open(account)
+        read, threads, gate = yard.database.read, set[str](), threading.Event()
+
+        def slow(statement: str, values: Any = ()) -> Any:
+            threads.add(threading.current_thread().name)
+            assert gate.wait(30)
+            return read(statement, values)
+
+        assert await yard.accounts.session(good) is not None
+        monkeypatch.setattr(yard.database, "read", slow)
+        asking = [asyncio.ensure_future(yard.accounts.session(f"unknown-cookie-{at:06}")) for at in range(200)]
+        await asyncio.sleep(0)  # the loop goes on while the database does not answer
+        await asyncio.sleep(0)
+        waiting = [one for one in asking if not one.done()]
+        assert len(waiting) == 64
+        gate.set()
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+        assert sum(isinstance(one, BusyError) for one in ended) == 136
+        assert all(name.startswith("sessions") for name in threads)
+        for at in range(10_000, 15_000):
+            accounts_module._keep(yard.accounts._unknown, str(at), 0.0)  # pyright: ignore[reportPrivateUsage]
+        assert len(yard.accounts._unknown) <= 4096  # pyright: ignore[reportPrivateUsage]
+        assert await yard.accounts.session(good) is not None
+
+    run(work, tmp_path)
+
+
+def test_a_session_that_ends_while_it_is_looked_up_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async def work(yard: Modelyard) -> None:
+        account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        token, session = await yard.accounts.open(account)
+        read, has_read, may_go = yard.database.read, threading.Event(), threading.Event()
+
+        def slow(statement: str, values: Any = ()) -> Any:
+            rows = read(statement, values)
+            has_read.set()
+            assert may_go.wait(30)
+            return rows
+
+        monkeypatch.setattr(yard.database, "read", slow)
+        asking = asyncio.ensure_future(yard.accounts.session(token))
+        assert await asyncio.to_thread(has_read.wait, 30)
+        await yard.accounts.sign_out(session)
+        may_go.set()
+        assert await asking is None
+        assert await yard.accounts.session(token) is None
+
+    run(work, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ over HTTP
+
+
+def signing_in(running: Running, password: str, address: str, cookies: Any = None) -> httpx.Response:
+    transport = httpx.HTTPTransport(local_address=address)
+    with httpx.Client(base_url=running.origin, transport=transport, cookies=cookies, timeout=60) as client:
+        body = {"email": OWNER, "password": password}
+        return client.post("/console/api/session", json=body, headers={"origin": running.origin})
+
+
+def test_the_owner_signs_in_beside_strangers_from_other_addresses(start_gateway: Any, gate: threading.Event):
+    running = start_gateway()
+    owner = {"email": OWNER, "name": "Ada", "password": PASSWORD}
+    made = httpx.post(f"{running.origin}/console/api/setup", json=owner, headers={"origin": running.origin}, timeout=60)
+    assert made.status_code == 201
+    answers: list[httpx.Response] = []
+    threads = [
+        threading.Thread(target=lambda at=at: answers.append(signing_in(running, "wrong", f"127.0.{1 + at}.1")))
+        for at in range(40)
+    ]
+    for one in threads:
+        one.start()
+    assert signing_in(running, PASSWORD, "127.0.0.1").status_code == 200
+    assert signing_in(running, PASSWORD, "127.0.99.1", made.cookies).status_code == 200
+    gate.set()
+    for one in threads:
+        one.join(60)
+    assert {one.status_code for one in answers} <= {401, 429}
+    for one in answers:
+        if one.status_code == 429:
+            assert int(one.headers["retry-after"]) > 0
+            assert one.json()["error"]["code"] == "too_many_tries"
+
+
+def test_invitations_and_ways_back_are_tried_thirty_times_a_minute(start_gateway: Any):
+    running = start_gateway(oidc=OidcSettings(issuer="http://127.0.0.1:9", client_id="x"))
+    ended: list[int] = []
+    with httpx.Client(base_url=running.origin, headers={"origin": running.origin}, timeout=60) as client:
+        for _ in range(20):
+            body = {"token": "x" * 43, "name": "Eve", "password": PASSWORD}
+            ended.append(client.post("/console/api/invitations/accept", json=body).status_code)
+        for _ in range(20):
+            ended.append(client.get("/console/api/oidc/callback?code=x&state=x").status_code)
+    assert ended == [404] * 20 + [401] * 10 + [429] * 10
+
+
+APP = yaml.safe_dump({
+    "kind": "app", "version": "0.6.0", "app": {"name": "plain", "mode": "workflow"},
+    "workflow": {"graph": {
+        "nodes": [
+            {"id": "start", "data": {"type": "start", "title": "s", "variables": []}},
+            {"id": "end", "data": {"type": "end", "title": "e", "outputs": []}},
+        ],
+        "edges": [{"source": "start", "target": "end"}],
+    }},
+})  # fmt: skip
+
+
+def test_whoever_invents_visitors_of_a_page_is_counted_by_where_they_call_from(
+    start_gateway: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(chat_page, "_WRITES_A_MINUTE", 9)
+    running = start_gateway()
+    with httpx.Client(base_url=running.origin, timeout=60) as client:
+        app = client.post("/admin/v1/apps", json={"file": APP}).json()
+        page = client.patch(f"/admin/v1/apps/{app['id']}", json={"page": {"is_on": True}}).json()["page"]["url"]
+        path = page.removeprefix(running.origin)
+        ended = [
+            client.post(f"{path}/v1/chat-messages", json={}, headers={"x-visitor": f"visitor-{at:020}"})
+            for at in range(10)
+        ]
+        assert [one.status_code for one in ended].count(400) == 9
+        assert (ended[-1].status_code, ended[-1].json()["code"]) == (429, "too_many_requests")
+        assert int(ended[-1].headers["retry-after"]) > 0
+        reading = client.get(f"{path}/v1/parameters", headers={"x-visitor": "visitor-of-the-page-x"})
+        assert reading.status_code == 200
+
+
+def test_a_service_key_reaches_a_file_by_its_owners_name_alone(start_gateway: Any):
+    running = start_gateway()
+    with httpx.Client(base_url=running.origin, timeout=60) as client:
+        keys: list[str] = []
+        for name in ("one", "two"):
+            app = client.post("/admin/v1/apps", json={"file": APP, "name": name}).json()
+            keys.append(client.post(f"/admin/v1/apps/{app['id']}/keys").json()["key"])
+        own, other = ({"authorization": f"Bearer {key}"} for key in keys)
+
+        def uploaded(**user: str) -> str:
+            files = {"file": ("a.txt", b"words")}
+            made = client.post("/v1/files/upload", files=files, data=user, headers=own)
+            return f"/v1/files/{made.json()['id']}/preview"
+
+        hers, nobodys = uploaded(user="ada"), uploaded()
+        for path, user, shown, status, code in (
+            (hers, "ada", own, 200, ""), (hers, "", own, 404, "file_not_found"),
+            (hers, "bob", own, 403, "file_access_denied"), (hers, "ada", other, 404, "file_not_found"),
+            (hers, "", other, 404, "file_not_found"), (nobodys, "", own, 200, ""),
+            (nobodys, "", other, 404, "file_not_found"), (nobodys, "ada", other, 404, "file_not_found"),
+        ):  # fmt: skip
+            told = client.get(path, params={"user": user} if user else {}, headers=shown)
+            assert told.status_code == status, told.text
+            assert not code or told.json()["code"] == code
