@@ -43,6 +43,7 @@ def settings_page() -> str:
         (settings.Settings, "The file"),
         (settings.LocalSettings, "`local`"),
         (settings.TimeoutSettings, "`timeouts`"),
+        (settings.ConnectionSettings, "`connections`"),
         (settings.CacheSettings, "`cache`"),
         (settings.QueueSettings, "`queue`"),
         (settings.TelemetrySettings, "`telemetry`"),

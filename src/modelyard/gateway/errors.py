@@ -18,7 +18,7 @@ from modelyard.base.errors import (
     PluginError,
 )
 from modelyard.gateway.auth import OriginError, UnauthorizedError
-from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
+from modelyard.gateway.http import RefusedError, Reply, json_reply
 from modelyard.models.types import JSON
 from modelyard.runtime.accounts import SetUpError, SignInError, TooManyTriesError
 from modelyard.runtime.caller import ForbiddenError, ModelNotAllowedError
@@ -42,7 +42,6 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (QuotaExceededError, 429, "insufficient_quota"),
     (LedgerUnavailableError, 503, "server_error"),
     (StorageUnavailableError, 503, "server_error"),
-    (BodyTooLargeError, 413, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
     (TooManyRunsError, 429, "rate_limit_error"),
     (WorkflowError, 400, "invalid_request_error"),
@@ -62,6 +61,8 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
 
 
 def status_of(error: ModelyardError) -> tuple[int, str]:
+    if isinstance(error, RefusedError):
+        return error.status, "server_error" if error.status >= 500 else "invalid_request_error"
     return next(((status, kind) for one, status, kind in _STATUS if isinstance(error, one)), (500, "server_error"))
 
 

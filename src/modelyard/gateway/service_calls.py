@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, ModelyardError, NotFoundError
-from modelyard.gateway.http import BodyTooLargeError, Reply, Request, StreamReply, json_reply
+from modelyard.gateway.http import BodyTooLargeError, RefusedError, Reply, Request, StreamReply, json_reply
 from modelyard.knowledge.sources import FileTooLargeError
 from modelyard.models.types import JSON
 from modelyard.runtime.limits import QuotaExceededError
@@ -36,10 +36,10 @@ class ServiceError(ModelyardError):
 def problem_of(error: ModelyardError) -> tuple[int, str]:
     """(status, code) as callers of apps know them."""
     match error:
-        case ServiceError():
-            return error.status, error.code
         case BodyTooLargeError() | FileTooLargeError():
             return 413, "file_too_large"
+        case ServiceError() | RefusedError():
+            return error.status, error.code
         case NotFoundError():
             return 404, "not_found"
         case NotPublishedError():

@@ -97,11 +97,19 @@ class ServerlessSessions:
     def close(self, session: str) -> None:
         self._open.pop(session, None)
 
-    async def answer(self, session: str, line: bytes) -> AsyncGenerator[bytes, None]:
-        """The lines that answer one transaction. Raises NotFoundError for a session that is not open."""
+    def tenant_of(self, session: str) -> str:
+        """Whose call a session is. Raises NotFoundError for one that is not open."""
+        return self._called(session).tenant
+
+    def _called(self, session: str) -> PluginCall:
         call = self._open.get(session)
         if call is None:
             raise NotFoundError("there is no such session", code="session_not_found")
+        return call
+
+    async def answer(self, session: str, line: bytes) -> AsyncGenerator[bytes, None]:
+        """The lines that answer one transaction. Raises NotFoundError for a session that is not open."""
+        call = self._called(session)
         asked = _asked(line)
         name = str(asked.get("backwards_request_id", ""))
 

@@ -109,13 +109,16 @@ class DatasetRoutes:
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         try:
-            tenant = self._tenant(request)
+            tenant = request.payer = self._tenant(request)
             handler, names = self._found(request)
             asked = Asked(request, tenant, self._parts, names, {})
             await _read_body(asked)
             return await handler(asked)
         except ModelyardError as error:
             return problem_reply(error)
+
+    def refusal(self, error: ModelyardError) -> Reply:
+        return problem_reply(error)
 
     def _tenant(self, request: Request) -> str:
         """Who asks. Raises ServiceError."""
@@ -751,7 +754,7 @@ class DatasetRoutes:
     async def external(self, request: Request) -> Reply | StreamReply:
         """POST /retrieval: a dataset of ours as somebody else's external knowledge."""
         try:
-            tenant = self._tenant(request)
+            tenant = request.payer = self._tenant(request)
         except ServiceError as error:
             code = 1001 if "Bearer" not in (request.header(b"authorization") or "") else 1002
             return json_reply({"error_code": code, "error_msg": str(error)}, status=403)
