@@ -5,8 +5,8 @@ takes too long or too much, what is said then, and that a connection is closed o
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -118,53 +118,82 @@ class _Cycle(RequestResponseCycle):
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. See `door.Connection`."""
+    """One connection. See `door.Connection`.
 
+    Ten thousand of them may be open and idle, so each holds what is its own alone: what is the server's is the class's,
+    of which `protocol_of` makes one a server, and what a request needs is there while there is one.
+    """
+
+    door: Door
+    refusal: Refusal
     origin: Origin
-    cycle: Any
-    """The newest request's, a `_Cycle`; None before the first."""
-    parser: Any
-    pipeline: Any
+    server_state: ServerState = None  # type: ignore[assignment]
+    timeout_keep_alive_task = None
 
-    def __init__(
+    parser: Any = None
+    pipeline: Any = ()
+    scope: Any = None
+    headers: Any = _NOWHERE
+    url = b""
+    expect_100_continue = False
+    cycle: Any = None
+    """The newest request's, a `_Cycle`; None where all are answered."""
+    _running: _Cycle | None = None
+    """Whose answer is written: the first of those that are not complete."""
+    _state = _HEAD
+    _fed = 0
+    """Bytes of the head, or of the body with what is around it, of the reads since it began."""
+    _content = 0
+    """Bytes of the body."""
+    _patience = 0.0
+    _looked_at = 0.0
+    _content_then = 0
+    _refused_by: RefusedError | None = None
+    """Why the parser was stopped."""
+
+    def __init__(  # pyright: ignore[reportMissingSuperCall]  it sets what is the class's here
         self,
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        door: Door,
-        refusal: Refusal,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._door = door
-        self._refusal = refusal
-        self._most_head = door.settings.head_kb << 10
-        self._most_headers = door.settings.headers
-        self._most_target = door.settings.target_kb << 10
-        self.url = b""
-        self._running: _Cycle | None = None
-        """Whose answer is written: the first of those that are not complete."""
-        self._state = _HEAD
-        self._fed = 0
-        """Bytes of the head, or of the body with what is around it, of the reads since it began."""
-        self._content = 0
-        """Bytes of the body."""
-        self._patience = 0.0
-        self._looked_at = 0.0
-        self._content_then = 0
+        if self.server_state is not server_state:
+            self._share(config, server_state, app_state, _loop)
+
+    @classmethod
+    def _share(
+        cls,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        """Take what uvicorn's protocol sets for every connection, once."""
+        whole = HttpToolsProtocol(config, server_state, app_state, loop)
+        for name, value in vars(whole).items():
+            if name not in vars(GuardedProtocol) and name not in ("transport", "flow", "server", "client", "scheme"):
+                setattr(cls, name, value)
+        cls.server_state = server_state
+        cls._most_head = cls.door.settings.head_kb << 10
+        cls._most_headers = cls.door.settings.headers
+        cls._most_target = cls.door.settings.target_kb << 10
+
+    _most_head: int
+    _most_headers: int
+    _most_target: int
 
     # uvicorn's callbacks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if not self._door.enter(self, self.client[0] if self.client else ""):
+        if not self.door.enter(self, self.client[0] if self.client else ""):
             self._say(ServerBusyError("the server has as many connections as it can have; try again in a moment"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = _OVER
-        self._door.exit(self)
-        self.pipeline.clear()
+        self.door.exit(self)
+        self.pipeline = ()
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
@@ -174,6 +203,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._state == _OVER:
             return
         self._fed += len(data)
+        if self.parser is None:
+            self.parser = httptools.HttpRequestParser(self)
+            # What is pipelined behind a request that closes the connection is not answered, nor is it an error.
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -202,7 +235,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline = deque(((cycle, self.app), *self.pipeline))
 
     def _fill_scope(self) -> None:
         """As uvicorn does. Raises for an address that is none, which stops the parser."""
@@ -224,9 +257,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._state, self._fed = _WHOLE, 0
         if self.cycle.response_complete:
-            self._door.rest(self)
+            self._rest()
         else:
-            self._door.answer(self)
+            self.door.answer(self)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -236,15 +269,20 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._state == _WHOLE:
-            self._door.rest(self)
+            self._rest()
+
+    def _rest(self) -> None:
+        self.cycle = self._running = self.scope = None
+        self.headers = _NOWHERE
+        self.door.rest(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._door.block(self)
+        self.door.block(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._door.unblock(self)
+        self.door.unblock(self)
 
     def _should_upgrade(self) -> bool:
         return False
@@ -259,7 +297,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._fed:  # nothing was asked, so there is nothing to be answered
             self.abort()
             return
-        seconds = self._door.settings.head_seconds
+        seconds = self.door.settings.head_seconds
         self._refuse(RequestTimeoutError(f"the request's head was not complete after {seconds:g} seconds"))
 
     def is_body_slow(self, now: float) -> bool:
@@ -268,7 +306,7 @@ class GuardedProtocol(HttpToolsProtocol):
         came, self._content_then = self._content - self._content_then, self._content
         if self.flow.read_paused or self.cycle.waiting_for_100_continue:  # it is we who keep it waiting
             return False
-        settings = self._door.settings
+        settings = self.door.settings
         self._patience = min(settings.body_seconds, self._patience - elapsed + came / settings.body_rate)
         return self._patience < 0
 
@@ -284,13 +322,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # what is too much
 
-    _refused_by: RefusedError | None = None
-    """Why the parser was stopped."""
-
     def _check_head(self) -> None:
         """After a read that did not complete it."""
         if self._fed <= self._most_head:
-            self._door.begin(self)
+            self.door.begin(self)
         else:
             self._refuse(self._too_large() if self.headers else self._too_long())
 
@@ -301,7 +336,7 @@ class GuardedProtocol(HttpToolsProtocol):
         # The read that completes a head may hold more than it, so that only its parts say how large it was.
         if len(self.headers) > self._most_headers or (self._fed > self._most_head and self._size() > self._most_head):
             self._stop(self._too_large())
-        if len(self.pipeline) >= self._door.settings.pipelined:
+        if len(self.pipeline) >= self.door.settings.pipelined:
             self._stop(ServerBusyError("too many requests were sent before the first was answered"))
 
     def _size(self) -> int:
@@ -312,18 +347,18 @@ class GuardedProtocol(HttpToolsProtocol):
         raise error
 
     def _too_large(self) -> HeadTooLargeError:
-        settings = self._door.settings
+        settings = self.door.settings
         return HeadTooLargeError(f"a request may have {settings.headers} headers, and {settings.head_kb} kB of them")
 
     def _too_long(self) -> TargetTooLongError:
-        return TargetTooLongError(f"a request's address may have {self._door.settings.target_kb} kB")
+        return TargetTooLongError(f"a request's address may have {self.door.settings.target_kb} kB")
 
     def _check_body(self) -> None:
         """After a read that did not complete it."""
         if self._fed - self._content > _SPARE + _PER_BYTE * self._content:
             self._fail_body(RefusedError("the request's body has too much around its chunks"))
-        elif self._door.send(self):
-            self._patience, self._looked_at = self._door.settings.body_seconds, self._door.now()
+        elif self.door.send(self):
+            self._patience, self._looked_at = self.door.settings.body_seconds, self.door.now()
             self._content_then = self._content
 
     # refusing
@@ -336,13 +371,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self._say(error)
         else:
             self._state = _OVER
-            self._door.answer(self)
+            self.door.answer(self)
             self.cycle.close_after()
 
     def _fail_body(self, error: RefusedError) -> None:
         """The request whose body comes is answered with that, where no answer has begun."""
         self._state = _OVER
-        self._door.answer(self)
+        self.door.answer(self)
         if self.cycle.response_started:
             self.transport.abort()
         else:
@@ -351,7 +386,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _say(self, error: RefusedError) -> None:
         """Answer what never became a request, and close."""
         method = self.parser.get_method().decode("ascii") if self.url else ""
-        reply = self._refusal(method, self.url.partition(b"?")[0].decode("latin-1"), error)
+        reply = type(self).refusal(method, self.url.partition(b"?")[0].decode("latin-1"), error)
         lines = [
             f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
             f"content-type: {reply.content_type.decode('latin-1')}",
@@ -377,9 +412,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._state = _OVER
         if self.transport.is_closing():
             return
-        self._door.leave(self)
+        self.door.leave(self)
         self.flow.resume_reading()
         self.transport.write_eof()
+
+
+def protocol_of(door: Door, refusal: Refusal) -> type[GuardedProtocol]:
+    """For one server."""
+    return type("Protocol", (GuardedProtocol,), {"door": door, "refusal": staticmethod(refusal)})
 
 
 class GuardedConfig(uvicorn.Config):
@@ -388,7 +428,7 @@ class GuardedConfig(uvicorn.Config):
     def __init__(self, gateway: Gateway, door: Door, **options: Any) -> None:
         super().__init__(
             gateway,  # pyright: ignore[reportArgumentType]  uvicorn's types of scopes are its own
-            http=partial(GuardedProtocol, door=door, refusal=gateway.refusal),  # pyright: ignore[reportArgumentType]
+            http=protocol_of(door, gateway.refusal),
             ws="none",
             lifespan="on",
             log_config=None,
