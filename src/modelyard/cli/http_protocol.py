@@ -222,7 +222,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._state = _HEAD
+        self._state, self._fed = _HEAD, self._fed or 1
 
     def on_headers_complete(self) -> None:
         self._check_whole_head()
@@ -270,6 +270,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
         elif self._state == _WHOLE:
             self._rest()
+        elif self._state == _HEAD:
+            self.door.begin(self)
 
     def _rest(self) -> None:
         self.cycle = self._running = self.scope = None
@@ -324,10 +326,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _check_head(self) -> None:
         """After a read that did not complete it."""
-        if self._fed <= self._most_head:
+        if self._fed > self._most_head:
+            self._refuse(self._too_long() if len(self.url) > self._most_target else self._too_large())
+        elif self.cycle is None or self.cycle.response_complete:
             self.door.begin(self)
-        else:
-            self._refuse(self._too_large() if self.headers else self._too_long())
 
     def _check_whole_head(self) -> None:
         """When it is complete. Raises, which stops the parser."""
