@@ -76,6 +76,8 @@ class Supervisor:
         while not self._is_stopping:
             self._look()
             time.sleep(0.1)
+        # Else whoever connects now would wait in the queue of a socket that nobody takes callers from.
+        self._listening.close()
         for worker in self._workers.values():
             worker.terminate()
         until = time.monotonic() + self._patience
