@@ -41,6 +41,11 @@ _PER_BYTE = 8
 """Of chunked bodies: bytes that may be around each byte of content. One of a byte takes five."""
 
 
+_MOST_DROPPED = 1 << 23
+_DROP_SECONDS = 0.02
+"""Of what still comes when the last was said: how much is read at most, and how long each read waits for the next."""
+
+
 class _Nowhere:
     """Takes trailers, which nobody here asks for: headers that come behind the body would pass for those before it."""
 
@@ -201,6 +206,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._state == _OVER:
+            self._drop(data)
             return
         self._fed += len(data)
         if self.parser is None:
@@ -415,8 +421,20 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.door.leave(self)
+        self._fed = 0
         self.flow.resume_reading()
         self.transport.write_eof()
+
+    def _drop(self, data: bytes) -> None:
+        """What comes after the last word. A little at a time: who sends as fast as it can would hold up everybody."""
+        self._fed += len(data)
+        self.flow.pause_reading()
+        if self._fed < _MOST_DROPPED:
+            self.loop.call_later(_DROP_SECONDS, self._drop_more)
+
+    def _drop_more(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
 
 def protocol_of(door: Door, refusal: Refusal) -> type[GuardedProtocol]:
