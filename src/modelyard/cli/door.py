@@ -151,7 +151,6 @@ class Door:
 
     def rest(self, one: Connection) -> None:
         """It was answered, and may ask again."""
-        self._forget(one)
         self._idle[one] = one.origin.waiting[one] = self.now()
 
     def leave(self, one: Connection) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -77,37 +78,30 @@ class _Lingering:
 
 
 class _Cycle(RequestResponseCycle):
-    """One request and its answer."""
+    """One request and its answer. What is the same for every one when it begins is the class's."""
 
+    access_log = False
+    disconnected = False
+    response_started = False
+    response_complete = False
+    more_body = True
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
     error: RefusedError | None = None
     """Why no more of the request is taken."""
 
-    def __init__(self, protocol: "GuardedProtocol") -> None:
-        super().__init__(
-            scope=protocol.scope,
-            transport=protocol.transport,
-            flow=protocol.flow,
-            logger=protocol.logger,
-            access_logger=protocol.access_logger,
-            access_log=False,
-            default_headers=protocol.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=protocol.expect_100_continue,
-            keep_alive=protocol.scope["http_version"] != "1.0" and protocol.parser.should_keep_alive(),
-            on_response=protocol.on_response_complete,
-        )
+    def __init__(self, protocol: "GuardedProtocol") -> None:  # pyright: ignore[reportMissingSuperCall]
         self.protocol = protocol
-
-    def receive(self) -> Coroutine[Any, Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # as good
-        return self._refused() if self.error is not None else super().receive()
-
-    async def _refused(self) -> dict[str, Any]:
-        return {"type": "http.disconnect", "error": self.error}
-
-    def send(self, message: Any) -> Coroutine[Any, Any, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if self.more_body and not self.response_started:
-            self.protocol.answer_early(self)
-        return super().send(message)
+        self.scope = protocol.scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.logger = protocol.logger
+        self.default_headers = protocol.server_state.default_headers
+        self.message_event = asyncio.Event()
+        self.on_response = protocol.on_response_complete
+        self.waiting_for_100_continue = protocol.expect_100_continue
+        self.keep_alive = self.scope["http_version"] != "1.0" and protocol.parser.should_keep_alive()
+        self.body = bytearray()
 
     def fail(self, error: RefusedError) -> None:
         """Tell the application instead of the rest of the request."""
@@ -120,6 +114,21 @@ class _Cycle(RequestResponseCycle):
         """The connection ends with this answer, although more of the request may come."""
         self.keep_alive = False
         self.transport = _Lingering(self.protocol)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Unfinished(_Cycle):
+    """A request whose body was not complete when its answer began to be made."""
+
+    def receive(self) -> Coroutine[Any, Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # as good
+        return self._refused() if self.error is not None else super().receive()
+
+    async def _refused(self) -> dict[str, Any]:
+        return {"type": "http.disconnect", "error": self.error}
+
+    def send(self, message: Any) -> Coroutine[Any, Any, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.more_body and not self.response_started:
+            self.protocol.answer_early(self)
+        return super().send(message)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -138,6 +147,7 @@ class GuardedProtocol(HttpToolsProtocol):
     parser: Any = None
     pipeline: Any = ()
     scope: Any = None
+    app: Any
     headers: Any = _NOWHERE
     url = b""
     expect_100_continue = False
@@ -183,10 +193,13 @@ class GuardedProtocol(HttpToolsProtocol):
         cls._most_head = cls.door.settings.head_kb << 10
         cls._most_headers = cls.door.settings.headers
         cls._most_target = cls.door.settings.target_kb << 10
+        cls._unchecked = min(cls._most_head, cls._most_target)
 
     _most_head: int
     _most_headers: int
     _most_target: int
+    _unchecked: int
+    """A head that came in no more bytes than these is not too large in any way."""
 
     # uvicorn's callbacks
 
@@ -227,45 +240,60 @@ class GuardedProtocol(HttpToolsProtocol):
             self._check_head()
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url, self.expect_100_continue, self.headers = b"", False, []
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }
         self._state, self._fed = _HEAD, self._fed or 1
 
     def on_headers_complete(self) -> None:
-        self._check_whole_head()
-        self._fill_scope()
-        is_free = self.cycle is None or self.cycle.response_complete
-        cycle = self.cycle = _Cycle(self)
-        self._state, self._fed, self._content = _BODY, 0, 0
-        self.headers = _NOWHERE  # pyright: ignore[reportAttributeAccessIssue]
-        if is_free:
-            self._start_asgi_task(cycle, self.app)
-        else:
-            self.flow.pause_reading()
-            self.pipeline = deque(((cycle, self.app), *self.pipeline))
-
-    def _fill_scope(self) -> None:
-        """As uvicorn does. Raises for an address that is none, which stops the parser."""
-        version, url = self.parser.get_http_version(), httptools.parse_url(self.url)
+        if self._fed > self._unchecked or self.pipeline or len(self.headers) > self._most_headers:
+            self._check_whole_head()
+        scope, version, url = self.scope, self.parser.get_http_version(), httptools.parse_url(self.url)
         path = url.path.decode("ascii")
-        scope = self.scope
         scope["method"] = self.parser.get_method().decode("ascii")
         if version != "1.1":
             scope["http_version"] = version
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
+        is_free = self.cycle is None or self.cycle.response_complete
+        cycle = self.cycle = _Cycle(self)
+        self._state, self._fed, self._content = _BODY, 0, 0
+        self.headers = _NOWHERE
+        if is_free:
+            self._start(cycle)
+        else:
+            self.flow.pause_reading()
+            self.pipeline = deque((cycle, *self.pipeline))
 
     def on_body(self, body: bytes) -> None:
         self._content += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
         self._state, self._fed = _WHOLE, 0
-        if self.cycle.response_complete:
+        self.door.answer(self)
+        cycle = self.cycle
+        if cycle.response_complete:
             self._rest()
         else:
-            self.door.answer(self)
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -273,11 +301,17 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._start(self.pipeline.pop())
         elif self._state == _WHOLE:
             self._rest()
         elif self._state == _HEAD:
             self.door.begin(self)
+
+    def _start(self, cycle: _Cycle) -> None:
+        self._running = cycle
+        task = self.loop.create_task(cycle.run_asgi(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _rest(self) -> None:
         self.cycle = self._running = self.scope = None
@@ -294,10 +328,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _should_upgrade(self) -> bool:
         return False
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
 
     # the door's
 
@@ -366,6 +396,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._fed - self._content > _SPARE + _PER_BYTE * self._content:
             self._fail_body(RefusedError("the request's body has too much around its chunks"))
         elif self.door.send(self):
+            # The task that runs it begins after this read: it sees no other class.
+            self.cycle.__class__ = _Unfinished
             self._patience, self._looked_at = self.door.settings.body_seconds, self.door.now()
             self._content_then = self._content
 

@@ -125,8 +125,8 @@ def gateway_of(
     )
     yard.on_reload(lambda settings: setattr(keeper, "keys", settings.api_keys))
     most = yard.settings.max_body_mb << 20
-    known = yard.settings.connections.bodies_mb << 20
-    bodies = BodyBudget(known, max(known // 4, 2 * most))
+    room = yard.settings.connections.bodies_mb << 20
+    bodies = BodyBudget(room, max(room // 4, 2 * most))
     return Gateway(parts, keeper, max_body=most, bodies=bodies, on_start=on_start, on_close=yard.aclose)
 
 
