@@ -421,6 +421,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle.response_started:
             self.transport.abort()
         else:
+            self.cycle.__class__ = _Unfinished
             self.cycle.fail(error)
 
     def _say(self, error: RefusedError) -> None:
