@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 from tools.show.proof import answers, free_port
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import ConnectionSettings, Settings
-from modelyard.cli.door import network_of, room_of
+from modelyard.cli.door import Door, network_of, room_of
+from modelyard.cli.http_protocol import GuardedProtocol, protocol_of
 from modelyard.cli.serving import gateway_of
 from modelyard.gateway.bodies import BodyBudget
-from modelyard.gateway.http import SMALL_BODY
+from modelyard.gateway.http import SMALL_BODY, Reply
 
 KEY = "key-of-the-owner"
 SHORT = {
@@ -564,3 +568,33 @@ def test_there_are_always_open_files_that_callers_never_take(
 )
 def test_addresses_count_by_who_has_them(address: str, network: str):
     assert network_of(address) == network
+
+
+def test_a_request_here_has_all_that_uvicorns_has(monkeypatch: pytest.MonkeyPatch):
+    """uvicorn's methods run on it: an attribute that a later version adds must be set here too."""
+    loop = asyncio.new_event_loop()
+    app: Any = lambda scope, receive, send: None  # noqa: E731
+    config = uvicorn.Config(app, log_config=None, lifespan="off")
+    config.load()
+    made: list[Any] = []
+    monkeypatch.setattr(HttpToolsProtocol, "_start_asgi_task", lambda self, cycle, app: made.append(cycle))
+    monkeypatch.setattr(GuardedProtocol, "_start", lambda self, cycle: made.append(cycle))
+    door = Door(ConnectionSettings(), room_of(ConnectionSettings(), 1024))
+    guarded: Any = protocol_of(door, lambda method, path, error: Reply(b""))
+    try:
+        for protocol in (HttpToolsProtocol, guarded):
+            one: Any = protocol(config, ServerState(), {}, loop)
+            one.connection_made(_Nowhere())
+            one.data_received(head("GET", "/a%20b?c=d"))
+        theirs, ours = made
+        assert {name for name in vars(theirs) if not hasattr(ours, name)} <= {"access_logger"}
+        assert ours.scope == theirs.scope
+    finally:
+        loop.close()
+
+
+class _Nowhere(asyncio.Transport):
+    """A transport to nobody."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name in ("peername", "sockname") else default
