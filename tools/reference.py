@@ -30,7 +30,7 @@ _CLI_HEAD = """\
 # Command line
 
 Every command takes `--json`, and then prints errors as JSON too. Exit codes: 0 done, 1 it could not be done, 2 the
-command line was wrong, 130 interrupted.
+command line was wrong, 130 interrupted; 128 and the signal's number where a second one ended `serve` at once.
 
 Shell completion: `eval "$(_MODELYARD_COMPLETE=bash_source modelyard)"` (or `zsh_source`, `fish_source`).
 """
@@ -43,6 +43,7 @@ def settings_page() -> str:
         (settings.Settings, "The file"),
         (settings.LocalSettings, "`local`"),
         (settings.TimeoutSettings, "`timeouts`"),
+        (settings.ConnectionSettings, "`connections`"),
         (settings.CacheSettings, "`cache`"),
         (settings.QueueSettings, "`queue`"),
         (settings.TelemetrySettings, "`telemetry`"),

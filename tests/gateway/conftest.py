@@ -12,6 +12,8 @@ import uvicorn
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
+from modelyard.cli.door import Door, raise_file_limit, room_of
+from modelyard.cli.http_protocol import GuardedConfig
 from modelyard.cli.serving import gateway_of
 from modelyard.testing import Upstream, echo_models, echo_provider
 
@@ -37,9 +39,9 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.yard = Modelyard(self._settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={})
         gateway: Any = gateway_of(self.yard, on_start=self.yard.upkeep.start)
-        config = uvicorn.Config(
-            gateway, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
-        )
+        door = Door(self._settings.connections, room_of(self._settings.connections, raise_file_limit()))
+        config = GuardedConfig(gateway, door, timeout_graceful_shutdown=2)
+        door.open()
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]
         serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
@@ -47,6 +49,7 @@ class Running:
             await asyncio.sleep(0.01)
         self._ready.set()
         await serving
+        door.close()
 
     def flush(self) -> list[Any]:
         """The ledger's rows, newest first."""

@@ -22,6 +22,8 @@ PROOFS = {
     "stream-cut": "1,000 streams cut by the caller at any byte: a row each, and the provider let go.",
     "faults": "Every way in which a provider fails, streamed and not, in three wire formats.",
     "dead-credential": "One of three credentials dead: nobody notices, and it is back when it lives.",
+    "strangers": "Slow, huge and very many callers at the door: the owner signs in within a second, memory stays.",
+    "sigterm": "Streams of every format cut by the server's end, a second signal, workers: each is told, nothing left.",
     "budget-race": "64 racing callers, two processes, one budget: on SQLite, PostgreSQL and Valkey.",
     "noisy-tenant": "A tenant at a hundred times the load of another, which does not notice.",
     "tenancy": "Every route with every id of another tenant's; secrets looked for wherever words go.",

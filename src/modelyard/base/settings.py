@@ -82,6 +82,40 @@ class TimeoutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     total: float = 600.0
 
 
+class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What callers may take before anybody knows who they are, in each process: time, sizes and connections."""
+
+    head_seconds: float = 10.0
+    """Until a request's head is complete, counted from the connection's beginning or the head's first byte."""
+    body_seconds: float = 30.0
+    """How long a body may come more slowly than `body_rate`, a pause included."""
+    body_rate: int = 1024
+    """Bytes a second."""
+    idle_seconds: float = 75.0
+    """A connection on which nothing was asked for so long is closed."""
+    unread_seconds: float = 120.0
+    """A caller who takes nothing of an answer for so long is cut off."""
+    head_kb: int = 64
+    """A request's head: its address and all of its headers."""
+    headers: int = 128
+    target_kb: int = 16
+    """A request's address."""
+    pipelined: int = 16
+    """Requests sent before the answer to the first; after so many the connection is closed when they are answered."""
+    bodies_mb: int = 256
+    """What unfinished bodies may take in memory. One tenant alone gets three quarters. Callers without a key have a
+    quarter of it beside that, of which one address alone gets half."""
+    most: int = 0
+    """Connections at once; beyond it those that are idle longest are closed. 0: what the limit of open files allows
+    (`ulimit -n`, raised to its hard limit, 65,536 at most) less `reserved_files`."""
+    reserved_files: int = 0
+    """Open files that callers never take: for the database, plugins, providers. 0 for a quarter of what is allowed, 64
+    at least."""
+    idle_per_address: int = 0
+    """Connections of one address, or one IPv6 network (/64), on which nothing is asked; beyond it those that are idle
+    longest are closed. 0 for a quarter of `most`."""
+
+
 class CacheSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Answers that may be given again."""
 
@@ -281,7 +315,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What processes share limits through: `database`, or `valkey://HOST:PORT`. Empty for the only server here."""
     workers: int = 1
     grace_seconds: float = 10.0
-    """What calls that are running get to end when the server stops."""
+    """What calls that are running get to end when the server stops; then their callers are told that it does."""
     master_key: str = ""
     """`id:KEY` with 32 random bytes as base64; encrypts credentials. In `master.key` in the home folder where empty."""
     embedding_batch_ms: float = 3.0
@@ -297,6 +331,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     egress: EgressSettings = EgressSettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
+    connections: ConnectionSettings = ConnectionSettings()
 
     @property
     def home_path(self) -> Path:

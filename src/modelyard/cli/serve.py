@@ -7,10 +7,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -22,10 +24,13 @@ from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import configure_logging
 from modelyard.base.settings import Settings
+from modelyard.cli.door import Door, raise_file_limit, room_of
+from modelyard.cli.http_protocol import GuardedConfig
 from modelyard.cli.serving import gateway_of
 from modelyard.cli.show import settings_file, settings_of
 from modelyard.cli.workers import Peers, Supervisor
 from modelyard.gateway.auth import check_bind, is_loopback
+from modelyard.gateway.http import Ending
 from modelyard.gateway.routes.console import is_built
 from modelyard.gateway.routes.models import listed
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
@@ -35,11 +40,19 @@ from modelyard.storage.resources import Resources
 
 
 class Server(uvicorn.Server):
-    """Says that it is ready when it is."""
+    """Says that it is ready when it is. When it ends, callers whose time is over are told why.
 
-    def __init__(self, config: uvicorn.Config, welcome: str) -> None:
+    A second signal ends it at once, with the exit code that a shell gives to one that a signal ended. A worker does not
+    heed it: what sends signals to a whole group of processes would send it two, its supervisor's among them.
+    """
+
+    def __init__(self, config: GuardedConfig, door: Door, ending: Ending, grace: float, *, is_worker: bool) -> None:
         super().__init__(config)
-        self._welcome = welcome
+        self.welcome = ""
+        self._door = door
+        self._ending = ending
+        self._grace = grace
+        self._is_worker = is_worker
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         # Loops keep track of every async generator, to close those that are forgotten. Ours are all closed where they
@@ -51,8 +64,49 @@ class Server(uvicorn.Server):
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
         await super().startup(sockets)
-        if self.started and self._welcome:
-            click.echo(self._welcome)
+        if self.started:
+            self._door.open()
+            if self.welcome:
+                click.echo(self.welcome)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
+        elif not self._is_worker:
+            # What calls cost so far lies on disk, and whatever this process started ends with it.
+            os._exit(128 + sig)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """No new connections; those that run get the grace; then they are cut, in the words of their formats."""
+        for listening in self.servers:
+            listening.close()
+        for each in sockets or ():
+            each.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        await _until(lambda: not state.tasks, self._grace)
+        self._ending.is_over = True
+        for task in list(state.tasks):
+            task.cancel()
+        await _until(lambda: not state.tasks, _LAST_WORDS_SECONDS)
+        for connection in list(state.connections):
+            connection.shutdown()
+        await _until(lambda: not state.connections, _LAST_WORDS_SECONDS)
+        for connection in list(state.connections):
+            connection.transport.abort()
+        self._door.close()
+        await self.lifespan.shutdown()
+
+
+_LAST_WORDS_SECONDS = 2.0
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait, but no longer than that."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110  uvicorn has no event for it
+        await asyncio.sleep(0.05)
 
 
 @click.command()
@@ -70,8 +124,8 @@ def serve(ctx: click.Context, worker: int | None, supervisor: int | None, **give
     """Start the server, for OpenAI's clients at http://127.0.0.1:8790/v1 and for Anthropic's, Google's and Cohere's at
     http://127.0.0.1:8790. It needs no key there.
 
-    Stop it with Ctrl-C: calls that are running get ten seconds to end. Changes to modelyard.yaml are taken up while it
-    runs.
+    Stop it with Ctrl-C: calls that are running get ten seconds to end; a second time ends them at once. Changes to
+    modelyard.yaml are taken up while it runs.
     """
     given = {key: value for key, value in given.items() if value is not None}
     settings = msgspec.structs.replace(settings_of(ctx), **given)
@@ -112,7 +166,7 @@ def _supervise(settings: Settings, listening: socket.socket, given: dict[str, An
         arguments += [f"--{key.replace('_', '-')}", str(value)]
     origin = _origin(settings.host, listening.getsockname()[1])
     click.echo(click.style(f"Modelyard starts {settings.workers} workers at {origin}/v1", bold=True))
-    Supervisor(listening, settings.workers, arguments).run()
+    Supervisor(listening, settings.workers, arguments, patience=settings.grace_seconds + 20.0).run()
 
 
 def _run(
@@ -127,7 +181,7 @@ def _run(
         if peers is not None:
             yard.upkeep.every(1.0, partial(_tell, peers, yard))
         if supervisor is not None:
-            yard.upkeep.every(1.0, partial(_stop_with, supervisor))
+            yard.upkeep.every(1.0, partial(_stop_with, supervisor, lambda: state["server"].should_exit))
 
     gateway = gateway_of(
         yard,
@@ -137,24 +191,13 @@ def _run(
         settings_file=settings_file(ctx),
         environ=os.environ,
     )
-    config = uvicorn.Config(
-        gateway,  # pyright: ignore[reportArgumentType]  uvicorn's types of scopes are its own
-        loop="auto",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,  # nobody may say for others who they are
-        timeout_graceful_shutdown=int(settings.grace_seconds),
-        timeout_keep_alive=75,
-        backlog=2048,
-    )
+    door = Door(settings.connections, room_of(settings.connections, raise_file_limit()))
+    config = GuardedConfig(gateway, door, loop="auto", backlog=2048)
     server = state["server"] = Server(
-        config, _welcome(yard, settings.host, listening.getsockname()[1]) if supervisor is None else ""
+        config, door, gateway.ending, settings.grace_seconds, is_worker=supervisor is not None
     )
+    if supervisor is None:
+        server.welcome = _welcome(yard, settings.host, listening.getsockname()[1])
     config.load()
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
@@ -168,9 +211,9 @@ def _tell(peers: Peers, yard: Modelyard) -> None:
     peers.tell(yard.metrics.snapshot())
 
 
-def _stop_with(supervisor: int) -> None:
+def _stop_with(supervisor: int, is_stopping: Callable[[], bool]) -> None:
     """A worker whose supervisor is gone, however it went, stops as it would have been told to."""
-    if os.getppid() != supervisor:
+    if os.getppid() != supervisor and not is_stopping():
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -12,6 +12,7 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
 from modelyard.gateway.auth import Gatekeeper
+from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.dataset_calls import DatasetParts
 from modelyard.gateway.manage_parts import ManageParts, ServerState
 from modelyard.gateway.routes.app_runs import AppRuns
@@ -125,7 +126,10 @@ def gateway_of(
         offer=lambda tenant, names: offer_of(yard, tenant, names),
     )
     yard.on_reload(lambda settings: setattr(keeper, "keys", settings.api_keys))
-    return Gateway(parts, keeper, max_body=yard.settings.max_body_mb << 20, on_start=on_start, on_close=yard.aclose)
+    most = yard.settings.max_body_mb << 20
+    room = yard.settings.connections.bodies_mb << 20
+    bodies = BodyBudget(room, max(room // 4, 2 * most))
+    return Gateway(parts, keeper, max_body=most, bodies=bodies, on_start=on_start, on_close=yard.aclose)
 
 
 def _oidc(yard: Modelyard) -> Oidc | None:

@@ -13,8 +13,6 @@ from typing import Any
 
 import click
 
-_PATIENCE = 30.0
-
 
 class Peers:
     """What each process counted, as files that the others read."""
@@ -58,7 +56,10 @@ def _is_alive(pid: int) -> bool:
 class Supervisor:
     """Starts workers on one listening socket, starts those anew that die, and stops them all."""
 
-    def __init__(self, listening: socket.socket, count: int, arguments: Sequence[str]) -> None:
+    def __init__(
+        self, listening: socket.socket, count: int, arguments: Sequence[str], *, patience: float = 30.0
+    ) -> None:
+        self._patience = patience
         self._listening = listening
         self._arguments = arguments
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
@@ -66,7 +67,7 @@ class Supervisor:
         self._is_stopping = False
 
     def run(self) -> None:
-        """Until a signal ends it. Workers get what time they need to drain."""
+        """Until a signal ends it. Workers get what time they need to drain; a second signal ends them and this."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         os.set_inheritable(self._listening.fileno(), True)
@@ -75,9 +76,11 @@ class Supervisor:
         while not self._is_stopping:
             self._look()
             time.sleep(0.1)
+        # Else whoever connects now would wait in the queue of a socket that nobody takes callers from.
+        self._listening.close()
         for worker in self._workers.values():
             worker.terminate()
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + self._patience
         for worker in self._workers.values():
             try:
                 worker.wait(max(0.1, until - time.monotonic()))
@@ -88,7 +91,8 @@ class Supervisor:
     def _start(self) -> None:
         command = [sys.executable, "-m", "modelyard", *self._arguments, "--worker", str(self._listening.fileno())]
         command += ["--supervisor", str(os.getpid())]
-        worker = subprocess.Popen(command, pass_fds=[self._listening.fileno()])
+        # In a group of its own: what a terminal sends to all of its group reaches workers through this process alone.
+        worker = subprocess.Popen(command, pass_fds=[self._listening.fileno()], process_group=0)
         self._workers[worker.pid] = worker
 
     def _look(self) -> None:
@@ -99,5 +103,9 @@ class Supervisor:
                 time.sleep(0.5)
                 self._start()
 
-    def _stop(self, *signal_and_frame: object) -> None:
+    def _stop(self, number: int, frame: object) -> None:
+        if self._is_stopping:
+            for worker in self._workers.values():
+                worker.kill()
+            os._exit(128 + number)
         self._is_stopping = True

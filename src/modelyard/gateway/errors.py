@@ -20,7 +20,7 @@ from modelyard.base.errors import (
     PluginError,
 )
 from modelyard.gateway.auth import OriginError, UnauthorizedError
-from modelyard.gateway.http import BodyTooLargeError, Reply, json_reply
+from modelyard.gateway.http import Reply, json_reply
 from modelyard.jail.sandbox import JailError, JailUnavailableError
 from modelyard.models.types import JSON
 from modelyard.runtime.accounts import SetUpError, SignInError
@@ -51,7 +51,6 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (QuotaExceededError, 429, "insufficient_quota"),
     (LedgerUnavailableError, 503, "server_error"),
     (StorageUnavailableError, 503, "server_error"),
-    (BodyTooLargeError, 413, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
     (TooManyRunsError, 429, "rate_limit_error"),
     (WorkflowError, 400, "invalid_request_error"),
@@ -84,7 +83,7 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
 
 
 def status_of(error: ModelyardError) -> tuple[int, str]:
-    stated = getattr(error, "status", None)  # errors of the service API say theirs
+    stated = getattr(error, "status", None)  # refusals of the server and errors of the service API say theirs
     if isinstance(stated, int):
         return stated, "invalid_request_error" if stated < 500 else "server_error"
     return next(((status, kind) for one, status, kind in _STATUS if isinstance(error, one)), (500, "server_error"))

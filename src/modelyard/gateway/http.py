@@ -4,16 +4,17 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.gateway.bodies import BodyBudget
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.caller import Caller, set_current_caller
-from modelyard.runtime.invocation import Context
+from modelyard.runtime.invocation import ANYBODY, Context
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 
@@ -39,8 +40,49 @@ CACHE = b"x-modelyard-cache"
 """`on` to be given an answer that was given before whatever the temperature, `refresh` to have it made anew, `off`."""
 
 
-class BodyTooLargeError(ModelyardError):
+SMALL_BODY = 1 << 16
+"""As much as one connection buffers anyway, and more than people type into a form."""
+
+
+class RefusedError(ModelyardError):
+    """The server does not take a request as it comes, or not now. The connection is closed after it."""
+
+    status: ClassVar[int] = 400
+    code = "malformed_request"
+
+
+class BodyTooLargeError(RefusedError):
+    status = 413
     code = "request_too_large"
+
+
+class TargetTooLongError(RefusedError):
+    status = 414
+    code = "address_too_long"
+
+
+class HeadTooLargeError(RefusedError):
+    status = 431
+    code = "headers_too_large"
+
+
+class RequestTimeoutError(RefusedError):
+    """It came too slowly."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class ServerBusyError(RefusedError):
+    status = 503
+    code = "server_busy"
+    retry_after = 1.0
+
+
+class ServerStoppingError(RefusedError):
+    status = 503
+    code = "server_stopping"
+    retry_after = 1.0
 
 
 class ClientGoneError(ModelyardError):
@@ -58,6 +100,9 @@ class Request:
     id: str
     caller: Caller
     max_body: int
+    bodies: BodyBudget = field(default_factory=BodyBudget)
+    payer: str = ""
+    """The tenant that what is read counts for; set by those who admit callers by other means than our keys."""
 
     @property
     def tenant(self) -> str:
@@ -66,6 +111,7 @@ class Request:
     def identify(self, caller: Caller) -> None:
         """The caller is known now: whatever the server calls for this request is called on its behalf."""
         self.caller = caller
+        self.payer = caller.tenant
         set_current_caller(caller)
 
     def find(self, manager: ModelManager, name: str, model_type: ModelType) -> ModelInstance:
@@ -108,41 +154,70 @@ class Request:
         """That there is nothing for this verb at this address."""
         return NotFoundError(f"{self.method} {self.path!r} is not offered here", code="unknown_url")
 
-    async def body(self) -> bytes:
-        """The whole body. Raises BodyTooLargeError as soon as it is known to be, ClientGoneError if it breaks off."""
+    async def body(self, most: int | None = None) -> bytes:
+        """The whole body, of at most so many bytes; as many as the server takes where nothing is said.
+
+        Raises BodyTooLargeError as soon as it is known to be, ClientGoneError if it breaks off, another RefusedError
+        where it comes too slowly, or where too many come at once.
+        """
+        most = self.max_body if most is None else min(most, self.max_body)
         length = self.header(b"content-length")
-        if length and length.isdigit() and int(length) > self.max_body:
-            raise self._too_large()
+        if length and length.isdigit() and (len(length) > 18 or int(length) > most):
+            raise self._too_large(most)
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body"):
-            return self._within(message.get("body", b""))
+            data: bytes = message.get("body", b"")
+            if len(data) > most:
+                raise self._too_large(most)
+            return data
+        return await self._gathered(message, most)
+
+    async def _gathered(self, message: MutableMapping[str, Any], most: int) -> bytes:
+        """A body that comes in pieces. What is unfinished counts against what all callers together may fill."""
         data = bytearray()
-        while True:
-            if message["type"] != "http.request":
-                raise ClientGoneError("the caller left before its request was complete")
-            data += message.get("body", b"")
-            self._within(data)
-            if not message.get("more_body"):
-                return bytes(data)
-            message = await self.receive()
+        with self.bodies.share(self._payer()) as share:
+            while True:
+                if message["type"] != "http.request":
+                    raise why_gone(message)
+                piece: bytes = message.get("body", b"")
+                if len(data) + len(piece) > most:
+                    raise self._too_large(most)
+                if not share.grow(len(piece)):
+                    raise ServerBusyError("too many large requests are coming in at once; try again in a moment")
+                data += piece
+                if not message.get("more_body"):
+                    return bytes(data)
+                message = await self.receive()
 
-    def _within(self, data: Any) -> Any:
-        if len(data) > self.max_body:
-            raise self._too_large()
-        return data
+    def _payer(self) -> tuple[str, bool]:
+        """(who, whether we know them)."""
+        if self.payer:
+            return self.payer, True
+        if self.caller is not ANYBODY:
+            return self.caller.tenant, True
+        client = self.scope.get("client")
+        return str(client[0]) if client else "", False
 
-    def _too_large(self) -> BodyTooLargeError:
-        most = self.max_body // (1 << 20)
-        return BodyTooLargeError(f"the request is larger than {most} MB; the server's max_body_mb allows no more")
+    def _too_large(self, most: int) -> BodyTooLargeError:
+        if most < self.max_body:
+            return BodyTooLargeError(f"the request is larger than {most:,} bytes; this address takes no more")
+        allowed = most // (1 << 20)
+        return BodyTooLargeError(f"the request is larger than {allowed} MB; the server's max_body_mb allows no more")
 
     async def while_here(self, work: Awaitable[T]) -> T:
         """The work's result; cancels it where the caller hangs up. For work that follows the whole body."""
         with Presence(self.receive):
             return await work
 
-    async def json(self) -> JSON:
+    async def json(self, most: int | None = None) -> JSON:
         """The body as an object. Raises InvokeBadRequestError where it is none."""
-        return read_json(await self.body())
+        return read_json(await self.body(most))
+
+
+def why_gone(message: Mapping[str, Any]) -> ModelyardError:
+    """Why no more of a request comes, by what the server was told instead of its next piece."""
+    error = message.get("error")
+    return error if isinstance(error, ModelyardError) else ClientGoneError("the caller left before the end")
 
 
 def read_json(body: bytes) -> JSON:
@@ -195,7 +270,7 @@ class StreamReply:
     headers: list[tuple[bytes, bytes]]
     status: int = 200
 
-    async def send(self, send: Send, request_id: bytes, receive: Receive) -> None:
+    async def send(self, send: Send, request_id: bytes, receive: Receive, ending: "Ending | None" = None) -> None:
         async with aclosing(self.pieces) as pieces:
             with Presence(receive):
                 first = await anext(pieces, None)
@@ -203,18 +278,43 @@ class StreamReply:
                 await send({"type": "http.response.start", "status": self.status, "headers": headers})
                 if first is not None:
                     await send({"type": "http.response.body", "body": first, "more_body": True})
-                    await self._rest(pieces, send)
+                    await self._rest(pieces, send, ending)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _rest(self, pieces: AsyncGenerator[bytes, None], send: Send) -> None:
+    async def _rest(self, pieces: AsyncGenerator[bytes, None], send: Send, ending: "Ending | None") -> None:
         try:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except ModelyardError as error:
-            if self.on_error is None:
+        except asyncio.CancelledError:
+            if ending is None or (error := ending.taken()) is None:
                 raise
-            logger.warning("a stream broke", extra={"fields": {"error": str(error)}})
-            await send({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
+            await pieces.aclose()
+            await self._last_words(error, send)
+        except ModelyardError as error:
+            await self._last_words(error, send)
+
+    async def _last_words(self, error: ModelyardError, send: Send) -> None:
+        """Raises the error where the format has no words for one: then the connection is cut."""
+        if self.on_error is None:
+            raise error
+        logger.warning("a stream broke", extra={"fields": {"error": str(error)}})
+        await send({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
+
+
+class Ending:
+    """The end of the server: requests that run when their time is over are cancelled, and say so to their callers."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    def taken(self) -> ServerStoppingError | None:
+        """For the running task, which was just cancelled: why, where the server's end is what cancelled it. Then it
+        may go on, to say so."""
+        if not self.is_over:
+            return None
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        return ServerStoppingError("the server is shutting down; ask again in a moment")
 
 
 class Presence:
@@ -223,12 +323,12 @@ class Presence:
     Not to be left open across the end of an answer: servers report that as a hang-up too.
     """
 
-    __slots__ = ("_has_left", "_receive", "_task", "_timer", "_watch")
+    __slots__ = ("_receive", "_task", "_timer", "_watch", "_why")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._has_left = False
-        self._watch: asyncio.Future[None] | None = None
+        self._why: ModelyardError | None = None
+        self._watch: asyncio.Future[ModelyardError] | None = None
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
@@ -239,9 +339,9 @@ class Presence:
         self._watch = asyncio.ensure_future(_left(self._receive))
         self._watch.add_done_callback(self._on_left)
 
-    def _on_left(self, watch: asyncio.Future[None]) -> None:
+    def _on_left(self, watch: asyncio.Future[ModelyardError]) -> None:
         if not watch.cancelled() and self._task is not None:
-            self._has_left = True
+            self._why = watch.result()
             self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
@@ -249,14 +349,15 @@ class Presence:
         if self._watch is not None:
             self._watch.remove_done_callback(self._on_left)
             self._watch.cancel()
-        if self._has_left and self._task is not None and self._task.uncancel() == 0:
-            raise ClientGoneError("the caller left before the answer was complete") from None
+        if self._why is not None and self._task is not None and self._task.uncancel() == 0:
+            raise self._why from None
 
 
-async def _left(receive: Receive) -> None:
-    """Done when the caller hangs up."""
-    while (await receive())["type"] != "http.disconnect":
+async def _left(receive: Receive) -> ModelyardError:
+    """Done when the caller hangs up, or is not waited for any longer."""
+    while (message := await receive())["type"] != "http.disconnect":
         pass
+    return why_gone(message)
 
 
 def sse_reply(

@@ -11,11 +11,22 @@ from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.ids import new_id
 from modelyard.gateway import admin_calls, chat_page
 from modelyard.gateway.auth import Gatekeeper
+from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.chat_page import PageRoute
 from modelyard.gateway.dataset_calls import DatasetParts
 from modelyard.gateway.errors import error_reply, shape_of
 from modelyard.gateway.hosted_tools import FindTool, HostedTools
-from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply
+from modelyard.gateway.http import (
+    ClientGoneError,
+    Ending,
+    Receive,
+    RefusedError,
+    Reply,
+    Request,
+    Scope,
+    Send,
+    StreamReply,
+)
 from modelyard.gateway.manage_parts import ManageParts
 from modelyard.gateway.routes import (
     a2a,
@@ -306,6 +317,7 @@ class Gateway:
         gatekeeper: Gatekeeper,
         *,
         max_body: int,
+        bodies: BodyBudget | None = None,
         on_start: Callable[[], None] = lambda: None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -315,7 +327,10 @@ class Gateway:
         self._below = sorted(below, key=len, reverse=True)
         self._gatekeeper = gatekeeper
         self._max_body = max_body
+        self._bodies = bodies or BodyBudget()
         self._on_close = on_close
+        self.ending = Ending()
+        """Once it is over, a request whose task is cancelled tells its caller that the server stops."""
 
     @property
     def is_open(self) -> bool:
@@ -333,7 +348,7 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id("req")
-        request = Request(scope, receive, request_id, ANYBODY, self._max_body)
+        request = Request(scope, receive, request_id, ANYBODY, self._max_body, self._bodies)
         has_begun = False
 
         async def sending(message: MutableMapping[str, Any]) -> None:
@@ -343,22 +358,19 @@ class Gateway:
 
         try:
             role, route = self._route(request)
-            if role is not None:
-                request.identify(await self._gatekeeper.caller_of(scope))
-                if not request.caller.role.covers(role):
-                    raise ForbiddenError(
-                        f"this takes the role {role.value!r}; the key's is {request.caller.role.value!r}"
-                    )
-            elif not admits_itself(route):
-                await self._gatekeeper.check_open(scope)
+            await self._admit(request, role, route)
             reply = await route(request)
             await self._note(request, reply)
             if isinstance(reply, StreamReply):
-                await reply.send(sending, request_id.encode(), receive)
+                await reply.send(sending, request_id.encode(), receive, self.ending)
             else:
                 await reply.send(sending, request_id.encode())
         except ClientGoneError:
             logger.debug("the caller left", extra={"fields": {"request": request_id}})
+        except asyncio.CancelledError:
+            if has_begun or (stopping := self.ending.taken()) is None:
+                raise
+            await self.refusal(request.method, request.path, stopping).send(sending, request_id.encode())
         except ModelyardError as error:
             if has_begun:
                 raise  # nothing can be said any more: the server cuts the connection, and nobody takes half for whole
@@ -371,6 +383,25 @@ class Gateway:
             answer = error_reply(ModelyardError(message), shape_of(request.path), request_id)
             await answer.send(sending, request_id.encode())
 
+    async def _admit(self, request: Request, role: Role | None, route: Route) -> None:
+        """Raises UnauthorizedError, OriginError, ForbiddenError, by the request's head alone."""
+        if role is None:
+            if not admits_itself(route):
+                await self._gatekeeper.check_open(request.scope)
+            return
+        request.identify(await self._gatekeeper.caller_of(request.scope))
+        if not request.caller.role.covers(role):
+            raise ForbiddenError(f"this takes the role {role.value!r}; the key's is {request.caller.role.value!r}")
+
+    def refusal(self, method: str, path: str, error: RefusedError) -> Reply:
+        """A request that no route was asked for, refused in the words of those who ask there."""
+        try:
+            route: Any = self._found(method, path)[1]
+        except NotFoundError:
+            route = None
+        in_its_words = getattr(getattr(route, "__self__", route), "refusal", None)
+        return in_its_words(error) if in_its_words is not None else error_reply(error, shape_of(path), new_id("req"))
+
     async def _note(self, request: Request, reply: Reply | StreamReply) -> None:
         """What was changed by whom: every administration's call that is not a question."""
         path, accounts = request.path, self._gatekeeper.accounts
@@ -382,7 +413,9 @@ class Gateway:
             await accounts.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])
 
     def _route(self, request: Request) -> tuple[Role | None, Route]:
-        path = request.path
+        return self._found(request.method, request.path)
+
+    def _found(self, method: str, path: str) -> tuple[Role | None, Route]:
         methods = self.routes.get(path if path == "/" else path.rstrip("/"))
         if methods is None:
             above = next((one for one in self._below if path.startswith(one)), None)
@@ -390,8 +423,8 @@ class Gateway:
         if methods is None:
             known = ", ".join(sorted(one for one in self.routes if one.startswith("/v") and not one.endswith("/")))
             raise NotFoundError(f"there is nothing at {path!r}; there are {known}", code="unknown_url")
-        if (route := methods.get(request.method)) is None:
-            raise MethodError(f"{path!r} takes {', '.join(methods)}, not {request.method}")
+        if (route := methods.get(method)) is None:
+            raise MethodError(f"{path!r} takes {', '.join(methods)}, not {method}")
         return route
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.errors import status_of
-from modelyard.gateway.http import BodyTooLargeError, Reply, Request, StreamReply, json_reply
+from modelyard.gateway.http import BodyTooLargeError, RefusedError, Reply, Request, StreamReply, json_reply
 from modelyard.knowledge.sources import FileTooLargeError
 from modelyard.models.types import JSON
 from modelyard.runtime.attempts import TooManyTriesError
@@ -40,10 +40,10 @@ class ServiceError(ModelyardError):
 def problem_of(error: ModelyardError) -> tuple[int, str]:
     """(status, code) as callers of apps know them."""
     match error:
-        case ServiceError():
-            return error.status, error.code
         case BodyTooLargeError() | FileTooLargeError():
             return 413, "file_too_large"
+        case ServiceError() | RefusedError():
+            return error.status, error.code
         case NotFoundError():
             return 404, "not_found"
         case NotPublishedError():

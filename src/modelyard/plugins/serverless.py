@@ -100,17 +100,23 @@ class ServerlessSessions:
     def close(self, session: str) -> None:
         self._open.pop(session, None)
 
-    def context(self, session: str) -> Context | None:
-        """That of whoever called the plugin; None for a session that is not open."""
-        entry = self._open.get(session)
-        return entry[1] if entry is not None else None
+    def context(self, session: str) -> Context:
+        """That of whoever called the plugin. Raises NotFoundError for a session that is not open."""
+        return self._entry(session)[1]
 
-    async def answer(self, session: str, line: bytes) -> AsyncGenerator[bytes, None]:
-        """The lines that answer one transaction. Raises NotFoundError for a session that is not open."""
+    def tenant_of(self, session: str) -> str:
+        """Whose call a session is. Raises NotFoundError for one that is not open."""
+        return self._entry(session)[0].tenant
+
+    def _entry(self, session: str) -> tuple[PluginCall, Context]:
         entry = self._open.get(session)
         if entry is None or self._shuts_out(entry[0].tenant, entry[0].user):
             raise NotFoundError("there is no such session", code="session_not_found")
-        call, _ = entry
+        return entry
+
+    async def answer(self, session: str, line: bytes) -> AsyncGenerator[bytes, None]:
+        """The lines that answer one transaction. Raises NotFoundError for a session that is not open."""
+        call, _ = self._entry(session)
         asked = _asked(line)
         name = str(asked.get("backwards_request_id", ""))
 

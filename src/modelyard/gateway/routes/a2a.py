@@ -73,12 +73,16 @@ class A2ARoute:
             raise request.not_offered()
         return await self._rpc(request, found)
 
+    def refusal(self, error: ModelyardError) -> Reply:
+        return problem_reply(error)
+
     def _admitted(self, request: Request, name: str, *, is_card: bool) -> FoundApp:
         """The app whose key is shown; its card is for anybody where its page is. Raises ServiceError."""
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")
         shown = key.strip() if scheme.lower() == "bearer" else request.header(b"x-api-key") or ""
         found = self._parts.apps.by_key(shown) if shown else None
         if found is not None and name in (found.id, found.stored.page.token):
+            request.payer = found.tenant
             return found
         public = self._parts.apps.by_page(name)
         if is_card and public is not None:

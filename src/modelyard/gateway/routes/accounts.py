@@ -19,7 +19,7 @@ from modelyard.gateway.auth import (
     device_cookie,
     session_cookie,
 )
-from modelyard.gateway.http import Reply, Request, json_reply
+from modelyard.gateway.http import SMALL_BODY, Reply, Request, json_reply
 from modelyard.models.types import JSON
 from modelyard.runtime.accounts import Account, Accounts, Session
 from modelyard.runtime.caller import Caller, ForbiddenError, Role
@@ -67,7 +67,7 @@ class AccountsRoute:
 
     async def _sign_in(self, request: Request) -> Reply:
         check_same_origin(request.scope["headers"], "POST")
-        body = await request.json()
+        body = await request.json(SMALL_BODY)
         agent = request.header(b"user-agent") or ""
         token, session = await self.accounts.sign_in(
             need(body, "email", str), need(body, "password", str), agent,
@@ -82,7 +82,7 @@ class AccountsRoute:
             caller = await self.keeper.caller_of(request.scope)
             if not caller.is_operator:
                 raise ForbiddenError("the first owner is set up at the server's own machine, or with an owner's key")
-        body = await request.json()
+        body = await request.json(SMALL_BODY)
         account = await self.accounts.set_up(
             need(body, "email", str), may(body, "name", str) or "", need(body, "password", str)
         )
@@ -91,7 +91,7 @@ class AccountsRoute:
 
     async def _accept(self, request: Request) -> Reply:
         check_same_origin(request.scope["headers"], "POST")
-        body, address = await request.json(), self.keeper.address_of(request.scope)
+        body, address = await request.json(SMALL_BODY), self.keeper.address_of(request.scope)
         self.accounts.count_stranger(address)
         account = await self.accounts.accept(
             need(body, "token", str), may(body, "name", str) or "", need(body, "password", str)
@@ -125,7 +125,7 @@ class AccountsRoute:
                 await self.accounts.revoke(session.account, name)
                 return json_reply({"id": name, "deleted": True})
             case "PATCH", "account":
-                body = await request.json()
+                body = await request.json(SMALL_BODY)
                 changed = await self.accounts.change_own(
                     session, name=may(body, "name", str) or "", old=may(body, "current_password", str) or "",
                     new=may(body, "password", str) or "",
@@ -148,7 +148,7 @@ class AccountsRoute:
             case "PATCH", "accounts", name:
                 return await self._change(request, caller, name)
             case "POST", "invitations":
-                body = await request.json()
+                body = await request.json(SMALL_BODY)
                 role = _role(need(body, "role", str))
                 return json_reply(
                     {"token": await self.accounts.invite(caller, need(body, "email", str), role)}, status=201
@@ -159,7 +159,7 @@ class AccountsRoute:
                 raise request.not_offered()
 
     async def _change(self, request: Request, caller: Caller, name: str) -> Reply:
-        body = await request.json()
+        body = await request.json(SMALL_BODY)
         told = may(body, "role", str)
         changed = await self.accounts.change(
             caller, name, role=_role(told) if told is not None else None, is_enabled=may(body, "is_enabled", bool)

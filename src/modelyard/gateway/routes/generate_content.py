@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import NotFoundError
+from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.fields import need
 from modelyard.gateway.answers import plain_events, prepared, streamed, whole
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
@@ -72,10 +72,11 @@ class Route:
 
 def as_list(answer: StreamReply) -> StreamReply:
     """Without `alt=sse` Google streams one JSON array, an element at a time."""
-    events = answer.pieces
+    events, on_error = answer.pieces, answer.on_error
+    begun = False
 
     async def pieces() -> AsyncGenerator[bytes, None]:
-        begun = False
+        nonlocal begun
         async with aclosing(events):
             async for piece in events:
                 for event in piece.split(b"\n\n"):
@@ -84,8 +85,13 @@ def as_list(answer: StreamReply) -> StreamReply:
                         begun = True
         yield b"]" if begun else b"[]"
 
+    def last_words(error: ModelyardError) -> bytes:
+        """The error is the array's last element."""
+        said = on_error(error) if on_error is not None else b""
+        return (b",\r\n" if begun else b"[") + said.removeprefix(b"data: ").rstrip() + b"]"
+
     headers = [(b"content-type", b"application/json"), *(one for one in answer.headers if one[0] != b"content-type")]
-    return StreamReply(pieces(), None, headers)
+    return StreamReply(pieces(), last_words, headers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PluginError
+from modelyard.base.errors import NotFoundError, PluginError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
@@ -39,9 +39,7 @@ class EndpointRoute:
         hook, _, rest = request.path.removeprefix("/e/").partition("/")
         tenant, endpoint, settings = self.plugins.endpoint(hook)
         path = f"/{rest}"
-        body = await request.body()
-        if len(body) > _MOST_BODY:
-            raise InvokeBadRequestError(f"the body has {len(body):,} bytes; {_MOST_BODY:,} are allowed")
+        body = await request.body(_MOST_BODY)
         sent = {"Dify-Hook-Id": hook, "Dify-Hook-Url": f"{self.origin()}/e/{hook}{path}"}
         data = {"raw_http_request": raw_request(request, path, body, sent).hex(), "settings": settings}
         answers = self.plugins.call(
@@ -153,6 +151,7 @@ class FileRoute:
     async def _upload(self, request: Request) -> Reply:
         plugin, name = request.query("plugin") or "", request.query("name") or ""
         tenant = self._signed(request, "upload", f"{plugin}\n{name}")
+        request.payer = tenant
         file, _ = file_form(request.header(b"content-type") or "", await request.body())
         stored = self.files.add(tenant, name or file.filename, file.data, request.query("mimetype") or "")
         query = self.files.sign("read", tenant, stored.id, seconds=86_400.0)
@@ -178,13 +177,13 @@ class TransactionRoute:
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         session = request.header(b"dify-plugin-session-id") or ""
-        body = await request.body()
-        context = self.sessions.context(session)
-        caller = context.run(current_caller) if context is not None else None
-        if caller is not None:
-            request.identify(caller)
-        pieces = self.sessions.answer(session, body)
         try:
+            request.payer = self.sessions.tenant_of(session)
+            caller = self.sessions.context(session).run(current_caller)
+            if caller is not None:
+                request.identify(caller)
+            body = await request.body()
+            pieces = self.sessions.answer(session, body)
             first = await anext(pieces)
         except NotFoundError as error:
             document = {"event": "error", "message": str(error), "data": {"error_type": "SessionNotFound"}}

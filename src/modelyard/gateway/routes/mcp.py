@@ -7,10 +7,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from modelyard.base.errors import ModelyardError
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.mcp import protocol
@@ -47,7 +49,7 @@ class Route:
             return await self.offer(caller.tenant, chosen)
 
         if _wants_stream(message, request):
-            return sse_reply(self._stream(message, offer, context, headers), lambda error: b"")
+            return sse_reply(self._stream(message, offer, context, headers), partial(_last_words, message))
         answered = await request.while_here(self.server.answer(message, offer, context, headers=headers))
         if answered is None:
             return Reply(b"", status=202)
@@ -90,6 +92,11 @@ class Route:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _last_words(message: Mapping[str, Any], error: ModelyardError) -> bytes:
+    document = protocol.error_of(message.get("id"), protocol.INTERNAL_ERROR, str(error))
+    return b"event: message\ndata: " + encode(document) + b"\n\n"
 
 
 def _wants_stream(message: Any, request: Request) -> bool:

@@ -18,7 +18,17 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoun
 from modelyard.base.fields import whole_number
 from modelyard.gateway.auth import UnauthorizedError
 from modelyard.gateway.forms import file_form
-from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
+from modelyard.gateway.http import (
+    RefusedError,
+    Reply,
+    Request,
+    ServerBusyError,
+    ServerStoppingError,
+    StreamReply,
+    encode,
+    json_reply,
+    sse_reply,
+)
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.runtime.plugins import Installed, Plugins
@@ -101,6 +111,9 @@ _KINDS: Mapping[type[ModelyardError], tuple[int, str]] = {
     UnauthorizedError: (-401, "PluginDaemonUnauthorizedError"),
     NotFoundError: (-404, "PluginDaemonNotFoundError"),
     InvokeBadRequestError: (-400, "PluginDaemonBadRequestError"),
+    ServerBusyError: (-500, "PluginDaemonInternalServerError"),
+    ServerStoppingError: (-500, "PluginDaemonInternalServerError"),
+    RefusedError: (-400, "PluginDaemonBadRequestError"),
     PluginError: (-500, "PluginInvokeError"),
 }
 
@@ -139,8 +152,12 @@ class Route:
                 return await self._dispatch(request, tenant, path.removeprefix("dispatch/"))
             return await _Management(self.plugins, tenant, request, self.origin()).answer(path)
         except ModelyardError as error:
-            document = failure(error)
-            return json_reply(document, status=_STATUS.get(document["code"], 500))
+            return self.refusal(error)
+
+    def refusal(self, error: ModelyardError) -> Reply:
+        document = failure(error)
+        status = error.status if isinstance(error, RefusedError) else _STATUS.get(document["code"], 500)
+        return json_reply(document, status=status)
 
     def _admit(self, request: Request) -> None:
         """Raises UnauthorizedError."""
@@ -150,6 +167,7 @@ class Route:
         shown = request.header(b"x-api-key") or ""
         if not hmac.compare_digest(shown.encode(), self.key.encode()):
             raise UnauthorizedError("'x-api-key' does not hold the key of the plugins' interface")
+        request.payer = request.path.removeprefix(PREFIX).partition("/")[0]
 
     async def _dispatch(self, request: Request, tenant: str, path: str) -> Reply | StreamReply:
         """One action of a plugin, its answers as events. Raises NotFoundError."""

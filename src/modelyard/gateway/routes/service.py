@@ -106,6 +106,7 @@ class Service:
         found = self._parts.apps.by_key(key.strip())
         if found is None:
             raise ServiceError(401, "unauthorized", "Access token is invalid")
+        request.payer = found.tenant
         return await self._call(request, found, request.path, path)
 
     async def _call(self, request: Request, found: FoundApp, asked: str, path: str, visitor: str = "") -> Call:
@@ -510,6 +511,9 @@ class _Route:
             return reply
         except ModelyardError as error:
             return problem_reply(error)
+
+    def refusal(self, error: ModelyardError) -> Reply:
+        return problem_reply(error)
 
 
 async def _begun(reply: StreamReply, request: Request) -> Reply | StreamReply:

@@ -46,6 +46,7 @@ class WebhookRoute:
             wanted = data.method.upper()
             document = _refusal(f"this webhook takes {wanted}, not {request.method}")
             return json_reply(document, status=405, headers={"allow": wanted})
+        request.payer = found.tenant
         given = await self._given(request, data, found.tenant)
         values_of(data, given)  # what is missing is said to whom it can still help
         key = next((f"call {one}" for name in _KEYS if (one := request.header(name))), "")

@@ -1,0 +1,600 @@
+"""Strangers at the door: slow, huge and many, none of them keeps anybody else out, or takes the server's memory."""
+
+import asyncio
+import json
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+from tools.show.proof import answers, free_port
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from modelyard.app import Modelyard
+from modelyard.base.settings import ConnectionSettings, Settings
+from modelyard.cli.door import Door, network_of, room_of
+from modelyard.cli.http_protocol import GuardedProtocol, protocol_of
+from modelyard.cli.serving import gateway_of
+from modelyard.gateway.bodies import BodyBudget
+from modelyard.gateway.http import SMALL_BODY, Reply
+
+KEY = "key-of-the-owner"
+SHORT = {
+    "HEAD_SECONDS": "0.8", "BODY_SECONDS": "1", "BODY_RATE": "2000", "IDLE_SECONDS": "0.8", "UNREAD_SECONDS": "1",
+    "HEAD_KB": "16", "HEADERS": "40", "TARGET_KB": "4", "PIPELINED": "64",
+}  # fmt: skip
+
+
+@contextmanager
+def serving(*, files: int | None = None, **limits: str) -> Iterator[int]:
+    """The port of a server as users start it, with an owner's key, and perhaps few open files."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as home:
+        environ = {
+            **os.environ, "MODELYARD_HOME": home, "MODELYARD_PORT": str(port), "MODELYARD_LOCAL__ENABLED": "false",
+            "MODELYARD_PLUGINS__DEBUG_PORT": "0", "MODELYARD_GRACE_SECONDS": "1",
+            **{f"MODELYARD_CONNECTIONS__{name}": value for name, value in limits.items()},
+        }  # fmt: skip
+        (Path(home) / "modelyard.yaml").write_text(f"api_keys: [{KEY}]\n")
+
+        def few() -> None:
+            if files is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (files // 2, files))
+
+        command = [sys.executable, "-m", "modelyard", "serve"]
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, preexec_fn=few)
+        try:
+            until = time.monotonic() + 60
+            while not answers(port):
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[int]:
+    with serving(**SHORT) as port:
+        yield port
+
+
+@pytest.fixture
+def connect(impatient: int) -> Iterator[Callable[[], socket.socket]]:
+    with ExitStack() as opened:
+        yield lambda: opened.enter_context(socket.create_connection(("127.0.0.1", impatient), timeout=20))
+
+
+Connect = Callable[[], socket.socket]
+
+
+def head(method: str, path: str, *, length: int | None = None, **headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    if length is not None:
+        lines.append(f"content-length: {length}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+OWNED = {"authorization": f"Bearer {KEY}"}
+
+
+def until_closed(client: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while piece := client.recv(1 << 16):
+            data += piece
+    return data
+
+
+def one_answer(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Of one whose length is said."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = client.recv(1 << 16)
+        assert piece, data
+        data += piece
+    status, headers, body = split(data)
+    while len(body) < int(headers["content-length"]):
+        piece = client.recv(1 << 16)
+        assert piece, data
+        body += piece
+    return status, headers, body
+
+
+def split(data: bytes) -> tuple[int, dict[str, str], bytes]:
+    start, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = start.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
+
+
+def refused(data: bytes) -> tuple[int, Any]:
+    """Status and document of the last word on a connection."""
+    status, headers, body = split(data)
+    assert headers["connection"] == "close"
+    assert len(body) == int(headers["content-length"])
+    return status, json.loads(body)
+
+
+# time
+
+
+def test_a_head_that_does_not_end_is_timed_out_and_said_to_be(connect: Connect):
+    client = connect()
+    client.sendall(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n")
+    status, document = refused(until_closed(client))
+    assert status == 408
+    assert document["type"] == "error"  # as Anthropic's callers read it
+    assert "0.8 seconds" in document["error"]["message"]
+
+
+def test_a_connection_that_says_nothing_is_closed_without_a_word(connect: Connect):
+    assert until_closed(connect()) == b""
+
+
+def test_a_connection_that_is_idle_after_an_answer_is_closed(connect: Connect):
+    client = connect()
+    client.sendall(head("GET", "/health"))
+    assert one_answer(client)[0] == 200
+    assert until_closed(client) == b""
+
+
+def test_a_second_head_that_does_not_end_is_timed_out_too(connect: Connect):
+    client = connect()
+    client.sendall(head("GET", "/health") + b"GET /hea")
+    assert one_answer(client)[0] == 200
+    assert refused(until_closed(client))[0] == 408
+
+
+@pytest.mark.parametrize(
+    ("path", "message_of"),
+    [
+        ("/v1/chat/completions", lambda one: one["error"]["message"]),
+        ("/v1/messages", lambda one: one["error"]["message"] if one["type"] == "error" else ""),
+        ("/v1beta/models/x:generateContent", lambda one: one["error"]["message"] if one["error"]["code"] == 408 else ""),
+        ("/v2/chat", lambda one: one["message"]),
+        ("/v1/datasets", lambda one: one["message"] if one["status"] == 408 else ""),
+        ("/console/api/session", lambda one: one["error"]["message"]),
+    ],
+)  # fmt: skip
+def test_a_body_that_stops_is_timed_out_in_the_callers_own_format(
+    connect: Connect, path: str, message_of: Callable[[Any], str]
+):
+    client = connect()
+    origin = {"origin": "http://127.0.0.1"} if path.startswith("/console") else OWNED
+    client.sendall(head("POST", path, length=1000, **origin) + b'{"mo')
+    status, document = refused(until_closed(client))
+    assert status == 408
+    assert "too slowly" in message_of(document)
+
+
+def test_a_body_that_trickles_more_slowly_than_the_rate_is_timed_out(connect: Connect):
+    client = connect()
+    client.sendall(head("POST", "/v1/chat/completions", length=1 << 20, **OWNED))
+    with suppress(ConnectionError):
+        for _ in range(400):
+            client.sendall(b" ")
+            time.sleep(0.02)
+    assert refused(until_closed(client))[0] == 408
+
+
+def test_a_slow_body_that_goes_on_is_taken_however_long_it_takes(connect: Connect):
+    client = connect()
+    client.sendall(head("POST", "/v1/chat/completions", length=40 * 512, **OWNED))
+    for _ in range(40):  # twice as long as a pause may be, at several times the rate
+        client.sendall(b" " * 512)
+        time.sleep(0.05)
+    status, _, body = one_answer(client)
+    assert status == 400
+    assert "not JSON" in json.loads(body)["error"]["message"]
+
+
+def test_who_takes_nothing_of_an_answer_is_cut_off(connect: Connect):
+    client = connect()
+    client.sendall(head("GET", "/admin/openapi.json", **OWNED) * 60)
+    time.sleep(4)
+    assert len(until_closed(client)) < 60 * 100_000
+    other = connect()
+    other.sendall(head("GET", "/admin/openapi.json", **OWNED))
+    assert len(one_answer(other)[2]) > 100_000
+
+
+# sizes
+
+
+SHAPES: list[tuple[str, Callable[[Any], Any]]] = [
+    ("/v1/chat/completions", lambda one: one["error"]["code"]),
+    ("/v1/messages", lambda one: one["type"] == "error" and one["error"]["message"]),
+    ("/v1beta/models/x:generateContent", lambda one: one["error"]["status"]),
+    ("/v2/chat", lambda one: one["message"]),
+    ("/v1/chat-messages", lambda one: one["code"]),
+    ("/plugin/default/management/list", lambda one: one["code"] < 0 and one["message"]),
+    ("/nowhere", lambda one: one["error"]["code"]),
+]
+
+
+@pytest.mark.parametrize(("path", "word"), SHAPES)
+def test_a_head_that_is_too_large_is_refused_in_the_callers_own_format(
+    connect: Connect, path: str, word: Callable[[Any], Any]
+):
+    client = connect()
+    client.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\n".encode() + b"a: " + b"b" * 20_000)
+    status, document = refused(until_closed(client))
+    assert status == 431
+    assert word(document)
+
+
+def test_too_many_headers_are_refused(connect: Connect):
+    client = connect()
+    client.sendall(head("GET", "/health", **{f"h{n}": "x" for n in range(60)}))
+    assert refused(until_closed(client))[0] == 431
+
+
+def test_a_complete_head_that_is_too_large_is_refused_before_anything_is_done(connect: Connect):
+    client = connect()
+    client.sendall(head("GET", "/health", filler="x" * 17_000))
+    assert refused(until_closed(client))[0] == 431
+
+
+@pytest.mark.parametrize("end", [b" HTTP/1.1\r\nhost: x\r\n\r\n", b""])
+def test_an_address_that_is_too_long_is_refused(connect: Connect, end: bytes):
+    client = connect()
+    client.sendall(b"GET /v1/models?" + b"q" * (5000 if end else 20_000) + end)
+    status, document = refused(until_closed(client))
+    assert (status, document["error"]["code"]) == (414, "address_too_long")
+
+
+def test_forty_five_megabytes_of_headers_are_not_read(connect: Connect):
+    client = connect()
+    with suppress(ConnectionError):
+        client.sendall(b"GET /health HTTP/1.1\r\n")
+        for _ in range(450):
+            client.sendall(b"a: " + b"b" * 100_000 + b"\r\n")
+    assert b" 431 " in until_closed(client)[:20]
+
+
+def test_chunks_with_more_around_them_than_in_them_are_refused(connect: Connect):
+    client = connect()
+    client.sendall(head("POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED))
+    with suppress(ConnectionError):
+        for _ in range(100):
+            client.sendall(b"1;" + b"e" * 10_000 + b"\r\n \r\n")
+    status, document = refused(until_closed(client))
+    assert (status, document["error"]["code"]) == (400, "malformed_request")
+
+
+def test_small_chunks_are_taken_and_trailers_are_not_headers(connect: Connect):
+    client = connect()
+    client.sendall(head("POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED))
+    body = json.dumps({"model": "none", "messages": [{"role": "user", "content": "x" * 5000}]}).encode()
+    client.sendall(b"".join(b"1\r\n%c\r\n" % byte for byte in body))
+    client.sendall(b"0\r\nauthorization: Bearer wrong\r\nx-modelyard-tenant: other\r\n\r\n")
+    status, _, answer = one_answer(client)
+    assert (status, json.loads(answer)["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nhost\r\n\r\n", b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n",
+     b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"],
+)  # fmt: skip
+def test_what_is_not_http_is_refused(connect: Connect, data: bytes):
+    client = connect()
+    client.sendall(data)
+    status, document = refused(until_closed(client))
+    assert (status, document["error"]["code"]) == (400, "malformed_request")
+
+
+def test_a_chunk_that_is_none_ends_the_request_it_belongs_to(connect: Connect):
+    client = connect()
+    client.sendall(head("POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED) + b"5\r\nhello\r\nzz\r\n")
+    assert refused(until_closed(client))[0] == 400
+
+
+# who is not known
+
+
+def test_the_answer_to_somebody_unknown_does_not_wait_for_the_body(connect: Connect):
+    client = connect()
+    client.sendall(head("POST", "/v1/chat/completions", length=30 << 20))
+    status, headers, _ = one_answer(client)
+    assert (status, headers["connection"]) == (401, "close")
+    # What follows is dropped for as long as the caller may need to read why.
+    with suppress(ConnectionError):
+        client.sendall(b"x" * (1 << 20))
+    assert until_closed(client) == b""
+
+
+def test_a_small_body_behind_an_early_answer_costs_nobody_the_connection(connect: Connect):
+    client = connect()
+    client.sendall(head("POST", "/v1/chat/completions", length=5))
+    assert one_answer(client)[0] == 401
+    client.sendall(b"hello" + head("GET", "/health"))
+    assert one_answer(client)[0] == 200
+
+
+def test_a_body_is_not_asked_for_where_the_caller_is_not_known(connect: Connect):
+    client = connect()
+    client.sendall(head("POST", "/v1/chat/completions", length=5, expect="100-continue"))
+    assert one_answer(client)[0] == 401
+
+
+def test_a_body_is_asked_for_where_it_is_wanted(connect: Connect):
+    client = connect()
+    client.sendall(head("POST", "/v1/chat/completions", length=5, expect="100-continue", **OWNED))
+    assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.sendall(b"hello")
+    assert one_answer(client)[0] == 400
+
+
+def test_an_upgrade_is_answered_as_the_plain_request_that_it_is(connect: Connect):
+    client = connect()
+    client.sendall(head("GET", "/health", upgrade="websocket", connection="upgrade", sec_websocket_version="13"))
+    assert one_answer(client)[0] == 200
+
+
+def test_requests_that_are_sent_ahead_are_answered_in_order(connect: Connect):
+    client = connect()
+    client.sendall(head("GET", "/health") + head("GET", "/nowhere") + head("GET", "/health"))
+    data = b""
+    while data.count(b"HTTP/1.1 ") < 3 or not data.endswith(b"}"):
+        data += client.recv(1 << 16)
+    assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"200", b"404", b"200"]
+
+
+def test_of_very_many_that_are_sent_ahead_the_first_are_answered_and_then_it_ends(connect: Connect):
+    client = connect()
+    with suppress(ConnectionError):
+        client.sendall(head("GET", "/health") * 5000)
+    assert until_closed(client).count(b"HTTP/1.1 200") == 65
+
+
+# every route
+
+
+async def _endless(asked: list[int]) -> MutableMapping[str, Any]:
+    asked.append(SMALL_BODY)
+    return {"type": "http.request", "body": b"x" * SMALL_BODY, "more_body": True}
+
+
+def _reads(gateway: Any, method: str, path: str) -> int:
+    """Bytes of an endless body that a call of a stranger's reads."""
+    asked: list[int] = []
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return await _endless(asked)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [
+        (b"host", b"127.0.0.1"), (b"origin", b"http://127.0.0.1"), (b"content-type", b"application/json"),
+        (b"authorization", b"Bearer wrong"), (b"x-api-key", b"wrong"), (b"dify-plugin-session-id", b"none"),
+    ]  # fmt: skip
+    scope = {
+        "type": "http", "method": method, "path": path, "query_string": b"", "headers": headers,
+        "client": ("203.0.113.9", 1), "scheme": "http",
+    }  # fmt: skip
+    asyncio.run(gateway(scope, receive, send))
+    assert sent[0]["type"] == "http.response.start"
+    assert sent[0]["status"] != 500
+    return sum(asked)
+
+
+def test_no_route_reads_more_of_a_strangers_body_than_one_connection_holds_anyway(settings: Settings):
+    """The law: who calls is known before the body is read, by key, session, signature, or what the address holds."""
+    import msgspec
+
+    yard = Modelyard(msgspec.structs.replace(settings, api_keys=[KEY]), environ={})
+    gateway = gateway_of(yard)
+    try:
+        read = {
+            (method, path): _reads(gateway, method, f"{path}x/y" if path.endswith("/") and path != "/" else path)
+            for path, methods in gateway.routes.items()
+            for method in methods
+        }
+        for path in ("session", "setup", "invitations/accept", "accounts", "invitations", "account"):
+            read["POST", path] = _reads(gateway, "POST", f"/console/api/{path}")
+        assert len(read) > 100
+        # The piece with which a body grows beyond what is taken is the last that is asked for.
+        assert {pair for pair, count in read.items() if count > 2 * SMALL_BODY} == set()
+    finally:
+        asyncio.run(yard.aclose())
+
+
+# bodies, all together
+
+
+def test_unfinished_bodies_of_strangers_leave_room_for_those_who_are_known():
+    budget = BodyBudget(1000, 400)
+    with ExitStack() as held:
+        strangers = [held.enter_context(budget.share((f"192.0.2.{n}", False))) for n in range(40)]
+        grown = sum(share.grow(10) for _ in range(100) for share in strangers)
+        assert 0 < grown * 10 <= 400
+        newcomer = held.enter_context(budget.share(("192.0.2.99", False)))
+        assert newcomer.grow(5)
+        known = held.enter_context(budget.share(("acme", True)))
+        assert known.grow(700)
+        assert not known.grow(100)
+        assert held.enter_context(budget.share(("globex", True))).grow(150)
+    assert budget.held == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans(), st.integers(1, 400)), max_size=60))
+def test_what_is_held_never_exceeds_what_there_is_and_all_of_it_comes_back(asked: list[tuple[str, bool, int]]):
+    budget = BodyBudget(1000, 300)
+    with ExitStack() as held:
+        for who, is_known, count in asked:
+            share = held.enter_context(budget.share((who, is_known)))
+            share.grow(count)
+            assert budget.held <= 1300
+            assert share.pool.held <= (1000 if is_known else 300)
+    assert budget.held == 0
+
+
+def test_a_body_for_which_there_is_no_room_is_asked_to_come_again(settings: Settings):
+    import msgspec
+
+    limits = ConnectionSettings(bodies_mb=1)
+    yard = Modelyard(msgspec.structs.replace(settings, api_keys=[KEY], connections=limits), environ={})
+    gateway = gateway_of(yard)
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b" " * SMALL_BODY, "more_body": True}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", f"Bearer {KEY}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/messages", "query_string": b"", "headers": headers}
+    try:
+        asyncio.run(gateway(scope, receive, send))
+    finally:
+        asyncio.run(yard.aclose())
+    assert sent[0]["status"] == 503
+    assert (b"retry-after", b"1") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"])["type"] == "error"
+
+
+# how many
+
+
+def _idle(port: int, count: int, opened: ExitStack) -> list[socket.socket]:
+    """Connections from several addresses, that never say anything."""
+    found: list[socket.socket] = []
+    for number in range(count):
+        one = opened.enter_context(socket.socket())
+        one.settimeout(20)
+        one.bind((f"127.0.0.{2 + number % 8}", 0))
+        one.connect(("127.0.0.1", port))
+        found.append(one)
+    return found
+
+
+def test_more_idle_connections_than_open_files_keep_nobody_out():
+    with serving(files=256) as port, ExitStack() as opened:
+        _idle(port, 600, opened)
+        for _ in range(3):
+            assert answers(port)
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(head("POST", "/v1/chat/completions", length=2, **OWNED) + b"{}")
+            assert one_answer(client)[0] == 400
+            _idle(port, 600, opened)
+            assert answers(port)
+
+
+def test_where_all_connections_are_at_work_the_next_is_told_so_and_none_is_cut():
+    with serving(MOST="4") as port, ExitStack() as opened:
+        busy = [opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(4)]
+        for client in busy:
+            client.sendall(head("POST", "/v1/chat/completions", length=10, **OWNED) + b"{")
+        time.sleep(0.5)
+        late = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        status, document = refused(until_closed(late))
+        assert (status, document["error"]["code"]) == (503, "server_busy")
+        for client in busy:
+            client.sendall(b'"a": "b"}')
+        assert [one_answer(client)[0] for client in busy] == [400] * 4
+
+
+def test_one_address_that_holds_many_loses_its_own_first():
+    with serving(MOST="40", IDLE_PER_ADDRESS="10") as port, ExitStack() as opened:
+        kept = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        kept.sendall(head("GET", "/health"))
+        assert one_answer(kept)[0] == 200
+
+        def greedy() -> None:
+            one = opened.enter_context(socket.socket())
+            one.settimeout(20)
+            one.bind(("127.0.0.9", 0))
+            one.connect(("127.0.0.1", port))
+            many.append(one)
+
+        many: list[socket.socket] = []
+        for _ in range(10):
+            greedy()
+        time.sleep(1.5)
+        for _ in range(5):
+            greedy()
+        assert [until_closed(one) for one in many[:5]] == [b""] * 5
+        kept.sendall(head("GET", "/health"))
+        assert one_answer(kept)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "most", "idle"),
+    [
+        (1024, {}, 768, 192),
+        (256, {}, 192, 48),
+        (128, {}, 64, 16),
+        (20_000, {"most": 100}, 100, 25),
+        (1024, {"reserved_files": 24, "idle_per_address": 7}, 1000, 7),
+    ],
+)
+def test_there_are_always_open_files_that_callers_never_take(
+    files: int, settings: Mapping[str, int], most: int, idle: int
+):
+    room = room_of(ConnectionSettings(**settings), files)
+    assert (room.most, room.idle_per_address) == (most, idle)
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_addresses_count_by_who_has_them(address: str, network: str):
+    assert network_of(address) == network
+
+
+def test_a_request_here_has_all_that_uvicorns_has(monkeypatch: pytest.MonkeyPatch):
+    """uvicorn's methods run on it: an attribute that a later version adds must be set here too."""
+    loop = asyncio.new_event_loop()
+    app: Any = lambda scope, receive, send: None  # noqa: E731
+    config = uvicorn.Config(app, log_config=None, lifespan="off")
+    config.load()
+    made: list[Any] = []
+    monkeypatch.setattr(HttpToolsProtocol, "_start_asgi_task", lambda self, cycle, app: made.append(cycle))
+    monkeypatch.setattr(GuardedProtocol, "_start", lambda self, cycle: made.append(cycle))
+    door = Door(ConnectionSettings(), room_of(ConnectionSettings(), 1024))
+    guarded: Any = protocol_of(door, lambda method, path, error: Reply(b""))
+    try:
+        for protocol in (HttpToolsProtocol, guarded):
+            one: Any = protocol(config, ServerState(), {}, loop)
+            one.connection_made(_Nowhere())
+            one.data_received(head("GET", "/a%20b?c=d"))
+        theirs, ours = made
+        assert {name for name in vars(theirs) if not hasattr(ours, name)} <= {"access_logger"}
+        assert ours.scope == theirs.scope
+    finally:
+        loop.close()
+
+
+class _Nowhere(asyncio.Transport):
+    """A transport to nobody."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name in ("peername", "sockname") else default
