@@ -111,7 +111,7 @@ class WorkflowParts:
         )  # fmt: skip
         return Services(
             models=models,
-            sandbox=JailedSandbox(self.jail),
+            sandbox=JailedSandbox(self.jail, tenant),
             http=self.egress,
             files=self.files(tenant, user),
             tools=tools,
