@@ -251,6 +251,17 @@ class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whose addresses may come; all where it is empty."""
 
 
+class ContentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What tenants wrote and browsers show: plugins' addresses (`/e/`, `/t/`), webhooks, files."""
+
+    origin: str = ""
+    """An origin of its own for it, as `https://usercontent.example`, which leads to this server too: there it is served
+    alone, and nothing else is. Empty for the same as everything: then browsers' sandbox parts them."""
+    pass_authorization: bool = False
+    """Whether plugins' addresses and webhooks are told of the credentials that their callers send (`authorization`,
+    `x-api-key`, `x-goog-api-key`), unless they are this server's. Cookies never are."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     home: str = "~/.modelyard"
     """Where weights, the ledger and what `providers add` wrote lie."""
@@ -291,6 +302,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     knowledge: KnowledgeSettings = KnowledgeSettings()
     tools: ToolSettings = ToolSettings()
     oidc: OidcSettings = OidcSettings()
+    content: ContentSettings = ContentSettings()
     egress: EgressSettings = EgressSettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()

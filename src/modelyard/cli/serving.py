@@ -18,6 +18,7 @@ from modelyard.gateway.routes.app_runs import AppRuns
 from modelyard.gateway.routes.apps import AppsRoute
 from modelyard.gateway.server import Gateway, Parts
 from modelyard.gateway.service_parts import ServiceParts
+from modelyard.gateway.tenant_content import ContentRules, check_origin_setting
 from modelyard.runtime.caller import Role
 from modelyard.runtime.oidc import Oidc
 
@@ -50,6 +51,7 @@ def gateway_of(
         models=yard.models,
         features=yard.workflow_parts.features,
         origin=lambda: yard.origin,
+        content_origin=lambda: yard.content_origin,
     )
     known = environ if environ is not None else {"MODELYARD_HOME": yard.settings.home}
     manage = ManageParts(
@@ -101,7 +103,7 @@ def gateway_of(
             tenant_of_key=lambda key: yard.knowledge.tenant_of_key(key),
             gatekeeper=keeper,
             files=yard.files,
-            origin=lambda: yard.origin,
+            origin=lambda: yard.content_origin,
             pipelines=lambda: yard.workflow_parts.pipelines,
             evaluations=lambda: yard.knowledge.evaluations,
         ),
@@ -113,6 +115,8 @@ def gateway_of(
         plugin_key=yard.plugin_parts.key,
         is_plugin_interface_open=yard.settings.plugins.open_interface,
         origin=lambda: yard.origin,
+        content=_content(yard),
+        content_origin=lambda: yard.content_origin,
         triggers=yard.workflow_parts.triggers,
         files_of=yard.workflow_parts.files,
         on_event=lambda: yard.trigger_listener,
@@ -124,6 +128,16 @@ def gateway_of(
     )
     yard.on_reload(lambda settings: setattr(keeper, "keys", settings.api_keys))
     return Gateway(parts, keeper, max_body=yard.settings.max_body_mb << 20, on_start=on_start, on_close=yard.aclose)
+
+
+def _content(yard: Modelyard) -> ContentRules:
+    """Raises ConfigError where the origin is none."""
+    check_origin_setting(yard.settings.content.origin)
+    return ContentRules(
+        origin=lambda: yard.settings.content.origin.rstrip("/"),
+        passes_authorization=lambda: yard.settings.content.pass_authorization,
+        keys=lambda: (*yard.settings.api_keys, yard.plugin_parts.key),
+    )
 
 
 def _oidc(yard: Modelyard) -> Oidc | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -138,6 +138,13 @@ class Request:
     async def json(self) -> JSON:
         """The body as an object. Raises InvokeBadRequestError where it is none."""
         return read_json(await self.body())
+
+
+def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises ModelyardError where a header holds what would end it: whoever wrote that would write the next one."""
+    for name, value in headers:
+        if b"\r" in value or b"\n" in value or b"\0" in value:
+            raise ModelyardError(f"the answer's header {name.decode('latin-1')[:80]!r} holds the end of a line")
 
 
 def read_json(body: bytes) -> JSON:

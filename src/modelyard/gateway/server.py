@@ -15,7 +15,7 @@ from modelyard.gateway.chat_page import PageRoute
 from modelyard.gateway.dataset_calls import DatasetParts
 from modelyard.gateway.errors import error_reply, shape_of
 from modelyard.gateway.hosted_tools import FindTool, HostedTools
-from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply
+from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply, check_headers
 from modelyard.gateway.manage_parts import ManageParts
 from modelyard.gateway.routes import (
     a2a,
@@ -56,6 +56,7 @@ from modelyard.gateway.routes import (
 )
 from modelyard.gateway.routes.apps import AppsRoute
 from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT, ServiceParts
+from modelyard.gateway.tenant_content import ContentRules
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.accounts import Accounts
@@ -117,6 +118,10 @@ class Parts:
     is_plugin_interface_open: bool = False
     origin: Callable[[], str] = lambda: ""
     """Where this server is reached, as `http://127.0.0.1:8790`."""
+    content: ContentRules
+    """What stands between tenants' content and this server."""
+    content_origin: Callable[[], str]
+    """Where that is reached: `origin`, where it has none of its own."""
     triggers: Triggers
     """What begins runs without a caller."""
     files_of: Callable[[str, str], TenantFiles]
@@ -217,7 +222,7 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     manage = parts.manage
     called, providers = calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
     weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
-    subscribed = node_parts.SubscriptionsRoute(parts.plugins, parts.origin)
+    subscribed = node_parts.SubscriptionsRoute(parts.plugins, parts.content_origin)
     runs = {verb: (Role.ADMIN, app_runs.RunsRoute(parts.service)) for verb in ("GET", "POST")}
     prefix = admin_calls.PREFIX
     found |= {
@@ -272,10 +277,10 @@ def _tool_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rout
 
 def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
     """These see for themselves who is admitted: by a key of their own, or by what the address holds."""
-    daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.origin)
-    endpoint = hooks.EndpointRoute(parts.plugins, parts.origin)
-    trigger = hooks.TriggerRoute(parts.plugins, parts.triggers, parts.on_event)
-    webhook = webhooks.WebhookRoute(parts.triggers, parts.service.runs, parts.files_of)
+    daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.content_origin)
+    endpoint = hooks.EndpointRoute(parts.plugins, parts.content_origin, parts.content)
+    trigger = hooks.TriggerRoute(parts.plugins, parts.triggers, parts.on_event, parts.content)
+    webhook = webhooks.WebhookRoute(parts.triggers, parts.service.runs, parts.files_of, parts.content)
     file = hooks.FileRoute(parts.files)
     browser = oauth.BrowserRoute(parts.plugins.credentials, parts.origin)
     return {
@@ -304,6 +309,7 @@ class Gateway:
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.routes = build_routes(parts)
+        self._content = parts.content
         self._on_start = on_start
         below = [path for path in self.routes if path.endswith("/") and path != "/"]
         self._below = sorted(below, key=len, reverse=True)
@@ -331,10 +337,13 @@ class Gateway:
 
         async def sending(message: MutableMapping[str, Any]) -> None:
             nonlocal has_begun
+            if message["type"] == "http.response.start":
+                check_headers(message["headers"])
             has_begun = True
             await send(message)
 
         try:
+            self._content.check_host(request.method, request.path, request.header(b"host"))
             role, route = self._route(request)
             if role is not None:
                 request.caller = self._gatekeeper.caller_of(scope["headers"], request.method)
