@@ -2,13 +2,17 @@
 
 import ast
 import asyncio
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
+from tools.show.browser import browser
+from tools.show.browser import chromium as browser_path
 
 from modelyard.base.errors import ConfigError, NotFoundError, PluginError
 from modelyard.base.settings import ContentSettings
@@ -211,6 +215,105 @@ def test_an_app_shows_pictures_in_place_and_hands_over_the_rest(start_gateway: S
         "image/png": "inline", "image/svg+xml": "attachment", "text/html": "attachment",
         "application/pdf": "attachment",
     }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ in a browser
+
+PASSWORD = "correct horse battery staple"
+PAGE = """<!doctype html><title>page</title><p id="said">nothing</p><script>
+const said = { origin: String(self.origin) };
+const tried = async (name, work) => {
+  try { said[name] = await work(); } catch (error) { said[name] = `refused: ${error.name}`; }
+};
+(async () => {
+  await tried("cookie", async () => document.cookie);
+  await tried("storage", async () => localStorage.length);
+  await tried("admin", async () => (await fetch("/admin/v1/settings", { credentials: "include" })).text());
+  await tried("key", async () => (await fetch("/admin/v1/keys", {
+    method: "POST", credentials: "include", body: JSON.stringify({ name: "stolen", role: "owner" }),
+  })).text());
+  await tried("blind", async () => (await fetch("/admin/v1/keys", {
+    method: "POST", credentials: "include", mode: "no-cors", body: JSON.stringify({ name: "blind", role: "owner" }),
+  })).type);
+  await tried("worker", async () => String(await navigator.serviceWorker.register("/e/x/worker.js")));
+  await tried("dialog", async () => String(confirm("give me your password")));
+  document.getElementById("said").textContent = JSON.stringify(said);
+})();
+</script>"""
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    if browser_path() is None:
+        pytest.skip("there is no Chromium here: what browsers make of the headers is not seen")
+    with browser() as made:
+        yield made
+
+
+def test_a_signed_in_operators_browser_gives_a_tenants_page_nothing(echoing: Any, chromium: Any):
+    one, hook = echoing()
+    origin = one.running.origin
+    owner = {"name": "Ada", "email": "ada@example.com", "password": PASSWORD}
+    with chromium.new_context(base_url=origin) as context:
+        signed_in = context.request.post("/console/api/setup", data=owner, headers={"origin": origin})
+        assert signed_in.ok, signed_in.text()
+        assert [each["name"] for each in context.cookies()] == [SESSION_COOKIE]
+        page = context.new_page()
+        page.goto(f"/e/{hook}/hello/x")
+        told = {name.lower() for name in json.loads(page.locator("body").inner_text())}
+        assert "user-agent" in told
+        assert "cookie" not in told
+        page.goto(f"/e/{hook}/hello/page?html={quote(PAGE)}")
+        page.wait_for_function("document.getElementById('said').textContent !== 'nothing'")
+        said = json.loads(page.locator("#said").inner_text())
+        keys = context.request.get("/admin/v1/keys").json()["data"]
+    assert said["origin"] == "null"
+    assert said["dialog"] == "false"
+    assert {said[name] for name in ("cookie", "storage")} == {"refused: SecurityError"}
+    assert {said[name] for name in ("admin", "key")} == {"refused: TypeError"}
+    assert said["worker"].startswith("refused: ")
+    # The browser itself is still the operator, and no key was made by what could not read the answer.
+    assert keys == []
+
+
+def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Start, chromium: Any):
+    origin = start_gateway().origin
+    text = "![a](/admin/v1/usage) ![b](http://127.0.0.1:9/?data=1) <img src=/admin/v1/about> ![c](/files/x)"
+    asked: list[str] = []
+    with chromium.new_context(base_url=origin) as context:
+        page = context.new_page()
+        page.goto("/chat/nobody")  # a page of ours, with the policy of all of them
+        page.on("response", lambda response: asked.append(response.url))
+        links = page.evaluate(
+            """async (text) => {
+                const { markdown } = await import("/chat/-/markdown.js");
+                document.body.append(markdown(text));
+                return document.querySelectorAll("body a").length;
+            }""",
+            text,
+        )
+        assert page.locator("body img").count() == 0
+        # Even where a page had one, the policy would keep the browser from asking.
+        refused = page.evaluate(
+            """(addresses) => Promise.all(addresses.map((address) => new Promise((done) => {
+                const image = document.createElement("img");
+                image.onload = () => done("loaded");
+                image.onerror = () => done("refused");
+                image.src = address;
+            })))""",
+            ["/admin/v1/about", "http://127.0.0.1:9/x", "/files/x"],
+        )
+    assert links == 3
+    assert refused == ["refused"] * 3
+    assert [url for url in asked if "markdown.js" not in url] == []
+
+
+def test_pages_of_ours_may_show_only_pictures_that_they_hold(start_gateway: Start):
+    origin = start_gateway().origin
+    for path in ("/console", "/chat/nobody"):
+        policy = httpx.get(f"{origin}{path}").headers["content-security-policy"]
+        rules = dict(one.strip().split(" ", 1) for one in policy.split(";"))
+        assert (rules["img-src"], rules["media-src"], rules["default-src"]) == ("data: blob:", "blob:", "'none'")
 
 
 # ------------------------------------------------------------------------------------------------ an origin of its own
