@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,22 +113,21 @@ async def tried(jail: Jail, name: str, code: str, language: str, around: dict[st
         return False, f"the program does not run: {str(error)[:200]}"
     if lead != {"reached": True}:
         return False, f"the attacking line was not reached: {str(lead)[:200]}"
-    if language == "javascript":
-        expected: Sequence[str] = JAVASCRIPT_ENDS.get(name, JAVASCRIPT_REFUSALS)
-    else:
-        expected = PYTHON_ENDS.get(name, ["OSError"])
+    is_script = language == "javascript"
+    of_whole = (JAVASCRIPT_ENDS if is_script else PYTHON_ENDS).get(name, ())
+    of_line = of_whole or (JAVASCRIPT_REFUSALS if is_script else ["OSError"])
     try:
         said = await jail.run_code(language, attack(code, language), around)
     except JailUnavailableError:
         raise
     except JailError as error:
         text = str(error)
-        is_meant = error.reason in expected or (error.reason == "error" and any(one in text for one in expected))
+        is_meant = error.reason in of_whole or (error.reason == "error" and any(one in text for one in of_whole))
         return is_meant, f"{error.reason}: {text.splitlines()[-1][:80]}"
     if "refused" not in said:
         return False, f"got {str(said)[:80]}"
     how = " ".join(map(str, said["refused"]))[:120]
-    return any(one in said["refused"] for one in expected), how
+    return any(one in said["refused"] for one in of_line), how
 
 
 async def bombed(jail: Jail, name: str, template: str) -> tuple[bool, str]:

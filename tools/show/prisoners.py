@@ -64,7 +64,7 @@ PYTHON_ENDS: Mapping[str, Sequence[str]] = {
     "flood the standard output": ["SystemExit"],
     "start a thousand threads": ["RuntimeError", "MemoryError"],
     "start a thousand small threads": ["RuntimeError"],
-    "overrun the stack": ["RecursionError", "MemoryError", "crash", "time"],
+    "overrun the stack": ["RecursionError", "MemoryError", "SystemError", "crash", "time"],
     "crash the interpreter": ["crash"],
     "ask the kernel for what nobody needs": ["AssertionError"],
     "enter another namespace": ["AssertionError"],
@@ -122,7 +122,7 @@ JAVASCRIPT_ENDS: Mapping[str, Sequence[str]] = {
     "compute for ever in one instruction": ["RangeError", "InternalError", "time", "out of memory"],
 }
 """The same. Where nothing is said: there is no such name, function or module."""
-JAVASCRIPT_REFUSALS: Sequence[str] = ("ReferenceError", "TypeError", "SyntaxError")
+JAVASCRIPT_REFUSALS: Sequence[str] = ("ReferenceError", "TypeError")
 
 TEMPLATES: Mapping[str, str] = {
     "a string of a gigabyte": "{{ 'a' * 1000000000 }}",
