@@ -187,7 +187,7 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Of one node."""
     code_memory_mb: int = 512
     code_at_once: int = 8
-    """Programs in one process; the others wait."""
+    """Programs in one process; the others wait in turn, tenant by tenant. One tenant alone gets three quarters."""
     preload: list[str] = []
     """Python modules that code may import and that take long to load, beyond the usual."""
     models: dict[str, str] = {}
