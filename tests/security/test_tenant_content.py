@@ -356,6 +356,17 @@ def test_an_origin_that_is_none_is_refused(text: str):
         check_origin_setting(text)
 
 
+def test_no_browser_guesses_the_type_of_anything(start_gateway: Start):
+    """A law over answers of every kind: pages, JSON, texts, streams, refusals."""
+    origin = start_gateway().origin
+    chat = {"model": "echo/echo", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    with httpx.Client(base_url=origin, timeout=30) as client:
+        answers = [client.get(path) for path in (*OURS, *THEIRS, "/nowhere", "/chat/-/page.js", "/console/x.js")]
+        answers += [client.post("/v1/chat/completions", json=body) for body in (chat, {**chat, "stream": False}, {})]
+    assert {answer.status_code for answer in answers} >= {200, 404, 400}
+    assert [answer.url for answer in answers if answer.headers.get("x-content-type-options") != "nosniff"] == []
+
+
 def test_without_one_everything_is_where_it_was():
     rules = ContentRules(origin=lambda: "")
     for path in (*THEIRS, *OURS):

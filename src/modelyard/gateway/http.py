@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -140,11 +140,17 @@ class Request:
         return read_json(await self.body())
 
 
-def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises ModelyardError where a header holds what would end it: whoever wrote that would write the next one."""
+_UNSNIFFED = (b"x-content-type-options", b"nosniff")
+
+
+def finish_headers(headers: list[tuple[bytes, bytes]]) -> None:
+    """What holds for every answer: no browser guesses another type than the one that is said. Raises ModelyardError
+    where a header holds what would end it: whoever wrote that would write the next one."""
     for name, value in headers:
         if b"\r" in value or b"\n" in value or b"\0" in value:
             raise ModelyardError(f"the answer's header {name.decode('latin-1')[:80]!r} holds the end of a line")
+    if _UNSNIFFED not in headers:
+        headers.append(_UNSNIFFED)
 
 
 def read_json(body: bytes) -> JSON:

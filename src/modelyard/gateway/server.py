@@ -15,7 +15,7 @@ from modelyard.gateway.chat_page import PageRoute
 from modelyard.gateway.dataset_calls import DatasetParts
 from modelyard.gateway.errors import error_reply, shape_of
 from modelyard.gateway.hosted_tools import FindTool, HostedTools
-from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply, check_headers
+from modelyard.gateway.http import ClientGoneError, Receive, Reply, Request, Scope, Send, StreamReply, finish_headers
 from modelyard.gateway.manage_parts import ManageParts
 from modelyard.gateway.routes import (
     a2a,
@@ -338,7 +338,7 @@ class Gateway:
         async def sending(message: MutableMapping[str, Any]) -> None:
             nonlocal has_begun
             if message["type"] == "http.response.start":
-                check_headers(message["headers"])
+                finish_headers(message["headers"])
             has_begun = True
             await send(message)
 
