@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -276,8 +277,16 @@ def test_a_signed_in_operators_browser_gives_a_tenants_page_nothing(echoing: Any
     assert keys == []
 
 
+POINT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
 def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Start, chromium: Any):
-    origin = start_gateway().origin
+    running = start_gateway()
+    origin, files = running.origin, running.yard.files
+    stored = files.add("default", "point.png", POINT)
+    picture = f"/files/{stored.id}?{files.sign('read', 'default', stored.id, seconds=60)}"
     text = "![a](/admin/v1/usage) ![b](http://127.0.0.1:9/?data=1) <img src=/admin/v1/about> ![c](/files/x)"
     asked: list[str] = []
     with chromium.new_context(base_url=origin) as context:
@@ -301,11 +310,24 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Star
                 image.onerror = () => done("refused");
                 image.src = address;
             })))""",
-            ["/admin/v1/about", "http://127.0.0.1:9/x", "/files/x"],
+            ["/admin/v1/about", "http://127.0.0.1:9/x", picture],
+        )
+        before = list(asked)
+        # What the page's script fetched is shown.
+        shown = page.evaluate(
+            """async (address) => {
+                const data = await (await fetch(address, { credentials: "omit" })).blob();
+                const image = document.createElement("img");
+                image.src = URL.createObjectURL(data);
+                await image.decode();
+                return image.naturalWidth;
+            }""",
+            picture,
         )
     assert links == 3
     assert refused == ["refused"] * 3
-    assert [url for url in asked if "markdown.js" not in url] == []
+    assert [url for url in before if "markdown.js" not in url] == []
+    assert shown == 1
 
 
 def test_pages_of_ours_may_show_only_pictures_that_they_hold(start_gateway: Start):
