@@ -16,12 +16,12 @@ from tools.show.browser import browser
 from tools.show.browser import chromium as browser_path
 
 from modelyard.base.errors import ConfigError, NotFoundError, PluginError
-from modelyard.base.settings import ContentSettings
+from modelyard.base.settings import ContentSettings, load_settings
 from modelyard.cli.serving import gateway_of
 from modelyard.gateway import tenant_content
 from modelyard.gateway.auth import SESSION_COOKIE
 from modelyard.gateway.http import json_reply
-from modelyard.gateway.tenant_content import ContentRules, check_origin_setting, disposition, media_type, outgoing
+from modelyard.gateway.tenant_content import ContentRules, disposition, media_type, outgoing
 from modelyard.plugins.package import package_folder
 from modelyard.runtime import api_keys
 from tests.gateway.conftest import Running
@@ -373,9 +373,11 @@ def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(start_ga
 
 
 @pytest.mark.parametrize("text", ["usercontent.example", "ftp://x", "https://x/path", "https://", "https://[", "a b"])
-def test_an_origin_that_is_none_is_refused(text: str):
-    with pytest.raises(ConfigError, match="content.origin is an origin"):
-        check_origin_setting(text)
+def test_an_origin_that_is_none_is_refused_with_its_line(tmp_path: Path, text: str):
+    file = tmp_path / "modelyard.yaml"
+    file.write_text(f"log_level: info\ncontent:\n  origin: {json.dumps(text)}\n")
+    with pytest.raises(ConfigError, match=r"modelyard.yaml:\d: content: .*must be an origin, as https://"):
+        load_settings({"MODELYARD_HOME": str(tmp_path)})
 
 
 def test_no_browser_guesses_the_type_of_anything(start_gateway: Start):
@@ -453,5 +455,18 @@ def test_a_header_that_ends_its_line_is_never_sent(start_gateway: Start):
             return await client.get("/health")
 
     answer = asyncio.run(ask())
-    assert (answer.status_code, "end of a line" in answer.text) == (500, True)
-    assert not any("set-cookie" in text for one in answer.headers.items() for text in one)
+    assert (answer.status_code, answer.headers["x-a"]) == (200, "1  set-cookie: a=b")
+
+
+def test_what_callers_and_apps_name_ends_no_header(start_gateway: Start):
+    running = start_gateway()
+    with httpx.Client(base_url=running.origin, timeout=30) as client:
+        body = {"model": "echo/echo", "messages": [{"role": "user", "content": "x"}], "a\r\nset-cookie: b=c": 1}
+        answers = [client.post("/v1/chat/completions", json=body)]
+        app = client.post("/admin/v1/apps", json={"file": webhook(method="post\r\nset-cookie: b=c")}).json()["id"]
+        (trigger,) = client.get(f"/admin/v1/apps/{app}/triggers").json()["data"]
+        answers.append(client.post(trigger["address"], json={}))
+    assert [answer.status_code for answer in answers] == [200, 405]
+    assert is_shut_in(answers[1].headers)
+    for answer in answers:
+        assert "set-cookie" not in answer.headers

@@ -15,6 +15,7 @@ from modelyard.base.errors import ConfigError, suggestion
 
 _ENV = "MODELYARD_"
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
 _REFERENCE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -260,6 +261,10 @@ class ContentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     pass_authorization: bool = False
     """Whether plugins' addresses and webhooks are told of the credentials that their callers send (`authorization`,
     `x-api-key`, `x-goog-api-key`), unless they are this server's. Cookies never are."""
+
+    def __post_init__(self) -> None:
+        if self.origin and not _ORIGIN.fullmatch(self.origin):
+            raise ValueError(f"origin must be an origin, as https://usercontent.example, not {self.origin[:200]!r}")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,7 +18,7 @@ from modelyard.gateway.routes.app_runs import AppRuns
 from modelyard.gateway.routes.apps import AppsRoute
 from modelyard.gateway.server import Gateway, Parts
 from modelyard.gateway.service_parts import ServiceParts
-from modelyard.gateway.tenant_content import ContentRules, check_origin_setting
+from modelyard.gateway.tenant_content import ContentRules
 from modelyard.runtime.caller import Role
 from modelyard.runtime.oidc import Oidc
 
@@ -131,8 +131,6 @@ def gateway_of(
 
 
 def _content(yard: Modelyard) -> ContentRules:
-    """Raises ConfigError where the origin is none."""
-    check_origin_setting(yard.settings.content.origin)
     return ContentRules(
         origin=lambda: yard.settings.content.origin.rstrip("/"),
         passes_authorization=lambda: yard.settings.content.pass_authorization,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from modelyard.base.errors import ConfigError, NotFoundError, PluginError
+from modelyard.base.errors import NotFoundError, PluginError
 from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT
 from modelyard.runtime import api_keys
 
@@ -67,21 +67,6 @@ class ContentRules:
             raise NotFoundError(f"this is served at {origin} alone", code="unknown_url")
         if is_there and not path.startswith(PATHS):
             raise NotFoundError(f"there is nothing at {path[:200]!r} on this host", code="unknown_url")
-
-
-def check_origin_setting(text: str) -> None:
-    """Raises ConfigError where it is neither empty nor an origin."""
-    try:
-        parts = urlsplit(text.rstrip("/"))
-        is_origin = (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.netloc == text.rstrip("/").partition("://")[2]
-        )
-    except ValueError:
-        is_origin = False
-    if text and not is_origin:
-        raise ConfigError(f"content.origin is an origin, as https://usercontent.example, not {text[:200]!r}")
 
 
 NO_CONTENT_RULES = ContentRules(origin=lambda: "")

@@ -45,7 +45,7 @@ class WebhookRoute:
         if request.method != data.method.upper():
             wanted = data.method.upper()
             document = _refusal(f"this webhook takes {wanted}, not {request.method}")
-            return json_reply(document, status=405, headers={"allow": wanted})
+            return json_reply(document, status=405, headers={**SHUT_IN, "allow": wanted})
         given = await self._given(request, data, found.tenant)
         values_of(data, given)  # what is missing is said to whom it can still help
         key = next((f"call {one}" for name in _KEYS if (one := request.header(name))), "")
