@@ -378,6 +378,9 @@ def test_an_origin_that_is_none_is_refused_with_its_line(tmp_path: Path, text: s
     file.write_text(f"log_level: info\ncontent:\n  origin: {json.dumps(text)}\n")
     with pytest.raises(ConfigError, match=r"modelyard.yaml:\d: content: .*must be an origin, as https://"):
         load_settings({"MODELYARD_HOME": str(tmp_path)})
+    file.unlink()
+    with pytest.raises(ConfigError, match="MODELYARD_CONTENT__ORIGIN: .*must be an origin"):
+        load_settings({"MODELYARD_HOME": str(tmp_path), "MODELYARD_CONTENT__ORIGIN": text})
 
 
 def test_no_browser_guesses_the_type_of_anything(start_gateway: Start):

@@ -460,7 +460,7 @@ def _override(values: dict[str, Any], overrides: Mapping[str, str]) -> Iterator[
                 values[head] = msgspec.structs.replace(part, **{tail: _scalar(text, inner)})
             else:
                 values[head] = _scalar(text, kind)
-        except (msgspec.ValidationError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             yield key, f"{text!r} does not fit: {error}"
 
 
