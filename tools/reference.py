@@ -54,6 +54,7 @@ def settings_page() -> str:
         (settings.McpStdioSettings, "Each of `tools.mcp_stdio`"),
         (settings.EgressSettings, "`egress`"),
         (settings.OidcSettings, "`oidc`"),
+        (settings.ContentSettings, "`content`"),
         (settings.ProviderSettings, "Each of `providers`"),
         (settings.CredentialSettings, "Each of `credentials`"),
     ):

@@ -56,7 +56,7 @@ export const actFor = (tenant: string) => {
   if (tenant) sessionStorage.setItem(ACTING, tenant);
   else sessionStorage.removeItem(ACTING);
 };
-// An address for what the page does not fetch itself: downloads, pictures, the line of events.
+// An address for what the page does not fetch itself: downloads, the line of events.
 export const addressed = (path: string) =>
   acting ? `${path}${path.includes("?") ? "&" : "?"}tenant=${encodeURIComponent(acting)}` : path;
 

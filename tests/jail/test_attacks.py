@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tools.show.attacks import LIMITS, bombed, harmless, surroundings, tried
-from tools.show.prisoners import BENIGN, JAVASCRIPT, PYTHON, TEMPLATES, WITH_PACKAGES
+from tools.show.attacks import LIMITS, bombed, control, harmless, surroundings, tried
+from tools.show.prisoners import BENIGN, JAVASCRIPT, NOT_HARMLESS, ONLY_SOMETIMES, PYTHON, TEMPLATES, WITH_PACKAGES
 
 from modelyard.jail.sandbox import Jail, JailError, JailLimits, JailUnavailableError
 
@@ -44,7 +44,20 @@ def test_javascript_gets_nothing(cell: Cell, name: str):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_get_nothing(cell: Cell, name: str):
-    assert cell.runner.run(bombed(cell.jail, TEMPLATES[name]))[0]
+    assert cell.runner.run(bombed(cell.jail, name, TEMPLATES[name]))[0]
+
+
+@pytest.mark.parametrize("name", sorted(PYTHON.keys() - {*NOT_HARMLESS, *ONLY_SOMETIMES}))
+def test_the_attacks_are_worth_something(name: str):
+    works, how = control(name, PYTHON[name])
+    assert works, how
+
+
+def test_a_program_that_does_not_run_blocks_nothing(cell: Cell):
+    for code in ("open(secret", "import nothing_of_this_name", "undefined"):
+        assert not cell.runner.run(tried(cell.jail, "read the database", code, "python3", cell.around))[0]
+    for code in ("return (", "throw new Error('mine')"):
+        assert not cell.runner.run(tried(cell.jail, "require", code, "javascript", cell.around))[0]
 
 
 @pytest.mark.parametrize("code", [*BENIGN, *WITH_PACKAGES], ids=lambda code: code.splitlines()[0][:40])

@@ -13,6 +13,9 @@ PYTHON: Mapping[str, str] = {
     "connect over TCP": "__import__('socket').create_connection(('127.0.0.1', port), 1)",
     "connect to an abstract socket": "s = __import__('socket').socket(__import__('socket').AF_UNIX); s.connect(abstract)",
     "send a datagram": "__import__('socket').socket(2, 2).sendto(b'x', ('127.0.0.1', port))",
+    "send a datagram to a socket in a folder": "import socket\none, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\none.sendto(b'x', log)",
+    "send one by a message": "import socket\none, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\none.sendmsg([b'x'], [], 0, log)",
+    "send one beside a pair of streams": "import socket\none, _ = socket.socketpair()\none.sendto(b'x', log)",
     "resolve a name": "__import__('socket').gethostbyname('localhost')",
     "fork": "pid = __import__('os').fork(); pid or __import__('os')._exit(0)",
     "fork without end": "import os\nwhile True: os.fork()",
@@ -34,8 +37,9 @@ PYTHON: Mapping[str, str] = {
     "compute for ever in one instruction": "9 ** 9 ** 9",
     "match for ever": "__import__('re').match(r'(a+)+$', 'a' * 60 + 'b')",
     "flood the answer": "found = 'x' * 50_000_000",
-    "flood the standard output": "print('x' * 200_000_000)\nraise SystemExit",
+    "flood the standard output": "for _ in range(200): print('x' * 1_000_000)\nraise SystemExit",
     "start a thousand threads": "import threading, time\nfor _ in range(5000): threading.Thread(target=time.sleep, args=(60,)).start()",
+    "start a thousand small threads": "import threading, time\nthreading.stack_size(32768)\nfor _ in range(1000): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
     "overrun the stack": "import ctypes, sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nf()",
     "crash the interpreter": "__import__('ctypes').string_at(0)",
     "use an inherited descriptor": "import os\nfor n in range(6, 256):\n    try:\n        os.fstat(n)\n        found = n\n        break\n    except OSError: pass\nelse: raise OSError('none')",
@@ -44,7 +48,42 @@ PYTHON: Mapping[str, str] = {
     "enter another namespace": "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0",
     "take back its rights": "import ctypes\nassert ctypes.CDLL(None).setuid(0) == 0 and open('/etc/shadow').read()",
 }
-"""Name → statements that end without an error where they work. They see secret, folder, victim, port, abstract."""
+"""Name → statements that end without an error where they work. They see secret, folder, victim, port, abstract, log."""
+
+PYTHON_ENDS: Mapping[str, Sequence[str]] = {
+    "find secrets in the environment": ["IndexError"],
+    "read its own memory map of secrets": ["OSError", "ZeroDivisionError"],
+    "trace the server": ["AssertionError"],
+    "take all memory": ["MemoryError"],
+    "take all memory in one piece": ["MemoryError"],
+    "loop without end": ["time"],
+    "sleep without end": ["time"],
+    "compute for ever in one instruction": ["time"],
+    "match for ever": ["time"],
+    "flood the answer": ["output"],
+    "flood the standard output": ["SystemExit"],
+    "start a thousand threads": ["RuntimeError", "MemoryError"],
+    "start a thousand small threads": ["RuntimeError"],
+    "overrun the stack": ["RecursionError", "MemoryError", "SystemError", "crash", "time"],
+    "crash the interpreter": ["crash"],
+    "ask the kernel for what nobody needs": ["AssertionError"],
+    "enter another namespace": ["AssertionError"],
+    "take back its rights": ["AssertionError"],
+}
+"""How an attack must end to count as blocked: by an error that its own line raised, or by what the jail says of the
+whole program. Where nothing is said: OSError, which is how the kernel refuses."""
+
+NOT_HARMLESS: Sequence[str] = (
+    "fork without end", "take all memory", "take all memory in one piece", "loop without end", "sleep without end",
+    "compute for ever in one instruction", "match for ever", "flood the answer", "flood the standard output",
+    "start a thousand threads", "start a thousand small threads", "overrun the stack", "crash the interpreter",
+    "ask the kernel for what nobody needs", "send one beside a pair of streams",
+)  # fmt: skip
+"""These are not tried outside of the jail, where all others must succeed (the last one never can)."""
+ONLY_SOMETIMES: Sequence[str] = (
+    "trace the server", "write its memory", "enter another namespace", "take back its rights", "resolve a name",
+)  # fmt: skip
+"""These need a right that not every user has outside of the jail either."""
 
 JAVASCRIPT: Mapping[str, str] = {
     "import the standard module": "return import('std').then(m => m.loadFile('/etc/passwd'))",
@@ -70,6 +109,21 @@ JAVASCRIPT: Mapping[str, str] = {
     "compute for ever in one instruction": "return (9n ** (9n ** 9n)).toString()",
 }
 
+JAVASCRIPT_ENDS: Mapping[str, Sequence[str]] = {
+    "take all memory with strings": ["InternalError", "out of memory", "time"],
+    "take all memory with arrays": ["InternalError", "out of memory", "time"],
+    "take all memory with buffers": ["InternalError", "RangeError", "out of memory", "time"],
+    "loop without end": ["time"],
+    "match for ever": ["time"],
+    "recurse without end": ["InternalError", "RangeError"],
+    "promise for ever": ["a promise that never ends"],
+    "wait for ever": ["TypeError", "ReferenceError", "time"],
+    "flood the answer": ["output"],
+    "compute for ever in one instruction": ["RangeError", "InternalError", "time", "out of memory"],
+}
+"""The same. Where nothing is said: there is no such name, function or module."""
+JAVASCRIPT_REFUSALS: Sequence[str] = ("ReferenceError", "TypeError")
+
 TEMPLATES: Mapping[str, str] = {
     "a string of a gigabyte": "{{ 'a' * 1000000000 }}",
     "a string of a gigabyte by a filter": "{{ 'a'|center(1000000000) }}",
@@ -80,6 +134,18 @@ TEMPLATES: Mapping[str, str] = {
     "a way out through globals": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
     "a file included": "{% include '/etc/passwd' %}",
 }
+
+TEMPLATE_ENDS: Mapping[str, Sequence[str]] = {
+    "a string of a gigabyte": ["MemoryError", "Output length exceeds", "OverflowError", "time"],
+    "a string of a gigabyte by a filter": ["MemoryError", "Output length exceeds", "OverflowError", "time"],
+    "loops in loops": ["Output length exceeds", "time"],
+    "many copies": ["MemoryError", "Output length exceeds", "time"],
+    "numbers without end": ["time", "MemoryError", "OverflowError"],
+    "a way out through classes": ["SecurityError", "UndefinedError"],
+    "a way out through globals": ["SecurityError", "UndefinedError"],
+    "a file included": ["TypeError: no loader", "TemplateNotFound"],
+}
+"""What must be said of a template for it to count as blocked."""
 
 BENIGN: Sequence[str] = (
     "import asyncio\nasync def f(): await asyncio.sleep(0.01); return 1\nfound = asyncio.run(f())",

@@ -1,6 +1,6 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { useState } from "react";
-import { addressed, api, type Shape } from "../api";
+import { useEffect, useState } from "react";
+import { api, asked, type Shape } from "../api";
 import { Dialog, Sure } from "../parts/aria";
 import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useDo, useWrong } from "../parts/base";
 import { useTools } from "../parts/tools";
@@ -107,11 +107,33 @@ const Market = ({ onInstall }: { onInstall: (id: string) => void }) => {
   );
 };
 
+// The page fetches it and shows what it got: no address of this server is ever a picture's.
+const Icon = ({ id }: { id: string }) => {
+  const [source, setSource] = useState("");
+  useEffect(() => {
+    let made = "";
+    let isGone = false;
+    const show = async () => {
+      const picture = await (await asked(`/admin/v1/plugins/${id}/icon`)).blob();
+      if (isGone) return;
+      made = URL.createObjectURL(picture);
+      setSource(made);
+    };
+    show().catch(() => setSource(""));
+    return () => {
+      isGone = true;
+      URL.revokeObjectURL(made);
+    };
+  }, [id]);
+  return source ? (
+    <img className="plugin-icon" src={source} alt="" width={24} height={24} onError={() => setSource("")} />
+  ) : null;
+};
+
 const One = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
   const { t, label, bytes, span, number } = useChosen();
   const [isLog, setLog] = useState(false);
   const [isTool, setTool] = useState("");
-  const [hasIcon, setIcon] = useState(plugin.has_icon);
   const remove = useDo(() => api.remove("plugins", plugin.id), ["plugins", "providers", "catalogue"], t.removed);
   const grant = useDo((granted: string[]) => api.grant(plugin.id, granted), ["plugins"], t.saved);
   const logs = useQuery({
@@ -125,17 +147,8 @@ const One = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
     <Card
       title={
         <>
-          {hasIcon && (
-            <img
-              className="plugin-icon"
-              src={addressed(`/admin/v1/plugins/${plugin.id}/icon`)}
-              alt=""
-              width={24}
-              height={24}
-              onError={() => setIcon(false)}
-            />
-          )}{" "}
-          {label(plugin.label)} <span className="soft small">{plugin.version}</span>
+          {plugin.has_icon && <Icon id={plugin.id} />} {label(plugin.label)}{" "}
+          <span className="soft small">{plugin.version}</span>
         </>
       }
       actions={

@@ -227,6 +227,11 @@ class Modelyard:
         """Where the server is reached from this machine."""
         return f"http://{self.settings.host}:{self.settings.port}"
 
+    @property
+    def content_origin(self) -> str:
+        """Where tenants' content is reached: plugins' addresses, webhooks, files."""
+        return self.settings.content.origin.rstrip("/") or self.origin
+
     def on_trigger(self, listener: TriggerListener) -> None:
         """Have it told of what trigger plugins report: (tenant, subscription, event, variables)."""
         self._trigger_listeners.append(listener)

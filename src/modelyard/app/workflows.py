@@ -94,7 +94,7 @@ class WorkflowParts:
         return self.features.output_check(found, app, run.user) if found is not None else None
 
     def files(self, tenant: str, user: str = "") -> TenantFiles:
-        return TenantFiles(self._yard.files, self.egress, tenant, self._yard.origin, user)
+        return TenantFiles(self._yard.files, self.egress, tenant, self._yard.content_origin, user)
 
     def sources(self, tenant: str, user: str = "") -> TenantSources:
         yard = self._yard
@@ -125,7 +125,7 @@ class WorkflowParts:
         )  # fmt: skip
         return Services(
             models=models,
-            sandbox=JailedSandbox(self.jail),
+            sandbox=JailedSandbox(self.jail, tenant),
             http=self.egress,
             files=self.files(tenant, user),
             tools=tools,

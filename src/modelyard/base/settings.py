@@ -15,6 +15,7 @@ from modelyard.base.errors import ConfigError, suggestion
 
 _ENV = "MODELYARD_"
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
 _REFERENCE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -221,7 +222,7 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Of one node."""
     code_memory_mb: int = 512
     code_at_once: int = 8
-    """Programs in one process; the others wait."""
+    """Programs in one process; the others wait in turn, tenant by tenant. One tenant alone gets three quarters."""
     preload: list[str] = []
     """Python modules that code may import and that take long to load, beyond the usual."""
     models: dict[str, str] = {}
@@ -285,6 +286,21 @@ class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whose addresses may come; all where it is empty."""
 
 
+class ContentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What tenants wrote and browsers show: plugins' addresses (`/e/`, `/t/`), webhooks, files."""
+
+    origin: str = ""
+    """An origin of its own for it, as `https://usercontent.example`, which leads to this server too: there it is served
+    alone, and nothing else is. Empty for the same as everything: then browsers' sandbox parts them."""
+    pass_authorization: bool = False
+    """Whether plugins' addresses and webhooks are told of the credentials that their callers send (`authorization`,
+    `x-api-key`, `x-goog-api-key`), unless they are this server's. Cookies never are."""
+
+    def __post_init__(self) -> None:
+        if self.origin and not _ORIGIN.fullmatch(self.origin):
+            raise ValueError(f"origin must be an origin, as https://usercontent.example, not {self.origin[:200]!r}")
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     home: str = "~/.modelyard"
     """Where weights, the ledger and what `providers add` wrote lie."""
@@ -328,6 +344,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     knowledge: KnowledgeSettings = KnowledgeSettings()
     tools: ToolSettings = ToolSettings()
     oidc: OidcSettings = OidcSettings()
+    content: ContentSettings = ContentSettings()
     egress: EgressSettings = EgressSettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
@@ -481,7 +498,7 @@ def _override(values: dict[str, Any], overrides: Mapping[str, str]) -> Iterator[
                 values[head] = msgspec.structs.replace(part, **{tail: _scalar(text, inner)})
             else:
                 values[head] = _scalar(text, kind)
-        except (msgspec.ValidationError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             yield key, f"{text!r} does not fit: {error}"
 
 

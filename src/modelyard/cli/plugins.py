@@ -554,7 +554,7 @@ def add_endpoint(ctx: click.Context, name: str, given: Sequence[str], label: str
 
     async def work(yard: Any) -> str:
         made = await yard.plugins.set_up_endpoint(tenant, name, label, _pairs(given))
-        return f"{yard.origin}/e/{made}"
+        return f"{yard.content_origin}/e/{made}"
 
     click.echo(run_with_yard(ctx, work))
 
@@ -566,7 +566,7 @@ def list_endpoints(ctx: click.Context, tenant: str) -> None:
     """A tenant's endpoints."""
 
     async def work(yard: Any) -> list[Any]:
-        return [(f"{yard.origin}/e/{id}", name, one) for id, name, one in yard.plugins.endpoints(tenant)]  # noqa: A001
+        return [(f"{yard.content_origin}/e/{id}", name, one) for id, name, one in yard.plugins.endpoints(tenant)]  # noqa: A001
 
     rows = run_with_yard(ctx, work)
     print_table("", ("address", "name", "plugin"), [(where, name, one.plugin) for where, name, one in rows])

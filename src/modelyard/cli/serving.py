@@ -19,6 +19,7 @@ from modelyard.gateway.routes.app_runs import AppRuns
 from modelyard.gateway.routes.apps import AppsRoute
 from modelyard.gateway.server import Gateway, Parts
 from modelyard.gateway.service_parts import ServiceParts
+from modelyard.gateway.tenant_content import ContentRules
 from modelyard.runtime.caller import Role
 from modelyard.runtime.oidc import Oidc
 
@@ -51,6 +52,7 @@ def gateway_of(
         models=yard.models,
         features=yard.workflow_parts.features,
         origin=lambda: yard.origin,
+        content_origin=lambda: yard.content_origin,
     )
     known = environ if environ is not None else {"MODELYARD_HOME": yard.settings.home}
     manage = ManageParts(
@@ -104,7 +106,7 @@ def gateway_of(
             tenant_of_key=lambda key: yard.knowledge.tenant_of_key(key),
             gatekeeper=keeper,
             files=yard.files,
-            origin=lambda: yard.origin,
+            origin=lambda: yard.content_origin,
             pipelines=lambda: yard.workflow_parts.pipelines,
             evaluations=lambda: yard.knowledge.evaluations,
         ),
@@ -116,6 +118,8 @@ def gateway_of(
         plugin_key=yard.plugin_parts.key,
         is_plugin_interface_open=yard.settings.plugins.open_interface,
         origin=lambda: yard.origin,
+        content=_content(yard),
+        content_origin=lambda: yard.content_origin,
         triggers=yard.workflow_parts.triggers,
         files_of=yard.workflow_parts.files,
         on_event=lambda: yard.trigger_listener,
@@ -130,6 +134,14 @@ def gateway_of(
     room = yard.settings.connections.bodies_mb << 20
     bodies = BodyBudget(room, max(room // 4, 2 * most))
     return Gateway(parts, keeper, max_body=most, bodies=bodies, on_start=on_start, on_close=yard.aclose)
+
+
+def _content(yard: Modelyard) -> ContentRules:
+    return ContentRules(
+        origin=lambda: yard.settings.content.origin.rstrip("/"),
+        passes_authorization=lambda: yard.settings.content.pass_authorization,
+        keys=lambda: (*yard.settings.api_keys, yard.plugin_parts.key),
+    )
 
 
 def _oidc(yard: Modelyard) -> Oidc | None:

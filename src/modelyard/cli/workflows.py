@@ -549,11 +549,11 @@ def triggers(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
     from modelyard.workflow.trigger_nodes import next_times
 
     async def work(yard: Any) -> Any:
-        stored = yard.apps.find(tenant, name).stored
+        stored, hooks = yard.apps.find(tenant, name).stored, f"{yard.content_origin}{WEBHOOK}"
         return [
             {"node": one.title, "type": one.type, "cron": one.cron, "timezone": one.timezone,
              "next": next_times(one, yard.clock.time()) if one.type == "schedule" else [],
-             "address": f"{yard.origin}{WEBHOOK}{stored.webhooks.get(one.node, '')}" if one.type == "webhook" else "",
+             "address": hooks + stored.webhooks.get(one.node, "") if one.type == "webhook" else "",
              "provider": one.provider, "event": one.event}
             for one in stored.triggers
         ]  # fmt: skip

@@ -220,6 +220,20 @@ def why_gone(message: Mapping[str, Any]) -> ModelyardError:
     return error if isinstance(error, ModelyardError) else ClientGoneError("the caller left before the end")
 
 
+_UNSNIFFED = (b"x-content-type-options", b"nosniff")
+_ENDS = bytes.maketrans(b"\r\n\0", b"   ")
+
+
+def finish_headers(headers: list[tuple[bytes, bytes]]) -> None:
+    """What holds for every answer: no browser guesses another type than the one that is said, and no header's value
+    ends its line, since whoever wrote that would write the next header."""
+    for place, (name, value) in enumerate(headers):
+        if b"\r" in value or b"\n" in value or b"\0" in value:
+            headers[place] = (name, value.translate(_ENDS))
+    if _UNSNIFFED not in headers:
+        headers.append(_UNSNIFFED)
+
+
 def read_json(body: bytes) -> JSON:
     """An object. Raises InvokeBadRequestError where it is none."""
     try:

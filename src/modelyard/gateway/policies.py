@@ -5,9 +5,13 @@ NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancest
 
 
 def page_policy(*, ancestors: str = "'none'") -> str:
-    """Scripts, styles and everything else from this server alone; nothing inline. `ancestors` may frame it."""
+    """Scripts, styles and calls to this server alone; nothing inline. `ancestors` may frame it.
+
+    Pictures and sounds are those that the page's own script fetched and holds: no text that a model or a stranger wrote
+    makes a browser ask any address for one, this server's own least of all.
+    """
     return (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
-        "font-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data: blob:; "
+        "font-src 'self'; media-src blob:; base-uri 'none'; form-action 'none'; "
         f"frame-ancestors {ancestors}"
     )

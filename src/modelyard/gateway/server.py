@@ -26,6 +26,7 @@ from modelyard.gateway.http import (
     Scope,
     Send,
     StreamReply,
+    finish_headers,
 )
 from modelyard.gateway.manage_parts import ManageParts
 from modelyard.gateway.routes import (
@@ -67,6 +68,7 @@ from modelyard.gateway.routes import (
 )
 from modelyard.gateway.routes.apps import AppsRoute
 from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT, ServiceParts
+from modelyard.gateway.tenant_content import ContentRules
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.accounts import Accounts
@@ -128,6 +130,10 @@ class Parts:
     is_plugin_interface_open: bool = False
     origin: Callable[[], str] = lambda: ""
     """Where this server is reached, as `http://127.0.0.1:8790`."""
+    content: ContentRules
+    """What stands between tenants' content and this server."""
+    content_origin: Callable[[], str]
+    """Where that is reached: `origin`, where it has none of its own."""
     triggers: Triggers
     """What begins runs without a caller."""
     files_of: Callable[[str, str], TenantFiles]
@@ -228,7 +234,7 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     manage = parts.manage
     called, providers = calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
     weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
-    subscribed = node_parts.SubscriptionsRoute(parts.plugins, parts.origin)
+    subscribed = node_parts.SubscriptionsRoute(parts.plugins, parts.content_origin)
     runs = {verb: (Role.ADMIN, app_runs.RunsRoute(parts.service)) for verb in ("GET", "POST")}
     prefix = admin_calls.PREFIX
     found |= {
@@ -283,10 +289,10 @@ def _tool_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rout
 
 def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
     """These see for themselves who is admitted: by a key of their own, or by what the address holds."""
-    daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.origin)
-    endpoint = hooks.EndpointRoute(parts.plugins, parts.origin)
-    trigger = hooks.TriggerRoute(parts.plugins, parts.triggers, parts.on_event)
-    webhook = webhooks.WebhookRoute(parts.triggers, parts.service.runs, parts.files_of)
+    daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.content_origin)
+    endpoint = hooks.EndpointRoute(parts.plugins, parts.content_origin, parts.content)
+    trigger = hooks.TriggerRoute(parts.plugins, parts.triggers, parts.on_event, parts.content)
+    webhook = webhooks.WebhookRoute(parts.triggers, parts.service.runs, parts.files_of, parts.content)
     file = hooks.FileRoute(parts.files, parts.keeper.shuts_out)
     browser = oauth.BrowserRoute(parts.plugins.credentials, parts.origin)
     return {
@@ -322,6 +328,7 @@ class Gateway:
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.routes = build_routes(parts)
+        self._content = parts.content
         self._on_start = on_start
         below = [path for path in self.routes if path.endswith("/") and path != "/"]
         self._below = sorted(below, key=len, reverse=True)
@@ -353,10 +360,13 @@ class Gateway:
 
         async def sending(message: MutableMapping[str, Any]) -> None:
             nonlocal has_begun
+            if message["type"] == "http.response.start":
+                finish_headers(message["headers"])
             has_begun = True
             await send(message)
 
         try:
+            self._content.check_host(request.method, request.path, request.header(b"host"))
             role, route = self._route(request)
             await self._admit(request, role, route)
             reply = await route(request)

@@ -14,6 +14,7 @@ from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, StreamReply, audio_reply, json_reply
 from modelyard.gateway.service_calls import Call, Handler, ServiceError, end_user_id, iso, made_id
 from modelyard.gateway.service_parts import ServiceParts
+from modelyard.gateway.tenant_content import FILE, disposition, media_type
 from modelyard.models.speech2text import Speech2TextRequest
 from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON, ModelType
@@ -86,7 +87,7 @@ class AboutCalls:
             "id": upload_id(stored.id), "reference": upload_id(stored.id), "name": stored.name, "size": stored.size,
             "extension": stored.extension.lstrip("."), "mime_type": stored.mime_type, "created_by": end_user,
             "created_at": int(stored.created_at), "preview_url": None,
-            "source_url": f"{self._parts.origin()}/files/{stored.id}?{query}", "user_id": end_user,
+            "source_url": f"{self._parts.content_origin()}/files/{stored.id}?{query}", "user_id": end_user,
             "tenant_id": made_id(call.tenant), "conversation_id": None, "file_key": None,
             "original_url": None,
         }  # fmt: skip
@@ -109,12 +110,9 @@ class AboutCalls:
         kind = stored.mime_type
         # What a browser could run is handed over, never shown.
         is_safe = kind.startswith(("image/", "audio/", "video/")) and "svg" not in kind
-        headers = {
-            "content-disposition": f"{'attachment' if as_file or not is_safe else 'inline'}; "
-            f'filename="{stored.id}{stored.extension}"',
-            "x-content-type-options": "nosniff",
-        }
-        return Reply(data, content_type=kind.encode("latin-1", "replace"), headers=headers)
+        how = "attachment" if as_file or not is_safe else "inline"
+        headers = {**FILE, "content-disposition": disposition(how, f"{stored.id}{stored.extension}")}
+        return Reply(data, content_type=media_type(kind), headers=headers)
 
     async def info(self, call: Call) -> Reply:
         return json_reply({

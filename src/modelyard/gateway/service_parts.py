@@ -31,6 +31,8 @@ class ServiceParts:
     models: ModelManager
     features: Features
     origin: Callable[[], str]
+    content_origin: Callable[[], str]
+    """Where files, webhooks and plugins' addresses are reached."""
 
 
 class Telling(Protocol):

@@ -14,16 +14,19 @@ import re
 import signal
 import socket
 import sys
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from modelyard.base.errors import ModelyardError
 from modelyard.jail.selftest import BENIGN, HOSTILE
+from modelyard.jail.slots import Slots
 
 logger = logging.getLogger("modelyard.jail")
 
@@ -63,11 +66,26 @@ class JailLimits:
     document_bytes: int = 96 << 20
     """Of the text of a document that a dataset takes in."""
     at_once: int = 8
+    threads: int = 64
+    """Of one program."""
+    helpers: int = 8
+    """Processes that have loaded modules and fork; those not needed for longest are ended first."""
+    helpers_mb: int = 768
+    """What they may hold together."""
+    idle_seconds: float = 300.0
+    """After which one that nobody needed is ended; the plain one for code stays."""
+
+
+class _Ended(NamedTuple):
+    """How a program's process ended."""
+
+    status: int
+    has_too_many_threads: bool
 
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    ended: "asyncio.Future[int]"
+    ended: "asyncio.Future[_Ended]"
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +99,16 @@ class _Zygote:
     listener: "asyncio.Task[None] | None" = None
     is_alive: bool = True
     level: str = ""
+    memory: int = 0
+    """Bytes that it had for itself once it had started."""
+    tenant: str = ""
+    """Whose program it was started for."""
+    used: float = 0.0
+    """When it was last asked for something."""
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.runs
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         data = msgspec.json.encode(message)
@@ -104,7 +132,7 @@ class _Zygote:
             told = msgspec.json.decode(data)
             run = self.runs.pop(told["id"], None)
             if run is not None and not run.ended.done():
-                run.ended.set_result(told["status"])
+                run.ended.set_result(_Ended(told["status"], told["threads"]))
         self.is_alive = False
         for run in self.runs.values():
             if not run.ended.done():
@@ -142,16 +170,18 @@ class Jail:
         self._is_enabled = is_enabled
         self._zygotes: dict[str, _Zygote] = {}
         self._starting: dict[str, asyncio.Lock] = {}
-        self._slots = asyncio.Semaphore(self.limits.at_once)
+        self._slots = Slots(self.limits.at_once)
+        self._ending: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
         self._trouble: str | None = None
         self._is_tested = False
         self._testing = asyncio.Lock()
         self.level = "unknown"
         """landlock, namespaces, or off; known once something was run."""
 
-    # what callers use
+    # what callers use; `tenant` is whose share of the slots a program takes
 
-    async def run_code(self, language: str, code: str, inputs: Mapping[str, Any]) -> Any:
+    async def run_code(self, language: str, code: str, inputs: Mapping[str, Any], *, tenant: str = "") -> Any:
         """What `main` gave back. Raises JailError."""
         if language not in ("python3", "javascript"):
             raise JailError(f"code in {language!r} cannot be run; python3 and javascript can", reason="language")
@@ -160,28 +190,28 @@ class Jail:
             wanted = sorted(set(_IMPORTS.findall(code)) & self._preload)
             name = "+".join(["code", *wanted])
         task = {"kind": language, "code": code, "inputs": inputs}
-        return await self._run(name, task, b"", self.limits.seconds)
+        return await self._run(tenant, name, task, b"", self.limits.seconds)
 
-    async def render(self, template: str, variables: Mapping[str, Any], *, most: int) -> str:
+    async def render(self, template: str, variables: Mapping[str, Any], *, most: int, tenant: str = "") -> str:
         """Raises JailError."""
         task = {"kind": "template", "template": template, "inputs": variables, "most": most}
-        return str(await self._run("code", task, b"", self.limits.seconds))
+        return str(await self._run(tenant, "code", task, b"", self.limits.seconds))
 
-    async def extract(self, extension: str, data: bytes) -> str:
+    async def extract(self, extension: str, data: bytes, *, tenant: str = "") -> str:
         """A document's text. Raises JailError."""
         task = {"kind": "document", "extension": extension}
-        return str(await self._run("documents", task, data, self.limits.document_seconds))
+        return str(await self._run(tenant, "documents", task, data, self.limits.document_seconds))
 
-    async def read(self, name: str, data: bytes) -> dict[str, Any]:
+    async def read(self, name: str, data: bytes, *, tenant: str = "") -> dict[str, Any]:
         """A document as Markdown, recognised by its content: {kind, title, parts: [{text, page}], scanned: pages that
         are pictures}. Raises JailError."""
         task = {"kind": "document", "name": name}
-        return await self._run("documents", task, data, self.limits.document_seconds)
+        return await self._run(tenant, "documents", task, data, self.limits.document_seconds)
 
-    async def pictures(self, data: bytes, pages: Sequence[int]) -> list[bytes]:
+    async def pictures(self, data: bytes, pages: Sequence[int], *, tenant: str = "") -> list[bytes]:
         """Pages of a PDF, counted from 1, each as a grey PNG. Raises JailError."""
         task = {"kind": "document", "name": "", "pages": list(pages)}
-        found = await self._run("documents", task, data, self.limits.document_seconds)
+        found = await self._run(tenant, "documents", task, data, self.limits.document_seconds)
         return [base64.b64decode(one) for one in found]
 
     async def check(self) -> str:
@@ -202,10 +232,14 @@ class Jail:
         return self.level
 
     async def aclose(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         zygotes = list(self._zygotes.values())
         self._zygotes.clear()
         for one in zygotes:
             await one.close()
+        await asyncio.gather(*self._ending)
 
     # inside
 
@@ -224,14 +258,14 @@ class Jail:
             if result != expected:
                 raise JailError("a harmless program did not run")
 
-    async def _run(self, name: str, task: Mapping[str, Any], data: bytes, seconds: float) -> Any:
+    async def _run(self, tenant: str, name: str, task: Mapping[str, Any], data: bytes, seconds: float) -> Any:
         if not self._is_tested:
             await self.check()
-        async with self._slots:
-            return await self._attempt(name, task, data, seconds)
+        async with self._slots.of(tenant):
+            return await self._attempt(name, task, data, seconds, tenant)
 
-    async def _attempt(self, name: str, task: Mapping[str, Any], data: bytes, seconds: float) -> Any:
-        zygote = await self._zygote(name)
+    async def _attempt(self, name: str, task: Mapping[str, Any], data: bytes, seconds: float, tenant: str = "") -> Any:
+        zygote = await self._zygote(name, tenant)
         try:
             head = json.dumps(
                 {**task, "limits": {"memory": self.limits.memory_mb << 20}}, ensure_ascii=False, allow_nan=False
@@ -243,6 +277,7 @@ class Jail:
         source, feed = os.pipe()
         drain, sink = os.pipe()
         run = zygote.runs[number] = _Run(asyncio.get_running_loop().create_future())
+        zygote.used = time.monotonic()
         try:
             zygote.send({"op": "run", "id": number}, (source, sink))
         except JailError:
@@ -257,7 +292,7 @@ class Jail:
             async with asyncio.timeout(seconds):
                 most = self.limits.document_bytes if "name" in task else self.limits.output_bytes
                 answer = await self._exchange(feed, drain, head + b"\n" + data, most)
-                status = await run.ended
+                ended = await run.ended
         except TimeoutError:
             raise JailError(f"it ran longer than {seconds:g} s", reason="time") from None
         finally:
@@ -265,7 +300,10 @@ class Jail:
                 with suppress(JailError):
                     zygote.send({"op": "kill", "id": number})
                 run.ended.cancel()
-        return _read(answer, status)
+            zygote.used = time.monotonic()
+        if ended.has_too_many_threads:
+            raise JailError(f"it started more than {self.limits.threads} threads", reason="threads")
+        return _read(answer, ended.status)
 
     async def _exchange(self, feed: int, drain: int, task: bytes, most: int) -> bytes:
         """Hand the task over and take what comes back."""
@@ -285,7 +323,7 @@ class Jail:
         finally:
             reading.close()
 
-    async def _zygote(self, name: str) -> _Zygote:
+    async def _zygote(self, name: str, tenant: str) -> _Zygote:
         known = self._zygotes.get(name)
         if known is not None and known.is_alive:
             return known
@@ -294,10 +332,60 @@ class Jail:
             if known is None or not known.is_alive:
                 if known is not None:
                     await known.close()
-                seconds = self.limits.document_seconds if name == "documents" else self.limits.seconds
-                limits = {"memory": self.limits.memory_mb << 20, "seconds": seconds, "level": self._wanted}
-                known = self._zygotes[name] = await _start(name, limits)
-            return known
+                known = await _start(name, self._limits_of(name))
+                known.tenant, known.used = tenant, time.monotonic()
+                self._zygotes[name] = known
+                self._make_room()
+                self._sweep_later()
+        return known
+
+    def _limits_of(self, name: str) -> Mapping[str, Any]:
+        seconds = self.limits.document_seconds if name == "documents" else self.limits.seconds
+        return {
+            "memory": self.limits.memory_mb << 20, "seconds": seconds, "level": self._wanted,
+            "threads": self.limits.threads,
+        }  # fmt: skip
+
+    # helpers that nobody needs
+
+    def _make_room(self) -> None:
+        """End helpers until there are no more of them, and no larger ones, than there may be. They are taken from the
+        tenant for whom most were started, so that nobody's imports push out everybody else's."""
+        while self._is_crowded() and (free := self._idle(but_newest=True)):
+            number = Counter(one.tenant for one in self._zygotes.values())
+            name, _ = min(free, key=lambda each: (-number[each[1].tenant], each[1].used))
+            self._end(name)
+
+    def _is_crowded(self) -> bool:
+        memory = sum(one.memory for one in self._zygotes.values())
+        return len(self._zygotes) > self.limits.helpers or memory > self.limits.helpers_mb << 20
+
+    def _idle(self, *, but_newest: bool = False) -> list[tuple[str, _Zygote]]:
+        """Those that do nothing now. The newest is about to be used by whoever asked for it."""
+        newest = max(self._zygotes.values(), key=lambda one: one.used, default=None) if but_newest else None
+        return [
+            (name, one) for name, one in self._zygotes.items() if one.is_idle and name != "code" and one is not newest
+        ]
+
+    def _end(self, name: str) -> None:
+        task = asyncio.ensure_future(self._zygotes.pop(name).close())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _sweep_later(self) -> None:
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(self.limits.idle_seconds / 2, self._sweep)
+
+    def _sweep(self) -> None:
+        """End those that nobody needed for a while; look again while there are any."""
+        self._sweeper = None
+        self._make_room()
+        since = time.monotonic() - self.limits.idle_seconds
+        for name, one in self._idle():
+            if one.used < since:
+                self._end(name)
+        if self._zygotes.keys() - {"code"}:
+            self._sweep_later()
 
 
 async def _written(feed: int, task: bytes) -> None:
@@ -353,7 +441,7 @@ async def _start(name: str, limits: Mapping[str, Any]) -> _Zygote:
     if not told.get("ready"):
         await zygote.close()
         raise JailError(str(told.get("error")))
-    zygote.level = told["level"]
+    zygote.level, zygote.memory = told["level"], told["memory"]
     zygote.listener = asyncio.ensure_future(zygote.listen())
     return zygote
 

@@ -1,4 +1,4 @@
-"""What the jail is tried with before anything else runs in it: six attacks, two harmless programs."""
+"""What the jail is tried with before anything else runs in it: seven attacks, two harmless programs."""
 
 from collections.abc import Mapping
 
@@ -19,6 +19,7 @@ HOSTILE: Mapping[str, str] = {
     "read a file of this machine": _attack("open('/etc/hostname').read(); open('/etc/passwd').read()"),
     "write a file": _attack("open('/tmp/modelyard-jail-probe', 'w')"),
     "connect to a socket": _attack("import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM)"),
+    "send to this machine's log": _attack("import socket; socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)"),
     "start a process": _attack("import os; pid = os.fork(); pid or os._exit(0)"),
     "run a program": _attack("import os; os.execv('/bin/sh', ['/bin/sh', '-c', 'true'])"),
     "read another process's environment": _attack("import os; open('/proc/%d/environ' % os.getppid(), 'rb').read()"),

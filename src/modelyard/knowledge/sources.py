@@ -54,13 +54,13 @@ class SourceReader:
         match source.get("kind"):
             case "file":
                 _, data = await asyncio.to_thread(self._files.get, document.tenant, str(source.get("file")))
-                return await self.parse(document.name, data)
+                return await self.parse(document.name, data, tenant=document.tenant)
             case "path":
                 data = await asyncio.to_thread(self._path, str(source.get("path")))
-                return await self.parse(document.name, data)
+                return await self.parse(document.name, data, tenant=document.tenant)
             case "url":
                 page = await self.fetch(str(source.get("url")))
-                return await self.parse(name_of(page), page.body)
+                return await self.parse(name_of(page), page.body, tenant=document.tenant)
             case kind:
                 raise InvokeBadRequestError(f"documents do not come from {kind!r}")
 
@@ -81,20 +81,20 @@ class SourceReader:
                 f"file {name!r} has {size >> 20:,} MB; a document has at most {self._most >> 20:,} (knowledge.most_mb)"
             )
 
-    async def parse(self, name: str, data: bytes) -> Reading:
+    async def parse(self, name: str, data: bytes, *, tenant: str = "") -> Reading:
         """A document's text, read in the jail."""
         self.check_size(name, len(data))
         try:
-            told = await self._jail.read(name, data)
+            told = await self._jail.read(name, data, tenant=tenant)
             parts = msgspec.convert(told["parts"], list[DocumentPart])
             if told["scanned"]:
-                parts = await self._with_scans(told, data, parts)
+                parts = await self._with_scans(told, data, parts, tenant)
         except JailError as error:
             raise InvokeBadRequestError(f"{name}: {error}") from error
         return Reading(parts=parts, title=str(told["title"])[:200], kind=told["kind"])
 
     async def _with_scans(
-        self, told: Mapping[str, Any], data: bytes, parts: Sequence[DocumentPart]
+        self, told: Mapping[str, Any], data: bytes, parts: Sequence[DocumentPart], tenant: str
     ) -> list[DocumentPart]:
         """What OCR finds on the pages that are pictures, among the others. Without OCR those others are enough, if
         there are any."""
@@ -106,7 +106,9 @@ class SourceReader:
                 raise InvokeBadRequestError("no OCR is set up")
             for at in range(0, len(pages), _PAGES):
                 some = pages[at : at + _PAGES]
-                drawn = [data] if told["kind"] in _PICTURES else await self._jail.pictures(data, some)
+                drawn = [data]
+                if told["kind"] not in _PICTURES:
+                    drawn = await self._jail.pictures(data, some, tenant=tenant)
                 for page, picture in zip(some, drawn, strict=True):
                     found[page] = DocumentPart(text=await self._ocr(picture), page=page)
         except JailError:

@@ -77,20 +77,21 @@ def stored_id(name: str) -> str:
 
 
 class JailedSandbox:
-    """The jail, as nodes see it."""
+    """The jail, as a tenant's nodes see it."""
 
-    def __init__(self, jail: Jail) -> None:
+    def __init__(self, jail: Jail, tenant: str) -> None:
         self._jail = jail
+        self._tenant = tenant
 
     async def run_code(self, language: str, code: str, inputs: Mapping[str, Any]) -> Any:
         try:
-            return await self._jail.run_code(language, code, inputs)
+            return await self._jail.run_code(language, code, inputs, tenant=self._tenant)
         except JailError as error:
             raise _failed(error, "CodeExecutionError") from error
 
     async def render(self, template: str, variables: Mapping[str, Any], *, most: int) -> str:
         try:
-            return await self._jail.render(template, variables, most=most)
+            return await self._jail.render(template, variables, most=most, tenant=self._tenant)
         except JailError as error:
             raise _failed(error, "TemplateRenderError") from error
 
@@ -99,7 +100,7 @@ class JailedSandbox:
 
     async def extract(self, extension: str, data: bytes) -> str:
         try:
-            return await self._jail.extract(extension, data)
+            return await self._jail.extract(extension, data, tenant=self._tenant)
         except JailError as error:
             raise _failed(error, "DocumentExtractorError") from error
 

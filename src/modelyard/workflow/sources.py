@@ -177,7 +177,7 @@ class TenantSources:
         if about.get("content"):
             return {**shown, "content": about["content"]}
         page = await self._reader.fetch(url)
-        read = await self._reader.parse(name_of(page), page.body)
+        read = await self._reader.parse(name_of(page), page.body, tenant=self._tenant)
         text = "\n\n".join(one.text for one in read.parts)
         return {**shown, "title": shown["title"] or read.title, "content": text}
 

@@ -54,6 +54,16 @@ const setLanguage = (language) => {
   setRunning(state.running);
 };
 
+// A stored picture, fetched without anything that says who asks.
+const stored = async (address) => {
+  const answer = await fetch(address, { credentials: "omit", redirect: "error", referrerPolicy: "no-referrer" });
+  const data = await answer.blob();
+  if (!answer.ok || !/^image\/(?!svg)/.test(data.type)) throw new Error("no picture");
+  const image = make("img", { class: "image", src: URL.createObjectURL(data), alt: "" });
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+  return image;
+};
+
 const make = (name, attributes = {}, ...children) => {
   const one = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -266,9 +276,11 @@ class Turn {
   picture(url, type) {
     const target = new URL(url, location.href);
     if (!["http:", "https:"].includes(target.protocol)) return;
-    const isHere = target.origin === location.origin;
-    if (type === "image" && isHere) this.element.append(make("img", { class: "image", src: target.href, alt: "" }));
-    else this.element.append(make("p", {}, make("a", { href: target.href, target: "_blank", rel: "noopener noreferrer" }, `📎 ${target.pathname.split("/").pop()}`)));
+    const link = make("p", {}, make("a", { href: target.href, target: "_blank", rel: "noopener noreferrer" }, `📎 ${target.pathname.split("/").pop()}`));
+    this.element.append(link);
+    // Stored files of this server are shown; whatever else an address names is asked for by whoever follows it.
+    const isFile = target.origin === location.origin && target.pathname.startsWith("/files/");
+    if (type === "image" && isFile) stored(target.href).then((image) => link.replaceWith(image), () => {});
   }
 
   wrong(message) {

@@ -137,7 +137,7 @@ class AppRuns:
         token = found.stored.webhooks.get(one.node)
         if not isinstance(data, WebhookData) or token is None:
             return shown
-        origin = self.service.origin()
+        origin = self.service.content_origin()
         return msgspec.structs.replace(
             shown, method=data.method.upper(), address=f"{origin}{WEBHOOK}{token}",
             draft_address=f"{origin}{WEBHOOK_OF_DRAFT}{token}",

@@ -55,7 +55,11 @@ def _headers(*, is_page: bool) -> dict[str, str]:
     shared = {"x-content-type-options": "nosniff", "vary": "accept-encoding", "referrer-policy": "no-referrer"}
     if not is_page:  # a name holds a digest of what is in it
         return {**shared, "cache-control": "public, max-age=31536000, immutable"}
-    return {**shared, "cache-control": "no-cache", "content-security-policy": page_policy()}
+    # No page that opened the console, or that it opened, can reach into its window.
+    return {
+        **shared, "cache-control": "no-cache", "content-security-policy": page_policy(),
+        "cross-origin-opener-policy": "same-origin",
+    }  # fmt: skip
 
 
 @lru_cache(64)

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import msgspec
 
 from modelyard.base.errors import NotFoundError, PluginError
-from modelyard.base.fields import whole_number
 from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
-from modelyard.gateway.raw_requests import HOP, raw_request
+from modelyard.gateway.raw_requests import raw_request
+from modelyard.gateway.tenant_content import FILE, ContentRules, disposition, media_type, outgoing, status_of
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.caller import current_caller
@@ -34,6 +34,7 @@ class EndpointRoute:
     admits_itself: ClassVar[bool] = True
     plugins: Plugins
     origin: Callable[[], str]
+    rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         hook, _, rest = request.path.removeprefix("/e/").partition("/")
@@ -41,7 +42,7 @@ class EndpointRoute:
         path = f"/{rest}"
         body = await request.body(_MOST_BODY)
         sent = {"Dify-Hook-Id": hook, "Dify-Hook-Url": f"{self.origin()}/e/{hook}{path}"}
-        data = {"raw_http_request": raw_request(request, path, body, sent).hex(), "settings": settings}
+        data = {"raw_http_request": raw_request(request, path, body, sent, self.rules).hex(), "settings": settings}
         answers = self.plugins.call(
             tenant,
             endpoint.plugin,
@@ -55,12 +56,14 @@ class EndpointRoute:
         if first is None:
             await answers.aclose()
             raise PluginError("it ended without an answer", plugin=endpoint.plugin)
-        headers = [
-            (str(name).lower().encode("latin-1", "replace"), str(value).encode("latin-1", "replace"))
-            for name, value in (first.get("headers") or {}).items()
-            if str(name).lower() not in HOP
-        ]
-        return StreamReply(_pieces(first, answers), None, headers, status=int(first.get("status") or 200))
+        try:
+            given = first.get("headers") or {}
+            headers = outgoing(((str(name), str(value)) for name, value in given.items()), endpoint.plugin)
+            status = status_of(first.get("status"), endpoint.plugin)
+        except PluginError:
+            await answers.aclose()
+            raise
+        return StreamReply(_pieces(first, answers), None, headers, status=status)
 
 
 async def _pieces(first: JSON, answers: AsyncGenerator[JSON, None]) -> AsyncGenerator[bytes, None]:
@@ -88,11 +91,12 @@ class TriggerRoute:
     triggers: Triggers
     on_event: Callable[[], Callable[[str, str, str, JSON], Awaitable[None]] | None]
     """Who else is told (tenant, subscription, event, variables); None where nobody is."""
+    rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply:
         name, _, rest = request.path.removeprefix("/t/").partition("/")
         tenant, subscription, kept = self.plugins.subscription(name)
-        raw = raw_request(request, f"/{rest}", await request.body(), {}).hex()
+        raw = raw_request(request, f"/{rest}", await request.body(), {}, self.rules).hex()
         common = {"provider": subscription.provider, "raw_http_request": raw, **kept}
         found = await self.plugins.one(tenant, subscription.plugin, "trigger", "dispatch_trigger_event", common)
         common = {"credentials": {}, "credential_type": "unauthorized", **common, "payload": found.get("payload") or {}}
@@ -111,21 +115,20 @@ class TriggerRoute:
             listen = self.on_event()
             if listen is not None and (variables := await told(event, {})) is not None:
                 await listen(tenant, name, event, variables)
-        return _answered(found.get("response"))
+        return _answered(found.get("response"), subscription.plugin)
 
 
-def _answered(raw: Any) -> Reply:
+def _answered(raw: Any, plugin: str) -> Reply:
     """A raw HTTP response, in hexadecimal, as one of ours."""
     data = _unhexed(raw) if raw else b"HTTP/1.1 200 OK\r\n\r\n"
     head, _, body = data.partition(b"\r\n\r\n")
     line, _, rest = head.partition(b"\r\n")
-    parts = line.split(b" ", 2)
-    status = (whole_number(parts[1].decode("latin-1"), maximum=599) if len(parts) > 1 else None) or 200
-    headers = {name: value for name, value in BytesParser().parsebytes(rest + b"\r\n\r\n").items()
-               if name.lower() not in HOP}  # fmt: skip
-    kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "text/plain")
-    others = {name: value for name, value in headers.items() if name.lower() != "content-type"}
-    return Reply(body, status=status, content_type=kind.encode("latin-1", "replace"), headers=others)
+    _, _, said = line.partition(b" ")
+    status = status_of(said.split(b" ", 1)[0].decode("latin-1"), plugin)
+    sent = outgoing(BytesParser().parsebytes(rest + b"\r\n\r\n").items(), plugin)
+    headers = {name.decode(): value.decode("latin-1") for name, value in sent}
+    kind = headers.pop("content-type")
+    return Reply(body, status=status, content_type=kind.encode("latin-1"), headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,8 @@ class FileRoute:
         tenant = self._signed(request, "read", name)
         stored, data = self.files.get(tenant, name)
         # Files are somebody's: a browser must not run what is in them on this server's behalf.
-        headers = {"content-disposition": f'attachment; filename="{stored.id}{stored.extension}"',
-                   "x-content-type-options": "nosniff"}  # fmt: skip
-        return Reply(data, content_type=stored.mime_type.encode("latin-1", "replace"), headers=headers)
+        headers = {**FILE, "content-disposition": disposition("attachment", f"{stored.id}{stored.extension}")}
+        return Reply(data, content_type=media_type(stored.mime_type), headers=headers)
 
     async def _upload(self, request: Request) -> Reply:
         plugin, name = request.query("plugin") or "", request.query("name") or ""

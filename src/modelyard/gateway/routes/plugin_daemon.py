@@ -29,6 +29,7 @@ from modelyard.gateway.http import (
     json_reply,
     sse_reply,
 )
+from modelyard.gateway.tenant_content import FILE
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.runtime.plugins import Installed, Plugins
@@ -504,7 +505,7 @@ class _Management:
             for file in _icons(one.declaration.document):
                 if asset_id(one.identifier, file) == name:
                     kind = b"image/svg+xml" if file.endswith(".svg") else b"application/octet-stream"
-                    return Reply(self.plugins.asset(self.tenant, one.plugin_id, file), content_type=kind)
+                    return Reply(self.plugins.asset(self.tenant, one.plugin_id, file), content_type=kind, headers=FILE)
         raise NotFoundError(f"asset {name!r} does not exist")
 
     async def extracted(self, rest: str) -> Reply:
@@ -512,7 +513,7 @@ class _Management:
         path = self._query("file_path")
         if path not in package.files:
             raise NotFoundError(f"{path!r} is not in the package")
-        return Reply(package.files[path], content_type=b"application/octet-stream")
+        return Reply(package.files[path], content_type=b"application/octet-stream", headers=FILE)
 
     async def decoded(self) -> Reply:
         identifier = self._query("plugin_unique_identifier")

@@ -16,6 +16,7 @@ from modelyard.base.errors import InvokeBadRequestError
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, json_reply, read_json
 from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT
+from modelyard.gateway.tenant_content import CREDENTIALS, SHUT_IN, ContentRules
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status
 from modelyard.workflow.nodes.trigger import WebhookData, values_of
@@ -27,7 +28,6 @@ from modelyard.workflow.variables import to_object
 VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 _KEYS = (b"idempotency-key", b"webhook-id")
 """Headers by which a sender says that it says the same again; the second is that of standardwebhooks.com."""
-_SECRET = frozenset(("authorization", "cookie", "proxy-authorization"))
 _MOST_SECONDS = 300.0
 
 
@@ -37,6 +37,7 @@ class WebhookRoute:
     triggers: Triggers
     runs: Runs
     files: Callable[[str, str], TenantFiles]
+    rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply:
         is_draft = request.path.startswith(WEBHOOK_OF_DRAFT)
@@ -45,7 +46,7 @@ class WebhookRoute:
         if request.method != data.method.upper():
             wanted = data.method.upper()
             document = _refusal(f"this webhook takes {wanted}, not {request.method}")
-            return json_reply(document, status=405, headers={"allow": wanted})
+            return json_reply(document, status=405, headers={**SHUT_IN, "allow": wanted})
         request.payer = found.tenant
         given = await self._given(request, data, found.tenant)
         values_of(data, given)  # what is missing is said to whom it can still help
@@ -60,18 +61,20 @@ class WebhookRoute:
             return json_reply({"run_id": run.id, "status": "running"}, status=504)
         document = {"run_id": run.id, "status": ended.status.value, "outputs": ended.outputs, "error": ended.error}
         if ended.status in (Status.SUCCEEDED, Status.PARTIAL):
-            return json_reply(document, status=data.status_code)
-        return json_reply(document, status=202 if ended.status is Status.PAUSED else 500)
+            return json_reply(document, status=data.status_code, headers=SHUT_IN)
+        return json_reply(document, status=202 if ended.status is Status.PAUSED else 500, headers=SHUT_IN)
 
     async def _given(self, request: Request, data: WebhookData, tenant: str) -> JSON:
         """What came, by the names that the node declares, and all of it as `_webhook_raw`."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+        sent = self.rules.incoming(request.scope["headers"])
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent}
         query = dict(parse_qsl(request.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
         body = await self._body(request, data, tenant)
         found: JSON = {one.name: query.get(one.name) for one in data.params}
         found |= {one.name: headers.get(one.name.lower()) for one in data.headers}
         found |= {one.name: body.get(one.name) for one in data.body}
-        shown = {name: value for name, value in headers.items() if name not in _SECRET}
+        credentials = {name.decode() for name in CREDENTIALS}  # a node gets these where it declares them, by name
+        shown = {name: value for name, value in headers.items() if name not in credentials}
         found["_webhook_raw"] = {
             "method": request.method, "headers": shown, "query_params": query, "body": body
         }  # fmt: skip
@@ -114,14 +117,14 @@ def _said(data: WebhookData, run: str) -> Reply:
     """What the node says is answered: JSON where it is some, else a text; without any, the run."""
     text = data.response_body.strip()
     if data.status_code == 204:
-        return Reply(b"", status=204)
+        return Reply(b"", status=204, headers=SHUT_IN)
     if not text:
-        return json_reply({"run_id": run}, status=data.status_code)
+        return json_reply({"run_id": run}, status=data.status_code, headers=SHUT_IN)
     try:
         msgspec.json.decode(text)
     except msgspec.DecodeError:
-        return Reply(text.encode(), status=data.status_code, content_type=b"text/plain; charset=utf-8")
-    return Reply(text.encode(), status=data.status_code)
+        return Reply(text.encode(), status=data.status_code, content_type=b"text/plain; charset=utf-8", headers=SHUT_IN)
+    return Reply(text.encode(), status=data.status_code, headers=SHUT_IN)
 
 
 def _refusal(message: str) -> Mapping[str, Any]:

@@ -5,8 +5,10 @@ What each part keeps away, and what was measured: docs/design/0008-jail.md.
 """
 
 import ctypes
+import fcntl
 import os
 import platform
+import re
 import resource
 import struct
 import sys
@@ -187,12 +189,17 @@ _NUMBERS = {
     },
 }  # fmt: skip
 _ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_GUARDED = ("ioctl", "fcntl", "clone", "fork", "vfork", "clone3", "kill", "tgkill", "prctl", "prlimit64")
+_GUARDED = (
+    "ioctl", "fcntl", "clone", "fork", "vfork", "clone3", "kill", "tgkill", "prctl", "prlimit64", "socketpair",
+    "sendto",
+)  # fmt: skip
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # none that says who is to get signals
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _PRCTL = (15, 16)  # a thread's name
 _THREAD = 0x10000
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_UNIX = 1
+_STREAM = tuple(1 | flags for flags in (0, 0x800, 0x80000, 0x80800))  # with SOCK_NONBLOCK, SOCK_CLOEXEC
+_ALLOW, _ERRNO, _ASK = 0x7FFF0000, 0x00050000, 0x7FC00000
 _EPERM, _ENOSYS = 1, 38
 
 
@@ -217,8 +224,36 @@ def _one_of(number: Any, argument: Any, values: Any) -> Any:
     return [_instruction(_EQUAL, number, 0, len(body)), *body]
 
 
-def seccomp_filter(pid: Any) -> Any:
-    """The program for a process of that id: a list of what may be called, all else is refused."""
+def _stream_pairs(number: Any) -> Any:
+    """Allow pairs of stream sockets alone: a datagram socket may be sent from to any address, as that of the log."""
+    count = len(_STREAM)
+    body = [
+        _instruction(_LOAD, _argument(0)),
+        _instruction(_EQUAL, _UNIX, 0, count + 1),
+        _instruction(_LOAD, _argument(1)),
+        *(_instruction(_EQUAL, kind, count - place, 0) for place, kind in enumerate(_STREAM)),
+        _instruction(_RETURN, _ERRNO | _EPERM),
+        _instruction(_RETURN, _ALLOW),
+    ]
+    return [_instruction(_EQUAL, number, 0, len(body)), *body]
+
+
+def _no_address(number: Any, argument: Any) -> Any:
+    """Allow a call where a pointer is NULL, in both of its halves."""
+    body = [
+        _instruction(_LOAD, _argument(argument)),
+        _instruction(_EQUAL, 0, 0, 3),
+        _instruction(_LOAD, _argument(argument) + 4),
+        _instruction(_EQUAL, 0, 0, 1),
+        _instruction(_RETURN, _ALLOW),
+        _instruction(_RETURN, _ERRNO | _EPERM),
+    ]
+    return [_instruction(_EQUAL, number, 0, len(body)), *body]
+
+
+def seccomp_filter(pid: Any, is_counted: Any) -> Any:
+    """The program for a process of that id: a list of what may be called, all else is refused. Where threads are
+    counted, whoever holds the filter's listener is asked before each one."""
     numbers = _NUMBERS.get(_MACHINE)
     if numbers is None:
         raise OSError(f"no list of system calls for {_MACHINE}")
@@ -235,6 +270,8 @@ def seccomp_filter(pid: Any) -> Any:
         ("prlimit64", 0, (0, pid)),
     ):  # fmt: skip
         program += _one_of(numbers[name], argument, values)
+    program += _stream_pairs(numbers["socketpair"])
+    program += _no_address(numbers["sendto"], 4)
     # Threads may be made, processes may not; libc asks with clone3 first, and must be told that there is none.
     program += [
         _instruction(_EQUAL, numbers["clone3"], 0, 1),
@@ -243,7 +280,7 @@ def seccomp_filter(pid: Any) -> Any:
         _instruction(_LOAD, _argument(0)),
         _instruction(_ANY_BIT, _THREAD, 1, 0),
         _instruction(_RETURN, _ERRNO | _EPERM),
-        _instruction(_RETURN, _ALLOW),
+        _instruction(_RETURN, _ASK if is_counted else _ALLOW),
     ]
     plain = [number for name, number in numbers.items() if name not in _GUARDED]
     for number in plain:
@@ -256,9 +293,60 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
+def _enter_filter(is_counted: Any) -> Any:
+    """The listener's descriptor; -1 where threads are not counted. Raises OSError."""
+    code = seccomp_filter(os.getpid(), is_counted)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = _Program(len(code) // 8, ctypes.addressof(buffer))
+    flags = _NEW_LISTENER if is_counted else 0
+    found = _libc.syscall(_SECCOMP[_MACHINE], 1, ctypes.c_ulong(flags), ctypes.byref(program))
+    if found < 0:
+        raise OSError(ctypes.get_errno(), "seccomp refused its program")
+    return found if is_counted else -1
+
+
+def _can_ask() -> Any:
+    """Whether this kernel lets a listener say that a call may go on: Linux 5.5."""
+    numbers = re.findall(r"\d+", os.uname().release)
+    return tuple(map(int, numbers[:2])) >= (5, 5)
+
+
+# ------------------------------------------------------------------------------------------------ threads
+
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+_NEW_LISTENER = 8
+_RECEIVE, _ANSWER, _GO_ON = 0xC0502100, 0xC0182101, 1
+_EAGAIN = 11
+
+
+def answer_thread(listener: Any, may: Any) -> Any:
+    """Whoever waits at the listener gets its thread, or is told that there are no more. `may` is called once there is
+    somebody. Raises OSError where nobody waits any more."""
+    asked = bytearray(80)
+    fcntl.ioctl(listener, _RECEIVE, asked)
+    (number,) = struct.unpack_from("=Q", asked)
+    error, flags = (0, _GO_ON) if may() else (-_EAGAIN, 0)
+    fcntl.ioctl(listener, _ANSWER, bytearray(struct.pack("=QqiI", number, 0, error, flags)))
+
+
+def threads_of(pid: Any, proc: Any) -> Any:
+    """How many a process has; None where that cannot be seen. `proc` is a descriptor of /proc."""
+    try:
+        file = os.open("%d/status" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError:
+        return None
+    try:
+        found = re.search(rb"^Threads:\s*(\d+)", os.read(file, 8192), re.MULTILINE)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return int(found[1]) if found else None
+
+
 # ------------------------------------------------------------------------------------------------ all together
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 _PR_SET_THP_DISABLE = 41
 _KILL = 9
 
@@ -287,8 +375,8 @@ def address_space() -> Any:
 
 
 def confine(rules: Any, limits: Any, taken: Any) -> Any:
-    """Shut this process in, for good. `rules` are Landlock's; -1 in a process that namespaces enclose. Raises OSError
-    where any part of it is refused."""
+    """Shut this process in, for good. `rules` are Landlock's; -1 in a process that namespaces enclose. A descriptor at
+    which somebody must be asked for each thread; -1 where there is none. Raises OSError where any part is refused."""
     parent = os.getppid()
     _prctl(_PR_SET_PDEATHSIG, _KILL)
     if os.getppid() != parent:
@@ -311,14 +399,12 @@ def confine(rules: Any, limits: Any, taken: Any) -> Any:
         if _libc.syscall(_RESTRICT, rules, 0) != 0:
             raise OSError(ctypes.get_errno(), "Landlock could not be entered")
         os.close(rules)
-    code = seccomp_filter(os.getpid())
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = _Program(len(code) // 8, ctypes.addressof(buffer))
-    if (
-        _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(program), ctypes.c_ulong(0), ctypes.c_ulong(0))
-        != 0
-    ):
-        raise OSError(ctypes.get_errno(), "seccomp refused its program")
+    if _can_ask():
+        try:
+            return _enter_filter(True)
+        except OSError:
+            pass  # another listener is there already, or the container refuses; then they are watched instead
+    return _enter_filter(False)
 
 
 def readable_folders() -> Any:

@@ -3,9 +3,11 @@ before there is any secret, and holds nothing that a program must not see.
 
 Started as `python -I zygote.py FD NAME LIMITS [MODULE …]`. On FD it is told, one JSON message each:
 {"op": "run", "id": n} with two descriptors (where the task is read, where the result goes), and
-{"op": "kill", "id": n}. It says {"ready": true, "level": l} once, and {"id": n, "status": s} when a program ends.
+{"op": "kill", "id": n}. It says {"ready": true, "level": l, "memory": bytes} once, and
+{"id": n, "status": s, "threads": whether it had too many} when a program ends.
 """
 
+import errno
 import gc
 import json
 import os
@@ -73,12 +75,13 @@ def child(rules: Any, limits: Any, taken: Any, link: Any) -> Any:
         if rules >= 0:
             rules = os.dup2(250, 4)
         os.closerange(4 if rules < 0 else 5, 1024)
-        confine.confine(rules, limits, taken)
+        listener = confine.confine(rules, limits, taken)
         trouble = None
     except BaseException as error:
-        trouble = f"{type(error).__name__}: {error}"
+        listener, trouble = -1, f"{type(error).__name__}: {error}"
     try:
         with socket.socket(fileno=3) as waiting:
+            hand_over(waiting, listener)
             word, descriptors, _, _ = socket.recv_fds(waiting, 1, 2)
         if not word:
             os._exit(0)
@@ -99,10 +102,26 @@ def child(rules: Any, limits: Any, taken: Any, link: Any) -> Any:
     os._exit(0)
 
 
-class Spare:
-    """A child that waits for a task."""
+def hand_over(link: Any, listener: Any) -> Any:
+    """The listener to the parent; a word alone where there is none."""
+    if listener < 0:
+        link.send(b"-")
+        return
+    socket.send_fds(link, [b"l"], [listener])
+    os.close(listener)
 
-    def __init__(self, rules: Any, limits: Any, taken: Any) -> None:
+
+class Child:
+    """A child that waits for a task, and then does it.
+
+    It may have so many threads and no more: it asks at `listener` for each. Where the kernel cannot do that, it is
+    looked at ten times a second, and killed where it has more.
+    """
+
+    def __init__(self, rules: Any, limits: Any, taken: Any, proc: Any) -> None:
+        self.most, self.proc = limits["threads"], proc
+        self.number, self.listener, self.granted = None, -1, 0
+        self.has_said = self.is_watched = self.has_too_many = False
         self.link, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
@@ -110,15 +129,62 @@ class Spare:
             child(rules, limits, taken, theirs)
         theirs.close()
 
-    def give(self, descriptors: Any) -> Any:
+    def give(self, number: Any, descriptors: Any) -> Any:
         """Whether it took the task: one that was killed meanwhile does not."""
         try:
             socket.send_fds(self.link, [b"!"], descriptors)
         except OSError:
+            self.close()
             return False
-        finally:
-            self.link.close()
+        self.number = number
+        self.done_talking()
         return True
+
+    def hear(self) -> Any:
+        """It says once how its threads are counted."""
+        try:
+            word, descriptors, _, _ = socket.recv_fds(self.link, 1, 1)
+        except OSError:
+            word, descriptors = b"", []
+        self.listener = descriptors[0] if descriptors else -1
+        self.is_watched = word == b"-"
+        self.has_said = True
+        self.done_talking()
+
+    def done_talking(self) -> Any:
+        if self.has_said and self.number is not None:
+            self.link.close()
+
+    def decide(self) -> Any:
+        """Let it have the thread that it asks for, or not."""
+        try:
+            confine.answer_thread(self.listener, self.may_have_another)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINTR):
+                self.stop_listening()
+
+    def may_have_another(self) -> Any:
+        known = confine.threads_of(self.pid, self.proc)
+        may = (self.granted + 1 if known is None else known) < self.most
+        self.granted += may
+        return may
+
+    def look(self) -> Any:
+        """End it where it has more threads than it may."""
+        known = confine.threads_of(self.pid, self.proc)
+        if known is not None and known > self.most:
+            self.has_too_many = True
+            os.kill(self.pid, signal.SIGKILL)
+
+    def stop_listening(self) -> Any:
+        if self.listener >= 0:
+            os.close(self.listener)
+            self.listener = -1
+
+    def close(self) -> Any:
+        self.has_said = True
+        self.link.close()
+        self.stop_listening()
 
 
 def read(descriptor: Any) -> Any:
@@ -149,6 +215,7 @@ def main() -> Any:
     name, limits, extra = sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:]
     has_landlock = limits["level"] != "namespaces" and confine.landlock_abi() > 0
     try:
+        proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if not has_landlock:
             confine.set_apart()
         taken, rules = prepare(name, extra, has_landlock)
@@ -156,7 +223,19 @@ def main() -> Any:
         control.send(json.dumps({"ready": False, "error": str(error)}).encode())
         return
     level = "landlock" if has_landlock else "namespaces"
-    serve(control, level, lambda: Spare(rules, limits, taken))
+    ready = {"ready": True, "level": level, "memory": resident(proc)}
+    Zygote(control, lambda: Child(rules, limits, taken, proc)).serve(ready)
+
+
+def resident(proc: Any) -> Any:
+    """Bytes of memory that this process has for itself; 0 where that cannot be seen."""
+    try:
+        file = os.open("self/statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError:
+        return 0
+    with os.fdopen(file, "rb") as opened:
+        _, pages, shared, *_ = map(int, opened.read().split())
+    return (pages - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def prepare(name: Any, extra: Any, has_landlock: Any) -> Any:
@@ -178,75 +257,100 @@ def prepare(name: Any, extra: Any, has_landlock: Any) -> Any:
     return taken, rules
 
 
-def serve(control: Any, level: Any, make: Any) -> Any:
-    """Fork for whoever asks, until nobody does."""
-    reading, waking = os.pipe()
-    os.set_blocking(waking, False)
-    os.set_blocking(reading, False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
-    running = {}
-    spares = []
-    control.send(json.dumps({"ready": True, "level": level}).encode())
-    spares.append(make())
-    while True:
-        ready, _, _ = select.select([control, reading], [], [])
+class Zygote:
+    """Forks for whoever asks, until nobody does. A fork takes longer than most programs: one child is always made
+    beforehand."""
+
+    def __init__(self, control: Any, make: Any) -> None:
+        self.control = control
+        self.make = make
+        self.children = {}
+        self.spare = None
+
+    def serve(self, ready: Any) -> Any:
+        reading, waking = os.pipe()
+        os.set_blocking(waking, False)
+        os.set_blocking(reading, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+        self.control.send(json.dumps(ready).encode())
+        self.spare = self.born()
+        while self.attend(reading):
+            pass
+        for pid in self.children:
+            os.kill(pid, signal.SIGKILL)
+
+    def attend(self, reading: Any) -> Any:
+        """Wait for what happens next, and do it; False once nobody asks any more."""
+        children = list(self.children.values())
+        talking = {one.link.fileno(): one for one in children if not one.has_said}
+        asking = {one.listener: one for one in children if one.listener >= 0}
+        watched = [one for one in children if one.is_watched and one.number is not None]
+        poll = select.poll()
+        for source in (self.control.fileno(), reading, *talking, *asking):
+            poll.register(source, select.POLLIN)
+        ready = dict(poll.poll(100 if watched else None))
+        for one in watched:
+            one.look()
+        for source, events in ready.items():
+            if source in talking:
+                talking[source].hear()
+            elif source in asking:
+                # Only where somebody waits: an older kernel would wait itself, for ever.
+                asking[source].decide() if events & select.POLLIN else asking[source].stop_listening()
         if reading in ready:
             try:
                 os.read(reading, 4096)
             except BlockingIOError:
                 pass
-            reap(running, spares, control)
-        if control in ready and not heed(control, running, spares, make):
-            for one in spares:
-                os.kill(one.pid, signal.SIGKILL)
-            for pid in running:
-                os.kill(pid, signal.SIGKILL)
-            return
+            self.reap()
+        return self.control.fileno() not in ready or self.heed()
 
+    def born(self) -> Any:
+        made = self.make()
+        self.children[made.pid] = made
+        return made
 
-def heed(control: Any, running: Any, spares: Any, make: Any) -> Any:
-    """Do what is asked; False once nobody asks any more."""
-    try:
-        message, descriptors, _, _ = socket.recv_fds(control, 65536, 2)
-    except OSError:
-        return False
-    if not message:
-        return False
-    told = json.loads(message)
-    if told["op"] == "kill":
-        for pid, number in running.items():
-            if number == told["id"]:
-                os.kill(pid, signal.SIGKILL)
-        return True
-    # A fork takes longer than most programs: one is always made beforehand.
-    spare = spares.pop() if spares else make()
-    if not spare.give(descriptors):
-        spare = make()
-        spare.give(descriptors)
-    for one in descriptors:
-        os.close(one)
-    running[spare.pid] = told["id"]
-    spares.append(make())
-    return True
-
-
-def reap(running: Any, spares: Any, control: Any) -> Any:
-    while running or spares:
+    def heed(self) -> Any:
+        """Do what is asked; False once nobody asks any more."""
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        spares[:] = [one for one in spares if one.pid != pid]
-        number = running.pop(pid, None)
-        if number is not None:
+            message, descriptors, _, _ = socket.recv_fds(self.control, 65536, 2)
+        except OSError:
+            return False
+        if not message:
+            return False
+        told = json.loads(message)
+        if told["op"] == "kill":
+            for pid, one in self.children.items():
+                if one.number == told["id"]:
+                    os.kill(pid, signal.SIGKILL)
+            return True
+        if self.spare is None or not self.spare.give(told["id"], descriptors):
+            self.born().give(told["id"], descriptors)
+        for one in descriptors:
+            os.close(one)
+        self.spare = self.born()
+        return True
+
+    def reap(self) -> Any:
+        while self.children:
             try:
-                control.send(json.dumps({"id": number, "status": status}).encode())
-            except OSError:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
                 return
+            if pid == 0:
+                return
+            gone = self.children.pop(pid)
+            gone.close()
+            if gone is self.spare:
+                self.spare = None
+            if gone.number is not None:
+                told = {"id": gone.number, "status": status, "threads": gone.has_too_many}
+                try:
+                    self.control.send(json.dumps(told).encode())
+                except OSError:
+                    return
 
 
 if __name__ == "__main__":

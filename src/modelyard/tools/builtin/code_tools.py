@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from modelyard.jail.sandbox import JailError
 from modelyard.tools.builtin import Parts
-from modelyard.tools.entities import ToolInvokeError
+from modelyard.tools.entities import ToolContext, ToolInvokeError
 from modelyard.tools.function import FunctionTool
 
 _NOTEBOOK = """
@@ -36,18 +36,20 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
     if (jail := parts.jail) is None:
         return []
 
-    async def simple_code(code: str, language: Literal["python3", "javascript"] = "python3") -> Any:
+    async def simple_code(
+        context: ToolContext, code: str, language: Literal["python3", "javascript"] = "python3"
+    ) -> Any:
         """Run a program that defines a function `main()`, and give what that returns. There is no network, and files
         do not stay.
 
         code: as def main(): return {"sum": 1 + 2}
         """
         try:
-            return await jail.run_code(language, code, {})
+            return await jail.run_code(language, code, {}, tenant=context.tenant)
         except JailError as error:
             raise ToolInvokeError(str(error)) from error
 
-    async def python(code: str) -> str:
+    async def python(context: ToolContext, code: str) -> str:
         """Run a Python program. What it prints is the result, and the value of its last line, as in a notebook. There
         is no network, and files and names do not stay.
 
@@ -55,7 +57,10 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
         """
         try:
             told = await jail.run_code(
-                "python3", f"{_NOTEBOOK}\ndef main(code):\n    return _run(code)", {"code": code}
+                "python3",
+                f"{_NOTEBOOK}\ndef main(code):\n    return _run(code)",
+                {"code": code},
+                tenant=context.tenant,
             )
         except JailError as error:
             raise ToolInvokeError(str(error)) from error

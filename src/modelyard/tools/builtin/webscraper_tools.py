@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from modelyard.jail.sandbox import JailError
 from modelyard.tools.builtin import Parts
-from modelyard.tools.entities import ToolInvokeError
+from modelyard.tools.entities import ToolContext, ToolInvokeError
 from modelyard.tools.function import FunctionTool
 from modelyard.transport.egress import EgressError
 
@@ -17,7 +17,7 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
     if (egress := parts.egress) is None or (jail := parts.jail) is None:
         return []
 
-    async def webscraper(url: str) -> str:
+    async def webscraper(context: ToolContext, url: str) -> str:
         """The text of a web page or of a document on the web, as Markdown.
 
         url: beginning with https:// or http://
@@ -31,7 +31,7 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
         kind = page.headers.get("content-type", "").partition(";")[0].strip().lower()
         name = (urlsplit(page.url).path.rpartition("/")[2] or "page") + _NAMES.get(kind, "")
         try:
-            told = await jail.read(name, page.body)
+            told = await jail.read(name, page.body, tenant=context.tenant)
         except JailError as error:
             raise ToolInvokeError(f"{url[:200]}: {error}") from error
         text = "\n\n".join(one["text"] for one in told["parts"])
