@@ -349,8 +349,9 @@ class Modelyard:
         return provider != "local" or self.weights.is_present(model)
 
     def _pricing(self, invocation: Invocation) -> PriceConfig | None:
-        schema = self._schema(invocation)
-        return schema.pricing if schema else None
+        return self.providers.pricing(
+            invocation.tenant, invocation.provider, invocation.model_type, invocation.model, invocation.credential_id
+        )
 
     def _schema(self, invocation: Invocation) -> AIModelEntity | None:
         return self.providers.schema(invocation.tenant, invocation.provider, invocation.model_type, invocation.model)

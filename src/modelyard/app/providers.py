@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
+from modelyard.base.numbers import check_numbers
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
 from modelyard.models.types import ModelType
 from modelyard.providers.definition import ProviderDefinition, Wire, load_definition, read_model
@@ -157,6 +158,7 @@ def _given(provider: str, one: CredentialSettings) -> Given:
     if one.quota:
         try:
             limit = msgspec.convert({"window": "total", **one.quota}, Limit)
+            check_numbers(limit)
             check_limit(limit)
         except (msgspec.ValidationError, InvokeBadRequestError) as error:
             raise ConfigError(f"the quota of a credential of {provider!r}: {error}") from error

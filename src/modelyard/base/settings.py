@@ -12,6 +12,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, suggestion
+from modelyard.base.numbers import FiniteLoader, Priority, Weight, check_numbers
 
 _ENV = "MODELYARD_"
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
@@ -23,9 +24,9 @@ class CredentialSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """The provider's form fields, as `api_key: sk-…`."""
     name: str = ""
     """What the ledger calls this credential; its place in the list where empty."""
-    weight: float = 1.0
+    weight: Weight = 1.0
     """How much of the load it takes, beside the others."""
-    priority: int = 0
+    priority: Priority = 0
     """Lower goes first; the others serve when those before them cannot."""
     domain: str = ""
     """Credentials that share a quota at the provider: what exhausts it for one does for all."""
@@ -337,7 +338,7 @@ def settings_path(environ: Mapping[str, str], *, config: str | None = None) -> P
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         node = yaml.compose(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
-        value = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
+        value = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506  a safe one
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"settings file {str(path)!r} is not YAML: {error}") from error
     if value is None:
@@ -388,7 +389,7 @@ def _expanded(value: Any, environ: Mapping[str, str]) -> Any:
 
 def _check(document: dict[str, Any], lines: Mapping[str, int], into: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """Convert field by field, so that one mistake does not hide the next."""
-    hints = get_type_hints(Settings)
+    hints = get_type_hints(Settings, include_extras=True)
     for key, raw in document.items():
         at = f"$.{key}"
         if key not in hints:
@@ -398,7 +399,7 @@ def _check(document: dict[str, Any], lines: Mapping[str, int], into: dict[str, A
         found: list[Any] = []
         for path, value, kind in items or [(at, raw, hints[key])]:
             try:
-                found.append(msgspec.convert(value, kind))
+                found.append(_fitting(value, kind))
             except msgspec.ValidationError as error:
                 reason, _, inner = str(error).partition(" - at `$")
                 full = path + inner.rstrip("`")
@@ -436,7 +437,7 @@ def _override(values: dict[str, Any], overrides: Mapping[str, str]) -> Iterator[
         try:
             if tail:
                 part = values.get(head) or kind()
-                inner = get_type_hints(kind).get(tail)
+                inner = get_type_hints(kind, include_extras=True).get(tail)
                 if inner is None:
                     yield key, f"{head!r} has no field {tail!r}"
                     continue
@@ -449,4 +450,11 @@ def _override(values: dict[str, Any], overrides: Mapping[str, str]) -> Iterator[
 
 def _scalar(text: str, kind: Any) -> Any:
     parsed = text.split(",") if kind == list[str] else text
-    return msgspec.convert(parsed, kind, strict=False)
+    return _fitting(parsed, kind, strict=False)
+
+
+def _fitting(value: Any, kind: Any, *, strict: bool = True) -> Any:
+    """The value as its type. Raises msgspec.ValidationError, for numbers out of bounds too."""
+    converted = msgspec.convert(value, kind, strict=strict)
+    check_numbers(converted)
+    return converted

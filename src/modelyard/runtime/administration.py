@@ -14,6 +14,7 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, InvokeBadRequestError
+from modelyard.base.numbers import Priority, Weight, check_numbers
 from modelyard.models.types import JSON, ModelType
 from modelyard.providers.definition import read_model
 from modelyard.runtime import api_keys
@@ -52,7 +53,7 @@ class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     user: str | None = None
     models: list[str] = []
     """Patterns as `openai/*`; empty for all."""
-    priority: int = 0
+    priority: Priority = 0
     expires_at: float | None = None
 
 
@@ -63,8 +64,8 @@ class CredentialInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     values: dict[str, Any] = {}
     model: str = ""
     model_type: str = ""
-    weight: float = 1.0
-    priority: int = 0
+    weight: Weight = 1.0
+    priority: Priority = 0
     domain: str = ""
     is_enabled: bool = True
 
@@ -214,7 +215,9 @@ class Administration:
         if kind not in INPUTS:
             raise missing("kind", kind)
         try:
-            return msgspec.convert(given, INPUTS[kind])
+            value = msgspec.convert(given, INPUTS[kind])
+            check_numbers(value)
+            return value
         except msgspec.ValidationError as error:
             raise InvokeBadRequestError(f"this is no {kind}: {error}") from error
 
@@ -339,6 +342,7 @@ def configured_limit(name: str, given: Mapping[str, Any]) -> Limit:
     """A limit from the settings. Raises ConfigError."""
     try:
         limit = msgspec.convert(dict(given), Limit)
+        check_numbers(limit)
         check_limit(limit)
     except (msgspec.ValidationError, InvokeBadRequestError) as error:
         raise ConfigError(f"limit {name!r}: {error}") from error
@@ -352,7 +356,9 @@ def configured_route(name: str, given: Mapping[str, Any]) -> Route:
         [{"model": one} if isinstance(one, str) else one for one in targets] if isinstance(targets, list) else targets
     )
     try:
-        return msgspec.convert({**given, "targets": spelled}, Route)
+        route = msgspec.convert({**given, "targets": spelled}, Route)
+        check_numbers(route)
+        return route
     except msgspec.ValidationError as error:
         raise ConfigError(f"route {name!r}: {error}") from error
 
