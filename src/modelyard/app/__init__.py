@@ -154,7 +154,7 @@ class Modelyard:
         self.directory.on_change(lambda touched: self.models.forget())
         self._apply(self.settings)
         self.directory.refresh()
-        self.files = FileStore(self.settings.home_path / "files", lambda data: self.keys.digest(data))
+        self.files = FileStore(self.settings.home_path / "files", self.keys.digest, self.keys.matches)
         self.plugin_parts = PluginParts(self)
         self.plugins = self.plugin_parts.plugins
         self._trigger_listeners: list[TriggerListener] = []

@@ -90,6 +90,7 @@ class Upkeep:
             directory.take(changed)
 
     def _changed(self) -> Sequence[Resource]:
+        self._yard.keys.read_again()
         directory, resources = self._yard.directory, self._yard.resources
         if resources.revision() == directory.revision:
             return ()

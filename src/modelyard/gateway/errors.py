@@ -25,6 +25,7 @@ from modelyard.runtime.caller import ForbiddenError, ModelNotAllowedError
 from modelyard.runtime.ledger import LedgerUnavailableError
 from modelyard.runtime.limits import QuotaExceededError
 from modelyard.storage.database import StorageUnavailableError
+from modelyard.storage.secrets import SecretError
 from modelyard.wire import anthropic, cohere, gemini
 from modelyard.workflow.apps import DraftChangedError
 from modelyard.workflow.runs import TooManyRunsError
@@ -57,6 +58,7 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (InvokeAuthorizationError, 502, "server_error"),
     (InvokeError, 503, "server_error"),
     (PluginError, 502, "server_error"),
+    (SecretError, 503, "server_error"),
     (ConfigError, 500, "server_error"),
 )
 

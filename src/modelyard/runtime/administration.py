@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ConfigError, InvokeBadRequestError
+from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
 from modelyard.base.numbers import Priority, Weight, check_numbers
 from modelyard.models.types import JSON, ModelType
 from modelyard.providers.definition import read_model
@@ -27,14 +27,10 @@ from modelyard.runtime.tenancy import (
     DefaultModel,
     Directory,
     Limit,
-    OAuthClient,
-    PluginEndpoint,
     Route,
     StoredCredential,
-    Subscription,
     Target,
     Tenant,
-    ToolCredential,
     User,
 )
 from modelyard.storage.resources import Resource, Resources, missing
@@ -72,7 +68,8 @@ class CredentialInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 INPUTS: Mapping[str, type[Any]] = {**KINDS, "key": KeyInput, "credential": CredentialInput}
 """Kind → what may be sent for one."""
-_WITH_SECRET: tuple[type[Any], ...] = (StoredCredential, PluginEndpoint, Subscription, ToolCredential, OAuthClient)
+WITH_SECRET: tuple[type[Any], ...] = tuple(one for one in KINDS.values() if "secret" in one.__struct_fields__)
+"""What holds something encrypted."""
 _OURS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
 
 
@@ -309,19 +306,32 @@ class Administration:
     async def encrypt_anew(self, keys: KeyRing) -> int:
         """Have everything encrypted with the ring's active key; how many rows were not."""
         done = 0
-        for tenant in [DEFAULT_TENANT, *(one for one, _ in self._directory.tenants() if one != DEFAULT_TENANT)]:
-            for kind in _WITH_SECRET:
+        for tenant in self.tenant_names():
+            for kind in WITH_SECRET:
                 for row in await asyncio.to_thread(self._resources.all, tenant, kind.kind, most=1_000_000):
-                    value = msgspec.json.decode(row.body, type=kind)
-                    if keys.is_current(value.secret):
-                        continue
-                    plain = keys.decrypt(value.secret, tenant=tenant, kind=row.kind, row=row.id)
-                    sealed = keys.encrypt(plain, tenant=tenant, kind=row.kind, row=row.id)
-                    body = _dump(msgspec.structs.replace(value, secret=sealed))
-                    await self._known(self._resources.change(row, name=row.name, body=body))
-                    done += 1
+                    done += await self._encrypt_row(keys, kind, row)
         self._keys = keys
+        await asyncio.to_thread(self._directory.refresh)
         return done
+
+    def tenant_names(self) -> "list[str]":
+        return [DEFAULT_TENANT, *(one for one, _ in self._directory.tenants() if one != DEFAULT_TENANT)]
+
+    async def _encrypt_row(self, keys: KeyRing, kind: type[Any], row: Resource) -> bool:
+        """Whether there was anything to do. Servers go on meanwhile: what one of them changes is read again."""
+        while True:
+            value = msgspec.json.decode(row.body, type=kind)
+            if not value.secret or keys.is_current(value.secret):
+                return False
+            plain = keys.decrypt(value.secret, tenant=row.tenant, kind=row.kind, row=row.id)
+            sealed = keys.encrypt(plain, tenant=row.tenant, kind=row.kind, row=row.id)
+            body = _dump(msgspec.structs.replace(value, secret=sealed))
+            if await asyncio.wrap_future(self._resources.swap(row, body)):
+                return True
+            try:
+                row = await asyncio.to_thread(self._resources.one, row.tenant, row.kind, row.id)
+            except NotFoundError:  # it was removed
+                return False
 
 
 def check_limit(limit: Limit) -> None:

@@ -30,6 +30,7 @@ from modelyard.runtime.tenancy import (
     Target,
     Tenant,
 )
+from modelyard.storage.secrets import SecretError, UnknownKeyError
 
 logger = logging.getLogger("modelyard.providers")
 
@@ -195,7 +196,16 @@ class ProviderManager:
         return known
 
     def _opened(self, tenant: str, row: str, name: str, one: StoredCredential) -> Credential | None:
-        values = msgspec.json.decode(self._unlock(tenant, row, one.secret), type=dict[str, Any])
+        try:
+            values = msgspec.json.decode(self._unlock(tenant, row, one.secret), type=dict[str, Any])
+        except (
+            UnknownKeyError
+        ):  # for the moment: a call that took another credential's way would be somebody else's cost
+            raise
+        except (SecretError, msgspec.MsgspecError) as error:  # damaged: the tenant's others still serve
+            fields = {"tenant": tenant, "id": row, "error": str(error)}
+            logger.error("a stored credential cannot be read", extra={"fields": fields})
+            return None
         given = Given(values=values, name=name, weight=one.weight, priority=one.priority, domain=one.domain)
         try:
             return self._checked(tenant, row, one.provider, given, 0)
