@@ -24,6 +24,7 @@ _REFRESH_SECONDS = 0.4
 """A key that is revoked anywhere serves nobody after a second."""
 _RECOVER_SECONDS = 5.0
 _TIDY_SECONDS = 3600.0
+_CHECK_SECONDS = 10.0
 _DAY = 86_400.0
 
 
@@ -41,6 +42,7 @@ class Upkeep:
         self.every(_RECOVER_SECONDS, self._recover)
         self.every(_TIDY_SECONDS, self._tidy)
         self.every(_TIDY_SECONDS, self._renew)
+        self._tasks.append(asyncio.create_task(self._watch_pages()))
         self._tasks.append(asyncio.create_task(self._listen()))
         self._yard.workflow_parts.begin()
         self._yard.knowledge.begin()
@@ -117,6 +119,19 @@ class Upkeep:
             tokens = sum(one.prompt_tokens + one.completion_tokens for one in those)
             nanos = sum(one.nanos or 0 for one in those)
             yard.counters.settle(name, taken(tokens=tokens, nanos=nanos, is_served=True))
+
+    async def _watch_pages(self) -> None:
+        """Look whether the database's pages are whole, so seldom that it takes a fiftieth of the time at most."""
+        while True:
+            begun = self._yard.clock.monotonic()
+            try:
+                await asyncio.to_thread(self._yard.database.check)
+            except StorageUnavailableError as error:
+                logger.warning("the database cannot be checked", extra={"fields": {"error": str(error)}})
+            except Exception:  # whatever is wrong this time, the next may be better
+                logger.exception("upkeep failed")
+            took = self._yard.clock.monotonic() - begun
+            await asyncio.sleep(max(_CHECK_SECONDS, 50 * took))
 
     async def _tidy(self) -> None:
         yard, now = self._yard, self._yard.clock.time()

@@ -275,6 +275,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A name → `unit`, `amount`, `window`, `per` and more; docs/how-to/limits.md."""
     database: str = ""
     """A path, or `postgresql://USER:PASSWORD@HOST/NAME`; `modelyard.db` in the home folder where empty."""
+    database_wait_seconds: float = 60.0
+    """How long a server that starts waits for a database server that is starting up itself, or recovering."""
+    upgrade_database: bool = True
+    """Whether the schema of an older Modelyard's database is brought up to date at the start; a SQLite database is
+    copied to `backups` before. False refuses to start instead."""
     shared: str = ""
     """What processes share limits through: `database`, or `valkey://HOST:PORT`. Empty for the only server here."""
     workers: int = 1

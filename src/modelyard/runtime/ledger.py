@@ -190,6 +190,8 @@ class Ledger:
             invocation.credential_id,
             prompt_tokens,
         )
+        if self._database.damage is not None:
+            raise LedgerUnavailableError("the database is damaged")
         if self._database.trouble is not None:
             self._refuse_while_in_trouble(self._database.trouble)
         if self._journal is None:

@@ -11,6 +11,7 @@ import msgspec
 
 from modelyard.base.errors import NotFoundError
 from modelyard.base.ids import new_id
+from modelyard.base.modes import private_folder, write_private
 
 _ID = re.compile(r"file_[A-Za-z0-9_-]{6,80}")
 _PLAIN = re.compile(r"[^\w .()\[\]-]", re.UNICODE)
@@ -52,9 +53,9 @@ class FileStore:
             id=new_id("file"), name=name, size=len(data), mime_type=kind, created_at=self._now(), owner=owner
         )
         folder = self._place(tenant, stored.id)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.write_bytes(data)
-        folder.with_suffix(".json").write_bytes(msgspec.json.encode(stored))
+        private_folder(folder.parent)
+        write_private(folder, data)
+        write_private(folder.with_suffix(".json"), msgspec.json.encode(stored))
         return stored
 
     def about(self, tenant: str, id: str) -> StoredFile:  # noqa: A002  the field's word

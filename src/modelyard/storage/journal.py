@@ -18,6 +18,7 @@ from pathlib import Path
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_id
+from modelyard.base.modes import private_folder
 from modelyard.storage.database import StorageUnavailableError
 
 _SEGMENT_BYTES = 4 << 20
@@ -64,7 +65,7 @@ class Journal:
     def __post_init__(self) -> None:
         self.name = new_id("by")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self.folder)
             # Locked before it is seen under its name: nobody may take us for gone.
             unseen = self.folder / f"{self.name}.new"
             self._owner = os.open(unseen, os.O_CREAT | os.O_RDWR, 0o600)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import msgspec
 
+from modelyard.base.modes import private_folder
+
 _FOLDER = "rejected"
 
 
 def keep(folder: Path, name: str, records: Sequence[tuple[bytes, str]]) -> Path:
     """Write down the records of a journal, (bytes, reason) each. Doing so again writes the same file."""
-    place = folder / _FOLDER
-    place.mkdir(mode=0o700, exist_ok=True)
+    place = private_folder(folder / _FOLDER)
     path, unseen = place / f"{name}.jsonl", place / f".{name}.{os.getpid()}"
     lines = [_line(record, reason) for record, reason in records]
     descriptor = os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelyard.base.errors import ConfigError
+from modelyard.base.modes import private_folder
 
 logger = logging.getLogger("modelyard.secrets")
 
@@ -198,7 +199,7 @@ def load_key_ring(path: Path, given: str = "") -> KeyRing:
 
 def _created(path: Path) -> KeyRing:
     ring = KeyRing({}).rotated()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     unseen = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as out:
