@@ -1,4 +1,4 @@
-"""Master keys rotated beside servers under load: no call fails, new API keys count at once, all secrets are readable."""
+"""Master keys rotated beside servers under load: no call fails, new API keys count at once, no secret is lost."""
 
 import json
 import tempfile
@@ -27,7 +27,7 @@ providers:
 """
 
 
-def _ask(port: int, method: str, path: str, body: Any, key: str) -> tuple[int, bytes]:
+def ask(port: int, method: str, path: str, body: Any, key: str) -> tuple[int, bytes]:
     data = json.dumps(body).encode() if body is not None else None
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers, method=method)
@@ -41,7 +41,7 @@ def _ask(port: int, method: str, path: str, body: Any, key: str) -> tuple[int, b
 
 def _chat(port: int, key: str) -> tuple[int, bytes]:
     body = {"model": "own/m", "messages": [{"role": "user", "content": "hi"}]}
-    return _ask(port, "POST", "/v1/chat/completions", body, key)
+    return ask(port, "POST", "/v1/chat/completions", body, key)
 
 
 class _Load:
@@ -74,11 +74,11 @@ class _Load:
 
 
 def _tenant(port: int, name: str) -> str:
-    _ask(port, "POST", "/admin/v1/tenants", {"name": name}, _OWNER)
-    made = _ask(port, "POST", f"/admin/v1/keys?tenant={name}", {"name": "k", "role": "admin"}, _OWNER)
+    ask(port, "POST", "/admin/v1/tenants", {"name": name}, _OWNER)
+    made = ask(port, "POST", f"/admin/v1/keys?tenant={name}", {"name": "k", "role": "admin"}, _OWNER)
     key: str = json.loads(made[1])["key"]
     own = {"name": "own", "provider": "own", "values": {"api_key": f"sk-{name}"}}
-    _ask(port, "POST", "/admin/v1/credentials", own, key)
+    ask(port, "POST", "/admin/v1/credentials", own, key)
     return key
 
 
@@ -106,7 +106,7 @@ def prove() -> Proof:
         new = Counter(_chat(port, key)[0] for key in made for port in ports)
         verified = modelyard("secrets", "verify", environ=environ)
         ids = [line.partition(":")[0] for line in (folder / "master.key").read_text().splitlines()]
-        rows = [_ask(ports[0], "GET", "/admin/v1/credentials", None, key)[0] for key in keys]
+        rows = [ask(ports[0], "GET", "/admin/v1/credentials", None, key)[0] for key in keys]
     told = [name for name in ids if any(name.encode() in body for body in load.bodies)]
     calls = sum(load.statuses.values())
     proof.line("rotations", _ROTATIONS, len(ids) == _ROTATIONS + 1)

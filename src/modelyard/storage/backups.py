@@ -123,4 +123,4 @@ def check(database: Path) -> str | None:
             lines = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
     except sqlite3.Error as error:
         return str(error)
-    return None if lines == ["ok"] else "; ".join(lines)[:500]
+    return None if lines == ["ok"] else " ".join(" ".join(lines).split())[:300]

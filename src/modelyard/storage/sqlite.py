@@ -44,7 +44,7 @@ class _Connection:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 return None
             raise
-        return None if lines == ["ok"] else "; ".join(lines)[:500]
+        return None if lines == ["ok"] else " ".join(" ".join(lines).split())[:300]
 
     def close(self) -> None:
         self._connection.close()
