@@ -251,3 +251,43 @@ def test_one_stored_model_that_cannot_be_read_leaves_the_others(start_gateway: C
     running.yard.directory.refresh()
     assert chat(running, key=key, model="house/good").status == 200
     assert ask(running, "GET", "/v1/models", key=key).status == 200
+
+
+def test_what_a_provider_says_that_a_call_cost_is_never_below_nothing():
+    from modelyard.models.llm import LLMUsage
+    from modelyard.models.pricing import priced
+    from modelyard.plugins.shapes import read_usage
+
+    table = PriceConfig(input=Decimal(1), output=Decimal(1), unit=Decimal("0.000001"), currency="USD")
+    for hostile in ("-1", "NaN", "sNaN", "Infinity", "1e30"):
+        usage = LLMUsage.of(10, 20, total_price=Decimal(hostile))
+        assert priced(usage, table).total_price == Decimal("0.00003")
+        assert priced(usage, None).total_price is None
+    assert priced(LLMUsage.of(10, 20, total_price=Decimal("0.5")), table).total_price == Decimal("0.5")
+    told = read_usage({"prompt_tokens": -5, "completion_tokens": "x", "total_tokens": 10**400, "total_price": "-3"})
+    assert (told.prompt_tokens, told.completion_tokens, told.total_tokens) == (0, 0, 0)
+    assert priced(told, table).total_price == 0
+
+
+def test_datasets_and_apps_take_no_texts_that_read_as_no_number():
+    from modelyard.gateway.dataset_calls import converted
+    from modelyard.gateway.service_calls import ServiceError
+    from modelyard.knowledge.entities import ProcessRule, RetrievalSettings
+    from modelyard.workflow.dsl import _convert
+
+    for name in ("score_threshold", "mmr", "recency_days"):
+        for hostile in ("nan", "inf", "-Infinity", "1e999"):
+            with pytest.raises(ServiceError, match=name):
+                converted({name: hostile}, RetrievalSettings, "retrieval_model")
+    assert converted({"score_threshold": "0.5"}, RetrievalSettings, "retrieval_model").score_threshold == 0.5
+    assert converted({}, ProcessRule, "process_rule")
+    with pytest.raises(msgspec.ValidationError, match="score_threshold"):
+        _convert({"score_threshold": "nan"}, RetrievalSettings)
+
+
+def test_what_nests_too_deeply_is_refused_in_words():
+    deep: Any = 1
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(msgspec.ValidationError, match="deeply"):
+        check_numbers(deep)

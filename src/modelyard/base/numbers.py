@@ -43,27 +43,33 @@ def _finite_float(loader: Any, node: Any) -> float:
 FiniteLoader.add_constructor("tag:yaml.org,2002:float", _finite_float)
 
 
-def check_numbers(value: Any, path: str = "$") -> None:
+def check_numbers(value: Any, path: str = "$", *, is_signed: bool = False) -> None:
     """Raises msgspec.ValidationError that names the first number in `value`, a struct or what JSON holds, that is out
-    of bounds. Within values that have no type of their own, as a model's definition, a number only has to be finite."""
-    for problem in _problems(value, path, is_typed=not isinstance(value, dict | list)):
-        raise msgspec.ValidationError(problem)
+    of bounds. Within values that have no type of their own, as a model's definition, a number only has to be finite;
+    with `is_signed`, everywhere."""
+    is_typed = not isinstance(value, dict | list)
+    try:
+        for problem in _problems(value, path, is_typed=is_typed, is_signed=is_signed):
+            raise msgspec.ValidationError(problem)
+    except RecursionError as error:
+        raise msgspec.ValidationError(f"Nested too deeply - at `{path}`") from error
 
 
-def _problems(value: Any, path: str, *, is_typed: bool) -> Iterator[str]:
+def _problems(value: Any, path: str, *, is_typed: bool, is_signed: bool) -> Iterator[str]:
     if isinstance(value, msgspec.Struct):
         bounded, untyped = _kinds_of_fields(type(value))
         for name in value.__struct_fields__:
             if name not in bounded:
-                yield from _problems(getattr(value, name), f"{path}.{name}", is_typed=name not in untyped)
+                inner = getattr(value, name)
+                yield from _problems(inner, f"{path}.{name}", is_typed=name not in untyped, is_signed=is_signed)
     elif isinstance(value, dict):
         for key, inner in value.items():
-            yield from _problems(inner, f"{path}.{key}", is_typed=is_typed)
+            yield from _problems(inner, f"{path}.{key}", is_typed=is_typed, is_signed=is_signed)
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            yield from _problems(inner, f"{path}[{index}]", is_typed=is_typed)
+            yield from _problems(inner, f"{path}[{index}]", is_typed=is_typed, is_signed=is_signed)
     elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        low, most = (0, MOST) if is_typed else (-_MOST_UNTYPED, _MOST_UNTYPED)
+        low, most = (0, MOST) if is_typed and not is_signed else (-_MOST_UNTYPED, _MOST_UNTYPED)
         # NaN compares false with everything, so it is caught here as well.
         if not low <= value <= most:
             yield f"Expected a finite number from {low:g} to {most:g}, got {_shortened(value)} - at `{path}`"

@@ -20,6 +20,7 @@ _PASSING = frozenset({
 })  # fmt: skip
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _STEPS_BETWEEN_LOOKS = 10_000
+_HASTE_SECONDS, _PAUSE_SECONDS = 2.0, 0.0005
 
 
 class _Connection:
@@ -37,7 +38,14 @@ class _Connection:
 
     def check(self, is_over: Callable[[], bool]) -> str | None:
         """What is wrong with the pages; None where nothing is, or where it was over before that was known."""
-        self._connection.set_progress_handler(is_over, _STEPS_BETWEEN_LOOKS)
+        begun = time.monotonic()
+
+        def pause() -> bool:
+            if time.monotonic() - begun > _HASTE_SECONDS:  # a large database: others need the disk too
+                time.sleep(_PAUSE_SECONDS)
+            return is_over()
+
+        self._connection.set_progress_handler(pause, _STEPS_BETWEEN_LOOKS)
         try:
             lines = [str(row[0]) for row in self._connection.execute("PRAGMA quick_check(5)")]
         except sqlite3.OperationalError as error:

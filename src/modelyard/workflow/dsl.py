@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, suggestion
-from modelyard.base.numbers import FiniteLoader
+from modelyard.base.numbers import FiniteLoader, check_numbers
 from modelyard.workflow.graph import SOURCE, Edge, Graph
 from modelyard.workflow.node import Node, NodeKind
 from modelyard.workflow.nodes import node_class, node_types
@@ -615,11 +615,17 @@ def _convert(data: Mapping[str, Any], kind: type[Any]) -> Any:
     tidy = _without_nulls(data)
     for _ in range(200):
         try:
-            return msgspec.convert(tidy, kind, strict=False)
+            return _finite(msgspec.convert(tidy, kind, strict=False))
         except msgspec.ValidationError as error:
             if not _mended(tidy, str(error)):
                 raise
-    return msgspec.convert(tidy, kind, strict=False)
+    return _finite(msgspec.convert(tidy, kind, strict=False))
+
+
+def _finite(data: Any) -> Any:
+    """Raises msgspec.ValidationError where a number in it is none: texts as `nan` read as numbers too."""
+    check_numbers(data, is_signed=True)
+    return data
 
 
 def _mended(data: Any, error: str) -> bool:
