@@ -171,7 +171,7 @@ def test_a_damaged_database_is_said_at_the_start_with_what_to_do(tmp_path: Path,
         path.write_bytes(data)
     else:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match="malformed|not a database|damaged"):
+    with pytest.raises(ConfigError, match=r"(malformed|not a database|damaged).*database restore"):
         Database(path)
     environ = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__ENABLED": "false"}
     said = CliRunner().invoke(root, ["doctor", "--json"], env=environ, standalone_mode=False)

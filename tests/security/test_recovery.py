@@ -4,6 +4,7 @@ import base64
 import json
 import random
 import struct
+import time
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from modelyard.cli import root
 from modelyard.runtime.ledger import Intent, Ledger, Priced
 from modelyard.storage.database import Database
 from modelyard.storage.journal import Journal
 from tests.contract.conftest import postgres_url  # noqa: F401  a fixture
+from tests.gateway.conftest import start_gateway  # noqa: F401  a fixture
+from tests.gateway.test_traffic import ask
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -162,3 +167,20 @@ def test_one_journal_that_cannot_be_read_leaves_the_others(tmp_path: Path, monke
         assert _recovered(database, folder, "t").keys() == {"call_t_2.1"}
     assert _recovered(database, folder, "t").keys() == {"call_t_1.1", "call_t_2.1"}  # it waited, and nothing is lost
     database.close()
+
+
+def test_what_was_set_aside_is_reported(start_gateway: Any, tmp_path: Path):  # noqa: F811
+    """By /health, which tells how many and nothing else, and by the doctor."""
+    home = tmp_path / "home"
+    _leave(home / "ledger", [_opened(_intent("t", 1)), b"torn", _opened(_intent("t", 2))])
+    running = start_gateway(home=str(home))
+    until = time.monotonic() + 20
+    while not (health := ask(running, "GET", "/health").json)["rejected_records"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert health["rejected_records"] == 1
+    assert "torn" not in json.dumps(health)
+    environ = {"MODELYARD_HOME": str(home), "MODELYARD_LOCAL__ENABLED": "false"}
+    said = CliRunner().invoke(root, ["doctor", "--json"], env=environ, standalone_mode=False)
+    finding = next(one for one in json.loads(said.stdout) if one["what"] == "ledger")
+    assert (finding["ok"], "rejected" in finding["remedy"]) == (False, True)

@@ -82,7 +82,8 @@ class SqliteEngine:
             connection.row_factory = sqlite3.Row
             self._set_up(connection)
         except (sqlite3.Error, OSError) as error:
-            raise ConfigError(f"database {self.where!r} cannot be opened: {error}") from error
+            what_to_do = f"; {self.ways_back()}" if self.is_damaged(error) else ""
+            raise ConfigError(f"database {self.where!r} cannot be opened: {error}{what_to_do}") from error
         return _Connection(connection)
 
     def _make_private(self) -> None:
