@@ -628,7 +628,9 @@ def _defaults(settings: Settings) -> dict[ModelType, str]:
 def _private_files(settings: Settings) -> list[Path]:
     """What holds secrets, or what callers said: earlier versions left some of it to the system's usual modes."""
     home = settings.home_path
-    names = ("modelyard.yaml", "files", "ledger", "backups", "run", "serve.lock", ADDED_PROVIDERS)
+    names = ["modelyard.yaml", "files", "ledger", "backups", "run", "serve.lock", ADDED_PROVIDERS]
+    if os.geteuid() != 0:  # as root, plugins may run as users of their own, who have to reach their folders
+        names.append("plugins")
     database = [] if "://" in settings.database_url else files_of(Path(settings.database_url))
     return [*(home / name for name in names), *database]
 
