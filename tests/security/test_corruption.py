@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from modelyard.app import upkeep
 from modelyard.base.errors import ConfigError
-from modelyard.cli import root
+from modelyard.cli.database import database as commands
+from modelyard.cli.doctor import doctor
 from modelyard.storage import backups
 from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.postgresql import PostgresqlEngine
@@ -174,10 +175,10 @@ def test_a_damaged_database_is_said_at_the_start_with_what_to_do(tmp_path: Path,
     with pytest.raises(ConfigError, match=r"(malformed|not a database|damaged).*database restore"):
         Database(path)
     environ = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__ENABLED": "false"}
-    said = CliRunner().invoke(root, ["doctor", "--json"], env=environ, standalone_mode=False)
+    said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
     finding = next(one for one in json.loads(said.stdout) if one["what"] == "database")
     assert (finding["ok"], "restore" in finding["remedy"]) == (False, True)
-    checked = CliRunner().invoke(root, ["database", "check", "--json"], env=environ, standalone_mode=False)
+    checked = CliRunner().invoke(commands, ["check", "--json"], env=environ, standalone_mode=False)
     assert json.loads(checked.stdout)["ok"] is False
 
 
@@ -201,7 +202,7 @@ def test_restoring_needs_a_backup_that_is_whole_and_a_server_that_is_stopped(tmp
     environ = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__ENABLED": "false"}
 
     def command(*arguments: str) -> Any:
-        return CliRunner().invoke(root, ["database", *arguments], env=environ, standalone_mode=False)
+        return CliRunner().invoke(commands, [*arguments], env=environ, standalone_mode=False)
 
     assert command("restore").output.split() == [str(backup)]
     for wrong, words in (("nothing.db", "does not exist"), (__file__, "damaged itself")):

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from modelyard.cli import root
+from modelyard.cli.doctor import doctor
 from modelyard.runtime.ledger import Intent, Ledger, Priced
 from modelyard.storage.database import Database
 from modelyard.storage.journal import Journal
@@ -181,6 +181,6 @@ def test_what_was_set_aside_is_reported(start_gateway: Any, tmp_path: Path):  # 
     assert health["rejected_records"] == 1
     assert "torn" not in json.dumps(health)
     environ = {"MODELYARD_HOME": str(home), "MODELYARD_LOCAL__ENABLED": "false"}
-    said = CliRunner().invoke(root, ["doctor", "--json"], env=environ, standalone_mode=False)
+    said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
     finding = next(one for one in json.loads(said.stdout) if one["what"] == "ledger")
     assert (finding["ok"], "rejected" in finding["remedy"]) == (False, True)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from modelyard.app import MASTER_KEY
 from modelyard.base.errors import ConfigError
-from modelyard.cli import root
+from modelyard.cli.tenants import secrets
 from modelyard.runtime.administration import WITH_SECRET
 from modelyard.runtime.tenancy import KINDS, StoredCredential
 from modelyard.storage.files import FileStore
@@ -60,7 +60,7 @@ def _tenant(running: Running, name: str) -> str:
 
 def _rotate(home: Path, database: str) -> None:
     environ = {"MODELYARD_HOME": str(home), "MODELYARD_DATABASE": database, "MODELYARD_LOCAL__ENABLED": "false"}
-    done = CliRunner().invoke(root, ["secrets", "rotate"], env=environ, catch_exceptions=False)
+    done = CliRunner().invoke(secrets, ["rotate"], env=environ, catch_exceptions=False)
     assert done.exit_code == 0, done.output
 
 
