@@ -65,6 +65,9 @@ PROOFS = {
     "console-safety": "Scripts in every field that is shown; policy, sessions, origins and tenants for every route.",
     "console-figures": "Sizes, times and frames of the console.",
     "console-pictures": "A contact sheet of all pages, both themes and languages, for a person to look at.",
+    "corrupt": "Pages of the ledger overwritten under a running server: refused, said, and restored from a backup.",
+    "rollback": "A real older release's database with rows everywhere: upgraded, nothing lost, and back.",
+    "rotate": "Master keys rotated beside two servers under load: no call fails, no key is told.",
     "house": "The layer list, the contracts, no import circle, the size of the core.",
 }
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 from modelyard.app.extensions import PluginParts
 from modelyard.app.knowledge import KnowledgeParts
 from modelyard.app.money import Admission, HostedQuotas, price_of_lost
-from modelyard.app.providers import added_providers, configure_credentials, definitions_of, timeouts_of
+from modelyard.app.providers import ADDED_PROVIDERS, added_providers, configure_credentials, definitions_of, timeouts_of
 from modelyard.app.upkeep import Upkeep
 from modelyard.app.workflows import WorkflowParts
 from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.log import redaction
+from modelyard.base.modes import repair
 from modelyard.base.settings import ProviderSettings, Settings, load_settings
 from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import AIModelEntity, ModelFeature, ModelPropertyKey, PriceConfig
@@ -61,6 +62,7 @@ from modelyard.runtime.retry_budget import RetryBudget
 from modelyard.runtime.tenancy import Directory
 from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers, DatabaseAnswers, MemoryAnswers, Patient
+from modelyard.storage.backups import files_of
 from modelyard.storage.counters import Counters, DatabaseCounters, MemoryCounters
 from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.files import FileStore
@@ -111,7 +113,8 @@ class Modelyard:
         self._added = tuple(definitions)
         self._builders = dict(builders or {})
         redaction.add([*self.settings.api_keys, self.settings.master_key])
-        self.database = Database(self.settings.database_url)
+        repair(_private_files(self.settings))
+        self.database = Database(self.settings.database_url, may_upgrade=self.settings.upgrade_database)
         self.resources = Resources(self.database, self.clock)
         self.directory = Directory(self.resources)
         self.keys = self._key_ring()
@@ -154,7 +157,7 @@ class Modelyard:
         self.directory.on_change(lambda touched: self.models.forget())
         self._apply(self.settings)
         self.directory.refresh()
-        self.files = FileStore(self.settings.home_path / "files", lambda data: self.keys.digest(data))
+        self.files = FileStore(self.settings.home_path / "files", self.keys.digest, self.keys.matches)
         self.plugin_parts = PluginParts(self)
         self.plugins = self.plugin_parts.plugins
         self._trigger_listeners: list[TriggerListener] = []
@@ -359,8 +362,9 @@ class Modelyard:
         return provider != "local" or self.weights.is_present(model)
 
     def _pricing(self, invocation: Invocation) -> PriceConfig | None:
-        schema = self._schema(invocation)
-        return schema.pricing if schema else None
+        return self.providers.pricing(
+            invocation.tenant, invocation.provider, invocation.model_type, invocation.model, invocation.credential_id
+        )
 
     def _schema(self, invocation: Invocation) -> AIModelEntity | None:
         return self.providers.schema(invocation.tenant, invocation.provider, invocation.model_type, invocation.model)
@@ -631,6 +635,16 @@ def _defaults(settings: Settings) -> dict[ModelType, str]:
             )
         defaults[kind] = model
     return defaults
+
+
+def _private_files(settings: Settings) -> list[Path]:
+    """What holds secrets, or what callers said: earlier versions left some of it to the system's usual modes."""
+    home = settings.home_path
+    names = ["modelyard.yaml", "files", "ledger", "backups", "run", "serve.lock", ADDED_PROVIDERS]
+    if os.geteuid() != 0:  # as root, plugins may run as users of their own, who have to reach their folders
+        names.append("plugins")
+    database = [] if "://" in settings.database_url else files_of(Path(settings.database_url))
+    return [*(home / name for name in names), *database]
 
 
 def _checked_failover(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from modelyard.app.providers import timeouts_of
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
+from modelyard.base.modes import private_folder
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.backwards import BackwardsCalls
 from modelyard.plugins.debug import DebugServer
@@ -102,7 +103,7 @@ def _key(home: Path) -> str:
     try:
         if path.is_file():
             return path.read_text("ascii").strip()
-        home.mkdir(parents=True, exist_ok=True)
+        private_folder(home)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:  # another process was quicker
         return path.read_text("ascii").strip()

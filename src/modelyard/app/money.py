@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import msgspec
+
 from modelyard.base.clock import Clock
 from modelyard.models.entities import AIModelEntity, PriceConfig, PricePer
 from modelyard.models.llm import LLMUsage
@@ -43,12 +45,21 @@ class Admission:
             known = self._known[subject] = applying(limits, subject)
         return known
 
-    def estimate(self, invocation: Invocation) -> Estimate:
-        """The most that one attempt can take."""
+    def estimate(self, invocation: Invocation, credential: str = "") -> Estimate:
+        """The most that one attempt can take, by the price that holds for a credential (its id); before one is chosen,
+        by the dearer of the tenant's price and the operator's."""
         schema = self._providers.schema(invocation.tenant, invocation.provider, invocation.model_type, invocation.model)
         prompt = invocation.rough_tokens()
         answer = _longest_answer(invocation, schema) if invocation.model_type is ModelType.LLM else 0
-        return Estimate(prompt + answer, _nanos(schema.pricing if schema else None, prompt, answer))
+        nanos = _nanos(self.pricing(invocation, credential), prompt, answer)
+        if not credential and schema is not None:
+            nanos = max(nanos, _nanos(schema.pricing, prompt, answer))
+        return Estimate(prompt + answer, nanos)
+
+    def pricing(self, invocation: Invocation, credential: str) -> PriceConfig | None:
+        return self._providers.pricing(
+            invocation.tenant, invocation.provider, invocation.model_type, invocation.model, credential
+        )
 
     async def seeds(self, subject: Subject, applied: Sequence[Applied]) -> Sequence[float]:
         """By the ledger, which is brought up to date first."""
@@ -98,8 +109,7 @@ def _nanos(pricing: PriceConfig | None, prompt: int, answer: int) -> int:
 def price_of_lost(providers: ProviderManager, intent: Intent, tokens: int) -> Priced:
     """What an attempt cost whose process was killed: by what went in and what had come."""
     kind = ModelType(intent.model_type)
-    schema = providers.schema(intent.tenant, intent.provider, kind, intent.model)
-    pricing = schema.pricing if schema else None
+    pricing = providers.pricing(intent.tenant, intent.provider, kind, intent.model, intent.credential_id)
     if pricing is None or kind is not ModelType.LLM:
         return Priced(None, "USD", "", "")
     usage = priced(LLMUsage.of(intent.prompt_tokens, tokens, estimated=True), pricing)
@@ -133,7 +143,11 @@ class HostedQuotas:
         applied = applying([(row, row, limit) for row, limit in credential.quotas], subject)
         if not applied:
             return None
-        now, estimate = self._clock.time(), self._admission.estimate(invocation)
+        # A route or a failover may have led to another model than the call named.
+        asked = msgspec.structs.replace(invocation, provider=deployment.provider, model=deployment.model)
+        if self._admission.pricing(asked, credential.id) is None and any(one.limit.unit == "cost" for one in applied):
+            return "its quota is an amount of money, and nobody knows what this model costs"
+        now, estimate = self._clock.time(), self._admission.estimate(asked, credential.id)
         charges = [charge(one, subject, estimate, now) for one in applied]
         held = (
             f"{invocation.id}.{invocation.record.attempts + 1}"  # the attempt's row: whoever finds it can settle this

@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
+from modelyard.base.modes import private_folder
+from modelyard.base.numbers import check_numbers
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
 from modelyard.models.types import ModelType
 from modelyard.providers.definition import ProviderDefinition, Wire, load_definition, read_model
@@ -29,7 +31,9 @@ def added_providers(home: Path) -> list[ProviderSettings]:
     if not path.is_file():
         return []
     try:
-        return msgspec.yaml.decode(path.read_bytes(), type=list[ProviderSettings], strict=False)
+        found = msgspec.yaml.decode(path.read_bytes(), type=list[ProviderSettings], strict=False)
+        check_numbers(found)
+        return found
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -40,7 +44,7 @@ def add_provider(home: Path, provider: ProviderSettings) -> None:
     before = next((one for one in known if one.name == provider.name), None)
     if before is not None:
         provider = msgspec.structs.replace(provider, credentials=[*before.credentials, *provider.credentials])
-    home.mkdir(parents=True, exist_ok=True)
+    private_folder(home)
     path = home / ADDED_PROVIDERS
     partial_path = path.with_suffix(".partial")
     descriptor = os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -157,6 +161,7 @@ def _given(provider: str, one: CredentialSettings) -> Given:
     if one.quota:
         try:
             limit = msgspec.convert({"window": "total", **one.quota}, Limit)
+            check_numbers(limit)
             check_limit(limit)
         except (msgspec.ValidationError, InvokeBadRequestError) as error:
             raise ConfigError(f"the quota of a credential of {provider!r}: {error}") from error

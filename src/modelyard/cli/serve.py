@@ -23,6 +23,7 @@ from modelyard.app import Modelyard
 from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import configure_logging
+from modelyard.base.modes import private_folder
 from modelyard.base.settings import Settings
 from modelyard.cli.door import Door, raise_file_limit, room_of
 from modelyard.cli.http_protocol import GuardedConfig
@@ -35,7 +36,7 @@ from modelyard.gateway.routes.console import is_built
 from modelyard.gateway.routes.models import listed
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.runtime.tenancy import Directory
-from modelyard.storage.database import Database
+from modelyard.storage.database import Database, await_database
 from modelyard.storage.resources import Resources
 
 
@@ -135,9 +136,11 @@ def serve(ctx: click.Context, worker: int | None, supervisor: int | None, **give
         return msgspec.structs.replace(settings_of(ctx), **given)
 
     if worker is not None:
+        await_database(settings.database_url, settings.database_wait_seconds)
         with socket.socket(fileno=worker) as listening:
             _run(ctx, settings, load, listening, supervisor=supervisor)
         return
+    await_database(settings.database_url, settings.database_wait_seconds)
     _check_bind(settings)
     with _listen(settings.host, settings.port) as listening:
         if settings.workers > 1:
@@ -151,7 +154,7 @@ def _check_bind(settings: Settings) -> None:
     """Raises ConfigError for an address that others can reach, where no key is needed."""
     if settings.api_keys or is_loopback(settings.host):
         return
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, may_upgrade=settings.upgrade_database)
     try:
         directory = Directory(Resources(database, SystemClock()))
         directory.refresh()
@@ -224,7 +227,7 @@ def _only_server(settings: Settings) -> Generator[None]:
         yield
         return
     path = settings.home_path / "serve.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:

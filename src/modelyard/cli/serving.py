@@ -38,6 +38,8 @@ def gateway_of(
     def problem() -> str | None:
         if is_draining():
             return "the server is stopping"
+        if yard.database.damage is not None:
+            return f"the database is damaged, and calls are refused until it is restored: {yard.database.damage}"
         if yard.database.trouble is not None:
             return f"what calls cost cannot be written down: {yard.database.trouble}"
         return None if yard.upkeep.is_fresh else "changes to keys and limits are not heard of"

@@ -14,7 +14,7 @@ from modelyard.cli.show import bad, good, json_option, note, print_json, print_t
 from modelyard.cli.usage import tenant_option
 from modelyard.models.types import JSON
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller, Role
-from modelyard.storage.secrets import save_key_ring
+from modelyard.storage.secrets import KeyRing, load_key_ring, rotating, save_key_ring
 
 _OPERATOR = Caller(tenant=DEFAULT_TENANT)
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -247,16 +247,28 @@ def secrets() -> None:
 @click.pass_context
 def rotate_secrets(ctx: click.Context) -> None:
     """Make a new master key and encrypt every credential with it. Old keys stay in the file: API keys made under them
-    are checked with them. Servers that run are to be restarted before."""
+    are checked with them. Servers that run with this home folder go on, and take the new key up by themselves."""
 
     async def work(yard: Modelyard) -> int:
         if yard.settings.master_key:
-            raise ConfigError("the master key is in the settings: put a new id:KEY in front of the others there")
-        ring = yard.keys.rotated()
-        await asyncio.to_thread(save_key_ring, yard.settings.home_path / MASTER_KEY, ring)
-        return await yard.administration.encrypt_anew(ring)
+            raise ConfigError(
+                "the master key is in the settings: put a new id:KEY behind the others there on every server, restart "
+                "them, then move it to the front, restart them again, and run `modelyard secrets verify`"
+            )
+        path = yard.settings.home_path / MASTER_KEY
+        with rotating(path):
+            ring = load_key_ring(path).rotated()
+            await asyncio.to_thread(save_key_ring, path, ring)
+            return await _encrypt_anew(yard, ring)
 
     note(f"{_run(ctx, work)} credentials are encrypted with the new key")
+
+
+async def _encrypt_anew(yard: Modelyard, ring: KeyRing) -> int:
+    done = await yard.administration.encrypt_anew(ring)
+    for tenant in yard.administration.tenant_names():
+        done += await yard.knowledge.external.encrypt_anew(tenant, ring)
+    return done
 
 
 @secrets.command("verify")
@@ -265,7 +277,7 @@ def verify_secrets(ctx: click.Context) -> None:
     """Whether every credential can be read, and which key each is encrypted with."""
 
     async def work(yard: Modelyard) -> int:
-        return await yard.administration.encrypt_anew(yard.keys)
+        return await _encrypt_anew(yard, yard.keys)
 
     changed = _run(ctx, work)
     note("every credential can be read" + (f"; {changed} were encrypted with the active key" if changed else ""))

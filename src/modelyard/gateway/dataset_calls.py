@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from modelyard.base.fields import whole_number
+from modelyard.base.numbers import check_numbers
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
@@ -93,7 +94,9 @@ Handler = Callable[[Asked], Awaitable[Reply | StreamReply]]
 def converted(value: Any, kind: type[T], name: str) -> T:
     """Raises ServiceError with the place and the reason."""
     try:
-        return msgspec.convert(_without_none(value), kind, strict=False)
+        found = msgspec.convert(_without_none(value), kind, strict=False)
+        check_numbers(found, is_signed=True)
+        return found
     except msgspec.ValidationError as error:
         raise ServiceError(400, "invalid_param", f"{name}: {error}") from error
 

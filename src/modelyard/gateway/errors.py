@@ -30,6 +30,7 @@ from modelyard.runtime.ledger import LedgerUnavailableError
 from modelyard.runtime.limits import QuotaExceededError
 from modelyard.runtime.passwords import BusyError
 from modelyard.storage.database import StorageUnavailableError
+from modelyard.storage.secrets import SecretError
 from modelyard.tools.entities import ToolError, ToolNotFoundError, ToolParameterError
 from modelyard.tools.openapi import DescriptionError
 from modelyard.transport.egress import EgressError, EgressRefusedError, EgressTimeoutError
@@ -65,6 +66,7 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (InvokeAuthorizationError, 502, "server_error"),
     (InvokeError, 503, "server_error"),
     (PluginError, 502, "server_error"),
+    (SecretError, 503, "server_error"),
     (StructuredAnswerError, 502, "server_error"),
     (JailUnavailableError, 503, "server_error"),
     (JailError, 400, "invalid_request_error"),

@@ -39,6 +39,16 @@ class ExternalKnowledge:
             for row in await self._store.externals(tenant)
         ]
 
+    async def encrypt_anew(self, tenant: str, keys: KeyRing) -> int:
+        """Have the tenant's keys encrypted with the ring's active key; how many were not."""
+        done = 0
+        for row in await self._store.externals(tenant):
+            if not keys.is_current(row["secret"]):
+                plain = keys.decrypt(row["secret"], tenant=tenant, kind=_KIND, row=row["id"])
+                sealed = keys.encrypt(plain, tenant=tenant, kind=_KIND, row=row["id"])
+                done += await self._store.reseal_external(tenant, row["id"], sealed, row["secret"])
+        return done
+
     async def delete(self, tenant: str, id: str) -> None:  # noqa: A002
         """Raises NotFoundError."""
         if not await self._store.delete_external(tenant, id):

@@ -765,5 +765,9 @@ class KnowledgeStore:
     async def externals(self, tenant: str) -> list[Row]:
         return await self._rows("externals", tenant=tenant)
 
+    async def reseal_external(self, tenant: str, id: str, secret: str, before: str) -> bool:  # noqa: A002
+        """False where somebody else changed it meanwhile."""
+        return bool(await self._do("reseal_external", secret, tenant, id, before))
+
     async def delete_external(self, tenant: str, id: str) -> bool:  # noqa: A002
         return bool(await self._do("delete_external", tenant, id))

@@ -3,10 +3,11 @@
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from modelyard.base.numbers import Bound
 from modelyard.models.types import ModelType
 
 
@@ -81,8 +82,8 @@ class ParameterRule(msgspec.Struct, frozen=True, kw_only=True):
     help: I18nObject | None = None
     required: bool = False
     default: Any = None
-    min: float | None = None
-    max: float | None = None
+    min: Bound | None = None
+    max: Bound | None = None
     precision: int | None = None
     options: list[str] = []
 
@@ -99,13 +100,48 @@ class PricePer(StrEnum):
     IMAGE = "image"
 
 
+_MOST_PRICE = Decimal(10) ** 9
+"""For a unit, in whatever currency."""
+_MOST_FOR_ONE = Decimal(10) ** 6
+"""For one token, second or request."""
+_FINEST = -30
+"""The smallest power of ten that a price is given in."""
+_APART = ("request", "search")
+
+
+def _check_price(name: str, price: Decimal | None, *, most: Decimal = _MOST_PRICE) -> None:
+    """Raises ValueError for what is no price: not finite, below zero, or absurdly large or fine."""
+    if price is None:
+        return
+    if not price.is_finite() or price.is_signed() or price > most:
+        raise ValueError(f"{name!r} must be a finite number from 0 to {most:.0f}, not {str(price)[:20]}")
+    exponent = price.as_tuple().exponent
+    if isinstance(exponent, int) and exponent < _FINEST:
+        raise ValueError(f"{name!r} has more than {-_FINEST} decimal places")
+
+
+def _check_prices(amounts: "PriceTier | PricePeriod | PriceConfig", unit: Decimal = Decimal(0)) -> None:
+    """Raises ValueError that names the price which cannot be."""
+    _check_price("input", amounts.input)
+    _check_price("output", amounts.output)
+    for name, price in amounts.rates.items():
+        _check_price(name, price, most=_MOST_FOR_ONE if name in _APART else _MOST_PRICE)
+        if name not in _APART:
+            _check_price(name, price * unit, most=_MOST_FOR_ONE)
+    for name, price in (("input", amounts.input), ("output", amounts.output)):
+        _check_price(f"{name} × unit", (price or 0) * unit, most=_MOST_FOR_ONE)
+
+
 class PriceTier(msgspec.Struct, frozen=True, kw_only=True):
     """Prices of a request whose prompt has more than `above` tokens: of all of it, not of what is beyond."""
 
-    above: int
+    above: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
     input: Decimal
     output: Decimal | None = None
     rates: dict[str, Decimal] = {}
+
+    def __post_init__(self) -> None:
+        _check_prices(self)
 
 
 class PricePeriod(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +152,9 @@ class PricePeriod(msgspec.Struct, frozen=True, kw_only=True):
     output: Decimal | None = None
     rates: dict[str, Decimal] = {}
     tiers: list[PriceTier] = []
+
+    def __post_init__(self) -> None:
+        _check_prices(self)
 
 
 class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +177,11 @@ class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
     as_of: date | None = None
     """When they were looked up."""
 
+    def __post_init__(self) -> None:
+        _check_price("unit", self.unit, most=_MOST_FOR_ONE)
+        for amounts in (self, *self.tiers, *self.history, *(tier for one in self.history for tier in one.tiers)):
+            _check_prices(amounts, self.unit)
+
 
 class PriceType(StrEnum):
     INPUT = "input"
@@ -151,6 +195,24 @@ class PriceInfo(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
 
 
+_COUNTS = frozenset({
+    ModelPropertyKey.CONTEXT_SIZE, ModelPropertyKey.MAX_CHUNKS, ModelPropertyKey.FILE_UPLOAD_LIMIT,
+    ModelPropertyKey.MAX_CHARACTERS_PER_CHUNK, ModelPropertyKey.WORD_LIMIT, ModelPropertyKey.MAX_WORKERS,
+})  # fmt: skip
+
+
+def _check_count(name: str, value: Any) -> None:
+    """Raises ValueError for what is no count."""
+    if value is None:
+        return
+    try:
+        count = int(value)
+    except (OverflowError, TypeError, ValueError):
+        count = -1
+    if not 0 <= count <= 10**12:
+        raise ValueError(f"{name!r} must be a whole number from 0 to {10**12}, not {str(value)[:20]!r}")
+
+
 class ProviderModel(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     label: I18nObject
@@ -159,6 +221,10 @@ class ProviderModel(msgspec.Struct, frozen=True, kw_only=True):
     fetch_from: FetchFrom = FetchFrom.PREDEFINED_MODEL
     model_properties: dict[ModelPropertyKey, Any] = {}
     deprecated: bool = False
+
+    def __post_init__(self) -> None:
+        for key in _COUNTS & self.model_properties.keys():
+            _check_count(key.value, self.model_properties[key])
 
     @property
     def context_size(self) -> int | None:

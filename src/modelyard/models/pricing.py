@@ -20,6 +20,15 @@ from modelyard.models.types import ZERO, ModelUsage
 _SMALLEST = Decimal("0.0000001")
 
 
+_MOST_STATED = Decimal(10) ** 6
+"""What one call can cost by its provider's own word."""
+
+
+def _plain(amount: Decimal) -> Decimal:
+    """-1 for what cannot be compared."""
+    return amount if amount.is_finite() else Decimal(-1)
+
+
 def rounded(amount: Decimal) -> Decimal:
     return amount.quantize(_SMALLEST, ROUND_HALF_UP)
 
@@ -91,6 +100,8 @@ def priced(usage: ModelUsage, pricing: PriceConfig | None, *, day: date | None =
 
     What the provider said itself that the call cost is kept. Without a price the cost is None: unknown, not free.
     """
+    if usage.total_price is not None and not 0 <= _plain(usage.total_price) <= _MOST_STATED:
+        usage = msgspec.structs.replace(usage, total_price=None, price_source="")  # nobody is paid for being called
     if usage.total_price is not None:
         return msgspec.structs.replace(usage, price_source=usage.price_source or "provider", **more)
     if pricing is None:

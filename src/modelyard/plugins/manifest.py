@@ -9,6 +9,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import PackageError
+from modelyard.base.numbers import FiniteLoader
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import AUTHOR, NAME, VERSION, PluginIdentifier
 
@@ -151,7 +152,7 @@ _CATEGORIES = {
 def read_yaml(text: bytes, source: str) -> JSON:
     """A YAML mapping. Raises PackageError that names the file."""
     try:
-        document = yaml.load(text, Loader=yaml.CSafeLoader)
+        document = yaml.load(text, Loader=FiniteLoader)  # noqa: S506  a safe one
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise PackageError(f"{source} is not YAML: {error}") from error
     if not isinstance(document, dict):

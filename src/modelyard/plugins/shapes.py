@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.base.fields import count
 from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import AIModelEntity, ParameterRule
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMResultChunkDelta, LLMUsage
@@ -214,12 +215,12 @@ def read_content(content: Any) -> str | list[PromptMessageContent] | None:
 
 def read_usage(usage: JSON) -> LLMUsage:
     """Counts; and what it came to, where the plugin knows a price."""
-    prompt, completion = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     price = _decimal(usage.get("total_price"))
     return LLMUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=int(usage.get("total_tokens") or prompt + completion),
+        total_tokens=_count(usage.get("total_tokens")) or prompt + completion,
         prompt_price=_decimal(usage.get("prompt_price")),
         completion_price=_decimal(usage.get("completion_price")),
         prompt_unit_price=_decimal(usage.get("prompt_unit_price")),
@@ -230,6 +231,14 @@ def read_usage(usage: JSON) -> LLMUsage:
         price_source="plugin" if price else "",
         currency=str(usage.get("currency") or "USD"),
     )
+
+
+def _count(value: Any) -> int:
+    """What a plugin counted; 0 where that can be no count."""
+    try:
+        return count(int(value or 0)) or 0
+    except (OverflowError, TypeError, ValueError):
+        return 0
 
 
 def _decimal(value: Any) -> Decimal:
@@ -335,14 +344,14 @@ def read_embedding(data: Any, request: TextEmbeddingRequest, model: str) -> Text
     try:
         vectors = msgspec.convert(data["embeddings"], list[list[float]])
         usage = data.get("usage") or {}
-        tokens = int(usage.get("tokens") or usage.get("total_tokens") or 0)
+        tokens = _count(usage.get("tokens")) or _count(usage.get("total_tokens"))
         price = _decimal(usage.get("total_price"))
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise InvokeServerUnavailableError(f"the answer holds no embeddings: {error!r}") from error
     if len(vectors) != len(request.texts):
         raise InvokeServerUnavailableError(f"{len(request.texts)} texts brought {len(vectors)} embeddings")
     stated = EmbeddingUsage(
-        tokens=tokens, total_tokens=int(usage.get("total_tokens") or tokens), estimated=not tokens,
+        tokens=tokens, total_tokens=_count(usage.get("total_tokens")) or tokens, estimated=not tokens,
         total_price=price or None, price_source="plugin" if price else "", currency=str(usage.get("currency") or "USD"),
     )  # fmt: skip
     return TextEmbeddingResult(model=str(data.get("model") or model), embeddings=vectors, usage=stated)

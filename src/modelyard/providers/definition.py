@@ -9,6 +9,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError
+from modelyard.base.numbers import FiniteLoader, check_numbers
 from modelyard.models.entities import AIModelEntity, ModelFeature, ModelPropertyKey, PriceConfig
 from modelyard.models.parameters import filled
 from modelyard.models.provider import CredentialFormSchema, ProviderEntity
@@ -90,7 +91,7 @@ def load_definition(path: Path, *, wire: str = "", base_url: str = "") -> Provid
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
+        document = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506  a safe one
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(document, dict):
@@ -183,7 +184,12 @@ def _limited(rules: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, An
 def read_model(one: Mapping[str, Any], provider: str) -> AIModelEntity:
     """A model in our few words. Raises ConfigError that names what is wrong with them."""
     source = f"provider {provider!r}"
-    return convert(short_model(one, source), AIModelEntity, source)
+    try:
+        return convert(short_model(one, source), AIModelEntity, source)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        # A list where a mapping belongs, text where a number does: what is sent may have any shape.
+        what = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{source}: the model's definition cannot be read: {what}") from error
 
 
 def short_model(one: Mapping[str, Any], source: str, *, rules: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -396,6 +402,8 @@ def i18n(value: Any, fallback: str = "") -> dict[str, str]:
 
 def convert(value: Any, kind: Any, source: str) -> Any:
     try:
-        return msgspec.convert(value, kind, strict=False)
+        converted = msgspec.convert(value, kind, strict=False)
+        check_numbers(converted)
+        return converted
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {error}") from error

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ConfigError, InvokeBadRequestError
+from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
+from modelyard.base.numbers import Priority, Weight, check_numbers
 from modelyard.models.types import JSON, ModelType
 from modelyard.providers.definition import read_model
 from modelyard.runtime import api_keys
@@ -29,14 +30,10 @@ from modelyard.runtime.tenancy import (
     DefaultModel,
     Directory,
     Limit,
-    OAuthClient,
-    PluginEndpoint,
     Route,
     StoredCredential,
-    Subscription,
     Target,
     Tenant,
-    ToolCredential,
     User,
 )
 from modelyard.storage.resources import Resource, Resources, missing
@@ -55,7 +52,7 @@ class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     user: str | None = None
     models: list[str] = []
     """Patterns as `openai/*`; empty for all."""
-    priority: int = 0
+    priority: Priority = 0
     expires_at: float | None = None
 
 
@@ -66,15 +63,16 @@ class CredentialInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     values: dict[str, Any] = {}
     model: str = ""
     model_type: str = ""
-    weight: float = 1.0
-    priority: int = 0
+    weight: Weight = 1.0
+    priority: Priority = 0
     domain: str = ""
     is_enabled: bool = True
 
 
 INPUTS: Mapping[str, type[Any]] = {**KINDS, "key": KeyInput, "credential": CredentialInput}
 """Kind → what may be sent for one."""
-_WITH_SECRET: tuple[type[Any], ...] = (StoredCredential, PluginEndpoint, Subscription, ToolCredential, OAuthClient)
+WITH_SECRET: tuple[type[Any], ...] = tuple(one for one in KINDS.values() if "secret" in one.__struct_fields__)
+"""What holds something encrypted."""
 _OURS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
 
 
@@ -297,7 +295,9 @@ class Administration:
         if kind not in INPUTS:
             raise missing("kind", kind)
         try:
-            return msgspec.convert(given, INPUTS[kind])
+            value = msgspec.convert(given, INPUTS[kind])
+            check_numbers(value)
+            return value
         except msgspec.ValidationError as error:
             raise InvokeBadRequestError(f"this is no {kind}: {error}") from error
 
@@ -389,19 +389,32 @@ class Administration:
     async def encrypt_anew(self, keys: KeyRing) -> int:
         """Have everything encrypted with the ring's active key; how many rows were not."""
         done = 0
-        for tenant in [DEFAULT_TENANT, *(one for one, _ in self._directory.tenants() if one != DEFAULT_TENANT)]:
-            for kind in _WITH_SECRET:
+        for tenant in self.tenant_names():
+            for kind in WITH_SECRET:
                 for row in await asyncio.to_thread(self._resources.all, tenant, kind.kind, most=1_000_000):
-                    value = msgspec.json.decode(row.body, type=kind)
-                    if keys.is_current(value.secret):
-                        continue
-                    plain = keys.decrypt(value.secret, tenant=tenant, kind=row.kind, row=row.id)
-                    sealed = keys.encrypt(plain, tenant=tenant, kind=row.kind, row=row.id)
-                    body = _dump(msgspec.structs.replace(value, secret=sealed))
-                    await self._known(self._resources.change(row, name=row.name, body=body))
-                    done += 1
+                    done += await self._encrypt_row(keys, kind, row)
         self._keys = keys
+        await asyncio.to_thread(self._directory.refresh)
         return done
+
+    def tenant_names(self) -> "list[str]":
+        return [DEFAULT_TENANT, *(one for one, _ in self._directory.tenants() if one != DEFAULT_TENANT)]
+
+    async def _encrypt_row(self, keys: KeyRing, kind: type[Any], row: Resource) -> bool:
+        """Whether there was anything to do. Servers go on meanwhile: what one of them changes is read again."""
+        while True:
+            value = msgspec.json.decode(row.body, type=kind)
+            if not value.secret or keys.is_current(value.secret):
+                return False
+            plain = keys.decrypt(value.secret, tenant=row.tenant, kind=row.kind, row=row.id)
+            sealed = keys.encrypt(plain, tenant=row.tenant, kind=row.kind, row=row.id)
+            body = _dump(msgspec.structs.replace(value, secret=sealed))
+            if await asyncio.wrap_future(self._resources.swap(row, body)):
+                return True
+            try:
+                row = await asyncio.to_thread(self._resources.one, row.tenant, row.kind, row.id)
+            except NotFoundError:  # it was removed
+                return False
 
 
 class Person(Protocol):
@@ -458,6 +471,7 @@ def configured_limit(name: str, given: Mapping[str, Any]) -> Limit:
     """A limit from the settings. Raises ConfigError."""
     try:
         limit = msgspec.convert(dict(given), Limit)
+        check_numbers(limit)
         check_limit(limit)
     except (msgspec.ValidationError, InvokeBadRequestError) as error:
         raise ConfigError(f"limit {name!r}: {error}") from error
@@ -471,7 +485,9 @@ def configured_route(name: str, given: Mapping[str, Any]) -> Route:
         [{"model": one} if isinstance(one, str) else one for one in targets] if isinstance(targets, list) else targets
     )
     try:
-        return msgspec.convert({**given, "targets": spelled}, Route)
+        route = msgspec.convert({**given, "targets": spelled}, Route)
+        check_numbers(route)
+        return route
     except msgspec.ValidationError as error:
         raise ConfigError(f"route {name!r}: {error}") from error
 

@@ -19,14 +19,18 @@ import msgspec
 from modelyard.base.errors import ModelyardError
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
+from modelyard.storage import rejected
 from modelyard.storage.database import Connection, Database, StorageUnavailableError, statements
-from modelyard.storage.journal import Journal, Segment, Slot, abandoned
+from modelyard.storage.journal import Abandoned, Journal, Segment, Slot, abandoned
 
 logger = logging.getLogger("modelyard.ledger")
 
 _encode = msgspec.json.Encoder().encode
 _OPENED, _SETTLED = "o", "s"
+_BEGINNINGS = (b'["o",', b'["s",')
+"""Of every record in the journal: an attempt that was opened, and one that was settled."""
 _NANO = Decimal(1_000_000_000)
+_MOST_NANOS = (1 << 63) - 1
 _DAY = 86_400
 _MOST_BEHIND = 50_000
 """Rows that may wait in the journal for a database server that is away."""
@@ -186,6 +190,8 @@ class Ledger:
             invocation.credential_id,
             prompt_tokens,
         )
+        if self._database.damage is not None:
+            raise LedgerUnavailableError("the database is damaged")
         if self._database.trouble is not None:
             self._refuse_while_in_trouble(self._database.trouble)
         if self._journal is None:
@@ -300,22 +306,69 @@ class Ledger:
         lost: list[UsageRow] = []
         for left in abandoned(self._folder) if self._folder else ():
             try:
-                settled, opened = _read(left.records())
-                rows = [*settled, *(self._lost(intent, left.progress(slot)) for intent, slot in opened)]
-                self._database.transact(lambda it, rows=rows: _insert(it, self._sql["add"], rows)).result(30)
-                left.remove()
-                lost += [_from_row(row) for row in rows[len(settled) :]]
-                fields = {"settled": len(settled), "lost": len(opened)}
-                logger.info("took over what a process left", extra={"fields": fields})
-            except (StorageUnavailableError, TimeoutError) as error:
+                lost += self._take_over(left)
+            except (StorageUnavailableError, TimeoutError, OSError) as error:
                 logger.error("what a process left waits", extra={"fields": {"error": str(error)}})
+            except Exception:  # whatever is wrong with this one, the others are taken over
+                logger.exception("what a process left cannot be taken over")
             finally:
                 left.close()
         return lost
 
+    def _take_over(self, left: Abandoned) -> list[UsageRow]:
+        """Have what one process left in the database, row by row where it does not go together. What cannot be read or
+        written is set aside, so that it stands in nobody's way. Raises StorageUnavailableError, TimeoutError."""
+        settled, opened, bad = _read(left.records(_BEGINNINGS, _is_whole))
+        lost = [self._lost(intent, left.progress(slot)) for intent, slot in opened]
+        refused = self._add_each([*settled, *lost])
+        set_aside = [*bad, *((_encode(row), reason) for row, reason in refused)]
+        if set_aside:
+            rejected.keep(left.folder, left.name, set_aside)
+        left.remove()
+        fields = {"settled": len(settled), "lost": len(opened), "rejected": len(set_aside)}
+        logger.log(
+            logging.ERROR if set_aside else logging.INFO, "took over what a process left", extra={"fields": fields}
+        )
+        names = {row[0] for row, _ in refused}
+        return [_from_row(row) for row in lost if row[0] not in names]
+
+    def _add_each(self, rows: Sequence[tuple[Any, ...]]) -> list[tuple[tuple[Any, ...], str]]:
+        """All at once; where one of them is refused, each by itself. Those that were refused, with the reason."""
+        try:
+            self._add_now(rows)
+        except (StorageUnavailableError, TimeoutError):
+            raise
+        except Exception:  # noqa: BLE001  the database's word on one of the rows: which one is found out below
+            return [(row, problem) for row in rows if (problem := self._problem_of(row))]
+        return []
+
+    def _problem_of(self, row: tuple[Any, ...]) -> str:
+        """Add one row. Why the database does not take it; empty where it does."""
+        try:
+            self._add_now([row])
+        except (StorageUnavailableError, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001  as above
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def _add_now(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        if rows:
+            self._database.transact(lambda it: _insert(it, self._sql["add"], rows)).result(30)
+
+    def set_aside(self) -> int:
+        """How many records of processes that are gone could not be taken over."""
+        return rejected.count(self._folder) if self._folder else 0
+
     def _lost(self, intent: Intent, tokens: int | None) -> tuple[Any, ...]:
-        """The row of an attempt whose process was killed: what had come by then, priced."""
-        price = self._price(intent, tokens or 0)
+        """The row of an attempt whose process was killed: what had come by then, priced. Where the price cannot be
+        told, that is what the row says: the call was made."""
+        try:
+            price = self._price(intent, tokens or 0)
+        except Exception as error:  # noqa: BLE001  a model or price that is gone or broken since; others' rows wait for this
+            fields = {"id": f"{intent.invocation}.{intent.attempt}", "error": str(error)}
+            logger.error("what a lost call cost is not known", extra={"fields": fields})
+            price = Priced(None, "USD", "", "")
         return _row(
             intent, "lost", _Lost(intent.prompt_tokens, tokens or 0, price), "estimate", price.version, 0.0, None
         )
@@ -479,7 +532,7 @@ def _row(
         float(getattr(counted, "seconds", 0.0)),
         getattr(counted, "searches", 0),
         None if price is None else format(price, "f"),
-        None if price is None else int(price * _NANO),
+        None if price is None else min(int(price * _NANO), _MOST_NANOS),
         usage.currency if usage else "USD",
         usage.price_source if usage else "",
         price_version,
@@ -516,18 +569,36 @@ def _spending(row: Any, by: Sequence[str]) -> Spending:
     )
 
 
-def _read(records: Iterable[bytes]) -> tuple[list[tuple[Any, ...]], list[tuple[Intent, Slot]]]:
-    """The rows that were settled, and the attempts that never were."""
+def _is_whole(record: bytes) -> bool:
+    """Whether these are the bytes of a single record, whatever it says."""
+    if not record.startswith(_BEGINNINGS):
+        return False
+    try:
+        msgspec.json.decode(record)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True
+
+
+_Opening = tuple[str, int, int, Intent]
+
+
+def _read(
+    records: Iterable[bytes],
+) -> tuple[list[tuple[Any, ...]], list[tuple[Intent, Slot]], list[tuple[bytes, str]]]:
+    """The rows that were settled, the attempts that never were, and records that cannot be read, with the reason."""
     settled: dict[str, tuple[Any, ...]] = {}
     opened: dict[str, tuple[Intent, Slot]] = {}
+    bad: list[tuple[bytes, str]] = []
     for record in records:
         try:
-            what, *rest = msgspec.json.decode(record)
-            if what == _SETTLED:
-                settled[rest[0][0]] = tuple(rest[0])
+            if record.startswith(b'["s",'):
+                row = tuple(msgspec.json.decode(record)[1])
+                settled[_from_row(row).id] = row
             else:
-                intent = msgspec.convert(rest[2], Intent)
-                opened[f"{intent.invocation}.{intent.attempt}"] = intent, Slot(rest[0], rest[1])
+                _, number, mark, intent = msgspec.json.decode(record, type=_Opening)
+                opened[f"{intent.invocation}.{intent.attempt}"] = intent, Slot(number, mark)
         except (msgspec.MsgspecError, IndexError, ValueError, TypeError) as error:  # damaged, by whatever
             logger.error("a record of a journal cannot be read", extra={"fields": {"error": str(error)}})
-    return list(settled.values()), [one for name, one in opened.items() if name not in settled]
+            bad.append((record, str(error)))
+    return list(settled.values()), [one for name, one in opened.items() if name not in settled], bad

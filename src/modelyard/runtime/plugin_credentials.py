@@ -134,7 +134,7 @@ class PluginCredentials:
         """Raises InvokeBadRequestError for one that is not ours, or whose time is over."""
         body, _, said = text.partition(".")
         wrong = InvokeBadRequestError("this address is not, or no longer, good: begin anew", param="ticket")
-        if not self._keys.matches(f"oauth:{body}".encode(), f"{self._keys.active}:{said}"):
+        if not self._keys.matches_any(f"oauth:{body}".encode(), said):
             raise wrong
         try:
             ticket = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Ticket)

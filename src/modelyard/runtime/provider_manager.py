@@ -1,5 +1,6 @@
 """The providers of a tenant: their credentials, their models, what is ready to be called, and where a call may go."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +9,14 @@ from typing import Any
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.base.errors import ConfigError, ModelyardError, NotFoundError
 from modelyard.models.credentials import secrets_of
 from modelyard.models.entities import AIModelEntity, PriceConfig
 from modelyard.models.provider import ProviderEntity
 from modelyard.models.types import ModelType
 from modelyard.providers.definition import ProviderDefinition, read_model
 from modelyard.providers.factory import Builder, ModelProviderFactory
+from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Credential, Deployment, Health, LBModelManager, Plan
 from modelyard.runtime.tenancy import (
@@ -28,6 +30,9 @@ from modelyard.runtime.tenancy import (
     Target,
     Tenant,
 )
+from modelyard.storage.secrets import SecretError, UnknownKeyError
+
+logger = logging.getLogger("modelyard.providers")
 
 _MOST_PLANS = 4096
 _AFTER_ALL_OTHERS = 1_000_000
@@ -191,7 +196,16 @@ class ProviderManager:
         return known
 
     def _opened(self, tenant: str, row: str, name: str, one: StoredCredential) -> Credential | None:
-        values = msgspec.json.decode(self._unlock(tenant, row, one.secret), type=dict[str, Any])
+        try:
+            values = msgspec.json.decode(self._unlock(tenant, row, one.secret), type=dict[str, Any])
+        except (
+            UnknownKeyError
+        ):  # for the moment: a call that took another credential's way would be somebody else's cost
+            raise
+        except (SecretError, msgspec.MsgspecError) as error:  # damaged: the tenant's others still serve
+            fields = {"tenant": tenant, "id": row, "error": str(error)}
+            logger.error("a stored credential cannot be read", extra={"fields": fields})
+            return None
         given = Given(values=values, name=name, weight=one.weight, priority=one.priority, domain=one.domain)
         try:
             return self._checked(tenant, row, one.provider, given, 0)
@@ -271,13 +285,21 @@ class ProviderManager:
 
     def _deployments(self, tenant: str, provider: str, kind: ModelType, model: str) -> Iterator[Deployment]:
         definition = self.factory_of(tenant).get_definition(provider)
-        schema = self.schema(tenant, provider, kind, model)
-        price = _comparable(schema.pricing if schema else None)
-        credentials = self.credentials(tenant, provider, model)
+        credentials = [
+            one
+            for one in self.credentials(tenant, provider, model)
+            if not one.quotas or self._is_hosted_here(provider, kind, model)
+        ]
+
+        def price_with(credential: str) -> float:
+            return _comparable(self.pricing(tenant, provider, kind, model, credential))
+
         if not credentials and not definition.needs_credential:
-            yield Deployment(f"{tenant}/{provider}/{model}", provider, model, None, price=price)
+            yield Deployment(f"{tenant}/{provider}/{model}", provider, model, None, price=price_with(""))
         for one in credentials:
-            yield Deployment(f"{tenant}/{one.id}/{model}", provider, model, one, one.weight, one.priority, price)
+            yield Deployment(
+                f"{tenant}/{one.id}/{model}", provider, model, one, one.weight, one.priority, price_with(one.id)
+            )
 
     # what there is
 
@@ -321,10 +343,26 @@ class ProviderManager:
             return ()
         if (known := self._models.get(tenant)) is None:
             known = self._models[tenant] = [
-                (one.provider, read_model(one.definition, one.provider))
-                for _, one in self._directory.of(tenant, CustomModel)
+                (one.provider, entity)
+                for row, one in self._directory.of(tenant, CustomModel)
+                if (entity := _read_custom(tenant, row.id, one)) is not None
             ]
         return known
+
+    def pricing(self, tenant: str, provider: str, kind: ModelType, model: str, credential: str) -> PriceConfig | None:
+        """What a call costs that this credential (its id) serves. The tenant's own prices hold for the tenant's own
+        credentials alone; where the operator's serve, or none is needed, the operator says."""
+        is_operators = not credential or credential.startswith(f"{DEFAULT_TENANT}/")
+        knows = self.factory_of(DEFAULT_TENANT).known(provider) is not None
+        schema = self.schema(DEFAULT_TENANT if is_operators and knows else tenant, provider, kind, model)
+        return schema.pricing if schema else None
+
+    def _is_hosted_here(self, provider: str, kind: ModelType, model: str) -> bool:
+        """Whether the operator's credentials are for this model: one that only a tenant declares is not among them."""
+        definition = self.factory_of(DEFAULT_TENANT).known(provider)
+        if definition is None:
+            return False
+        return definition.entity.is_customizable or self.schema(DEFAULT_TENANT, provider, kind, model) is not None
 
     def route(self, tenant: str, name: str) -> Route | None:
         return self._directory.named(tenant, Route, name) if self._directory else None
@@ -349,6 +387,16 @@ class ProviderManager:
             )
         provider, model = found
         return provider, model.model
+
+
+def _read_custom(tenant: str, row: str, one: CustomModel) -> AIModelEntity | None:
+    """None, and said in the log, for one that cannot be read: the tenant's others still serve."""
+    try:
+        return read_model(one.definition, one.provider)
+    except ConfigError as error:
+        fields = {"tenant": tenant, "id": row, "error": str(error)}
+        logger.error("a stored model cannot be read", extra={"fields": fields})
+        return None
 
 
 def _later(one: Credential) -> Credential:

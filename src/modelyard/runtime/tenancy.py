@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
+from modelyard.base.numbers import Amount, Priority, Weight
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller, Role
 from modelyard.storage.resources import Resource, Resources
 
@@ -38,7 +39,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     role: Role = Role.DEVELOPER
     user: str | None = None
     models: list[str] = []
-    priority: int = 0
+    priority: Priority = 0
     expires_at: float | None = None
     """Seconds since 1970."""
     revoked_at: float | None = None
@@ -52,8 +53,8 @@ class StoredCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     model: str = ""
     """For one model alone; empty for all of the provider's."""
     model_type: str = ""
-    weight: float = 1.0
-    priority: int = 0
+    weight: Weight = 1.0
+    priority: Priority = 0
     """Lower goes first; the others serve when those before them cannot."""
     domain: str = ""
     """Credentials that share a quota at the provider: what exhausts it for one does for all."""
@@ -69,7 +70,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     kind: ClassVar[str] = "limit"
     unit: Unit
-    amount: float
+    amount: Amount
     window: Window = "minute"
     per: Literal["tenant", "key", "user", "model"] = "tenant"
     """A counter for each: `key` means that every key has so much."""
@@ -88,8 +89,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     model: str
     """`provider/model`."""
-    weight: float = 1.0
-    priority: int = 0
+    weight: Weight = 1.0
+    priority: Priority = 0
 
 
 Strategy = Literal["round_robin", "weighted", "least_in_flight", "lowest_latency", "lowest_cost", "random"]

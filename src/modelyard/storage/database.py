@@ -3,9 +3,11 @@
 Why no toolkit stands between, and what the two engines share: docs/design/0002-storage.md.
 """
 
+import hashlib
 import logging
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -23,6 +25,7 @@ logger = logging.getLogger("modelyard.storage")
 
 _GATHER_SECONDS = 0.02  # writes of so long share one commit: a commit costs more CPU than fifty rows
 _RETRY_SECONDS = 0.5
+_SAY_SECONDS = 5.0
 _MAX_WAITING = 100_000
 _ROWS_AT_ONCE = 50
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -80,6 +83,26 @@ class Engine(Protocol):
         """Whether the same may work later: a full disk, a lock, a server that is away."""
         ...
 
+    def back_up(self, version: int) -> None:
+        """Before its schema is changed; what cannot be done is said in the log."""
+        ...
+
+    def ways_back(self) -> str:
+        """What whoever runs it may do about a database that is damaged, or newer than the code."""
+        ...
+
+    def is_ready(self, connection: Connection) -> bool:
+        """Whether it takes writes: a server that still recovers does not."""
+        ...
+
+    def check(self, connection: Connection, is_over: Callable[[], bool]) -> str | None:
+        """What is wrong with its pages; None where nothing is known to be."""
+        ...
+
+    def is_damaged(self, error: Exception) -> bool:
+        """Whether an error says that pages cannot be read."""
+        ...
+
 
 def open_engine(where: Path | str) -> Engine:
     """For a file, `:memory:`, or `postgresql://…`. Raises ConfigError for anything else."""
@@ -102,6 +125,37 @@ def statements(name: str) -> dict[str, str]:
 def _bare(body: str) -> str:
     """Without its description."""
     return "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip().rstrip(";")
+
+
+def await_database(where: Path | str, seconds: float) -> None:
+    """Until a database server takes connections and writes, for so long at most: it may be starting up, or recovering.
+
+    Raises StorageUnavailableError, ConfigError.
+    """
+    engine = open_engine(where)
+    until, said_at = time.monotonic() + seconds, 0.0
+    while (problem := _not_ready(engine)) is not None:
+        if time.monotonic() > until:
+            raise StorageUnavailableError(f"{problem}; it was waited for {seconds:g} seconds")
+        if time.monotonic() - said_at > _SAY_SECONDS:
+            said_at = time.monotonic()
+            logger.warning("waiting for the database", extra={"fields": {"error": problem}})
+        time.sleep(_RETRY_SECONDS)
+
+
+def _not_ready(engine: Engine) -> str | None:
+    try:
+        connection = engine.connect()
+        try:
+            return None if engine.is_ready(connection) else f"database {engine.where!r} is still recovering"
+        finally:
+            connection.close()
+    except StorageUnavailableError as error:
+        return str(error)
+    except engine.errors as error:
+        if not engine.passes(error):
+            raise ConfigError(f"database {engine.where!r} cannot be used: {error}") from error
+        return str(error)
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -142,7 +196,7 @@ class Database:
     `where` is a path, `postgresql://…`, or `:memory:`, which lives as long as the object.
     """
 
-    def __init__(self, where: Path | str, *, engine: Engine | None = None) -> None:
+    def __init__(self, where: Path | str, *, engine: Engine | None = None, may_upgrade: bool = True) -> None:
         self._engine = engine or open_engine(where)
         # A deque and one event a batch: a queue.Queue would lock and wake for every row.
         self._waiting: deque[_Write | _Item | Future[None] | None] = deque()
@@ -150,13 +204,72 @@ class Database:
         self._is_urgent = threading.Event()
         self._reader: Connection | None = self._engine.connect()
         self._reading = threading.Lock()
-        _migrate(self._engine, self._reader)
+        self._bring_up_to_date(self._reader, may_upgrade=may_upgrade)
         self._error: Exception | None = None
         self.trouble: str | None = None
         """Why nothing can be written at the moment, where that is so; what waits is kept and tried again."""
+        self.damage: str | None = None
+        """What is wrong with its pages, where that is known: nothing is written until a check finds them whole."""
+        self._is_renewing = False
         self._is_closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="modelyard-database", daemon=True)
         self._writer.start()
+
+    def _bring_up_to_date(self, connection: Connection, *, may_upgrade: bool) -> None:
+        """Raises ConfigError for a damaged database, and as `_migrate` does."""
+        try:
+            _migrate(self._engine, connection, may_upgrade=may_upgrade)
+        except self._engine.errors as error:
+            connection.close()
+            if self._engine.is_damaged(error):
+                raise ConfigError(self._damaged(str(error))) from error
+            if self._engine.passes(error):
+                raise StorageUnavailableError(f"database {self.where!r} cannot be used: {error}") from error
+            raise
+        except ConfigError:
+            connection.close()
+            raise
+
+    def _damaged(self, problem: str) -> str:
+        return f"database {self.where!r} is damaged ({problem}); stop what uses it and {self._engine.ways_back()}"
+
+    def check(self) -> str | None:
+        """Look whether its pages are whole, on a connection of its own; what is wrong, which `damage` then says too.
+
+        Takes as long as it takes to read all of a SQLite database; `close` ends it.
+        """
+        try:
+            with self.connection() as connection:
+                problem = self._engine.check(connection, self._is_closing.is_set)
+        except self._engine.errors as error:
+            if not self._engine.is_damaged(error):
+                raise StorageUnavailableError(f"database {self.where!r} cannot be checked: {error}") from error
+            problem = str(error)
+        except StorageUnavailableError:
+            if self.damage is None:  # it is away, and nothing is known of its pages
+                raise
+            problem = self.damage
+        if problem is None and self.damage is not None and not self._is_closing.is_set():
+            logger.warning("the database's pages are whole again", extra={"fields": {"database": self.where}})
+            self._renew()
+            self.damage = None
+        elif problem is not None:
+            self._note_damage(problem)
+        return problem
+
+    def _renew(self) -> None:
+        """Connections that were opened before another file took the database's place are of no use."""
+        with self._reading:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+        self._is_renewing = True
+
+    def _note_damage(self, problem: str) -> None:
+        if self.damage is None:
+            fields = {"database": self.where, "problem": problem, "do": self._engine.ways_back()}
+            logger.critical("the database is damaged: nothing is written to it", extra={"fields": fields})
+        self.damage = problem
 
     @property
     def where(self) -> str:
@@ -227,6 +340,9 @@ class Database:
                 except self._engine.errors as error:
                     if not self._engine.passes(error):
                         raise
+                    if self._engine.is_damaged(error):
+                        self._note_damage(str(error))
+                        raise StorageUnavailableError(f"database {self.where!r} is damaged") from error
                     self._close_reader()
                     if is_last:
                         raise StorageUnavailableError(f"database {self.where!r} cannot be read: {error}") from error
@@ -238,6 +354,11 @@ class Database:
         connection = self._engine.connect()
         try:
             yield connection
+        except self._engine.errors as error:
+            if not self._engine.is_damaged(error):
+                raise
+            self._note_damage(str(error))
+            raise StorageUnavailableError(f"database {self.where!r} is damaged") from error
         finally:
             connection.close()
 
@@ -281,10 +402,18 @@ class Database:
             is_open = None not in batch
             items = [one for one in batch if isinstance(one, tuple | _Item)]
             try:
+                if self.damage is not None and items:
+                    raise StorageUnavailableError(self.damage)
+                if self._is_renewing and connection is not None:
+                    connection.close()
+                    connection = None
+                self._is_renewing = False
                 connection = connection or self._engine.connect()
                 self._commit(connection, items)
                 self.trouble = None
-            except (*self._engine.errors, StorageUnavailableError) as error:
+            except (*self._engine.errors, StorageUnavailableError, ConfigError) as error:
+                if self._engine.is_damaged(error):
+                    self._note_damage(str(error))
                 connection = self._rolled_back(connection)
                 self._failed(items, error, may_wait=is_open and not self._is_closing.is_set())
             for one in batch:
@@ -343,7 +472,7 @@ class Database:
         return None
 
     def _failed(self, items: Sequence[_Write | _Item], error: Exception, *, may_wait: bool) -> None:
-        passes = isinstance(error, StorageUnavailableError) or self._engine.passes(error)
+        passes = isinstance(error, StorageUnavailableError | ConfigError) or self._engine.passes(error)
         kept = [one for one in items if isinstance(one, tuple) or one.is_kept]
         fields = {"writes": len(items), "error": str(error), "kept": len(kept) if passes and may_wait else 0}
         if self.trouble != str(error):  # once, not at every try
@@ -371,8 +500,16 @@ def _settle(done: "Future[Any]", result: Any, error: Exception | None) -> None:
         done.set_result(result)
 
 
-def _migrate(engine: Engine, connection: Connection) -> None:
-    """Bring the schema up to date. Several processes may start at once: one does it, the others wait."""
+_RECORD = """CREATE TABLE IF NOT EXISTS migrations (
+    number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, applied_at REAL NOT NULL
+) STRICT"""
+
+
+def _migrate(engine: Engine, connection: Connection, *, may_upgrade: bool = True) -> None:
+    """Bring the schema up to date. Several processes may start at once: one does it, the others wait.
+
+    Raises ConfigError for a database that is newer than the code, or that was made by other migrations than these.
+    """
     known = migrations()
     connection.execute(engine.begin())
     try:
@@ -380,18 +517,60 @@ def _migrate(engine: Engine, connection: Connection) -> None:
         version = engine.version(connection)
         if version > known[-1][0]:
             raise ConfigError(
-                f"database {engine.where!r} was written by a newer Modelyard (schema {version}, "
-                f"this one knows {known[-1][0]}); upgrade, or name another MODELYARD_HOME"
+                f"database {engine.where!r} was written by a newer Modelyard (schema {version}, this one knows "
+                f"{known[-1][0]}). Run that version again, name another MODELYARD_HOME, or {engine.ways_back()}; "
+                "docs/how-to/upgrade.md says more"
             )
-        for number, text in known:
-            if number > version:
-                for statement in _split(text):
-                    connection.execute(engine.adapted(statement))
-                engine.set_version(connection, number)
+        applied = _applied(engine, connection, known, version)
+        pending = [(number, text) for number, text in known if number not in applied]
+        if pending and version:
+            if not may_upgrade:
+                raise ConfigError(
+                    f"database {engine.where!r} has schema {version} and needs {known[-1][0]}, and upgrade_database is "
+                    "false: back it up, and start once with MODELYARD_UPGRADE_DATABASE=true"
+                )
+            engine.back_up(version)
+        for number, text in pending:
+            for statement in _split(text):
+                connection.execute(engine.adapted(statement))
+            _record(connection, number, text)
+            engine.set_version(connection, max(number, version))
     except BaseException:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def checksum(text: str) -> str:
+    """Of a migration's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _applied(engine: Engine, connection: Connection, known: Sequence[tuple[int, str]], version: int) -> set[int]:
+    """The numbers of the migrations that made this schema. Raises ConfigError where one of them was another than what
+    is here under its number."""
+    connection.execute(engine.adapted(_RECORD))
+    recorded = {
+        int(row["number"]): row["sha256"] for row in connection.execute("SELECT number, sha256 FROM migrations")
+    }
+    if not recorded:  # from before there was this table
+        for number, text in known:
+            if number <= version:
+                _record(connection, number, text)
+                recorded[number] = checksum(text)
+    for number, text in known:
+        if recorded.get(number, checksum(text)) != checksum(text):
+            raise ConfigError(
+                f"database {engine.where!r} was made by another migration {number:04d} than this Modelyard brings "
+                f"(sha256 {recorded[number][:12]}…, not {checksum(text)[:12]}…). A migration is never changed "
+                "once it was released: install an unchanged release"
+            )
+    return set(recorded)
+
+
+def _record(connection: Connection, number: int, text: str) -> None:
+    statement = "INSERT INTO migrations (number, sha256, applied_at) VALUES (?, ?, ?)"
+    connection.execute(statement, (number, checksum(text), time.time()))
 
 
 def _split(text: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ import msgspec
 from modelyard.base.errors import NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
+from modelyard.base.modes import private_folder, write_private
 
 _ID = re.compile(r"file_[A-Za-z0-9_-]{6,80}")
 _PLAIN = re.compile(r"[^\w .()\[\]-]", re.UNICODE)
@@ -35,9 +36,17 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileStore:
-    def __init__(self, folder: Path, digest: Callable[[bytes], str], *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        digest: Callable[[bytes], str],
+        matches: Callable[[bytes, str], bool] | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._folder = folder
         self._digest = digest
+        self._matches = matches or (lambda text, said: hmac.compare_digest(digest(text).encode(), said.encode()))
         self._now = now
 
     def add(
@@ -50,9 +59,9 @@ class FileStore:
             app=app,
         )  # fmt: skip
         folder = self._place(tenant, stored.id)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.write_bytes(data)
-        folder.with_suffix(".json").write_bytes(msgspec.json.encode(stored))
+        private_folder(folder.parent)
+        write_private(folder, data)
+        write_private(folder.with_suffix(".json"), msgspec.json.encode(stored))
         return stored
 
     def about(self, tenant: str, id: str) -> StoredFile:  # noqa: A002  the field's word
@@ -91,9 +100,11 @@ class FileStore:
         end = whole_number(until)
         if end is None or end < self._now():
             return False
-        # As bytes: a text that is not ASCII cannot be compared in constant time, and is no signature.
-        expected = self._signature(what, tenant, rest, end)
-        return hmac.compare_digest(expected.encode(), sign.encode("utf-8", "replace"))
+        return self._matches(_signed(what, tenant, rest, end), sign)
 
     def _signature(self, what: str, tenant: str, rest: str, until: int) -> str:
-        return self._digest(f"{what}\n{tenant}\n{rest}\n{until}".encode())
+        return self._digest(_signed(what, tenant, rest, until))
+
+
+def _signed(what: str, tenant: str, rest: str, until: int) -> bytes:
+    return f"{what}\n{tenant}\n{rest}\n{until}".encode()

@@ -12,12 +12,13 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_id
+from modelyard.base.modes import private_folder
 from modelyard.storage.database import StorageUnavailableError
 
 _SEGMENT_BYTES = 4 << 20
@@ -64,7 +65,7 @@ class Journal:
     def __post_init__(self) -> None:
         self.name = new_id("by")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self.folder)
             # Locked before it is seen under its name: nobody may take us for gone.
             unseen = self.folder / f"{self.name}.new"
             self._owner = os.open(unseen, os.O_CREAT | os.O_RDWR, 0o600)
@@ -189,16 +190,13 @@ class Abandoned:
     name: str
     owner: int
 
-    def records(self) -> Iterator[bytes]:
+    def records(
+        self, beginnings: Sequence[bytes] = (), is_whole: Callable[[bytes], bool] = lambda record: True
+    ) -> Iterator[bytes]:
+        """What was appended, in order. With the `beginnings` that records have, and what says whether one is whole,
+        reading goes on behind a damaged one, which comes as the bytes that it takes."""
         for path in sorted(self.folder.glob(f"{self.name}.*.journal")):
-            data, place = path.read_bytes(), 0
-            while place + _LENGTH.size <= len(data):
-                (length,) = _LENGTH.unpack_from(data, place)
-                place += _LENGTH.size
-                if not length or place + length > len(data):
-                    break
-                yield data[place : place + length]
-                place += length
+            yield from _records(path.read_bytes(), tuple(beginnings), is_whole)
 
     def progress(self, slot: Slot) -> int | None:
         """How far the answer had come; None where nobody knows."""
@@ -216,6 +214,48 @@ class Abandoned:
 
     def close(self) -> None:
         os.close(self.owner)
+
+
+def _records(data: bytes, beginnings: tuple[bytes, ...], is_whole: Callable[[bytes], bool]) -> Iterator[bytes]:
+    place = 0
+    while place + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, place)
+        if not length:
+            return
+        record = _record_at(data, place)
+        if record is not None and is_whole(record):
+            yield record
+            place += _LENGTH.size + length
+            continue
+        if not beginnings:
+            return
+        following = _next_record(data, place + 1, beginnings, is_whole)
+        yield data[place + _LENGTH.size : len(data) if following is None else following].rstrip(b"\0")
+        if following is None:
+            return
+        place = following
+
+
+def _record_at(data: bytes, place: int) -> bytes | None:
+    """None where it would go beyond the file."""
+    begin = place + _LENGTH.size
+    end = begin + _LENGTH.unpack_from(data, place)[0]
+    return data[begin:end] if end <= len(data) else None
+
+
+def _next_record(
+    data: bytes, place: int, beginnings: tuple[bytes, ...], is_whole: Callable[[bytes], bool]
+) -> int | None:
+    """Where the next whole record lies; None where there is none."""
+    while True:
+        hits = [at for beginning in beginnings if (at := data.find(beginning, place + _LENGTH.size)) >= 0]
+        if not hits:
+            return None
+        start = min(hits) - _LENGTH.size
+        record = _record_at(data, start)
+        if record is not None and is_whole(record):
+            return start
+        place = start + 1
 
 
 def _remove(folder: Path, name: str) -> None:

@@ -1,7 +1,8 @@
 """PostgreSQL, for several machines. The same statements; the few words that differ are put right here."""
 
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ try:
     from psycopg.rows import dict_row
 except ImportError as missing:
     raise ConfigError("a postgresql:// database needs its driver: pip install 'modelyard[postgres]'") from missing
+
+logger = logging.getLogger("modelyard.storage")
 
 _SCHEMA_LOCK = 0x6D79_6172  # any number that nobody else locks: "myar"
 _NAMED = re.compile(r":([a-z_]+)\b")
@@ -62,6 +65,8 @@ class PostgresqlEngine:
         parts = urlsplit(url)
         self.where = f"postgresql://{parts.hostname or ''}{parts.path}"
         self._connect_seconds = connect_seconds
+        self._failures: int | None = None
+        self._damage: str | None = None
 
     def connect(self) -> Connection:
         try:
@@ -99,9 +104,37 @@ class PostgresqlEngine:
             statement = pattern.sub(word, statement)
         return statement
 
+    def back_up(self, version: int) -> None:
+        fields = {"database": self.where, "schema": version}
+        logger.warning(
+            "the schema is upgraded; PostgreSQL's backups are made by whoever runs it", extra={"fields": fields}
+        )
+
+    def ways_back(self) -> str:
+        return "go back to a backup of yours that was made before the upgrade"
+
+    def is_ready(self, connection: Connection) -> bool:
+        return not connection.execute("SELECT pg_is_in_recovery() AS yes")[0]["yes"]
+
+    def check(self, connection: Connection, is_over: Callable[[], bool]) -> str | None:
+        """PostgreSQL counts the pages whose checksums were wrong when they were read; nothing is known where it keeps
+        no checksums."""
+        del is_over
+        rows = connection.execute(
+            "SELECT checksum_failures AS failures FROM pg_stat_database WHERE datname = current_database()"
+        )
+        failures = int(rows[0]["failures"] or 0) if rows else 0
+        before, self._failures = self._failures, failures
+        if before is not None and failures > before:
+            self._damage = f"{failures - before} pages had wrong checksums; start anew after they were mended"
+        return self._damage
+
+    def is_damaged(self, error: Exception) -> bool:
+        return getattr(error, "sqlstate", None) in ("XX001", "XX002")  # data or index corrupted
+
     def passes(self, error: Exception) -> bool:
         """Out of reach, out of space, shutting down, chosen to give way: all but a statement that is wrong."""
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
             return True
         state = getattr(error, "sqlstate", None) or ""
-        return state[:2] in ("08", "40", "53", "55", "57", "58") or state == "25006"
+        return self.is_damaged(error) or state[:2] in ("08", "40", "53", "55", "57", "58") or state == "25006"

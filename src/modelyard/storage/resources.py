@@ -91,6 +91,17 @@ class Resources:
 
         return self._database.transact(work)
 
+    def swap(self, old: Resource, body: str) -> "Future[bool]":
+        """Put `body` in the place of `old`'s; False, and nothing is done, where somebody else changed it meanwhile."""
+        now = self._clock.time()
+
+        def work(connection: Connection) -> bool:
+            revision = self._raise(connection)
+            values = (body, revision, now, old.tenant, old.kind, old.id, old.revision)
+            return bool(connection.execute(self._sql["swap"], values))
+
+        return self._database.transact(work)
+
     def remove(self, tenant: str, kind: str, id: str) -> "Future[int]":  # noqa: A002
         """Raises NotFoundError where there is no such thing. The revision it went with."""
 

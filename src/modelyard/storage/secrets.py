@@ -2,28 +2,47 @@
 
 A value reads `v1:KEY-ID:NONCE:CIPHERTEXT`. What it belongs to (tenant, kind, row) is authenticated with it, so that a
 row that is copied to another tenant cannot be read there. Keys live apart from the database: a copy of one is useless
-without the other.
+without the other. A ring that came from a file follows the file: keys that another process put there are known as soon
+as something is met that was made with them.
 """
 
 import base64
 import binascii
+import fcntl
 import hashlib
 import hmac
+import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelyard.base.errors import ConfigError
+from modelyard.base.modes import private_folder
+
+logger = logging.getLogger("modelyard.secrets")
 
 _FORM = "v1"
 _BYTES = 32
 
 
 class SecretError(ConfigError):
-    """A secret cannot be read: its key is not here, or it was changed, or it belongs to another row."""
+    """A secret cannot be read: its key is not here, or it was changed, or it belongs to another row.
+
+    The message is for callers: which key it was is said in the log alone.
+    """
 
     code = "secret_unreadable"
+
+
+class UnknownKeyError(SecretError):
+    """A secret's master key is not here. It may come: keys are changed while servers run."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.retry_after = 1.0
 
 
 def _packed(data: bytes) -> str:
@@ -34,11 +53,38 @@ def _unpacked(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+_Stamp = tuple[int, int, int]
+
+
+@dataclass(slots=True, repr=False)
 class KeyRing:
     """Master keys by id; the first encrypts, all decrypt."""
 
     keys: Mapping[str, bytes]
+    file: Path | None = field(default=None, compare=False)
+    """Where they come from, and where others may put further ones."""
+    _stamp: _Stamp | None = field(default=None, compare=False)
+    _reading: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+    def read_again(self) -> bool:
+        """Take up what the file holds now; whether that was anything new. Cheap where the file is as it was."""
+        if self.file is None or _stamp_of(self.file) in (None, self._stamp):
+            return False
+        with self._reading:
+            stamp = _stamp_of(self.file)
+            if stamp == self._stamp:
+                return True  # another thread was quicker
+            try:
+                keys = load_key_ring(self.file).keys
+            except ConfigError as error:
+                logger.error("the master keys cannot be read again", extra={"fields": {"error": str(error)}})
+                return False
+            self.keys, self._stamp = keys, stamp
+        logger.info("the master keys were read again", extra={"fields": {"keys": len(keys)}})
+        return True
+
+    def _has(self, name: str) -> bool:
+        return name in self.keys or (self.read_again() and name in self.keys)
 
     @classmethod
     def parse(cls, text: str, *, source: str) -> "KeyRing":
@@ -68,7 +114,7 @@ class KeyRing:
 
     def rotated(self) -> "KeyRing":
         """With a new key in front."""
-        return KeyRing({f"k{os.urandom(4).hex()}": os.urandom(_BYTES), **self.keys})
+        return KeyRing({f"k{os.urandom(4).hex()}": os.urandom(_BYTES), **self.keys}, self.file)
 
     def without(self, name: str) -> "KeyRing":
         return KeyRing({one: key for one, key in self.keys.items() if one != name})
@@ -93,10 +139,10 @@ class KeyRing:
             raise SecretError(f"{what} is damaged") from error
         if form != _FORM:
             raise SecretError(f"{what} is in a form ({form[:8]!r}) that this version does not know")
-        if name not in self.keys:
-            raise SecretError(
-                f"{what} was encrypted with master key {name!r}, which is not here; there is {self._names()}"
-            )
+        if not self._has(name):
+            fields = {"what": f"{kind} {row}", "tenant": tenant, "key": name[:40], "keys": list(self.keys)}
+            logger.error("a secret was encrypted with a master key that is not here", extra={"fields": fields})
+            raise UnknownKeyError(f"{what} cannot be read at the moment: it was encrypted with another master key")
         try:
             plain = AESGCM(self._derived(name, b"secrets")).decrypt(*parts, _bound(tenant, kind, row, name))
         except (InvalidTag, ValueError) as error:
@@ -113,8 +159,18 @@ class KeyRing:
 
     def matches(self, text: bytes, digest: str) -> bool:
         name, _, said = digest.partition(":")
-        return name in self.keys and hmac.compare_digest(
-            self._hash(name, text).encode(), said.encode("utf-8", "replace")
+        return self._has(name) and hmac.compare_digest(self._hash(name, text).encode(), said.encode("utf-8", "replace"))
+
+    def matches_any(self, text: bytes, said: str) -> bool:
+        """Whether it is the hash of `text` under any of the keys, where the key's id was left out."""
+        self.read_again()
+        # All are compared: how long it takes says nothing about which one fits.
+        return (
+            sum(
+                hmac.compare_digest(self._hash(name, text).encode(), said.encode("utf-8", "replace"))
+                for name in self.keys
+            )
+            > 0
         )
 
     def _hash(self, name: str, text: bytes) -> str:
@@ -123,9 +179,6 @@ class KeyRing:
     def _derived(self, name: str, purpose: bytes) -> bytes:
         """One master key, a key of its own for each purpose."""
         return hmac.new(self.keys[name], b"modelyard/" + purpose, hashlib.sha256).digest()
-
-    def _names(self) -> str:
-        return ", ".join(repr(name) for name in self.keys)
 
 
 def _bound(tenant: str, kind: str, row: str, key: str) -> bytes:
@@ -142,7 +195,8 @@ def load_key_ring(path: Path, given: str = "") -> KeyRing:
     try:
         if path.stat().st_mode & 0o077:
             raise ConfigError(f"{path} holds the master key and may be read by others: chmod 600 {path}")
-        return KeyRing.parse(path.read_text("ascii"), source=str(path))
+        stamp = _stamp_of(path)
+        return KeyRing(KeyRing.parse(path.read_text("ascii"), source=str(path)).keys, path, stamp)
     except FileNotFoundError:
         return _created(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -151,7 +205,7 @@ def load_key_ring(path: Path, given: str = "") -> KeyRing:
 
 def _created(path: Path) -> KeyRing:
     ring = KeyRing({}).rotated()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     unseen = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as out:
@@ -162,7 +216,29 @@ def _created(path: Path) -> KeyRing:
         return load_key_ring(path)
     finally:
         unseen.unlink()
-    return ring
+    return load_key_ring(path)
+
+
+def _stamp_of(path: Path) -> _Stamp | None:
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return seen.st_mtime_ns, seen.st_ino, seen.st_size
+
+
+@contextmanager
+def rotating(path: Path) -> Generator[None]:
+    """While keys are changed. Raises ConfigError where somebody else is at it: one would drop the other's new key."""
+    descriptor = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"the keys in {path} are being changed by another process; try again later") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def save_key_ring(path: Path, ring: KeyRing) -> None:
@@ -170,4 +246,6 @@ def save_key_ring(path: Path, ring: KeyRing) -> None:
     descriptor = os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as out:
         out.write(ring.dump())
+        out.flush()
+        os.fsync(out.fileno())  # rows are about to be encrypted with keys that lie nowhere else
     unseen.replace(path)

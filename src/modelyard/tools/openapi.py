@@ -15,6 +15,7 @@ import msgspec
 import yaml
 
 from modelyard.base.fields import whole_number
+from modelyard.base.numbers import FiniteLoader
 from modelyard.tools.entities import ToolError
 
 MOST_BYTES = 20 << 20
@@ -124,7 +125,7 @@ def _document(data: bytes | str) -> dict[str, Any]:
         found = None
     if found is None:
         try:
-            found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  a safe one
+            found = yaml.load(text, Loader=FiniteLoader)  # noqa: S506  a safe one
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise DescriptionError(f"the description is neither JSON nor YAML: {str(error)[:200]}") from error
     if not isinstance(found, dict):

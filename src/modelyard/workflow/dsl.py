@@ -15,6 +15,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, suggestion
+from modelyard.base.numbers import FiniteLoader, check_numbers
 from modelyard.workflow.graph import SOURCE, Edge, Graph
 from modelyard.workflow.node import Node, NodeKind
 from modelyard.workflow.nodes import node_class, node_types
@@ -189,14 +190,13 @@ def _decoded(data: bytes | str, name: str) -> str:
         raise DslError([Problem(message=f"the file is not UTF-8: {error}", file=name)]) from error
 
 
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _STR, _SEQ, _MAP = f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map"
 _SCALARS = frozenset(_TAG + one for one in ("null", "bool", "int", "float", "binary", "timestamp"))
 _SPECIAL_KEYS = frozenset((f"{_TAG}merge", f"{_TAG}value"))
 
 
-class _Loader(_SafeLoader):
+class _Loader(FiniteLoader):
     """PyYAML's safe loader, with short ways for what files are made of: plain texts, lists, mappings by texts."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
@@ -615,11 +615,17 @@ def _convert(data: Mapping[str, Any], kind: type[Any]) -> Any:
     tidy = _without_nulls(data)
     for _ in range(200):
         try:
-            return msgspec.convert(tidy, kind, strict=False)
+            return _finite(msgspec.convert(tidy, kind, strict=False))
         except msgspec.ValidationError as error:
             if not _mended(tidy, str(error)):
                 raise
-    return msgspec.convert(tidy, kind, strict=False)
+    return _finite(msgspec.convert(tidy, kind, strict=False))
+
+
+def _finite(data: Any) -> Any:
+    """Raises msgspec.ValidationError where a number in it is none: texts as `nan` read as numbers too."""
+    check_numbers(data, is_signed=True)
+    return data
 
 
 def _mended(data: Any, error: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.numbers import check_numbers
 from modelyard.workflow.dsl import App
 from modelyard.workflow.nodes.start import Variable, checked_inputs
 
@@ -48,7 +49,9 @@ def rag_variables(app: App) -> list[RagVariable]:
     found: list[RagVariable] = []
     for one in given if isinstance(given, list) else []:
         try:
-            found.append(msgspec.convert(one, RagVariable, strict=False))
+            variable = msgspec.convert(one, RagVariable, strict=False)
+            check_numbers(variable, is_signed=True)
+            found.append(variable)
         except msgspec.ValidationError:
             continue
     return found

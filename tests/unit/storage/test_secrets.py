@@ -54,8 +54,9 @@ def test_keys_are_rotated_by_their_ids():
     assert newer.matches(b"key", digest)
     assert not newer.matches(b"other", digest)
     lost = newer.without(RING.active)
-    with pytest.raises(SecretError, match=f"{RING.active}.*not here"):
+    with pytest.raises(SecretError, match="another master key") as caught:
         lost.decrypt(sealed, **PLACE)
+    assert RING.active not in str(caught.value)  # which keys there are is nobody's business but the operator's
     assert not lost.matches(b"key", digest)
 
 

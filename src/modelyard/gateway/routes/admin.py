@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -102,7 +102,7 @@ def _rotation(body: bytes) -> "_Rotation":
 
 
 class _Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    grace_seconds: float = 0.0
+    grace_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)

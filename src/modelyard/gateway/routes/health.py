@@ -10,13 +10,16 @@ from modelyard.gateway.http import Reply, Request, json_reply
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """That the server is there; how workflows' programs are held: the jail's level, `unknown` before any ran."""
+    """That the server is there; how workflows' programs are held: the jail's level, `unknown` before any ran; how many
+    records of processes that were killed could not be taken over."""
 
     admits_itself: ClassVar[bool] = True
     jail: Callable[[], str]
+    rejected: Callable[[], int] = lambda: 0
 
     async def __call__(self, request: Request) -> Reply:
-        return json_reply({"status": "ok", "version": __version__, "jail": self.jail()})
+        document = {"status": "ok", "version": __version__, "jail": self.jail(), "rejected_records": self.rejected()}
+        return json_reply(document)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import need
+from modelyard.base.modes import private_folder
 from modelyard.base.settings_file import restored, struck
 from modelyard.base.version import __version__
 from modelyard.gateway.admin_calls import broken_stream, tenant_of
@@ -89,7 +90,7 @@ class SettingsRoute:
     def _write(self, path: Path, text: str) -> None:
         """All of it or nothing. Raises InvokeBadRequestError that lists every mistake with its line."""
         old = path.read_text("utf-8") if path.is_file() else ""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".modelyard-", suffix=".yaml")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

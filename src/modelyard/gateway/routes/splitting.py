@@ -6,6 +6,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
+from modelyard.base.numbers import check_numbers
 from modelyard.gateway.admin_shapes import SplitPiece
 from modelyard.gateway.dataset_calls import DatasetParts
 from modelyard.gateway.http import Reply, Request, json_reply
@@ -26,6 +27,7 @@ class SplitRoute:
             raise InvokeBadRequestError(f"'text' is longer than {_MOST:,} characters", param="text")
         try:
             rule = msgspec.convert(may(body, "process_rule", dict) or {}, ProcessRule, strict=False)
+            check_numbers(rule, is_signed=True)
         except msgspec.ValidationError as error:
             raise InvokeBadRequestError(f"process_rule: {error}", param="process_rule") from error
         pieces = await self.parts.datasets().preview("preview.md", text, rule=rule)

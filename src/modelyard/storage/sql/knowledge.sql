@@ -352,6 +352,10 @@ INSERT INTO external_knowledge (tenant, id, name, endpoint, secret) VALUES (?, ?
 -- A tenant's.
 SELECT * FROM external_knowledge WHERE tenant = :tenant ORDER BY name;
 
+-- name: reseal_external
+-- The secret of one, encrypted anew, where it is as it was read.
+UPDATE external_knowledge SET secret = ? WHERE tenant = ? AND id = ? AND secret = ? RETURNING id;
+
 -- name: delete_external
 -- It is asked no more.
 DELETE FROM external_knowledge WHERE tenant = ? AND id = ? RETURNING id;

@@ -29,6 +29,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 UPDATE resources SET name = ?, body = ?, revision = ?, updated_at = ?, set_by = ?
 WHERE tenant = ? AND kind = ? AND id = ? AND is_deleted = 0 RETURNING id;
 
+-- name: swap
+-- One of a tenant's, changed where it is as it was read.
+UPDATE resources SET body = ?, revision = ?, updated_at = ?
+WHERE tenant = ? AND kind = ? AND id = ? AND revision = ? AND is_deleted = 0 RETURNING id;
+
 -- name: remove
 -- One of a tenant's, gone: its words at once, that it was there a while later.
 UPDATE resources SET body = '{}', revision = ?, updated_at = ?, is_deleted = 1

@@ -1,0 +1,259 @@
+"""Damaged pages: billable calls are refused in the caller's format, readiness says why, nothing is lost, a backup
+brings all back."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from modelyard.app import upkeep
+from modelyard.base.errors import ConfigError
+from modelyard.cli.database import database as commands
+from modelyard.cli.doctor import doctor
+from modelyard.storage import backups
+from modelyard.storage.database import Database, StorageUnavailableError
+from modelyard.storage.postgresql import PostgresqlEngine
+from modelyard.testing import Upstream, chat_answer
+from tests.contract.conftest import postgres_url  # noqa: F401  a fixture
+from tests.gateway.conftest import Running, start_gateway  # noqa: F401  a fixture
+from tests.gateway.test_traffic import ask, chat
+
+Start = Callable[..., Running]
+CALLS = (
+    ("/v1/chat/completions", {"model": "openai/gpt-5-mini", "messages": [{"role": "user", "content": "hi"}]}, "error"),
+    ("/v1/messages", {"model": "openai/gpt-5-mini", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]},
+     "type"),
+    ("/v1beta/models/openai%2Fgpt-5-mini:generateContent", {"contents": [{"parts": [{"text": "hi"}]}]}, "error"),
+    ("/v2/chat", {"model": "openai/gpt-5-mini", "messages": [{"role": "user", "content": "hi"}]}, "message"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def fine(upstream: Callable[..., Upstream]) -> Upstream:
+    async def answer(request: Any) -> Any:
+        return chat_answer("fine")
+
+    return upstream(answer)
+
+
+def damage(path: Path, table: str = "usage") -> int:
+    """Overwrite all pages of a table but its first; how many."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+        (first,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        pages = [first]
+    with path.open("r+b") as file:
+        for page in pages:
+            file.seek((page - 1) * size)
+            file.write(b"\xa5" * size)
+    return len(pages)
+
+
+def _until(holds: Callable[[], bool], seconds: float = 20) -> bool:
+    until = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _count(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("SELECT count(*) FROM usage").fetchone()[0])
+
+
+def test_damaged_pages_stop_billable_calls_until_a_backup_is_restored(
+    start_gateway: Start,  # noqa: F811
+    fine: Upstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(upkeep, "_CHECK_SECONDS", 0.2)
+    home = tmp_path / "home"
+    path = home / "modelyard.db"
+    running = start_gateway(fine, home=str(home))
+    assert [chat(running).status for _ in range(20)] == [200] * 20
+    running.flush()
+    backup = backups.back_up(path)
+    assert ask(running, "GET", "/health/ready").status == 200
+    damage(path)
+    assert _until(lambda: ask(running, "GET", "/health/ready").status == 503)
+    assert "damaged" in ask(running, "GET", "/health/ready").json["problem"]
+    for address, body, field in CALLS:
+        refused = ask(running, "POST", address, body)
+        assert (refused.status, field in refused.json) == (503, True), address
+        assert str(home) not in refused.body.decode()
+    assert ask(running, "GET", "/admin/v1/usage").status == 503
+    assert len(fine.requests) == 20
+    running.close()
+
+    aside = backups.restore(backup, path)
+    assert aside is not None
+    assert backups.check(aside) is not None  # the damaged one is kept
+    again = start_gateway(fine, home=str(home))
+    assert ask(again, "GET", "/health/ready").status == 200
+    assert chat(again).status == 200
+    again.flush()
+    assert _count(path) == 21
+
+
+def test_what_is_settled_on_damaged_pages_waits_in_the_journal(tmp_path: Path):
+    from modelyard.models.llm import LLMUsage
+    from modelyard.models.types import ModelType
+    from modelyard.runtime.invocation import Invocation
+    from modelyard.runtime.ledger import Ledger, LedgerUnavailableError
+    from tests.unit.storage.test_database import add
+
+    path = tmp_path / "x.db"
+    database = Database(path)
+    ledger = Ledger(database, tmp_path / "ledger")
+    add(ledger, "t", "m", "1")
+    database.flush().result(5)
+    backup = backups.back_up(path)
+    call = Invocation(tenant="t", provider="p", model="m", model_type=ModelType.LLM, request=None)
+    opened = ledger.begin(call, attempt=1, created_at=2.0)
+    damage(path)
+    assert database.check() is not None
+    with pytest.raises(LedgerUnavailableError, match="damaged"):
+        ledger.begin(call, attempt=2, created_at=2.0)
+    ledger.settle(
+        opened, status="ok", usage=LLMUsage.of(1, 2), counted_by="provider", price_version="", latency=0.1,
+        first_chunk=None,
+    )  # fmt: skip
+    with pytest.raises(StorageUnavailableError):
+        database.transact(lambda it: it.execute("SELECT 1")).result(5)
+    database.close()
+    ledger.close()
+    backups.restore(backup, path)
+    again = Database(path)
+    recovered = Ledger(again, tmp_path / "ledger")
+    recovered.recover()
+    assert len(recovered.recent("t")) == 2
+    recovered.close()
+    again.close()
+
+
+def test_a_database_that_is_whole_again_is_written_to_without_a_restart(tmp_path: Path):
+    path = tmp_path / "x.db"
+    database = Database(path)
+    add = "INSERT INTO revisions (name, value) VALUES (?, 1)"
+    database.transact(lambda it: it.execute(add, ("before",))).result(5)
+    backup = backups.back_up(path)
+    damage(path)
+    assert database.check() is not None
+    kept = database.transact(lambda it: it.execute(add, ("during",)), is_kept=True)
+    for one in backups.files_of(path):
+        one.unlink()
+    backups.restore(backup, path)
+    assert database.check() is None
+    assert database.damage is None
+    kept.result(10)
+    names = {row["name"] for row in database.read("SELECT name FROM revisions")}
+    assert {"before", "during"} <= names
+    database.close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but a text that is long enough" * 100, None])
+def test_a_damaged_database_is_said_at_the_start_with_what_to_do(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "modelyard.db"
+    Database(path).close()
+    if content is None:
+        damage(path, "resources")
+        data = bytearray(path.read_bytes())
+        data[100:4096] = b"\x11" * 3996  # the schema's own page
+        path.write_bytes(data)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"(malformed|not a database|damaged).*database restore"):
+        Database(path)
+    environ = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__ENABLED": "false"}
+    said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
+    finding = next(one for one in json.loads(said.stdout) if one["what"] == "database")
+    assert (finding["ok"], "restore" in finding["remedy"]) == (False, True)
+    checked = CliRunner().invoke(commands, ["check", "--json"], env=environ, standalone_mode=False)
+    assert json.loads(checked.stdout)["ok"] is False
+
+
+def test_every_kind_of_read_says_503_where_pages_are_damaged(tmp_path: Path):
+    path = tmp_path / "x.db"
+    database = Database(path)
+    damage(path)
+    with pytest.raises(StorageUnavailableError, match="damaged"):
+        database.read("SELECT * FROM usage")
+    with pytest.raises(StorageUnavailableError), database.connection() as connection:
+        connection.execute("SELECT * FROM usage")
+    assert database.damage is not None
+    database.close()
+
+
+def test_restoring_needs_a_backup_that_is_whole_and_a_server_that_is_stopped(tmp_path: Path):
+    path = tmp_path / "modelyard.db"
+    database = Database(path)
+    backup = backups.back_up(path)
+    assert backup.stat().st_mode & 0o777 == 0o600
+    environ = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__ENABLED": "false"}
+
+    def command(*arguments: str) -> Any:
+        return CliRunner().invoke(commands, [*arguments], env=environ, standalone_mode=False)
+
+    assert command("restore").output.split() == [str(backup)]
+    for wrong, words in (("nothing.db", "does not exist"), (__file__, "damaged itself")):
+        assert words in str(command("restore", wrong).exception)
+    with (tmp_path / "serve.lock").open("w") as lock:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "stop it first" in str(command("restore", str(backup)).exception)
+    database.close()
+    assert command("restore", str(backup)).exit_code == 0
+    assert command("check").exit_code == 0
+    elsewhere = tmp_path / "elsewhere.db"
+    assert command("backup", str(elsewhere)).output.strip() == str(elsewhere)
+    assert "already" in str(command("backup", str(elsewhere)).exception)
+    environ["MODELYARD_DATABASE"] = "postgresql://u:secret@127.0.0.1:1/x"
+    said = command("backup")
+    assert "pg_dump" in str(said.exception)
+    assert "secret" not in str(said.exception)
+
+
+def test_a_full_disk_is_met_before_a_copy_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "x.db"
+    Database(path).close()
+    monkeypatch.setattr(backups.shutil, "disk_usage", lambda folder: _Full())
+    with pytest.raises(ConfigError, match="MB free"):
+        backups.back_up(path)
+    assert backups.back_up_before_upgrade(path, 1) is None  # an upgrade goes on, and says so
+    assert not backups.backups_of(path)
+
+
+class _Full:
+    free = 0
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> PostgresqlEngine:  # noqa: F811
+    return PostgresqlEngine(postgres_url)
+
+
+def test_postgresqls_own_words_for_damage_are_known(postgres: PostgresqlEngine):
+    connection = postgres.connect()
+    assert postgres.check(connection, lambda: False) is None
+    for state in ("XX001", "XX002"):
+        raised: Any = None
+        try:
+            connection.execute(f"DO $$ BEGIN RAISE EXCEPTION 'invalid page in block' USING ERRCODE = '{state}'; END $$")
+        except postgres.errors as error:
+            raised = error
+        assert postgres.is_damaged(raised)
+        assert postgres.passes(raised)
+    postgres._failures = -1  # as if there had been fewer before
+    assert "checksums" in (postgres.check(connection, lambda: False) or "")
+    connection.close()

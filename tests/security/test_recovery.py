@@ -1,0 +1,186 @@
+"""What a killed process left: every good row is in the ledger once, whatever is wrong with the others."""
+
+import base64
+import json
+import random
+import struct
+import time
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from modelyard.cli.doctor import doctor
+from modelyard.runtime.ledger import Intent, Ledger, Priced
+from modelyard.storage.database import Database
+from modelyard.storage.journal import Journal
+from tests.contract.conftest import postgres_url  # noqa: F401  a fixture
+from tests.gateway.conftest import start_gateway  # noqa: F401  a fixture
+from tests.gateway.test_traffic import ask
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    where = str(tmp_path / "x.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    opened = Database(where)
+    yield opened
+    opened.close()
+
+
+def _intent(tenant: str, number: int, **changes: Any) -> Intent:
+    values: dict[str, Any] = {
+        "invocation": f"call_{tenant}_{number}", "attempt": 1, "tenant": tenant, "api_key": "", "user": None,
+        "created_at": 1_700_000_000.0 + number, "provider": "p", "model": "m", "model_type": "llm", "credential": "c",
+        "credential_id": "default/p/1", "prompt_tokens": 10, **changes,
+    }  # fmt: skip
+    return Intent(**values)
+
+
+def _opened(intent: Intent) -> bytes:
+    return msgspec.json.encode(("o", -1, 0, intent))
+
+
+def _leave(folder: Path, records: Sequence[bytes]) -> Path:
+    """A journal with these records, as a killed process leaves it; its file."""
+    journal = Journal(folder, segment_bytes=1 << 16)
+    for record in records:
+        journal.append(record)
+    (path,) = folder.glob(f"{journal.name}.*.journal")
+    journal.close()
+    return path
+
+
+def _price(intent: Intent, tokens: int) -> Priced:
+    if intent.model == "broken":
+        raise ArithmeticError("a price that is none")
+    if intent.model_type != "llm":
+        raise ValueError(f"{intent.model_type!r} is no model type")
+    return Priced(Decimal("0.5"), "USD", "test", "")
+
+
+def _recovered(database: Database, folder: Path, tenant: str) -> dict[str, Any]:
+    ledger = Ledger(database, folder, price=_price)
+    ledger.recover()
+    ledger.close()
+    rows = ledger.recent(tenant, most=1000)
+    assert len({row.id for row in rows}) == len(rows)
+    return {row.id: row for row in rows}
+
+
+def test_others_rows_are_settled_where_one_cannot_be_priced_or_read(database: Database, tmp_path: Path):
+    tenant = tmp_path.name.replace("_", "-")[:30]
+    settled = json.loads(msgspec.json.encode(_settled_row(tenant, 6)))
+    bad = [
+        b"not a record", b'["o",1]', b'["s",["too","short"]]', b'["x",{}]', b'["o","a","b",["c"]]',
+        _opened(_intent(tenant, 90, created_at=1e300)),
+        _opened(_intent(tenant, 91, prompt_tokens=10**30)),
+        msgspec.json.encode(("s", [*settled[:15], "many", *settled[16:]])),
+        msgspec.json.encode(("s", [f"call_{tenant}_92.1", *settled[1:15], 10**30, *settled[16:]])),
+    ]  # fmt: skip
+    good = [
+        _opened(_intent(tenant, 1)),
+        _opened(_intent(tenant, 2, model="broken")),
+        _opened(_intent(tenant, 3, model_type="telepathy")),
+        _opened(_intent(tenant, 4)),
+        msgspec.json.encode(("s", settled)),
+    ]
+    records = [one for pair in zip(bad, [*good, *good], strict=False) for one in pair]
+    folder = tmp_path / "ledger"
+    _leave(folder, records)
+    rows = _recovered(database, folder, tenant)
+    assert rows.keys() == {f"call_{tenant}_{number}.1" for number in (1, 2, 3, 4, 6)}
+    assert [rows[f"call_{tenant}_{n}.1"].total_price for n in (1, 2, 3, 4)] == [
+        Decimal("0.5"), None, None, Decimal("0.5"),
+    ]  # fmt: skip
+    ledger = Ledger(database, folder, price=_price)
+    assert ledger.set_aside() == len(bad)
+    assert ledger.recover() == []  # nothing is left to stumble over
+    ledger.close()
+    (kept,) = (folder / "rejected").glob("*.jsonl")
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert all(line["reason"] for line in lines)
+    assert b"not a record" in [base64.b64decode(line["record"]).lstrip(b"\x0c\0") for line in lines]
+    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def _settled_row(tenant: str, number: int) -> list[Any]:
+    return [
+        f"call_{tenant}_{number}.1", f"call_{tenant}_{number}", 1, tenant, "", None, 1_700_000_000.0, 19675, "p", "m",
+        "llm", "c", "default/p/1", "ok", "provider", 10, 5, 0, 0, 0, 0, 0.0, 0, "0.5", 500_000_000, "USD", "test", "",
+        1.0, 0.5,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_subset_of_damaged_records_leaves_the_good_ones_in_the_ledger_once(tmp_path: Path, seed: int):
+    """The law: whichever bytes of whichever records are broken, lengths included."""
+    rng = random.Random(seed)
+    count = 40
+    path = _leave(tmp_path / "ledger", [_opened(_intent("t", number)) for number in range(count)])
+    data = bytearray(path.read_bytes())
+    places: list[tuple[int, int]] = []
+    at = 0
+    while length := struct.unpack_from("<I", data, at)[0]:
+        places.append((at, length))
+        at += 4 + length
+    broken = set(rng.sample(range(count), rng.randint(1, count - 1)))
+    for number in broken:
+        start, length = places[number]
+        match rng.choice(["length", "beginning", "middle", "all"]):
+            case "length":
+                struct.pack_into("<I", data, start, rng.choice([1, length * 7 + 3, 0x7FFF_FFFF, 0xFFFF_FFFF]))
+            case "beginning":
+                data[start + 4 : start + 8] = b"\xff\xff\xff\xff"
+            case "middle":
+                data[start + 4 + length // 2] = 0
+            case _:
+                data[start : start + 4 + length] = bytes(rng.randrange(1, 256) for _ in range(4 + length))
+    path.write_bytes(data)
+    database = Database(tmp_path / "x.db")
+    rows = _recovered(database, tmp_path / "ledger", "t")
+    again = _recovered(database, tmp_path / "ledger", "t")
+    database.close()
+    good = {f"call_t_{number}.1" for number in range(count) if number not in broken}
+    assert good <= rows.keys()
+    assert again.keys() == rows.keys()
+    assert rows.keys() <= {f"call_t_{number}.1" for number in range(count)}
+
+
+def test_one_journal_that_cannot_be_read_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "ledger"
+    first = _leave(folder, [_opened(_intent("t", 1))])
+    _leave(folder, [_opened(_intent("t", 2))])
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path == first:
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    database = Database(tmp_path / "x.db")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", read_bytes)
+        assert _recovered(database, folder, "t").keys() == {"call_t_2.1"}
+    assert _recovered(database, folder, "t").keys() == {"call_t_1.1", "call_t_2.1"}  # it waited, and nothing is lost
+    database.close()
+
+
+def test_what_was_set_aside_is_reported(start_gateway: Any, tmp_path: Path):  # noqa: F811
+    """By /health, which tells how many and nothing else, and by the doctor."""
+    home = tmp_path / "home"
+    _leave(home / "ledger", [_opened(_intent("t", 1)), b"torn", _opened(_intent("t", 2))])
+    running = start_gateway(home=str(home))
+    until = time.monotonic() + 20
+    while not (health := ask(running, "GET", "/health").json)["rejected_records"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert health["rejected_records"] == 1
+    assert "torn" not in json.dumps(health)
+    environ = {"MODELYARD_HOME": str(home), "MODELYARD_LOCAL__ENABLED": "false"}
+    said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
+    finding = next(one for one in json.loads(said.stdout) if one["what"] == "ledger")
+    assert (finding["ok"], "rejected" in finding["remedy"]) == (False, True)
