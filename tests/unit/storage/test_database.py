@@ -97,8 +97,8 @@ def test_rows_outlast_a_lock(tmp_path: Path):
 
 def test_statements_are_named_and_migrations_are_numbered():
     assert set(statements("usage")) == {
-        "add", "recent", "page", "invocation", "forget", "sums", "used", "attempts", "count_attempts", "latencies",
-        "first_chunks",
+        "add", "recent", "page", "invocation", "forget", "sums", "attempts", "count_attempts", "latencies",
+        "first_chunks", "tenants", "oldest", "of_call",
     }  # fmt: skip
     numbers = [number for number, _ in migrations()]
     assert numbers == list(range(1, len(numbers) + 1))

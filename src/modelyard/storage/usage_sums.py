@@ -1,0 +1,252 @@
+"""What was used, added up as it is written: by tenant, key, user and credential, each with its models, a day and ten
+seconds at a time.
+
+Where a limit's counter starts is a look-up by the primary key, however many rows the ledger has. Rows from before there
+were sums are added in the background. Why so: docs/design/0016-usage-sums.md.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from modelyard.storage.database import Connection, Database, Row, statements
+
+DAY, MOMENT = 86_400, 10
+"""Seconds that buckets last: for limits a day, a month and in all; for limits a minute and an hour."""
+KEPT_SECONDS = 3 * 3600.0
+"""Short buckets are kept for so long: longer than two of the longest window that needs them."""
+_PARTS = 64
+_CHUNK = 50_000
+_LONGEST_NAME = 256
+"""Bytes: five such names fit into one entry of PostgreSQL's index."""
+
+Scope = Literal["tenant", "key", "user", "credential"]
+
+
+class Used(NamedTuple):
+    """What was used of one model in one bucket, or in several together."""
+
+    model: str
+    bucket: int
+    calls: int
+    served: int
+    """Calls that brought an answer."""
+    tokens: int
+    nanos: int
+
+
+class Sought(NamedTuple):
+    """Whose use is looked up."""
+
+    tenant: str
+    scope: Scope
+    name: str = ""
+    """A key's id, a user's name, `provider/credential`; empty for a tenant's own."""
+    api_key: str = ""
+    """Of a user's use, that with this key alone."""
+
+
+class Booked(NamedTuple):
+    """What of a ledger's row matters here."""
+
+    id: str
+    invocation: str
+    attempt: int
+    tenant: str
+    api_key: str
+    user: str
+    created_at: float
+    asked: str
+    """The model that the call's limits knew it by, as `provider/model`."""
+    model: str
+    credential: str
+    """`provider/name`."""
+    is_answer: bool
+    """Whether it brought an answer, or the beginning of one."""
+    tokens: int
+    nanos: int
+
+
+_Key = tuple[str, str, str, int, int, str, str]  # tenant, scope, name, span, bucket, model, api_key
+
+
+class UsageSums:
+    def __init__(self, database: Database, *, writer: str = "") -> None:
+        """`writer` names the process: several that write to one database should seldom add to the same row."""
+        self._database = database
+        self._sql = statements("usage_sums")
+        digest = hashlib.sha256(writer.encode()).digest()
+        self._part = digest[0] % _PARTS if database.engine == "postgresql" else 0
+        self._is_complete = False
+        self._summing = asyncio.Lock()
+
+    # writing
+
+    def add(self, connection: Connection, rows: Sequence[Booked]) -> None:
+        """Add rows that were just inserted, in the transaction that inserted them."""
+        sums: dict[_Key, list[int]] = {}
+        for row in rows:
+            calls = 1 if row.attempt <= 1 else 0
+            served = 1 if row.is_answer and not self._was_answered(connection, row) else 0
+            for scope, name, api_key in (("tenant", "", ""), ("key", row.api_key, ""), ("user", row.user, row.api_key)):
+                _add(sums, row, (scope, name, row.asked, api_key), (calls, served))
+            _add(sums, row, ("credential", row.credential, row.model, ""), (1, int(row.is_answer)))
+        self._put(connection, sums)
+
+    def _was_answered(self, connection: Connection, row: Booked) -> bool:
+        """Whether an earlier attempt of the call brought an answer, so that it is counted already."""
+        if row.attempt <= 1:
+            return False
+        earlier = connection.execute(self._sql["earlier"], (row.tenant, row.invocation, row.attempt))
+        return any(is_answer(one["status"], one["first_chunk"]) for one in earlier)
+
+    def _put(self, connection: Connection, sums: dict[_Key, list[int]]) -> None:
+        # In one order, as other servers do: nobody waits for a row of somebody who waits for theirs.
+        lines = [(*key, self._part, *amounts) for key, amounts in sorted(sums.items())]
+        Database.insert(connection, self._sql["add"], lines)
+
+    # reading
+
+    async def between(self, sought: Sought, first: int, last: int) -> list[Used]:
+        """What was used from one day to another (days since 1970), by model."""
+        return await self._used(sought, DAY, first, last, group="model", bucket="MAX(bucket)")
+
+    async def moments(self, sought: Sought, since: float, until: float) -> list[Used]:
+        """What was used lately, by model, ten seconds at a time, in their order."""
+        found = await self._used(
+            sought, MOMENT, int(since // MOMENT), int(until // MOMENT), group="model, bucket", bucket="bucket"
+        )
+        return sorted(found, key=lambda one: one.bucket)
+
+    async def _used(self, sought: Sought, span: int, first: int, last: int, *, group: str, bucket: str) -> list[Used]:
+        # Limits know calls without a key or user as those of '-'.
+        name = indexable(sought.name)
+        values = {
+            "tenant": sought.tenant, "scope": sought.scope, "name": name, "other": "" if name == "-" else name,
+            "span": span, "first": first, "last": last, "api_key": indexable(sought.api_key),
+        }  # fmt: skip
+        statement = self._sql["used"].replace("{group}", group).replace("{bucket}", bucket)
+        rows = await self._database.fetch(statement, values)
+        return [
+            Used(row["model"], *(int(row[name]) for name in ("bucket", "calls", "served", "tokens", "nanos")))
+            for row in rows
+        ]
+
+    # rows from before there were sums
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row is known to be in the sums."""
+        return self._is_complete
+
+    async def reaches(self, tenant: str, since: float) -> bool:
+        """Whether all of a tenant's rows from a moment on are in the sums."""
+        return self._is_complete or (await self._left()).get(tenant, 0.0) <= since
+
+    async def _left(self) -> dict[str, float]:
+        """Tenant → until when its rows are not in the sums yet."""
+        rows = await self._database.fetch(self._sql["unsummed"])
+        self._is_complete = not rows
+        return {row["tenant"]: float(row["until"]) for row in rows}
+
+    async def sum_more(self, now: float, tenant: str = "") -> bool:
+        """Add some of the rows from before there were sums, newest first, this tenant's where one is named; whether
+        there may be more of them. A process that is killed in the middle has added all of them, or none."""
+        if self._is_complete:
+            return False
+        async with self._summing:
+            left = await self._left()
+            if not left or (tenant and tenant not in left):
+                return False
+            chosen = tenant or next(iter(left))
+            await self._sum_chunk(chosen, left[chosen], now)
+        return True
+
+    async def _sum_chunk(self, tenant: str, until: float, now: float) -> None:
+        values: dict[str, Any] = {"tenant": tenant, "until": until, "most": _CHUNK}
+        since = (await self._database.fetch(self._sql["chunk"], values, is_long=True))[0]["since"]
+        if since is None:
+            await self._transact(lambda it: it.execute(self._sql["summed"], (tenant, until)))
+            return
+        sums: dict[_Key, list[int]] = {}
+        await self._read_old(sums, tenant, DAY, "day", since, until)
+        if until > (recent := now - KEPT_SECONDS):
+            await self._read_old(sums, tenant, MOMENT, self._moment, max(since, recent), until)
+
+        def work(connection: Connection) -> None:
+            if connection.execute(self._sql["advance"], (since, tenant, until)):
+                self._put(connection, sums)
+
+        await self._transact(work)
+
+    async def _read_old(
+        self, sums: dict[_Key, list[int]], tenant: str, span: int, bucket: str, since: float, until: float
+    ) -> None:
+        values = {"tenant": tenant, "since": since, "until": until}
+        statement = self._sql["old"].replace("{bucket}", bucket)
+        for row in await self._database.fetch(statement, values, is_long=True):
+            for (scope, name, model, api_key), amounts in _scopes_of(row):
+                _increase(sums, (tenant, scope, name, span, int(row["bucket"]), model, api_key), amounts)
+
+    @property
+    def _moment(self) -> str:
+        whole = "FLOOR(created_at / 10)" if self._database.engine == "postgresql" else "created_at / 10"
+        return f"CAST({whole} AS INTEGER)"
+
+    # tidying
+
+    async def forget_moments(self, now: float) -> None:
+        """Drop short buckets that no window reaches any more, a few rows at a time."""
+        before = int((now - KEPT_SECONDS) // MOMENT)
+        while True:
+            oldest = (await self._database.fetch(self._sql["oldest"]))[0]["bucket"]
+            if oldest is None or oldest >= before:
+                return
+            await self._transact(lambda it, bucket=oldest: it.execute(self._sql["drop"], (bucket,)))
+
+    async def _transact(self, work: Any) -> None:
+        await asyncio.wrap_future(self._database.transact(work))
+
+
+def is_answer(status: str, first_chunk: float | None) -> bool:
+    """Whether a row stands for an answer, or the beginning of one."""
+    return status in ("ok", "cached", "lost") or first_chunk is not None
+
+
+def indexable(text: str) -> str:
+    """A name that an index takes: of a long one its beginning and a digest."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= _LONGEST_NAME:
+        return text
+    beginning = data[: _LONGEST_NAME - 65].decode("utf-8", "ignore")
+    return f"{beginning}~{hashlib.sha256(data).hexdigest()}"
+
+
+def _scopes_of(row: Row) -> Iterable[tuple[tuple[str, str, str, str], tuple[int, int, int, int]]]:
+    model, user, key = f"{row['provider']}/{row['model']}", row["user"] or "", row["api_key"]
+    tokens, nanos = int(row["tokens"]), int(row["nanos"])
+    amounts = int(row["calls"]), int(row["served"]), tokens, nanos
+    yield ("tenant", "", model, ""), amounts
+    yield ("key", key, model, ""), amounts
+    yield ("user", user, model, key), amounts
+    credential = f"{row['provider']}/{row['credential']}"
+    yield ("credential", credential, model, ""), (int(row["attempts"]), int(row["answers"]), tokens, nanos)
+
+
+def _add(sums: dict[_Key, list[int]], row: Booked, whose: tuple[str, str, str, str], counts: tuple[int, int]) -> None:
+    scope, name, model, api_key = whose
+    for span in (DAY, MOMENT):
+        key = row.tenant, scope, name, span, int(row.created_at // span), model, api_key
+        _increase(sums, key, (*counts, row.tokens, row.nanos))
+
+
+def _increase(sums: dict[_Key, list[int]], key: _Key, amounts: Sequence[int]) -> None:
+    tenant, scope, name, span, bucket, model, api_key = key
+    key = tenant, scope, indexable(name), span, bucket, indexable(model), indexable(api_key)
+    known = sums.get(key)
+    if known is None:
+        sums[key] = list(amounts)
+    else:
+        for place, amount in enumerate(amounts):
+            known[place] += amount
