@@ -1,6 +1,7 @@
 """After a restart the door is open at once, and limits go on from exactly where they stood."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -132,10 +133,10 @@ def by_hand(calls: Sequence[dict[str, Any]], limit: Limit, subject: Subject, now
         is_new, is_first_answer = one["invocation"] not in seen, is_answer and one["invocation"] not in answered
         seen.add(one["invocation"])
         answered |= {one["invocation"]} if is_answer else set()
-        credits = next((each for pattern, each in limit.credits.items() if fits(pattern, one[by])), 1.0)
+        each_takes = next((each for pattern, each in limit.credits.items() if fits(pattern, one[by])), 1.0)
         is_cached = one["status"] == "cached"
         used += {
-            "requests": float(is_new), "times": float(is_first_answer), "credits": credits * is_first_answer,
+            "requests": float(is_new), "times": float(is_first_answer), "credits": each_takes * is_first_answer,
             "tokens": 0.0 if is_cached else one["tokens"] + 1, "cost": 0.0 if is_cached else one["price"],
         }[limit.unit]  # fmt: skip
     return used
@@ -280,12 +281,10 @@ def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(url: str,
         ledgers = [Ledger(each) for each in databases]
         new = some_calls(rng, tenant, 40, since=NOW - 70 * DAY, until=NOW)
         new.sort(key=lambda one: one["attempt"])
-        turns = 0
-        for one in new:  # calls go on, and two servers sum up at once
+        for turns, one in enumerate(new):  # calls go on, and two servers sum up at once
             settle(ledgers[0], one)
             if turns % 25 == 0:
                 await asyncio.gather(*(each.sums.sum_more(NOW) for each in ledgers))
-            turns += 1
         await ledgers[0].flush()
         assert not ledgers[0].sums.is_complete
         await ledgers[0].forget(NOW)  # what is not in the sums yet must not go
@@ -567,8 +566,7 @@ def test_limits_go_on_to_the_unit_after_kill_9(tmp_path: Path, settings: dict[st
                 assert await asked(port, _FIRST) == [200] * _FIRST
                 before = len(upstream.served)
                 open_ = [asyncio.create_task(ask(port, f"s{number}", stream=True)) for number in range(5)]
-                while len(upstream.served) < before + 5:
-                    await asyncio.sleep(0.01)
+                await asyncio.to_thread(until_served, upstream, before + 5)
                 await asyncio.to_thread(kill, server)
                 await asyncio.gather(*open_, return_exceptions=True)
 
@@ -580,6 +578,11 @@ def test_limits_go_on_to_the_unit_after_kill_9(tmp_path: Path, settings: dict[st
             assert found.count(200) == _LIMIT - _FIRST - 5
             assert len(upstream.served) == _LIMIT
             kill(server, 15)
+
+
+def until_served(upstream: TruthfulUpstream, count: int) -> None:
+    while len(upstream.served) < count:
+        time.sleep(0.01)
 
 
 async def asked(port: int, count: int) -> list[int]:

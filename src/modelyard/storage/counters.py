@@ -110,7 +110,8 @@ def clamped(stamp: float, now: float) -> float:
 
 
 def admit(levels: MutableMapping[str, Level], charges: Sequence[Charge], now: float) -> Refusal | None:
-    """Take all charges or none. Raises UnseededError where a counter is not there."""
+    """Take all charges or none. Raises UnseededError where a counter is not there. What a clock's jump left in the
+    levels is put right even where the call is refused: it would be so for as long as the jump was, else."""
     if unknown := [one.name for one in charges if one.name not in levels]:
         raise UnseededError(unknown)
     _without_jumps(levels, charges, now)
@@ -208,9 +209,11 @@ class DatabaseCounters:
         def work(connection: Connection) -> Refusal | None:
             now = self._clock.time()
             levels = self._locked(connection, names)
-            if (refusal := admit(levels, ordered, now)) is not None:
+            before = dict(levels)
+            refusal = admit(levels, ordered, now)
+            self._put(connection, levels, [name for name in levels if levels[name] != before[name]])
+            if refusal is not None:
                 return refusal
-            self._put(connection, levels, names)
             connection.execute(self._sql["keep"], (name, msgspec.json.encode(ordered).decode(), now, self._owner))
             return None
 

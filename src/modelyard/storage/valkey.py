@@ -33,7 +33,10 @@ for i = 4, #KEYS do
     unknown[#unknown + 1] = i - 4
   else
     local stamp = tonumber(level[2])
-    if stamp > now + SKEW then stamp = now end
+    if stamp > now + SKEW then
+      stamp = now  -- even where the call is refused: it would be so for as long as the clock's jump was, else
+      redis.call('HSET', KEYS[i], 'stamp', string.format('%.17g', now))
+    end
     local drained = tonumber(level[1]) - tonumber(of(i, 3)) * math.max(0, now - stamp)
     left[i] = {math.max(0, drained), math.max(now, stamp)}
   end
