@@ -22,6 +22,8 @@ PROOFS = {
     "stream-cut": "1,000 streams cut by the caller at any byte: a row each, and the provider let go.",
     "faults": "Every way in which a provider fails, streamed and not, in three wire formats.",
     "dead-credential": "One of three credentials dead: nobody notices, and it is back when it lives.",
+    "restart": "A ledger of any size, kill -9 under load, a restart: 256 callers at once, limits exact to the unit.",
+    "clock": "A clock that jumps a day ahead for two seconds and back, on every store of counters.",
     "budget-race": "64 racing callers, two processes, one budget: on SQLite, PostgreSQL and Valkey.",
     "noisy-tenant": "A tenant at a hundred times the load of another, which does not notice.",
     "tenancy": "Every route with every id of another tenant's; secrets looked for wherever words go.",

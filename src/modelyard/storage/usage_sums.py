@@ -170,9 +170,9 @@ class UsageSums:
             await self._transact(lambda it: it.execute(self._sql["summed"], (tenant, until)))
             return
         sums: dict[_Key, list[int]] = {}
-        await self._read_old(sums, tenant, DAY, "day", since, until)
+        await self._read_old(sums, tenant, DAY, since, until)
         if until > (recent := now - KEPT_SECONDS):
-            await self._read_old(sums, tenant, MOMENT, self._moment, max(since, recent), until)
+            await self._read_old(sums, tenant, MOMENT, max(since, recent), until)
 
         def work(connection: Connection) -> None:
             if connection.execute(self._sql["advance"], (since, tenant, until)):
@@ -180,19 +180,15 @@ class UsageSums:
 
         await self._transact(work)
 
-    async def _read_old(
-        self, sums: dict[_Key, list[int]], tenant: str, span: int, bucket: str, since: float, until: float
-    ) -> None:
+    async def _read_old(self, sums: dict[_Key, list[int]], tenant: str, span: int, since: float, until: float) -> None:
+        # SQLite cuts where it casts, PostgreSQL rounds.
+        whole = f"FLOOR(created_at / {span})" if self._database.engine == "postgresql" else f"created_at / {span}"
+        bucket = f"CAST({whole} AS INTEGER)"
         values = {"tenant": tenant, "since": since, "until": until}
         statement = self._sql["old"].replace("{bucket}", bucket)
         for row in await self._database.fetch(statement, values, is_long=True):
             for (scope, name, model, api_key), amounts in _scopes_of(row):
                 _increase(sums, (tenant, scope, name, span, int(row["bucket"]), model, api_key), amounts)
-
-    @property
-    def _moment(self) -> str:
-        whole = "FLOOR(created_at / 10)" if self._database.engine == "postgresql" else "created_at / 10"
-        return f"CAST({whole} AS INTEGER)"
 
     # tidying
 
