@@ -36,7 +36,7 @@ from modelyard.runtime.limits import (
 from modelyard.runtime.tenancy import Limit
 from modelyard.storage import usage_sums
 from modelyard.storage.counters import Charge, DatabaseCounters, MemoryCounters
-from modelyard.storage.database import Database, migrations, statements
+from modelyard.storage.database import Connection, Database, migrations, statements
 from modelyard.testing import FakeClock
 from modelyard.transport.http import HttpClient, Timeouts
 
@@ -269,7 +269,7 @@ def old_database(url: str, calls: Sequence[dict[str, Any]]) -> None:
 
 
 def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(usage_sums, "_CHUNK", 37)
+    monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 37)
     rng, tenant = Random(2), new_id("t")
     calls = some_calls(rng, tenant, 150, since=NOW - 70 * DAY, until=NOW)
     for one in calls:
@@ -279,6 +279,7 @@ def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(url: str,
     async def work() -> None:
         databases = [Database(url), Database(url)]
         ledgers = [Ledger(each) for each in databases]
+        monkeypatch.setattr(usage_sums, "_LINES_AT_ONCE", 11)
         new = some_calls(rng, tenant, 40, since=NOW - 70 * DAY, until=NOW)
         new.sort(key=lambda one: one["attempt"])
         for turns, one in enumerate(new):  # calls go on, and two servers sum up at once
@@ -291,6 +292,7 @@ def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(url: str,
         assert len(list(ledgers[0].export(tenant, since=0, until=1e12))) == len(calls) + len(new)
         while any([await each.sums.sum_more(NOW) for each in ledgers]):
             pass
+        await asyncio.gather(*(each.sums.reaches(tenant, 0) for each in ledgers))
         assert ledgers[0].sums.is_complete
         found = {one.model: one.tokens for one in await ledgers[1].sums.between(sought_by_tenant(tenant), 0, 1 << 40)}
         for model in MODELS:
@@ -306,8 +308,40 @@ def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(url: str,
     asyncio.run(work())
 
 
+def test_whoever_is_killed_while_adding_up_is_gone_on_from(url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(usage_sums, "_LINES_AT_ONCE", 7)
+    tenant = new_id("t")
+    calls = some_calls(Random(5), tenant, 80, since=NOW - 70 * DAY, until=NOW)
+    for one in calls:
+        one["asked"] = one["model"] = "openai/a"
+    old_database(url, calls)
+
+    async def work() -> None:
+        database = Database(url)
+        killed, other = Ledger(database), Ledger(database)
+        slices, put = [0], killed.sums._put
+
+        def dies(connection: Connection, lines: Any) -> None:
+            slices[0] += 1
+            if slices[0] == 4:
+                raise RuntimeError
+            put(connection, lines)
+
+        monkeypatch.setattr(killed.sums, "_put", dies)
+        with suppress(Exception):
+            await killed.sums.sum_more(NOW)
+        assert not await other.sums.sum_more(NOW + 1)  # it may still be at it
+        await asyncio.wrap_future(database.transact(lambda it: other.sums.release(it, killed.owner)))
+        while await other.sums.sum_more(NOW + 2):
+            pass
+        assert await agrees(other, calls, tenant) > 300
+        await asyncio.to_thread(database.close)
+
+    asyncio.run(work())
+
+
 def test_old_rows_sum_up_as_new_ones_do(url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(usage_sums, "_CHUNK", 50)
+    monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 50)
     tenant = new_id("t")
     calls = some_calls(Random(3), tenant, 120, since=NOW - 70 * DAY, until=NOW)
     for one in calls:  # one model a call: with several, the release before counted the call for each of them
@@ -328,7 +362,7 @@ def test_old_rows_sum_up_as_new_ones_do(url: str, monkeypatch: pytest.MonkeyPatc
 def test_a_call_makes_the_sums_that_it_needs_first_and_does_not_wait_for_ever(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(usage_sums, "_CHUNK", 20)
+    monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 20)
     clock = FakeClock(NOW)
     calls = [
         one for tenant in ("aaa", "mine") for one in some_calls(Random(4), tenant, 60, since=NOW - 60 * DAY, until=NOW)

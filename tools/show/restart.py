@@ -190,8 +190,8 @@ async def add_up(database: str, rows: int) -> float:
     sums, turns = Ledger(opened).sums, 0
     while await sums.sum_more(time.time()):
         turns += 1
-        if turns % 20 == 0:
-            progress("added up", min(rows, turns * 50_000), rows, began)
+        if turns % 5 == 0:
+            progress("added up", min(rows, turns * 200_000), rows, began)
     await asyncio.to_thread(opened.close)
     return time.monotonic() - began
 

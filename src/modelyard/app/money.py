@@ -37,6 +37,7 @@ _USUAL_ANSWER = 4096
 _NANO = 1_000_000_000
 _MOST_SUBJECTS = 16_384
 _DAY = 86_400
+_WHILE_ANOTHER_ADDS = 0.1
 _PATIENCE = 10.0
 """Seconds that a call waits for the sums of a ledger from before there were any."""
 
@@ -107,7 +108,6 @@ class Seeds:
         if (seconds := drains_within(window)) is not None:
             # What was there two windows ago has drained, whatever came before it.
             now = self._clock.time()
-            await self._summed(subject.tenant, now - 2 * seconds)
             return level_of(one.applied, await self._ledger.sums.moments(whose, now - 2 * seconds, now), now)
         first, last = days_of(window, one.now)
         await self._summed(subject.tenant, first * _DAY)
@@ -120,7 +120,8 @@ class Seeds:
         while not await sums.reaches(tenant, since):
             if self._clock.monotonic() > until:
                 raise LedgerUnavailableError("what was used so far is being added up, once after the upgrade")
-            await sums.sum_more(self._clock.time(), tenant)
+            if not await sums.sum_more(self._clock.time(), tenant):
+                await self._clock.sleep(_WHILE_ANOTHER_ADDS)
 
 
 def _longest_answer(invocation: Invocation, schema: AIModelEntity | None) -> int:

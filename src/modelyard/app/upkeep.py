@@ -105,9 +105,9 @@ class Upkeep:
     async def _sum_up(self) -> None:
         """Bring rows from before there were sums into them, with pauses for others."""
         sums = self._yard.ledger.sums
-        is_more = True
-        while is_more:
-            is_more = await sums.sum_more(self._yard.clock.time())
+        has_more = True
+        while has_more:
+            has_more = await sums.sum_more(self._yard.clock.time())
             await asyncio.sleep(_BETWEEN_CHUNKS)
         await sums.forget_moments(self._yard.clock.time())
 

@@ -343,7 +343,7 @@ class Ledger:
         try:
             settled, opened = _read(left.records())
             rows = [*settled, *(self._lost(intent, left.progress(slot)) for intent, slot in opened)]
-            self._database.transact(lambda it: self._insert(it, rows)).result(30)
+            self._database.transact(lambda it: self._take(it, left.name, rows)).result(30)
             take_over(left.name)
             left.remove()  # last: whoever is killed before that leaves it to the next, who finds the rows there
             fields = {"settled": len(settled), "lost": len(opened)}
@@ -354,6 +354,10 @@ class Ledger:
             return False
         finally:
             left.close()
+
+    def _take(self, connection: Connection, owner: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._insert(connection, rows)
+        self.sums.release(connection, owner)
 
     def _lost(self, intent: Intent, tokens: int | None) -> tuple[Any, ...]:
         """The row of an attempt whose process was killed: what had come by then, priced."""

@@ -7,7 +7,8 @@ were sums are added in the background. Why so: docs/design/0016-usage-sums.md.
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from modelyard.storage.database import Connection, Database, Row, statements
@@ -17,7 +18,9 @@ DAY, MOMENT = 86_400, 10
 KEPT_SECONDS = 3 * 3600.0
 """Short buckets are kept for so long: longer than two of the longest window that needs them."""
 _PARTS = 64
-_CHUNK = 50_000
+_ROWS_OF_SPAN = 200_000
+_LINES_AT_ONCE = 2_000
+_HOLD_SECONDS = 60.0
 _LONGEST_NAME = 256
 """Bytes: five such names fit into one entry of PostgreSQL's index."""
 
@@ -69,6 +72,7 @@ class Booked(NamedTuple):
 
 
 _Key = tuple[str, str, str, int, int, str, str]  # tenant, scope, name, span, bucket, model, api_key
+_Line = tuple[_Key, tuple[int, ...]]  # calls, served, tokens, nanos
 
 
 class UsageSums:
@@ -76,6 +80,7 @@ class UsageSums:
         """`writer` names the process: several that write to one database should seldom add to the same row."""
         self._database = database
         self._sql = statements("usage_sums")
+        self._writer = writer
         digest = hashlib.sha256(writer.encode()).digest()
         self._part = digest[0] % _PARTS if database.engine == "postgresql" else 0
         self._is_complete = False
@@ -92,7 +97,8 @@ class UsageSums:
             for scope, name, api_key in (("tenant", "", ""), ("key", row.api_key, ""), ("user", row.user, row.api_key)):
                 _add(sums, row, (scope, name, row.asked, api_key), (calls, served))
             _add(sums, row, ("credential", row.credential, row.model, ""), (1, int(row.is_answer)))
-        self._put(connection, sums)
+        # In one order, as other servers do: nobody waits for a row of somebody who waits for theirs.
+        self._put(connection, sorted((key, tuple(amounts)) for key, amounts in sums.items()))
 
     def _was_answered(self, connection: Connection, row: Booked) -> bool:
         """Whether an earlier attempt of the call brought an answer, so that it is counted already."""
@@ -101,10 +107,8 @@ class UsageSums:
         earlier = connection.execute(self._sql["earlier"], (row.tenant, row.invocation, row.attempt))
         return any(is_answer(one["status"], one["first_chunk"]) for one in earlier)
 
-    def _put(self, connection: Connection, sums: dict[_Key, list[int]]) -> None:
-        # In one order, as other servers do: nobody waits for a row of somebody who waits for theirs.
-        lines = [(*key, self._part, *amounts) for key, amounts in sorted(sums.items())]
-        Database.insert(connection, self._sql["add"], lines)
+    def _put(self, connection: Connection, lines: Sequence[_Line]) -> None:
+        Database.insert(connection, self._sql["add"], [(*key, self._part, *amounts) for key, amounts in lines])
 
     # reading
 
@@ -151,44 +155,63 @@ class UsageSums:
         return {row["tenant"]: float(row["until"]) for row in rows}
 
     async def sum_more(self, now: float, tenant: str = "") -> bool:
-        """Add some of the rows from before there were sums, newest first, this tenant's where one is named; whether
-        there may be more of them. A process that is killed in the middle has added all of them, or none."""
+        """Add a span of the rows from before there were sums, newest first, this tenant's where one is named; whether
+        there was one that nobody else adds. A process that is killed in the middle is gone on from by the next."""
         if self._is_complete:
             return False
         async with self._summing:
             left = await self._left()
-            if not left or (tenant and tenant not in left):
-                return False
-            chosen = tenant or next(iter(left))
-            await self._sum_chunk(chosen, left[chosen], now)
+            for name in [tenant] if tenant else left:
+                if name in left and (held := await self._held(name, now)) is not None:
+                    await self._sum_span(name, held, now)
+                    return True
+        return False
+
+    def release(self, connection: Connection, writer: str) -> None:
+        """Let others go on with what a process that is gone was adding."""
+        connection.execute(self._sql["release"], (writer,))
+
+    async def _held(self, tenant: str, now: float) -> Row | None:
+        """How far the tenant's rows are added, where it is for this process to go on."""
+        until = now + _HOLD_SECONDS
+        values = self._writer, until, tenant, self._writer, now, until + _HOLD_SECONDS
+        rows = await self._transact(lambda it: it.execute(self._sql["hold"], values))
+        return rows[0] if rows else None
+
+    async def _sum_span(self, tenant: str, held: Row, now: float) -> None:
+        since, until, done = held["since"], float(held["until"]), int(held["done"])
+        if since is None:
+            values = {"tenant": tenant, "until": until, "most": _ROWS_OF_SPAN}
+            since = (await self._database.fetch(self._sql["chunk"], values, is_long=True))[0]["since"]
+            statement, given = ("summed", ()) if since is None else ("span", (since,))
+            await self._transact(lambda it: it.execute(self._sql[statement], (*given, tenant, self._writer)))
+            if since is None:
+                return
+        # The same lines in the same order, whoever adds them up: these rows do not change.
+        lines = await self._old_lines(tenant, since, until)
+        for first in range(done, len(lines), _LINES_AT_ONCE):
+            some = lines[first : first + _LINES_AT_ONCE]
+            if not await self._transact(partial(self._advance, tenant, since, first, some, now + _HOLD_SECONDS)):
+                return
+        passed = tenant, self._writer, since, len(lines)
+        await self._transact(lambda it: it.execute(self._sql["passed"], passed))
+
+    def _advance(
+        self, tenant: str, since: float, first: int, lines: Sequence[_Line], until: float, connection: Connection
+    ) -> bool:
+        values = first + len(lines), until, tenant, self._writer, since, first
+        if not connection.execute(self._sql["advance"], values):
+            return False
+        self._put(connection, lines)
         return True
 
-    async def _sum_chunk(self, tenant: str, until: float, now: float) -> None:
-        values: dict[str, Any] = {"tenant": tenant, "until": until, "most": _CHUNK}
-        since = (await self._database.fetch(self._sql["chunk"], values, is_long=True))[0]["since"]
-        if since is None:
-            await self._transact(lambda it: it.execute(self._sql["summed"], (tenant, until)))
-            return
-        sums: dict[_Key, list[int]] = {}
-        await self._read_old(sums, tenant, DAY, since, until)
-        if until > (recent := now - KEPT_SECONDS):
-            await self._read_old(sums, tenant, MOMENT, max(since, recent), until)
-
-        def work(connection: Connection) -> None:
-            if connection.execute(self._sql["advance"], (since, tenant, until)):
-                self._put(connection, sums)
-
-        await self._transact(work)
-
-    async def _read_old(self, sums: dict[_Key, list[int]], tenant: str, span: int, since: float, until: float) -> None:
+    async def _old_lines(self, tenant: str, since: float, until: float) -> list[_Line]:
         # SQLite cuts where it casts, PostgreSQL rounds.
-        whole = f"FLOOR(created_at / {span})" if self._database.engine == "postgresql" else f"created_at / {span}"
-        bucket = f"CAST({whole} AS INTEGER)"
+        whole = f"FLOOR(created_at / {DAY})" if self._database.engine == "postgresql" else f"created_at / {DAY}"
+        statement = self._sql["old"].replace("{bucket}", f"CAST({whole} AS INTEGER)")
         values = {"tenant": tenant, "since": since, "until": until}
-        statement = self._sql["old"].replace("{bucket}", bucket)
-        for row in await self._database.fetch(statement, values, is_long=True):
-            for (scope, name, model, api_key), amounts in _scopes_of(row):
-                _increase(sums, (tenant, scope, name, span, int(row["bucket"]), model, api_key), amounts)
+        rows = await self._database.fetch(statement, values, is_long=True)
+        return await asyncio.to_thread(_lines_of, tenant, rows)
 
     # tidying
 
@@ -201,8 +224,16 @@ class UsageSums:
                 return
             await self._transact(lambda it, bucket=oldest: it.execute(self._sql["drop"], (bucket,)))
 
-    async def _transact(self, work: Any) -> None:
-        await asyncio.wrap_future(self._database.transact(work))
+    async def _transact(self, work: Callable[[Connection], Any]) -> Any:
+        return await asyncio.wrap_future(self._database.transact(work))
+
+
+def _lines_of(tenant: str, rows: Sequence[Row]) -> list[_Line]:
+    sums: dict[_Key, list[int]] = {}
+    for row in rows:
+        for (scope, name, model, api_key), amounts in _scopes_of(row):
+            _increase(sums, (tenant, scope, name, DAY, int(row["bucket"]), model, api_key), amounts)
+    return sorted((key, tuple(amounts)) for key, amounts in sums.items())
 
 
 def is_answer(status: str, first_chunk: float | None) -> bool:

@@ -17,12 +17,16 @@ CREATE TABLE usage_sums (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX usage_sums_by_age ON usage_sums (bucket) WHERE span = 10;
 
--- Rows written from now on say what they were asked for, and are in the sums. Those before are added by and by: of each
--- tenant, those older than this are not in yet.
+-- Rows written from now on say what they were asked for, and are in the sums. Those before are added by and by, newest
+-- first: of each tenant, those older than this are not in yet.
 ALTER TABLE usage ADD COLUMN asked TEXT;
 CREATE TABLE usage_unsummed (
-    tenant TEXT NOT NULL PRIMARY KEY,
-    until  REAL NOT NULL
+    tenant     TEXT NOT NULL PRIMARY KEY,
+    until      REAL NOT NULL,
+    since      REAL,                        -- where the span begins that is being added
+    done       INTEGER NOT NULL DEFAULT 0,  -- so many of its sums are in
+    holder     TEXT NOT NULL DEFAULT '',    -- the process that adds them
+    held_until REAL NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO usage_unsummed (tenant, until)
     WITH RECURSIVE tenants (tenant) AS (

@@ -23,6 +23,12 @@ GROUP BY {group};
 -- Tenants with rows from before there were sums, and until when these go.
 SELECT tenant, until FROM usage_unsummed ORDER BY tenant;
 
+-- name: hold
+-- This process adds a tenant's, unless another one does.
+UPDATE usage_unsummed SET holder = ?, held_until = ?
+WHERE tenant = ? AND (holder = ? OR held_until < ? OR held_until > ?)
+RETURNING until, since, done;
+
 -- name: chunk
 -- Where the next so many of a tenant's rows begin, going back.
 SELECT MIN(created_at) AS since
@@ -30,7 +36,7 @@ FROM (SELECT created_at FROM usage WHERE tenant = :tenant AND created_at < :unti
       ORDER BY created_at DESC LIMIT :most) AS chunk;
 
 -- name: old
--- A tenant's rows from before there were sums, of a span of time.
+-- A tenant's rows from before there were sums, of a span of time, by day.
 SELECT {bucket} AS bucket, api_key, "user", provider, model, credential, COUNT(*) AS attempts,
        SUM(CASE WHEN attempt <= 1 THEN 1 ELSE 0 END) AS calls,
        SUM(CASE WHEN status IN ('ok', 'cached', 'lost') OR first_chunk IS NOT NULL THEN 1 ELSE 0 END) AS answers,
@@ -47,13 +53,27 @@ FROM usage
 WHERE tenant = :tenant AND created_at >= :since AND created_at < :until AND asked IS NULL
 GROUP BY {bucket}, api_key, "user", provider, model, credential;
 
+-- name: release
+-- A process that is gone adds no more.
+UPDATE usage_unsummed SET held_until = 0 WHERE holder = ?;
+
+-- name: span
+-- From here on they are added next.
+UPDATE usage_unsummed SET since = ?, done = 0 WHERE tenant = ? AND holder = ?;
+
 -- name: advance
--- These are in the sums now, unless another server was quicker.
-UPDATE usage_unsummed SET until = ? WHERE tenant = ? AND until = ? RETURNING tenant;
+-- So many of the span's sums are in, unless another process took over.
+UPDATE usage_unsummed SET done = ?, held_until = ? WHERE tenant = ? AND holder = ? AND since = ? AND done = ?
+RETURNING tenant;
+
+-- name: passed
+-- All of the span's are.
+UPDATE usage_unsummed SET until = since, since = NULL, done = 0
+WHERE tenant = ? AND holder = ? AND since = ? AND done = ?;
 
 -- name: summed
 -- All of this tenant's are.
-DELETE FROM usage_unsummed WHERE tenant = ? AND until = ?;
+DELETE FROM usage_unsummed WHERE tenant = ? AND holder = ?;
 
 -- name: oldest
 -- The oldest of the short buckets.
