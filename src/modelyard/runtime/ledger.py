@@ -165,6 +165,7 @@ class Took(NamedTuple):
 
 TakeOver = Callable[[str], None]
 """Settles what the process of this name had reserved: its rows are in the database. Raises where that cannot be."""
+_NANOS = UsageRow.__struct_fields__.index("nanos")
 PriceLookup = Callable[[Intent, int], Priced]
 """What an attempt costs that was to be made, and brought so many tokens."""
 
@@ -570,15 +571,15 @@ def _went_in(counted: Any) -> int:
 
 def _booked(row: Sequence[Any]) -> Booked:
     """What the sums take of a row; an answer from the cache took no tokens of any limit."""
-    get = dict(zip(UsageRow.__struct_fields__, row, strict=False)).__getitem__
-    is_cached = get("status") == "cached"
+    (
+        id_, invocation, attempt, tenant, api_key, user, created_at, _, provider, model, _, credential, _, status, _,
+        went_in, came_out, *_, first_chunk, asked,
+    ) = row  # fmt: skip
+    is_cached = status == "cached"
     return Booked(
-        id=get("id"), invocation=get("invocation"), attempt=get("attempt"), tenant=get("tenant"),
-        api_key=get("api_key"), user=get("user") or "", created_at=get("created_at"), asked=row[-1],
-        model=f"{get('provider')}/{get('model')}", credential=f"{get('provider')}/{get('credential')}",
-        is_answer=is_answer(get("status"), get("first_chunk")),
-        tokens=0 if is_cached else get("prompt_tokens") + get("completion_tokens"),
-        nanos=0 if is_cached else get("nanos") or 0,
+        id_, invocation, attempt, tenant, api_key, user or "", created_at, asked, f"{provider}/{model}",
+        f"{provider}/{credential}", is_answer(status, first_chunk), 0 if is_cached else went_in + came_out,
+        0 if is_cached else row[_NANOS] or 0,
     )  # fmt: skip
 
 

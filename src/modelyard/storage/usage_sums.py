@@ -7,7 +7,7 @@ were sums are added in the background. Why so: docs/design/0016-usage-sums.md.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +18,8 @@ DAY, MOMENT = 86_400, 10
 KEPT_SECONDS = 3 * 3600.0
 """Short buckets are kept for so long: longer than two of the longest window that needs them."""
 _PARTS = 64
+_MOMENTS_A_DAY = DAY // MOMENT
+_OLD_AMOUNTS = ("calls", "served", "attempts", "answers", "tokens", "nanos")
 _ROWS_OF_SPAN = 200_000
 _LINES_AT_ONCE = 2_000
 _HOLD_SECONDS = 60.0
@@ -72,6 +74,7 @@ class Booked(NamedTuple):
 
 
 _Key = tuple[str, str, str, int, int, str, str]  # tenant, scope, name, span, bucket, model, api_key
+_Alike = tuple[str, str, str, str, str, str, int]  # tenant, api_key, user, asked, model, credential, moment
 _Line = tuple[_Key, tuple[int, ...]]  # calls, served, tokens, nanos
 
 
@@ -90,13 +93,25 @@ class UsageSums:
 
     def add(self, connection: Connection, rows: Sequence[Booked]) -> None:
         """Add rows that were just inserted, in the transaction that inserted them."""
-        sums: dict[_Key, list[int]] = {}
+        # First what differs in nothing but its amounts: most of a busy server's rows.
+        alike: dict[_Alike, list[int]] = {}
         for row in rows:
-            calls = 1 if row.attempt <= 1 else 0
-            served = 1 if row.is_answer and not self._was_answered(connection, row) else 0
-            for scope, name, api_key in (("tenant", "", ""), ("key", row.api_key, ""), ("user", row.user, row.api_key)):
-                _add(sums, row, (scope, name, row.asked, api_key), (calls, served))
-            _add(sums, row, ("credential", row.credential, row.model, ""), (1, int(row.is_answer)))
+            served = row.is_answer and not self._was_answered(connection, row)
+            what = (
+                row.tenant, row.api_key, row.user, row.asked, row.model, row.credential, int(row.created_at // MOMENT),
+            )  # fmt: skip
+            known = alike.get(what)
+            if known is None:
+                known = alike[what] = [0, 0, 0, 0, 0, 0]
+            known[0] += row.attempt <= 1
+            known[1] += served
+            known[2] += row.tokens
+            known[3] += row.nanos
+            known[4] += 1
+            known[5] += row.is_answer
+        sums: dict[_Key, list[int]] = {}
+        for what, (calls, served, tokens, nanos, attempts, answers) in alike.items():
+            _spread(sums, what, (calls, served, tokens, nanos), (attempts, answers, tokens, nanos))
         # In one order, as other servers do: nobody waits for a row of somebody who waits for theirs.
         self._put(connection, sorted((key, tuple(amounts)) for key, amounts in sums.items()))
 
@@ -231,9 +246,40 @@ class UsageSums:
 def _lines_of(tenant: str, rows: Sequence[Row]) -> list[_Line]:
     sums: dict[_Key, list[int]] = {}
     for row in rows:
-        for (scope, name, model, api_key), amounts in _scopes_of(row):
-            _increase(sums, (tenant, scope, name, DAY, int(row["bucket"]), model, api_key), amounts)
+        model, credential = f"{row['provider']}/{row['model']}", f"{row['provider']}/{row['credential']}"
+        what = tenant, row["api_key"], row["user"] or "", model, model, credential, int(row["bucket"]) * _MOMENTS_A_DAY
+        calls, served, attempts, answers, tokens, nanos = (int(row[name]) for name in _OLD_AMOUNTS)
+        _spread(sums, what, (calls, served, tokens, nanos), (attempts, answers, tokens, nanos), has_moments=False)
     return sorted((key, tuple(amounts)) for key, amounts in sums.items())
+
+
+def _spread(
+    sums: dict[_Key, list[int]],
+    what: _Alike,
+    by_call: tuple[int, int, int, int],
+    by_attempt: tuple[int, int, int, int],
+    *,
+    has_moments: bool = True,
+) -> None:
+    """Add the amounts to those of all whom they are counted for."""
+    tenant, api_key, user, asked, model, credential = (indexable(text) for text in what[:6])
+    moment = what[6]
+    for span, bucket in (
+        ((DAY, moment // _MOMENTS_A_DAY), (MOMENT, moment)) if has_moments else ((DAY, moment // _MOMENTS_A_DAY),)
+    ):
+        _increase(sums, (tenant, "tenant", "", span, bucket, asked, ""), by_call)
+        _increase(sums, (tenant, "key", api_key, span, bucket, asked, ""), by_call)
+        _increase(sums, (tenant, "user", user, span, bucket, asked, api_key), by_call)
+        _increase(sums, (tenant, "credential", credential, span, bucket, model, ""), by_attempt)
+
+
+def _increase(sums: dict[_Key, list[int]], key: _Key, amounts: tuple[int, int, int, int]) -> None:
+    known = sums.get(key)
+    if known is None:
+        sums[key] = list(amounts)
+    else:
+        for place, amount in enumerate(amounts):
+            known[place] += amount
 
 
 def is_answer(status: str, first_chunk: float | None) -> bool:
@@ -243,37 +289,10 @@ def is_answer(status: str, first_chunk: float | None) -> bool:
 
 def indexable(text: str) -> str:
     """A name that an index takes: of a long one its beginning and a digest."""
+    if len(text) <= _LONGEST_NAME // 4:
+        return text
     data = text.encode("utf-8", "replace")
     if len(data) <= _LONGEST_NAME:
         return text
     beginning = data[: _LONGEST_NAME - 65].decode("utf-8", "ignore")
     return f"{beginning}~{hashlib.sha256(data).hexdigest()}"
-
-
-def _scopes_of(row: Row) -> Iterable[tuple[tuple[str, str, str, str], tuple[int, int, int, int]]]:
-    model, user, key = f"{row['provider']}/{row['model']}", row["user"] or "", row["api_key"]
-    tokens, nanos = int(row["tokens"]), int(row["nanos"])
-    amounts = int(row["calls"]), int(row["served"]), tokens, nanos
-    yield ("tenant", "", model, ""), amounts
-    yield ("key", key, model, ""), amounts
-    yield ("user", user, model, key), amounts
-    credential = f"{row['provider']}/{row['credential']}"
-    yield ("credential", credential, model, ""), (int(row["attempts"]), int(row["answers"]), tokens, nanos)
-
-
-def _add(sums: dict[_Key, list[int]], row: Booked, whose: tuple[str, str, str, str], counts: tuple[int, int]) -> None:
-    scope, name, model, api_key = whose
-    for span in (DAY, MOMENT):
-        key = row.tenant, scope, name, span, int(row.created_at // span), model, api_key
-        _increase(sums, key, (*counts, row.tokens, row.nanos))
-
-
-def _increase(sums: dict[_Key, list[int]], key: _Key, amounts: Sequence[int]) -> None:
-    tenant, scope, name, span, bucket, model, api_key = key
-    key = tenant, scope, indexable(name), span, bucket, indexable(model), indexable(api_key)
-    known = sums.get(key)
-    if known is None:
-        sums[key] = list(amounts)
-    else:
-        for place, amount in enumerate(amounts):
-            known[place] += amount
