@@ -353,6 +353,9 @@ class Ledger:
         except (StorageUnavailableError, TimeoutError) as error:
             logger.error("what a process left waits", extra={"fields": {"error": str(error)}})
             return False
+        except Exception:  # it stays for the next start; nobody else's calls may wait for it
+            logger.exception("what a process left cannot be taken over")
+            return True
         finally:
             left.close()
 

@@ -181,6 +181,7 @@ class _Readers:
                 self._idle.append(connection)
             else:
                 connection.close()
+                self._close_idle()
 
     def _taken(self) -> Connection:
         try:
@@ -191,8 +192,13 @@ class _Readers:
     def close(self) -> None:
         self._is_closed = True
         self.threads.shutdown(wait=True, cancel_futures=True)
-        while self._idle:
-            self._idle.pop().close()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        """Where one is broken, the others are as old: the next try is made with a new one."""
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
 
 class Database:
