@@ -52,7 +52,7 @@ SELECT {name} || '.1', {name}, 1, 'default', CASE WHEN i % 4 = 0 THEN '{key}' EL
        CASE WHEN i % 5 = 0 THEN 'ada' ELSE 'user-' || (i % 10007) END, at, {day}, 'openai',
        CASE WHEN i % 3 = 0 THEN 'gpt-5' ELSE 'gpt-5-mini' END, 'llm', 'credential-1', 'default/openai/1', 'ok',
        'provider', 7, 11, 0, 0, 0, 0, 0.0, 0, '0.000001', 1000, 'USD', 'catalogue', '', 0.5, 0.1
-FROM (SELECT i, {since} + (i - {begin}) * {step} AS at FROM numbers) AS placed ORDER BY i
+FROM (SELECT i, {since} + (i - {begin}) * {step} AS at FROM numbers) AS placed
 """
 _SQLITE_NUMBERS = """
 WITH RECURSIVE numbers (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM numbers WHERE i < {last})
@@ -135,7 +135,7 @@ def fill_sqlite(path: Path, made: Made, begin: float) -> None:
         connection.execute(f"DROP INDEX {name}")
     began = time.monotonic()
     connection.execute("BEGIN")
-    for done, statement in inserts(made, begin, _SQLITE_NUMBERS, "printf('g%010d', i)", _SQLITE_DAY):
+    for done, statement in inserts(made, begin, _SQLITE_NUMBERS, "'g' || (10000000000 + i)", _SQLITE_DAY):
         connection.execute(statement)
         progress("rows", done, made.rows, began)
     connection.execute("COMMIT")
@@ -155,7 +155,7 @@ def fill_postgres(url: str, made: Made, begin: float) -> None:
         definitions = [text for name, text in found if name in _INDEXES]
         for name in _INDEXES:
             connection.execute(f"DROP INDEX {name}")  # type: ignore[arg-type]
-        for done, statement in inserts(made, begin, _POSTGRES_NUMBERS, "'g' || lpad(i::text, 10, '0')", _POSTGRES_DAY):
+        for done, statement in inserts(made, begin, _POSTGRES_NUMBERS, "'g' || (10000000000 + i)", _POSTGRES_DAY):
             connection.execute(statement)  # type: ignore[arg-type]
             progress("rows", done, made.rows, began)
         for text in definitions:
