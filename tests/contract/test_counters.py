@@ -24,21 +24,21 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     kind = request.param
 
     @asynccontextmanager
-    async def opened(clock: FakeClock) -> AsyncGenerator[Counters]:
+    async def opened(clock: FakeClock, owner: str = "") -> AsyncGenerator[Counters]:
         if kind == "memory":
             yield MemoryCounters(clock)
         elif kind == "valkey":
             from modelyard.storage.valkey import Valkey, ValkeyCounters
 
             server = Valkey(request.getfixturevalue("valkey_url"))
-            counters: Counters = ValkeyCounters(server, clock)
+            counters: Counters = ValkeyCounters(server, clock, owner=owner)
             yield counters
             await counters.aclose()
             await server.aclose()
         else:
             where = str(tmp_path / "x.db") if kind == "sqlite" else request.getfixturevalue("postgres_url")
             database = Database(where)
-            yield DatabaseCounters(database, clock)
+            yield DatabaseCounters(database, clock, owner=owner)
             await asyncio.to_thread(database.close)
 
     opened.kind = kind  # type: ignore[attr-defined]
@@ -143,6 +143,28 @@ def test_what_a_dead_process_held_can_be_settled_by_another(make: Make):
             await one.reserve(call, [charge(a, 9), charge(b, unit="requests"), charge(slots, unit="concurrency")])
             await settled(other, call, {"tokens": 1, "cost": 5, "concurrency": 0})
             assert await one.levels([a, b, slots]) == {a: 1, b: 1, slots: 0}
+
+    asyncio.run(work())
+
+
+def test_what_a_process_holds_is_known_by_its_name_and_settled_for_it_once(make: Make):
+    async def work() -> None:
+        clock = FakeClock()
+        async with make(clock, "dead") as one, make(clock, "alive") as other:
+            if make.kind == "memory":  # type: ignore[attr-defined]
+                return
+            a, first, second, mine = new_id("a"), new_id("x"), new_id("x"), new_id("x")
+            await seeded(one, a)
+            for name in (first, second):
+                await one.reserve(name, [charge(a, 3)])
+            await other.reserve(mine, [charge(a, 2)])
+            assert {first, second} <= {*await other.held_by("dead")}
+            assert mine not in await other.held_by("dead")
+            await other.settle_for("dead", first, {"tokens": 1})
+            await other.settle_for("dead", first, {"tokens": 1})
+            await settled(one, second, {"tokens": 0})
+            assert not {first, second} & {*await other.held_by("dead")}
+            assert await one.levels([a]) == {a: 1 + 2}
 
     asyncio.run(work())
 

@@ -24,6 +24,8 @@ PROOFS = {
     "dead-credential": "One of three credentials dead: nobody notices, and it is back when it lives.",
     "strangers": "Slow, huge and very many callers at the door: the owner signs in within a second, memory stays.",
     "sigterm": "Streams of every format cut by the server's end, a second signal, workers: each is told, nothing left.",
+    "restart": "A ledger of any size, kill -9 under load, a restart: 256 callers at once, limits exact to the unit.",
+    "clock": "A clock that jumps a day ahead for two seconds and back, on every store of counters.",
     "budget-race": "64 racing callers, two processes, one budget: on SQLite, PostgreSQL and Valkey.",
     "noisy-tenant": "A tenant at a hundred times the load of another, which does not notice.",
     "tenancy": "Every route with every id of another tenant's; secrets looked for wherever words go.",

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from modelyard.app.extensions import PluginParts
 from modelyard.app.knowledge import KnowledgeParts
-from modelyard.app.money import Admission, HostedQuotas, price_of_lost
+from modelyard.app.money import Admission, HostedQuotas, Seeds, price_of_lost
 from modelyard.app.providers import ADDED_PROVIDERS, added_providers, configure_credentials, definitions_of, timeouts_of
+from modelyard.app.recovery import Recovery
 from modelyard.app.upkeep import Upkeep
 from modelyard.app.workflows import WorkflowParts
 from modelyard.base.clock import Clock, SystemClock
@@ -138,7 +139,9 @@ class Modelyard:
         self._traced: Any = None
         self._on_reload: list[Callable[[Settings], None]] = []
         self.counters = self._counters()
-        self.admission = Admission(self.directory, self.providers, self.ledger, self.clock)
+        self.admission = Admission(self.directory, self.providers)
+        self.recovery = Recovery(self.ledger, self.counters)
+        self.seeds = Seeds(self.counters, self.ledger, self.clock, self.recovery.first)
         self.queue = FairQueue(self.settings.queue.capacity, self.settings.queue.waiting)
         self.answers = self._answers()
         self.metrics = Metrics()
@@ -259,10 +262,10 @@ class Modelyard:
         if not shared:
             return MemoryCounters(self.clock)
         if shared == "database":
-            return DatabaseCounters(self.database, self.clock)
+            return DatabaseCounters(self.database, self.clock, owner=self.ledger.owner)
         from modelyard.storage.valkey import ValkeyCounters
 
-        return ValkeyCounters(self._shared(), self.clock)
+        return ValkeyCounters(self._shared(), self.clock, owner=self.ledger.owner)
 
     def _shared(self) -> Any:
         """The connection to Valkey."""
@@ -339,7 +342,7 @@ class Modelyard:
                 self.admission.applying,
                 self.admission.estimate,
                 self.counters,
-                self.admission.seeds,
+                self.seeds.start,
                 self.queue,
                 self.clock,
                 patience=self.settings.queue.seconds,
@@ -350,7 +353,7 @@ class Modelyard:
                 self.clock,
                 RetryBudget(self.clock),
                 self.settings.retries,
-                HostedQuotas(self.counters, self.admission, self.clock),
+                HostedQuotas(self.counters, self.admission, self.seeds, self.clock),
             ),
             Structured(self._features),
             Meter(self.ledger, self._pricing, self.clock),

@@ -1,9 +1,10 @@
 """What a call can cost at most, which limits hold for it, and where their counters start."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,8 +14,21 @@ from modelyard.models.llm import LLMUsage
 from modelyard.models.pricing import in_force, priced
 from modelyard.models.types import ModelType
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.ledger import Intent, Ledger, Priced
-from modelyard.runtime.limits import Applied, Estimate, Subject, applying, began, charge, reserve, seed_of, taken
+from modelyard.runtime.ledger import Intent, Ledger, LedgerUnavailableError, Priced
+from modelyard.runtime.limits import (
+    Applied,
+    Estimate,
+    Started,
+    Subject,
+    applying,
+    charge,
+    days_of,
+    drains_within,
+    level_of,
+    reserve,
+    sought,
+    taken,
+)
 from modelyard.runtime.load_balancing import Deployment
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.runtime.tenancy import Directory, Limit
@@ -24,16 +38,18 @@ _USUAL_ANSWER = 4096
 """Tokens reserved for an answer where neither the caller nor the model says how long it can be."""
 _NANO = 1_000_000_000
 _MOST_SUBJECTS = 16_384
+_DAY = 86_400
+_WHILE_ANOTHER_ADDS = 0.1
+_PATIENCE = 10.0
+"""Seconds that a call waits for the sums of a ledger from before there were any."""
 
 
 class Admission:
     """What the policy `Limits` asks."""
 
-    def __init__(self, directory: Directory, providers: ProviderManager, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, directory: Directory, providers: ProviderManager) -> None:
         self._directory = directory
         self._providers = providers
-        self._ledger = ledger
-        self._clock = clock
         self._known: dict[Subject, Sequence[Applied]] = {}
         directory.on_change(lambda touched: self._known.clear())
 
@@ -61,18 +77,62 @@ class Admission:
             invocation.tenant, invocation.provider, invocation.model_type, invocation.model, credential
         )
 
-    async def seeds(self, subject: Subject, applied: Sequence[Applied]) -> Sequence[float]:
-        """By the ledger, which is brought up to date first."""
-        now = self._clock.time()
+
+class Seeds:
+    """Starts counters where the ledger says that they stand: each once, for all who wait for it."""
+
+    def __init__(self, counters: Counters, ledger: Ledger, clock: Clock, recovered: Callable[[], Awaitable[None]]):
+        """`recovered` waits until what processes that are gone have left is in the ledger."""
+        self._counters = counters
+        self._ledger = ledger
+        self._clock = clock
+        self._recovered = recovered
+        self._starting: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self, subject: Subject, those: Sequence[Started], credential: str = "") -> None:
+        """Raises StorageUnavailableError, LedgerUnavailableError."""
+        tasks = [self._begun(subject, one, credential) for one in those]
+        # Whoever waits may go away; the others wait on.
+        await asyncio.gather(*(asyncio.shield(task) for task in tasks))
+
+    def _begun(self, subject: Subject, one: Started, credential: str) -> asyncio.Task[None]:
+        name = one.charge.name
+        task = self._starting.get(name)
+        if task is None:
+            task = self._starting[name] = asyncio.create_task(self._start(subject, one, credential))
+            task.add_done_callback(partial(self._over, name))
+        return task
+
+    def _over(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._starting[name]
+        if not task.cancelled():
+            task.exception()  # whoever waits has it; perhaps nobody does any more
+
+    async def _start(self, subject: Subject, one: Started, credential: str) -> None:
+        level = 0.0 if one.applied.limit.unit == "concurrency" else await self._level(subject, one, credential)
+        await self._counters.seed({one.charge.name: level}, [one.charge])
+
+    async def _level(self, subject: Subject, one: Started, credential: str) -> float:
+        await self._recovered()
         await self._ledger.flush()
-        sums: dict[float, list[Any]] = {}
-        levels: list[float] = []
-        for one in applied:
-            since = began(one.limit.window, now)
-            if since not in sums:
-                sums[since] = await asyncio.to_thread(self._ledger.used_since, since)
-            levels.append(seed_of(one, subject, sums[since], now))
-        return levels
+        whose, window = sought(one.applied, subject, credential), one.applied.limit.window
+        if (seconds := drains_within(window)) is not None:
+            # What was there two windows ago has drained, whatever came before it.
+            now = self._clock.time()
+            return level_of(one.applied, await self._ledger.sums.moments(whose, now - 2 * seconds, now), now)
+        first, last = days_of(window, one.now)
+        await self._summed(subject.tenant, first * _DAY)
+        return level_of(one.applied, await self._ledger.sums.between(whose, first, last), one.now)
+
+    async def _summed(self, tenant: str, since: float) -> None:
+        """Wait until the tenant's rows from then on are in the sums: after the first start with a ledger of before
+        there were sums, these are made for whoever needs them first."""
+        sums, until = self._ledger.sums, self._clock.monotonic() + _PATIENCE
+        while not await sums.reaches(tenant, since):
+            if self._clock.monotonic() > until:
+                raise LedgerUnavailableError("what was used so far is being added up, once after the upgrade")
+            if not await sums.sum_more(self._clock.time(), tenant):
+                await self._clock.sleep(_WHILE_ANOTHER_ADDS)
 
 
 def _longest_answer(invocation: Invocation, schema: AIModelEntity | None) -> int:
@@ -127,8 +187,9 @@ class _Held(NamedTuple):
 class HostedQuotas:
     """What each tenant may use of credentials that all share."""
 
-    def __init__(self, counters: Counters, admission: Admission, clock: Clock) -> None:
+    def __init__(self, counters: Counters, admission: Admission, seeds: Seeds, clock: Clock) -> None:
         self._counters = counters
+        self._seeds = seeds
         self._admission = admission
         self._clock = clock
         self._held: dict[tuple[str, str], _Held] = {}
@@ -153,11 +214,11 @@ class HostedQuotas:
             f"{invocation.id}.{invocation.record.attempts + 1}"  # the attempt's row: whoever finds it can settle this
         )
 
+        used_of = f"{deployment.provider}/{credential.name}"
+
         async def seed(unknown: Sequence[str]) -> None:
-            pairs = [(one, each) for one, each in zip(applied, charges, strict=True) if each.name in unknown]
-            levels = await self._admission.seeds(subject, [one for one, _ in pairs])
-            found = {each.name: level for (_, each), level in zip(pairs, levels, strict=True)}
-            await self._counters.seed(found, [each for _, each in pairs])
+            those = [Started(one, each, now) for one, each in zip(applied, charges, strict=True)]
+            await self._seeds.start(subject, [one for one in those if one.charge.name in unknown], used_of)
 
         refusal = await reserve(self._counters, held, charges, seed)
         if refusal is not None:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 from modelyard.base.errors import ConfigError, InvokeError, ModelyardError
 from modelyard.base.settings import ProviderSettings, Settings
-from modelyard.runtime.ledger import UsageRow
-from modelyard.runtime.limits import taken
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.storage.resources import Resource
 from modelyard.transport.http import Timeouts
@@ -23,6 +21,8 @@ logger = logging.getLogger("modelyard.upkeep")
 _REFRESH_SECONDS = 0.4
 """A key that is revoked anywhere serves nobody after a second."""
 _RECOVER_SECONDS = 5.0
+_SUM_SECONDS = 60.0
+_BETWEEN_CHUNKS = 0.02
 _TIDY_SECONDS = 3600.0
 _CHECK_SECONDS = 10.0
 _DAY = 86_400.0
@@ -40,6 +40,7 @@ class Upkeep:
         """Begin, on the running loop. With a file, its changes are taken up."""
         self.every(_REFRESH_SECONDS, self._refresh)
         self.every(_RECOVER_SECONDS, self._recover)
+        self.every(_SUM_SECONDS, self._sum_up)
         self.every(_TIDY_SECONDS, self._tidy)
         self.every(_TIDY_SECONDS, self._renew)
         self._tasks.append(asyncio.create_task(self._watch_pages()))
@@ -100,25 +101,18 @@ class Upkeep:
 
     async def _recover(self) -> None:
         yard = self._yard
-        lost = await asyncio.to_thread(yard.ledger.recover)
-        for row in lost:
-            try:
-                await self._settle_lost(row)
-            except ModelyardError as error:  # the others' limits are not held up by this one's
-                fields = {"id": row.id, "error": str(error)}
-                logger.error("what a lost call had reserved is not given back", extra={"fields": fields})
+        await yard.recovery.run()
         longest = (yard.settings.timeouts.total or _DAY) + 300
         yard.counters.release_older(yard.clock.time() - longest)
 
-    async def _settle_lost(self, row: UsageRow) -> None:
-        """Settle what a call held whose process is gone: its limits with all that it took, a hosted credential's quota
-        with what this attempt took. Counters of one process went with it."""
-        yard = self._yard
-        rows = await asyncio.to_thread(yard.ledger.of_invocation, row.tenant, row.invocation)
-        for name, those in ((row.invocation, rows), (row.id, [row])):
-            tokens = sum(one.prompt_tokens + one.completion_tokens for one in those)
-            nanos = sum(one.nanos or 0 for one in those)
-            yard.counters.settle(name, taken(tokens=tokens, nanos=nanos, is_served=True))
+    async def _sum_up(self) -> None:
+        """Bring rows from before there were sums into them, with pauses for others."""
+        sums = self._yard.ledger.sums
+        has_more = True
+        while has_more:
+            has_more = await sums.sum_more(self._yard.clock.time())
+            await asyncio.sleep(_BETWEEN_CHUNKS)
+        await sums.forget_moments(self._yard.clock.time())
 
     async def _watch_pages(self) -> None:
         """Look whether the database's pages are whole, so seldom that it takes a fiftieth of the time at most."""
@@ -138,7 +132,7 @@ class Upkeep:
         telemetry = yard.settings.telemetry
         yard.traces.forget(now - telemetry.decision_days * _DAY)
         if telemetry.usage_days:
-            yard.ledger.forget(now - telemetry.usage_days * _DAY)
+            await yard.ledger.forget(now - telemetry.usage_days * _DAY)
         yard.resources.forget(now - 7 * _DAY)
         await asyncio.to_thread(yard.plugins.host.collect, older_than=7 * _DAY)
 

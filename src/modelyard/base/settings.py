@@ -158,7 +158,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Keep what was asked and answered with the decisions, of every call, so that it can be looked at and asked again.
     It lies in the database as it was said."""
     usage_days: float = 0.0
-    """How long the ledger keeps its rows; 0 for ever."""
+    """How long the ledger keeps its rows; 0 for ever. Sums by day, which limits start from, stay."""
 
 
 class PluginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

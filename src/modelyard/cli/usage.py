@@ -1,5 +1,6 @@
 """`modelyard usage` and `modelyard explain`: what was used, what it cost, and why calls went where they went."""
 
+import asyncio
 import re
 import sys
 import time
@@ -62,10 +63,11 @@ def _ledger(ctx: click.Context) -> tuple[Ledger, Any]:
     if any(folder.glob("*.lock")):
         from modelyard.app import Modelyard
 
-        yard = Modelyard(settings)
-        yard.ledger.recover()
-        yard.database.close()
-        yard.ledger.close()
+        async def take_over() -> None:
+            async with Modelyard(settings) as yard:
+                await yard.recovery.run()
+
+        asyncio.run(take_over())
     return Ledger(database), database
 
 

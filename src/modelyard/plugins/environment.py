@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError, PluginError
 from modelyard.plugins.package import save
 
@@ -108,7 +109,7 @@ class Environments:
                 continue
             ready = folder / READY
             last = ready.stat().st_mtime if ready.is_file() else folder.stat().st_mtime
-            if time.time() - last > older_than:
+            if SystemClock().time() - last > older_than:
                 shutil.rmtree(folder, ignore_errors=True)
                 gone.append(folder.name)
         return gone

@@ -5,23 +5,28 @@ the process. What a process that was killed left open is closed by the next one.
 """
 
 import asyncio
+import fcntl
 import logging
+import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.ids import new_id
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
 from modelyard.storage import rejected
 from modelyard.storage.database import Connection, Database, StorageUnavailableError, statements
 from modelyard.storage.journal import Abandoned, Journal, Segment, Slot, abandoned
+from modelyard.storage.usage_sums import Booked, UsageSums, is_answer
 
 logger = logging.getLogger("modelyard.ledger")
 
@@ -32,6 +37,9 @@ _BEGINNINGS = (b'["o",', b'["s",')
 _NANO = Decimal(1_000_000_000)
 _MOST_NANOS = (1 << 63) - 1
 _DAY = 86_400
+_FORGOTTEN_AT_ONCE = 2_000
+_MOST_ATTEMPTS = 64
+T = TypeVar("T")
 _MOST_BEHIND = 50_000
 """Rows that may wait in the journal for a database server that is away."""
 
@@ -47,7 +55,7 @@ class LedgerUnavailableError(ModelyardError):
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """In the order of the table's columns."""
+    """In the order of the table's columns; the last one, what was asked for, is the limits' alone."""
 
     id: str
     invocation: str
@@ -117,6 +125,8 @@ class Intent(msgspec.Struct, frozen=True, array_like=True):
     credential_id: str
     prompt_tokens: int
     """About; for the row that is written where the process ends before the provider has counted."""
+    asked: str = ""
+    """The model that the call's limits know it by, as `provider/model`; the attempt may be made with another."""
 
 
 @dataclass(slots=True, eq=False)
@@ -149,6 +159,17 @@ class Spending:
     """Rows whose price nobody knows: the cost leaves them out."""
 
 
+class Took(NamedTuple):
+    """What a call took, by its rows."""
+
+    tokens: int
+    nanos: int
+    is_served: bool
+
+
+TakeOver = Callable[[str], None]
+"""Settles what the process of this name had reserved: its rows are in the database. Raises where that cannot be."""
+_NANOS = UsageRow.__struct_fields__.index("nanos")
 PriceLookup = Callable[[Intent, int], Priced]
 """What an attempt costs that was to be made, and brought so many tokens."""
 
@@ -164,6 +185,9 @@ class Ledger:
         self._sql = statements("usage")
         self._folder = folder
         self._journal = Journal(folder) if folder else None
+        self.owner = self._journal.name if self._journal else new_id("by")
+        """This process's name: that of its journal, which whoever takes that over knows it by."""
+        self.sums = UsageSums(database, writer=self.owner)
         self._price = price or (lambda intent, tokens: Priced(None, "USD", "", ""))
         self._settled: list[tuple[Any, ...]] = []
         self._segments: list[Segment] = []
@@ -189,6 +213,7 @@ class Ledger:
             invocation.credential,
             invocation.credential_id,
             prompt_tokens,
+            _asked(invocation),
         )
         if self._database.damage is not None:
             raise LedgerUnavailableError("the database is damaged")
@@ -253,7 +278,7 @@ class Ledger:
         intent = Intent(
             invocation.id, attempt, invocation.tenant, invocation.api_key, invocation.user, created_at,
             invocation.provider, invocation.model, invocation.model_type.value, invocation.credential,
-            invocation.credential_id, 0,
+            invocation.credential_id, 0, _asked(invocation),
         )  # fmt: skip
         counted_by = "" if usage is None else "estimate" if usage.estimated else "provider"
         self.settle(
@@ -280,7 +305,7 @@ class Ledger:
                 taken.extend(self._settled)
                 segments.extend(self._segments)
                 self._settled, self._segments, self._is_folding = [], [], False
-            _insert(connection, self._sql["add"], taken)
+            self._insert(connection, taken)
 
         def after(done: Any) -> None:
             if (error := done.exception()) is not None:
@@ -299,47 +324,68 @@ class Ledger:
         if self._journal is not None:
             self._journal.close()
 
+    def _insert(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows that are there already stay as they are, and are not counted again."""
+        new = {row["id"] for row in Database.insert_new(connection, self._sql["add"], rows)}
+        fresh: dict[str, tuple[Any, ...]] = {}
+        for row in rows:
+            if row[0] in new:
+                fresh.setdefault(row[0], row)
+        self.sums.add(connection, [_booked(row) for row in fresh.values()])
+
     # what others left
 
-    def recover(self) -> list[UsageRow]:
-        """Take over what processes that are gone have left; the rows they never settled, as far as they are known."""
-        lost: list[UsageRow] = []
-        for left in abandoned(self._folder) if self._folder else ():
-            try:
-                lost += self._take_over(left)
-            except (StorageUnavailableError, TimeoutError, OSError) as error:
-                logger.error("what a process left waits", extra={"fields": {"error": str(error)}})
-            except Exception:  # whatever is wrong with this one, the others are taken over
-                logger.exception("what a process left cannot be taken over")
-            finally:
-                left.close()
-        return lost
+    def recover(self, take_over: TakeOver = lambda owner: None) -> bool:
+        """Put into the database what processes that are gone have left, and have settled what they had reserved.
+        Whoever else does so meanwhile is waited for. False where something has to wait for the storage."""
+        if self._folder is None:
+            return True
+        is_all = True
+        with _alone(self._folder):
+            for left in abandoned(self._folder):
+                is_all &= self._recovered(left, take_over)
+        return is_all
 
-    def _take_over(self, left: Abandoned) -> list[UsageRow]:
+    def _recovered(self, left: Abandoned, take_over: TakeOver) -> bool:
+        try:
+            self._take_over(left)
+            take_over(left.name)
+            left.remove()  # last: whoever is killed before that leaves it to the next, who finds the rows there
+            return True
+        except (StorageUnavailableError, TimeoutError, OSError) as error:
+            logger.error("what a process left waits", extra={"fields": {"error": str(error)}})
+            return False
+        except Exception:  # it stays for the next start; nobody else's calls may wait for it
+            logger.exception("what a process left cannot be taken over")
+            return True
+        finally:
+            left.close()
+
+    def _take_over(self, left: Abandoned) -> None:
         """Have what one process left in the database, row by row where it does not go together. What cannot be read or
         written is set aside, so that it stands in nobody's way. Raises StorageUnavailableError, TimeoutError."""
         settled, opened, bad = _read(left.records(_BEGINNINGS, _is_whole))
         lost = [self._lost(intent, left.progress(slot)) for intent, slot in opened]
-        refused = self._add_each([*settled, *lost])
+        refused = self._add_each(left.name, [*settled, *lost])
         set_aside = [*bad, *((_encode(row), reason) for row, reason in refused)]
         if set_aside:
             rejected.keep(left.folder, left.name, set_aside)
-        left.remove()
         fields = {"settled": len(settled), "lost": len(opened), "rejected": len(set_aside)}
         logger.log(
             logging.ERROR if set_aside else logging.INFO, "took over what a process left", extra={"fields": fields}
         )
-        names = {row[0] for row, _ in refused}
-        return [_from_row(row) for row in lost if row[0] not in names]
 
-    def _add_each(self, rows: Sequence[tuple[Any, ...]]) -> list[tuple[tuple[Any, ...], str]]:
-        """All at once; where one of them is refused, each by itself. Those that were refused, with the reason."""
+    def _add_each(self, owner: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[tuple[Any, ...], str]]:
+        """All at once, with what the process had reserved; if one of them is refused, each by itself. Returns those
+        that were refused, with the reason."""
         try:
-            self._add_now(rows)
+            self._add_now(rows, owner)
         except (StorageUnavailableError, TimeoutError):
             raise
         except Exception:  # noqa: BLE001  the database's word on one of the rows: which one is found out below
-            return [(row, problem) for row in rows if (problem := self._problem_of(row))]
+            refused = [(row, problem) for row in rows if (problem := self._problem_of(row))]
+            self._add_now([], owner)
+            return refused
         return []
 
     def _problem_of(self, row: tuple[Any, ...]) -> str:
@@ -352,9 +398,16 @@ class Ledger:
             return f"{type(error).__name__}: {error}"
         return ""
 
-    def _add_now(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        if rows:
-            self._database.transact(lambda it: _insert(it, self._sql["add"], rows)).result(30)
+    def _add_now(self, rows: Sequence[tuple[Any, ...]], owner: str = "") -> None:
+        """Add rows; with an owner, what that process had reserved is released in the same transaction."""
+
+        def work(connection: Connection) -> None:
+            if rows:
+                self._insert(connection, rows)
+            if owner:
+                self.sums.release(connection, owner)
+
+        self._database.transact(work).result(30)
 
     def set_aside(self) -> int:
         """How many records of processes that are gone could not be taken over."""
@@ -390,7 +443,7 @@ class Ledger:
             values = {
                 "tenant": tenant, "since": since, "until": until, "after": after, "after_id": after_id, "most": page,
             }  # fmt: skip
-            rows = self._rows(self._database.read(self._sql["page"], values))
+            rows = self._rows(self._database.read(self._sql["page"], values, is_long=True))
             yield from rows
             if len(rows) < page:
                 return
@@ -401,7 +454,7 @@ class Ledger:
         columns = ", ".join(GROUPINGS[name] for name in by)
         selected = ", ".join(self._hour if name == "hour" else GROUPINGS[name] for name in by)
         statement = self._sql["sums"].replace("{selected}", selected).replace("{columns}", columns)
-        rows = self._database.read(statement, {"tenant": tenant, "since": since, "until": until})
+        rows = self._database.read(statement, {"tenant": tenant, "since": since, "until": until}, is_long=True)
         lines = [_spending(row, by) for row in rows]
         return sorted(lines, key=lambda line: (-line.cost, -line.calls, line.key))
 
@@ -420,28 +473,47 @@ class Ledger:
         if wanted.get("status") == "failed":
             clauses = clauses.replace("status = :status", "status NOT IN ('ok', 'cached') AND :status <> ''")
         values = {"tenant": tenant, "since": since, "until": until, **wanted}
-        count = self._database.read(self._sql["count_attempts"].replace("{clauses}", clauses), values)[0]["count"]
+        counting = self._sql["count_attempts"].replace("{clauses}", clauses)
+        count = self._database.read(counting, values, is_long=True)[0]["count"]
         if skip >= count:
             return [], count
         statement = self._sql["attempts"].replace("{clauses}", clauses)
-        return self._rows(self._database.read(statement, {**values, "most": most, "skip": skip})), count
+        return self._rows(self._database.read(statement, {**values, "most": most, "skip": skip}, is_long=True)), count
 
     def percentiles(self, tenant: str, *, since: float, until: float) -> list[dict[str, Any]]:
         """By model, of attempts that went well: `latency` and `first_chunk`, in seconds."""
         values = {"tenant": tenant, "since": since, "until": until}
-        whole = {row["model"]: dict(row) for row in self._database.read(self._sql["latencies"], values)}
-        for row in self._database.read(self._sql["first_chunks"], values):
+        whole = {row["model"]: dict(row) for row in self._database.read(self._sql["latencies"], values, is_long=True)}
+        for row in self._database.read(self._sql["first_chunks"], values, is_long=True):
             whole[row["model"]] |= {f"first_{name}": row[name] for name in ("p50", "p90", "p99")}
         return list(whole.values())
 
-    def used_since(self, since: float) -> list[Any]:
-        """What every tenant, key, user and model used: for the limits' counters."""
-        return list(self._database.read(self._sql["used"], {"since": since}))
+    async def took(self, name: str) -> Took | None:
+        """What a call took by all of its attempts, or one of these by itself, by its name; None where none was made."""
+        names = [name, *(f"{name}.{attempt}" for attempt in range(_MOST_ATTEMPTS))]
+        rows = await self._database.fetch(self._sql["of_call"].replace("{places}", ", ".join("?" * len(names))), names)
+        if not rows:
+            return None
+        is_served = any(is_answer(row["status"], row["first_chunk"]) for row in rows)
+        return Took(sum(int(row["tokens"]) for row in rows), sum(int(row["nanos"]) for row in rows), is_served)
 
-    def forget(self, before: float) -> None:
-        """Drop rows that are older than they are to be kept."""
-        statement = self._sql["forget"].replace(":before", "?")
-        self._database.transact(lambda it: it.execute(statement, (before,)), is_kept=True, may_gather=True)
+    async def at_length(self, ask: Callable[[], T]) -> T:
+        """What one of the readers here returns, without holding up the loop or anybody's short read."""
+        return await self._database.at_length(ask)
+
+    async def forget(self, before: float) -> None:
+        """Drop rows that are older than they are to be kept, a few at a time. What limits count stays in the sums."""
+        if not self.sums.is_complete:
+            return  # rows that are not in the sums yet are not dropped
+        for row in await self._database.fetch(self._sql["tenants"]):
+            while (until := await self._oldest(row["tenant"], before)) is not None:
+                values = row["tenant"], until
+                work = self._database.transact(lambda it, values=values: it.execute(self._sql["forget"], values))
+                await asyncio.wrap_future(work)
+
+    async def _oldest(self, tenant: str, before: float) -> float | None:
+        values = {"tenant": tenant, "before": before, "most": _FORGOTTEN_AT_ONCE}
+        return (await self._database.fetch(self._sql["oldest"], values))[0]["until"]
 
     @staticmethod
     def _rows(rows: Iterable[Any]) -> list[UsageRow]:
@@ -523,7 +595,7 @@ def _row(
         intent.credential_id,
         status,
         counted_by,
-        getattr(counted, "prompt_tokens", None) or getattr(counted, "tokens", 0),
+        _went_in(counted),
         getattr(counted, "completion_tokens", 0),
         getattr(counted, "cached_tokens", 0),
         getattr(counted, "cache_write_tokens", 0),
@@ -538,11 +610,47 @@ def _row(
         price_version,
         latency,
         first_chunk,
+        intent.asked or f"{intent.provider}/{intent.model}",
     )
 
 
-def _insert(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    Database.insert(connection, statement, list(rows))
+def _asked(invocation: Invocation) -> str:
+    return invocation.record.asked or f"{invocation.provider}/{invocation.model}"
+
+
+def tokens_of(usage: ModelUsage) -> int:
+    """As the row's columns add up to: limits count what the ledger counts."""
+    counted: Any = usage
+    return _went_in(counted) + getattr(counted, "completion_tokens", 0)
+
+
+def _went_in(counted: Any) -> int:
+    return getattr(counted, "prompt_tokens", None) or getattr(counted, "tokens", 0)
+
+
+def _booked(row: Sequence[Any]) -> Booked:
+    """What the sums take of a row; an answer from the cache took no tokens of any limit."""
+    (
+        id_, invocation, attempt, tenant, api_key, user, created_at, _, provider, model, _, credential, _, status, _,
+        went_in, came_out, *_, first_chunk, asked,
+    ) = row  # fmt: skip
+    is_cached = status == "cached"
+    return Booked(
+        id_, invocation, attempt, tenant, api_key, user or "", created_at, asked, f"{provider}/{model}",
+        f"{provider}/{credential}", is_answer(status, first_chunk), 0 if is_cached else went_in + came_out,
+        0 if is_cached else row[_NANOS] or 0,
+    )  # fmt: skip
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Wait until nobody else takes over what lies in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _from_row(row: Sequence[Any]) -> UsageRow:
@@ -593,7 +701,7 @@ def _read(
     for record in records:
         try:
             if record.startswith(b'["s",'):
-                row = tuple(msgspec.json.decode(record)[1])
+                row = _whole(msgspec.json.decode(record)[1])
                 settled[_from_row(row).id] = row
             else:
                 _, number, mark, intent = msgspec.json.decode(record, type=_Opening)
@@ -602,3 +710,11 @@ def _read(
             logger.error("a record of a journal cannot be read", extra={"fields": {"error": str(error)}})
             bad.append((record, str(error)))
     return list(settled.values()), [one for name, one in opened.items() if name not in settled], bad
+
+
+def _whole(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A row of a journal; the last version's say nothing of what was asked for."""
+    if len(row) > len(UsageRow.__struct_fields__):
+        return tuple(row)
+    one = _from_row(row)
+    return (*row, f"{one.provider}/{one.model}")

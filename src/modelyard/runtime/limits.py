@@ -5,22 +5,24 @@ such span (UTC).
 """
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from modelyard.base.errors import InvokeRateLimitError, ModelyardError
 from modelyard.runtime.caller import fits
 from modelyard.runtime.tenancy import Limit, Window
 from modelyard.storage.counters import Charge, Counters, Refusal, UnseededError
+from modelyard.storage.usage_sums import MOMENT, Sought, Used
 
 _DRAINS: Mapping[str, float] = {"minute": 60.0, "hour": 3600.0}
 _KNOWN_BEFORE = frozenset({"requests", "times", "credits", "concurrency"})
 _FOREVER = 10 * 365 * 86_400.0
 _CONCURRENCY_SECONDS = 900.0
 _SMALLEST = 1e-6
+_DAY = 86_400
+_LAST_DAY = 1 << 40
 
 
 class LimitExceededError(InvokeRateLimitError):
@@ -73,6 +75,15 @@ class Applied(NamedTuple):
     refill: float
     lasts: float
     is_known_before: bool
+
+
+class Started(NamedTuple):
+    """A counter that is to be started."""
+
+    applied: Applied
+    charge: Charge
+    now: float
+    """When the call was charged: the counter is that of this moment's window."""
 
 
 def applying(limits: Iterable[tuple[str, str, Limit]], subject: Subject) -> list[Applied]:
@@ -128,7 +139,11 @@ def _amount(limit: Limit, subject: Subject, estimate: Estimate) -> float:
         case "cost":
             return float(estimate.nanos)
         case "credits":
-            return next((each for pattern, each in limit.credits.items() if fits(pattern, subject.model)), 1.0)
+            return _credits(limit, subject.model)
+
+
+def _credits(limit: Limit, model: str) -> float:
+    return next((each for pattern, each in limit.credits.items() if fits(pattern, model)), 1.0)
 
 
 def taken(*, tokens: int, nanos: int, is_served: bool) -> Mapping[str, float]:
@@ -185,33 +200,56 @@ def refused(one: Applied, charge: Charge, used: float, now: float) -> ModelyardE
     return QuotaExceededError(message, retry_after=ends_in(limit.window, now))
 
 
-def seed_of(one: Applied, subject: Subject, rows: Sequence[Any], now: float) -> float:
-    """Where a counter starts, by the ledger's sums since its window began."""
-    if one.limit.unit == "concurrency":
-        return 0.0
-    total = 0.0
-    for row in rows:
-        model = f"{row['provider']}/{row['model']}"
-        owner = Subject(row["tenant"], row["api_key"], row["user"] or "", model)
-        if owner.tenant != subject.tenant or not applying([(one.id, one.name, one.limit)], owner):
-            continue
-        if one.limit.per != "tenant" and str(getattr(owner, one.limit.per) or "-") != one.whose:
-            continue
-        total += _seed(one, owner, row)
-    # What was used within the last minute has drained by half on average.
-    return math.floor(total / 2) if one.limit.window in _DRAINS else total
+def sought(one: Applied, subject: Subject, credential: str = "") -> Sought:
+    """Whose use a limit counts. `credential` is that of a hosted quota: what its tenant used of it, where the quota
+    does not count keys or users apart."""
+    limit = one.limit
+    user = one.whose if limit.per == "user" else limit.user
+    key = one.whose if limit.per == "key" else limit.key
+    if user:
+        return Sought(subject.tenant, "user", user, key)
+    if key:
+        return Sought(subject.tenant, "key", key)
+    return Sought(subject.tenant, "credential", credential) if credential else Sought(subject.tenant, "tenant")
 
 
-def _seed(one: Applied, owner: Subject, row: Any) -> float:
-    match one.limit.unit:
+def days_of(window: Window, now: float) -> tuple[int, int]:
+    """The first and the last day (days since 1970) of the calendar window that a moment lies in."""
+    first = int(began(window, now) // _DAY)
+    ends = ends_in(window, now)
+    return first, _LAST_DAY if ends is None else int((now + ends) // _DAY) - 1
+
+
+def drains_within(window: Window) -> float | None:
+    """The seconds within which a limit's counter drains; None for those that count by the calendar."""
+    return _DRAINS.get(window)
+
+
+def level_of(one: Applied, used: Iterable[Used], now: float) -> float:
+    """Where a counter starts that was used so, bucket by bucket in their order."""
+    level, then = 0.0, 0.0
+    for each in used:
+        if not fits(one.limit.model, each.model) or (one.limit.per == "model" and each.model != one.whose):
+            continue
+        # As if at the end of its seconds: what drained since then is rather too little than too much.
+        at = min(now, (each.bucket + 1) * MOMENT)
+        level = max(0.0, level - one.refill * max(0.0, at - then)) + _taken_of(one.limit, each)
+        then = at
+    return max(0.0, level - one.refill * max(0.0, now - then)) if one.refill else level
+
+
+def _taken_of(limit: Limit, used: Used) -> float:
+    match limit.unit:
         case "tokens":
-            return float(row["tokens"])
+            return float(used.tokens)
         case "cost":
-            return float(row["nanos"])
+            return float(used.nanos)
         case "credits":
-            return float(row["calls"]) * _amount(one.limit, owner, Estimate(0, 0))
+            return used.served * _credits(limit, used.model)
+        case "times":
+            return float(used.served)
         case _:
-            return float(row["calls"])
+            return float(used.calls)
 
 
 async def reserve(

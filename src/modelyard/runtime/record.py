@@ -15,9 +15,11 @@ class Note(NamedTuple):
 class Record:
     """One for each invocation, shared by all its attempts."""
 
-    __slots__ = ("attempts", "cost_nanos", "is_notable", "notes", "prompt_tokens", "tokens")
+    __slots__ = ("asked", "attempts", "cost_nanos", "is_notable", "notes", "prompt_tokens", "tokens")
 
     def __init__(self) -> None:
+        self.asked = ""
+        """The model that its limits know the call by, as `provider/model`."""
         self.attempts = 0
         self.tokens = 0
         self.cost_nanos = 0

@@ -8,6 +8,7 @@ or none. The stores differ in who shares them: one process, those on one databas
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -18,6 +19,8 @@ from modelyard.storage.database import Connection, Database, statements
 logger = logging.getLogger("modelyard.counters")
 
 _TIDY_EVERY = 4096
+SKEW = 10.0
+"""Seconds that another machine's clock may be ahead. A stamp later than that is a clock's jump that is over."""
 
 NOTHING: Mapping[str, float] = dict.fromkeys(("requests", "tokens", "cost", "concurrency", "credits", "times"), 0.0)
 """What a call took that never was made."""
@@ -43,7 +46,7 @@ class Charge(NamedTuple):
 class Level(NamedTuple):
     used: float
     stamp: float
-    """Seconds since 1970, when `used` was right."""
+    """When `used` was right, on the store's clock: seconds since 1970 where it is shared, monotonic ones in memory."""
 
 
 class Refusal(NamedTuple):
@@ -67,6 +70,14 @@ class Counters(Protocol):
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
         """Put in the place of what a call reserved what it took: unit → amount; of a unit that is not there it took
         what it reserved. Doing it twice does nothing."""
+        ...
+
+    async def held_by(self, owner: str) -> Sequence[str]:
+        """The calls that a process has reserved for and not settled."""
+        ...
+
+    async def settle_for(self, owner: str, name: str, amounts: Mapping[str, float]) -> None:
+        """Settle a call of a process that is gone; done when the store has it."""
         ...
 
     def release_older(self, before: float) -> None:
@@ -93,10 +104,17 @@ def drained(level: Level, refill: float, now: float) -> float:
     return max(0.0, level.used - refill * max(0.0, now - level.stamp))
 
 
+def clamped(stamp: float, now: float) -> float:
+    """From when on a counter drains: never from a moment that is far ahead."""
+    return now if stamp > now + SKEW else stamp
+
+
 def admit(levels: MutableMapping[str, Level], charges: Sequence[Charge], now: float) -> Refusal | None:
-    """Take all charges or none. Raises UnseededError where a counter is not there."""
+    """Take all charges or none. Raises UnseededError where a counter is not there. What a clock's jump left in the
+    levels is put right even where the call is refused: it would be so for as long as the jump was, else."""
     if unknown := [one.name for one in charges if one.name not in levels]:
         raise UnseededError(unknown)
+    _without_jumps(levels, charges, now)
     left = [drained(levels[one.name], one.refill, now) for one in charges]
     for charge, used in zip(charges, left, strict=True):
         if used + charge.need > charge.cap:
@@ -104,6 +122,12 @@ def admit(levels: MutableMapping[str, Level], charges: Sequence[Charge], now: fl
     for charge, used in zip(charges, left, strict=True):
         levels[charge.name] = Level(used + charge.amount, max(now, levels[charge.name].stamp))
     return None
+
+
+def _without_jumps(levels: MutableMapping[str, Level], charges: Sequence[Charge], now: float) -> None:
+    for name in {charge.name for charge in charges}:
+        level = levels[name]
+        levels[name] = Level(level.used, clamped(level.stamp, now))
 
 
 def corrected(level: Level, reserved: float, taken: float) -> Level:
@@ -121,7 +145,7 @@ class MemoryCounters:
         self._turns = 0
 
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
-        refusal = admit(self._levels, charges, self._clock.time())
+        refusal = admit(self._levels, charges, self._clock.monotonic())
         if refusal is None:
             self._reserved[name] = charges
         return refusal
@@ -132,11 +156,17 @@ class MemoryCounters:
             if taken != charge.amount and (level := self._levels.get(charge.name)) is not None:
                 self._levels[charge.name] = corrected(level, charge.amount, taken)
 
+    async def held_by(self, owner: str) -> Sequence[str]:
+        return ()  # nobody else's calls are counted here
+
+    async def settle_for(self, owner: str, name: str, amounts: Mapping[str, float]) -> None:
+        """Nobody else's calls are counted here."""
+
     def release_older(self, before: float) -> None:
         """Nobody else's calls are counted here."""
 
     async def seed(self, levels: Mapping[str, float], charges: Sequence[Charge]) -> None:
-        now = self._clock.time()
+        now = self._clock.monotonic()
         self._tidy(now)
         for charge in charges:
             if charge.name in levels:
@@ -164,9 +194,11 @@ class MemoryCounters:
 class DatabaseCounters:
     """For all processes on one database. Calls that come while a transaction runs share the next."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, *, owner: str = "") -> None:
+        """`owner` is this process's name: whoever takes over what it left finds by it what it held."""
         self._database = database
         self._clock = clock
+        self._owner = owner
         self._sql = statements("counters")
         self._locking = "locked" if database.engine == "postgresql" else "level"
 
@@ -177,15 +209,28 @@ class DatabaseCounters:
         def work(connection: Connection) -> Refusal | None:
             now = self._clock.time()
             levels = self._locked(connection, names)
-            if (refusal := admit(levels, ordered, now)) is not None:
+            before = dict(levels)
+            refusal = admit(levels, ordered, now)
+            self._put(connection, levels, [name for name in levels if levels[name] != before[name]])
+            if refusal is not None:
                 return refusal
-            self._put(connection, levels, names)
-            connection.execute(self._sql["keep"], (name, msgspec.json.encode(ordered).decode(), now))
+            connection.execute(self._sql["keep"], (name, msgspec.json.encode(ordered).decode(), now, self._owner))
             return None
 
         return await asyncio.wrap_future(self._database.transact(work))
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
+        self._settle(name, amounts)
+
+    async def held_by(self, owner: str) -> Sequence[str]:
+        rows = await self._database.fetch(self._sql["held_by"], {"owner": owner})
+        return [str(row["id"]) for row in rows]
+
+    async def settle_for(self, owner: str, name: str, amounts: Mapping[str, float]) -> None:
+        del owner  # a reservation has one place, whoever made it
+        await asyncio.wrap_future(self._settle(name, amounts))
+
+    def _settle(self, name: str, amounts: Mapping[str, float]) -> "Future[Any]":
         def work(connection: Connection) -> None:
             for row in connection.execute(self._sql["take"], (name,)):
                 charges = [Charge(*one) for one in msgspec.json.decode(row["charges"])]
@@ -197,7 +242,7 @@ class DatabaseCounters:
                         levels[charge.name] = corrected(level, charge.amount, taken)
                 self._put(connection, levels, list(levels))
 
-        self._database.transact(work, is_kept=True)
+        return self._database.transact(work, is_kept=True)
 
     def _locked(self, connection: Connection, names: Sequence[str]) -> dict[str, Level]:
         found: dict[str, Level] = {}

@@ -3,6 +3,7 @@
 Why no toolkit stands between, and what the two engines share: docs/design/0002-storage.md.
 """
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -10,14 +11,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module, resources
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from modelyard.base.errors import ConfigError, ModelyardError
 
@@ -27,11 +28,15 @@ _GATHER_SECONDS = 0.02  # writes of so long share one commit: a commit costs mor
 _RETRY_SECONDS = 0.5
 _SAY_SECONDS = 5.0
 _MAX_WAITING = 100_000
-_ROWS_AT_ONCE = 50
+_ROWS_AT_ONCE = (50, 10)
+"""So many rows a statement, while there are as many."""
+_READERS = 4
+_LONG_READERS = 2
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _ROW = re.compile(r"(?s)(.*\bVALUES\s*)(\([^()]*\))(.*)")
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class StorageUnavailableError(ModelyardError):
@@ -166,14 +171,14 @@ def migrations() -> list[tuple[int, str]]:
 
 
 @lru_cache(64)
-def _for_many(statement: str) -> str | None:
-    """The statement for `_ROWS_AT_ONCE` rows.
+def _for_many(statement: str, count: int) -> str | None:
+    """The statement for so many rows.
 
     SQLite's driver lets go of the interpreter's lock at every statement: row by row, the two threads would spend more
     on passing it to and fro than on the rows.
     """
     match = _ROW.fullmatch(statement)
-    return f"{match[1]}{','.join([match[2]] * _ROWS_AT_ONCE)}{match[3]}" if match else None
+    return f"{match[1]}{','.join([match[2]] * count)}{match[3]}" if match else None
 
 
 Work = Callable[[Connection], Any]
@@ -190,8 +195,86 @@ class _Item:
     may_gather: bool
 
 
+class _Readers:
+    """Connections for reading: so many at most, each opened when it is needed."""
+
+    def __init__(
+        self, engine: Engine, most: int, on_damage: Callable[[str], None], *, first: Connection | None = None
+    ) -> None:
+        self._engine = engine
+        self._on_damage = on_damage
+        self._generation = 0
+        self._idle: list[Connection] = [first] if first else []
+        self._places = threading.Semaphore(most)
+        self._is_closed = False
+        self.threads = ThreadPoolExecutor(most, thread_name_prefix="modelyard-reader")
+
+    def execute(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Row]:
+        """Raises StorageUnavailableError where the database cannot be asked."""
+        with self._places:
+            try:
+                return self._tried(statement, values)
+            except self._engine.errors as error:
+                self._refuse_damage(error)
+            try:
+                return self._tried(statement, values)
+            except self._engine.errors as error:
+                self._refuse_damage(error)
+                where = self._engine.where
+                raise StorageUnavailableError(f"database {where!r} cannot be read: {error}") from error
+
+    def _refuse_damage(self, error: Exception) -> None:
+        """Raises the error itself if trying again is of no use, StorageUnavailableError for damaged pages."""
+        if not self._engine.passes(error):
+            raise error
+        if self._engine.is_damaged(error):
+            self._on_damage(str(error))
+            raise StorageUnavailableError(f"database {self._engine.where!r} is damaged") from error
+
+    def _tried(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Row]:
+        generation = self._generation
+        connection = self._taken()
+        is_usable = True
+        try:
+            return connection.execute(statement, values)
+        except self._engine.errors as error:
+            # A server that was away does not come back on this connection.
+            is_usable = self._engine.name == "sqlite" or not self._engine.passes(error)
+            raise
+        finally:
+            if is_usable and not self._is_closed and generation == self._generation:
+                self._idle.append(connection)
+            else:
+                connection.close()
+                self._close_idle()
+
+    def renew(self) -> None:
+        """Use no connection that is open now: another file took the database's place."""
+        self._generation += 1
+        self._close_idle()
+
+    def _taken(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._engine.connect()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self.threads.shutdown(wait=True, cancel_futures=True)
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        """Where one is broken, the others are as old: the next try is made with a new one."""
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+
 class Database:
-    """Writes go through one thread, in order, several to a transaction; reads use a connection of their own.
+    """Writes go through one thread, in order, several to a transaction; reads use connections of their own.
+
+    Reads that may take long have theirs apart, so that nobody's short one waits behind them.
 
     `where` is a path, `postgresql://…`, or `:memory:`, which lives as long as the object.
     """
@@ -202,14 +285,15 @@ class Database:
         self._waiting: deque[_Write | _Item | Future[None] | None] = deque()
         self._has_work = threading.Event()
         self._is_urgent = threading.Event()
-        self._reader: Connection | None = self._engine.connect()
-        self._reading = threading.Lock()
-        self._bring_up_to_date(self._reader, may_upgrade=may_upgrade)
+        self.damage: str | None = None
+        """What is wrong with its pages, where that is known: nothing is written until a check finds them whole."""
+        first = self._engine.connect()
+        self._bring_up_to_date(first, may_upgrade=may_upgrade)
+        self._readers = _Readers(self._engine, _READERS, self._note_damage, first=first)
+        self._long_readers = _Readers(self._engine, _LONG_READERS, self._note_damage)
         self._error: Exception | None = None
         self.trouble: str | None = None
         """Why nothing can be written at the moment, where that is so; what waits is kept and tried again."""
-        self.damage: str | None = None
-        """What is wrong with its pages, where that is known: nothing is written until a check finds them whole."""
         self._is_renewing = False
         self._is_closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="modelyard-database", daemon=True)
@@ -259,10 +343,8 @@ class Database:
 
     def _renew(self) -> None:
         """Connections that were opened before another file took the database's place are of no use."""
-        with self._reading:
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+        self._readers.renew()
+        self._long_readers.renew()
         self._is_renewing = True
 
     def _note_damage(self, problem: str) -> None:
@@ -329,24 +411,24 @@ class Database:
             done.set_result(None)
         return done
 
-    def read(self, statement: str, values: Mapping[str, Any] | Sequence[Any] = ()) -> list[Row]:
-        """Raises StorageUnavailableError where the database cannot be asked."""
-        with self._reading:
-            for is_last in (False, True):
-                try:
-                    if self._reader is None:
-                        self._reader = self._engine.connect()
-                    return self._reader.execute(statement, values)
-                except self._engine.errors as error:
-                    if not self._engine.passes(error):
-                        raise
-                    if self._engine.is_damaged(error):
-                        self._note_damage(str(error))
-                        raise StorageUnavailableError(f"database {self.where!r} is damaged") from error
-                    self._close_reader()
-                    if is_last:
-                        raise StorageUnavailableError(f"database {self.where!r} cannot be read: {error}") from error
-        raise AssertionError("unreachable")
+    def read(
+        self, statement: str, values: Mapping[str, Any] | Sequence[Any] = (), *, is_long: bool = False
+    ) -> list[Row]:
+        """Raises StorageUnavailableError where the database cannot be asked. `is_long`: more rows may be looked at
+        than a caller would wait for."""
+        return (self._long_readers if is_long else self._readers).execute(statement, values)
+
+    async def fetch(
+        self, statement: str, values: Mapping[str, Any] | Sequence[Any] = (), *, is_long: bool = False
+    ) -> list[Row]:
+        """As `read`, without holding up the loop."""
+        readers = self._long_readers if is_long else self._readers
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(readers.threads, readers.execute, statement, values)
+
+    async def at_length(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which may read for long: in a thread that short reads do not need."""
+        return await asyncio.get_running_loop().run_in_executor(self._long_readers.threads, work)
 
     @contextmanager
     def connection(self) -> Generator[Connection]:
@@ -367,11 +449,6 @@ class Database:
         """What is raised where a row is there already."""
         return self._engine.duplicates
 
-    def _close_reader(self) -> None:
-        if self._reader is not None and self._engine.name != "sqlite":
-            self._reader.close()
-            self._reader = None
-
     def close(self) -> None:
         """Commit what is waiting and let go."""
         self._is_closing.set()
@@ -379,9 +456,8 @@ class Database:
             self._put(None)
             self._is_urgent.set()
             self._writer.join()
-        with self._reading:
-            if self._reader is not None:
-                self._reader.close()
+        self._readers.close()
+        self._long_readers.close()
 
     def _put(self, item: "_Write | Future[None] | None") -> None:
         self._waiting.append(item)
@@ -438,12 +514,26 @@ class Database:
 
     @staticmethod
     def insert(connection: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        many = _for_many(statement)
-        while many and len(rows) >= _ROWS_AT_ONCE:
-            some, rows = rows[:_ROWS_AT_ONCE], rows[_ROWS_AT_ONCE:]
-            connection.execute(many, list(chain.from_iterable(some)))
+        for count in _ROWS_AT_ONCE:
+            many = _for_many(statement, count)
+            while many and len(rows) >= count:
+                some, rows = rows[:count], rows[count:]
+                connection.execute(many, list(chain.from_iterable(some)))
         if rows:
             connection.execute_many(statement, rows)
+
+    @staticmethod
+    def insert_new(connection: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> list[Row]:
+        """As `insert`, by a statement that ends with RETURNING: what it returns of the rows that were not there."""
+        found: list[Row] = []
+        for count in (*_ROWS_AT_ONCE, 1):
+            many = _for_many(statement, count)
+            if many is None:
+                raise ValueError(f"no statement with VALUES (…): {statement[:80]!r}")
+            while len(rows) >= count:
+                some, rows = rows[:count], rows[count:]
+                found += connection.execute(many, list(chain.from_iterable(some)))
+        return found
 
     def _worked(self, connection: Connection, item: _Item) -> tuple[Any, Exception | None]:
         """What came of it; one that fails for reasons of its own leaves the others alone."""

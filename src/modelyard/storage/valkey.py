@@ -7,7 +7,7 @@ from typing import Any
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
-from modelyard.storage.counters import NOTHING, Charge, Refusal, UnseededError
+from modelyard.storage.counters import NOTHING, SKEW, Charge, Refusal, UnseededError
 from modelyard.storage.database import StorageUnavailableError
 
 try:
@@ -21,28 +21,33 @@ logger = logging.getLogger("modelyard.valkey")
 _RESERVATION_SECONDS = 3 * 86_400
 """A day longer than anybody waits before what a call holds is given back."""
 
-# KEYS: the calls that hold something, the reservation, then a counter for each charge. ARGV: now, seconds that the
-# reservation is kept, its name, then need, cap, refill, amount, seconds to live and unit for each charge. The same
-# arithmetic as `admit`; a script, since nothing may come between.
+# KEYS: the calls that hold something, the reservation, the calls of this process, then a counter for each charge. ARGV:
+# now, seconds that the reservation is kept, its name, then need, cap, refill, amount, seconds to live and unit for each
+# charge. The same arithmetic as `admit`; a script, since nothing may come between.
 _RESERVE = """
 local now, unknown, left = tonumber(ARGV[1]), {}, {}
-local function of(i, what) return ARGV[(i - 3) * 6 + 3 + what] end
-for i = 3, #KEYS do
+local function of(i, what) return ARGV[(i - 4) * 6 + 3 + what] end
+for i = 4, #KEYS do
   local level = redis.call('HMGET', KEYS[i], 'used', 'stamp')
   if not level[1] then
-    unknown[#unknown + 1] = i - 3
+    unknown[#unknown + 1] = i - 4
   else
-    local drained = tonumber(level[1]) - tonumber(of(i, 3)) * math.max(0, now - tonumber(level[2]))
-    left[i] = {math.max(0, drained), math.max(now, tonumber(level[2]))}
+    local stamp = tonumber(level[2])
+    if stamp > now + SKEW then
+      stamp = now  -- even where the call is refused: it would be so for as long as the clock's jump was, else
+      redis.call('HSET', KEYS[i], 'stamp', string.format('%.17g', now))
+    end
+    local drained = tonumber(level[1]) - tonumber(of(i, 3)) * math.max(0, now - stamp)
+    left[i] = {math.max(0, drained), math.max(now, stamp)}
   end
 end
 if #unknown > 0 then return {'unseeded', unknown} end
-for i = 3, #KEYS do
+for i = 4, #KEYS do
   if left[i][1] + tonumber(of(i, 1)) > tonumber(of(i, 2)) then
-    return {'refused', i - 3, string.format('%.17g', left[i][1])}
+    return {'refused', i - 4, string.format('%.17g', left[i][1])}
   end
 end
-for i = 3, #KEYS do
+for i = 4, #KEYS do
   local used = string.format('%.17g', left[i][1] + tonumber(of(i, 4)))
   redis.call('HSET', KEYS[i], 'used', used, 'stamp', string.format('%.17g', left[i][2]))
   redis.call('EXPIRE', KEYS[i], of(i, 5))
@@ -50,14 +55,17 @@ for i = 3, #KEYS do
 end
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[1], now, ARGV[3])
+redis.call('SADD', KEYS[3], ARGV[3])
+redis.call('EXPIRE', KEYS[3], ARGV[2])
 return {'ok'}
-"""
+""".replace("SKEW", str(SKEW))
 
-# KEYS: the calls that hold something, the reservation. ARGV: its name, then unit and what was taken of it. Charges of a
-# reservation that is not there were settled before, or Valkey lost it: then what was taken is in the ledger, which the
-# counters are rebuilt from.
+# KEYS: the calls that hold something, the reservation, the calls of the process that reserved. ARGV: its name, then
+# unit and what was taken of it. Charges of a reservation that is not there were settled before, or Valkey lost it: then
+# what was taken is in the ledger, which the counters are rebuilt from.
 _SETTLE = """
 redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('SREM', KEYS[3], ARGV[1])
 local reserved = redis.call('HGETALL', KEYS[2])
 if #reserved == 0 then return 0 end
 local taken = {}
@@ -122,9 +130,11 @@ class Valkey:
 class ValkeyCounters:
     """For all machines on one Valkey."""
 
-    def __init__(self, valkey: Valkey, clock: Clock, *, prefix: str = "modelyard") -> None:
+    def __init__(self, valkey: Valkey, clock: Clock, *, prefix: str = "modelyard", owner: str = "") -> None:
+        """`owner` is this process's name: whoever takes over what it left finds by it what it held."""
         self._valkey = valkey
         self._clock = clock
+        self._owner = owner
         # The same hash tag in every key: a cluster keeps them together, as a script needs them.
         self._prefix = f"{{{prefix}}}"
         self._holding = f"{self._prefix}:holding"
@@ -136,11 +146,14 @@ class ValkeyCounters:
     def _call(self, name: str) -> str:
         return f"{self._prefix}:call:{name}"
 
+    def _calls_of(self, owner: str) -> str:
+        return f"{self._prefix}:calls-of:{owner}"
+
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
         values: list[Any] = [self._clock.time(), _RESERVATION_SECONDS, name]
         for one in charges:
             values += [one.need, one.cap, one.refill, one.amount, max(1, int(one.lasts)), one.unit]
-        keys = [self._holding, self._call(name), *(self._key(one.name) for one in charges)]
+        keys = [self._holding, self._call(name), self._calls_of(self._owner), *(self._key(one.name) for one in charges)]
         what, *rest = await self._valkey.run(_RESERVE, keys, values)
         if what == b"unseeded":
             raise UnseededError([charges[int(place)].name for place in rest[0]])
@@ -149,14 +162,24 @@ class ValkeyCounters:
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
         self._later(self._settle(name, dict(amounts)))
 
+    async def held_by(self, owner: str) -> Sequence[str]:
+        names = await self._valkey.call("SMEMBERS", self._calls_of(owner))
+        return [name.decode() for name in names]
+
+    async def settle_for(self, owner: str, name: str, amounts: Mapping[str, float]) -> None:
+        await self._valkey.run(_SETTLE, *self._settlement(owner, name, amounts))
+
+    def _settlement(self, owner: str, name: str, amounts: Mapping[str, float]) -> tuple[list[str], list[Any]]:
+        keys = [self._holding, self._call(name), self._calls_of(owner)]
+        return keys, [name, *(part for pair in amounts.items() for part in pair)]
+
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
     async def _settle(self, name: str, amounts: Mapping[str, float]) -> None:
-        keys = [self._holding, self._call(name)]
-        values = [name, *(part for pair in amounts.items() for part in pair)]
+        keys, values = self._settlement(self._owner, name, amounts)
         for wait in (0.1, 1.0, 5.0, 0.0):
             try:
                 await self._valkey.run(_SETTLE, keys, values)

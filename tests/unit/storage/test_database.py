@@ -3,6 +3,7 @@ import sqlite3
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,8 +98,45 @@ def test_rows_outlast_a_lock(tmp_path: Path):
 
 def test_statements_are_named_and_migrations_are_numbered():
     assert set(statements("usage")) == {
-        "add", "recent", "page", "invocation", "forget", "sums", "used", "attempts", "count_attempts", "latencies",
-        "first_chunks",
+        "add", "recent", "page", "invocation", "forget", "sums", "attempts", "count_attempts", "latencies",
+        "first_chunks", "tenants", "oldest", "of_call",
     }  # fmt: skip
     numbers = [number for number, _ in migrations()]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+class _Away(sqlite3.OperationalError):
+    """A server that was restarted: its old connections are dead, new ones are fine."""
+
+
+def test_after_a_server_was_away_no_old_connection_is_tried_twice(tmp_path: Path):
+    class Engine(SqliteEngine):
+        name = "server"
+        turn = 0
+
+        def passes(self, error: Exception) -> bool:
+            return isinstance(error, _Away)
+
+        def connect(self) -> Any:
+            engine, turn, inner = self, self.turn, super().connect()
+
+            class Connected:
+                def execute(self, *words: Any) -> Any:
+                    if turn != engine.turn:
+                        raise _Away("server closed the connection unexpectedly")
+                    return inner.execute(*words)
+
+                execute_many, close = inner.execute_many, inner.close
+
+            return Connected()
+
+    async def work() -> None:
+        engine = Engine(str(tmp_path / "x.db"))
+        database = Database(tmp_path / "x.db", engine=engine)
+        slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000) SELECT max(i) FROM n"
+        await asyncio.gather(*(database.fetch(slow) for _ in range(8)))  # several connections are open now
+        engine.turn += 1
+        assert (await database.fetch("SELECT 1 AS x"))[0]["x"] == 1
+        await asyncio.to_thread(database.close)
+
+    asyncio.run(work())

@@ -4,7 +4,6 @@ A caller reaches its own tenant. The default tenant's owner may name another wit
 tenant does not exist.
 """
 
-import asyncio
 import csv
 import io
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -117,7 +116,7 @@ class Usage:
             raise InvokeBadRequestError(f"'by' takes {', '.join(GROUPINGS)}", param="by")
         since, until = span_of(request)
         tenant = tenant_of(request)
-        sums = await asyncio.to_thread(self.ledger.summary, tenant, by=by, since=since, until=until)
+        sums = await self.ledger.at_length(lambda: self.ledger.summary(tenant, by=by, since=since, until=until))
         data = [{**_named(by, one.key), **_built(one)} for one in sums]
         return json_reply({"data": data, "since": since, "until": until})
 
@@ -146,15 +145,17 @@ class Rows:
             raise InvokeBadRequestError("'format' is jsonl or csv", param="format")
         rows = self.ledger.export(tenant, since=since, until=until)
         kind = b"text/csv; charset=utf-8" if form == "csv" else b"application/x-ndjson"
-        return StreamReply(_pieces(rows, as_csv if form == "csv" else as_lines), None, [(b"content-type", kind)])
+        return StreamReply(
+            _pieces(self.ledger, rows, as_csv if form == "csv" else as_lines), None, [(b"content-type", kind)]
+        )
 
 
 async def _pieces(
-    rows: Iterator[UsageRow], write: Callable[[Sequence[UsageRow], bool], bytes]
+    ledger: Ledger, rows: Iterator[UsageRow], write: Callable[[Sequence[UsageRow], bool], bytes]
 ) -> AsyncGenerator[bytes, None]:
     is_first = True
     while True:
-        page = await asyncio.to_thread(_page, rows)
+        page = await ledger.at_length(lambda: _page(rows))
         if page or is_first:
             yield write(page, is_first)
         is_first = False

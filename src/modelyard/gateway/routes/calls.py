@@ -46,7 +46,7 @@ class CallsRoute:
         most = count_of(request, "limit", 100)
         skip = offset_of(request)
         wanted = {name: value for name in FILTERS if (value := request.query(name))}
-        rows, total = await asyncio.to_thread(
+        rows, total = await self.parts.ledger.at_length(
             lambda: self.parts.ledger.page(tenant, since=since, until=until, most=most, skip=skip, **wanted)
         )
         return CallPage(data=[_row(one) for one in rows], total=total)
@@ -99,7 +99,7 @@ class LatencyRoute:
 
     async def __call__(self, request: Request) -> Reply:
         since, until = span_of(request)
-        rows = await asyncio.to_thread(
+        rows = await self.parts.ledger.at_length(
             lambda: self.parts.ledger.percentiles(tenant_of(request), since=since, until=until)
         )
         blank: dict[str, Any] = dict.fromkeys(("first_p50", "first_p90", "first_p99"))

@@ -9,7 +9,7 @@ from modelyard.base.clock import Clock
 from modelyard.models.types import Chunks
 from modelyard.runtime.fair_queue import FairQueue
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.limits import Applied, Estimate, Subject, charge, refused, reserve, taken
+from modelyard.runtime.limits import Applied, Estimate, Started, Subject, charge, refused, reserve, taken
 from modelyard.runtime.pipeline import Call
 from modelyard.storage.counters import Charge, Counters
 
@@ -20,8 +20,8 @@ class Limits:
     """The limits that hold for a call."""
     estimate: Callable[[Invocation], Estimate]
     counters: Counters
-    seeds: Callable[[Subject, Sequence[Applied]], Awaitable[Sequence[float]]]
-    """Where counters start, by the ledger."""
+    start: Callable[[Subject, Sequence[Started]], Awaitable[None]]
+    """Start counters that are not there, by the ledger."""
     queue: FairQueue
     clock: Clock
     patience: float = 10.0
@@ -34,6 +34,7 @@ class Limits:
         try:
             name = f"{invocation.provider}/{invocation.model}"
             subject = Subject(tenant, invocation.api_key, invocation.user or "", name)
+            invocation.record.asked = name
             applied = self.applying(subject)
             charges = await self._reserved(invocation, subject, applied) if applied else []
             is_served = False
@@ -62,7 +63,7 @@ class Limits:
         estimate = self.estimate(invocation)
         now = self.clock.time()
         charges = [charge(one, subject, estimate, now) for one in applied]
-        seed = partial(self._seed, subject, applied, charges)
+        seed = partial(self._seed, subject, [Started(*pair, now) for pair in zip(applied, charges, strict=True)])
         refusal = await reserve(self.counters, invocation.id, charges, seed)
         if refusal is None:
             return charges
@@ -72,10 +73,5 @@ class Limits:
         )
         raise refused(one, refusal.charge, refusal.used, now)
 
-    async def _seed(
-        self, subject: Subject, applied: Sequence[Applied], charges: Sequence[Charge], unknown: Sequence[str]
-    ) -> None:
-        pairs = [(one, each) for one, each in zip(applied, charges, strict=True) if each.name in unknown]
-        levels = await self.seeds(subject, [one for one, _ in pairs])
-        found = {each.name: level for (_, each), level in zip(pairs, levels, strict=True)}
-        await self.counters.seed(found, [each for _, each in pairs])
+    async def _seed(self, subject: Subject, known: Sequence[Started], unknown: Sequence[str]) -> None:
+        await self.start(subject, [one for one in known if one.charge.name in unknown])

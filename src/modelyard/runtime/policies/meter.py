@@ -19,7 +19,7 @@ from modelyard.models.tokens import count_prompt, count_texts, estimate_tokens
 from modelyard.models.types import Chunks, ModelUsage
 from modelyard.models.verbatim import VerbatimChunk, plain
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.ledger import Ledger, tokens_of
 from modelyard.runtime.pipeline import Call
 
 _NANO = 1_000_000_000
@@ -65,12 +65,7 @@ class Meter:
                 first_chunk=tally.first,
             )
             if usage is not None:
-                invocation.record.spend(_tokens(usage), int((usage.total_price or 0) * _NANO))
-
-
-def _tokens(usage: ModelUsage) -> int:
-    counted: Any = usage
-    return getattr(counted, "total_tokens", 0) or getattr(counted, "prompt_tokens", 0)
+                invocation.record.spend(tokens_of(usage), int((usage.total_price or 0) * _NANO))
 
 
 class _Tally:

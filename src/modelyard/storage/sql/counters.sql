@@ -20,7 +20,7 @@ DELETE FROM counters WHERE name = ?;
 
 -- name: keep
 -- What a call reserved.
-INSERT INTO reservations (id, charges, created_at) VALUES (?, ?, ?);
+INSERT INTO reservations (id, charges, created_at, owner) VALUES (?, ?, ?, ?);
 
 -- name: take
 -- A call is over: what it had reserved, once.
@@ -29,3 +29,7 @@ DELETE FROM reservations WHERE id = ? RETURNING charges;
 -- name: older
 -- Reservations of calls that must be over.
 SELECT id FROM reservations WHERE created_at < ?;
+
+-- name: held_by
+-- What calls of one process hold.
+SELECT id FROM reservations WHERE owner = :owner;

@@ -3,9 +3,9 @@
 INSERT INTO usage (id, invocation, attempt, tenant, api_key, "user", created_at, day, provider, model, model_type,
                    credential, credential_id, status, counted_by, prompt_tokens, completion_tokens, cached_tokens,
                    cache_write_tokens, reasoning_tokens, characters, seconds, searches, total_price, nanos, currency,
-                   price_source, price_version, latency, first_chunk)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING;
+                   price_source, price_version, latency, first_chunk, asked)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: recent
 -- A tenant's latest attempts, newest first.
@@ -22,10 +22,30 @@ ORDER BY created_at, id LIMIT :most;
 -- All attempts of one call.
 SELECT * FROM usage WHERE tenant = :tenant AND invocation = :invocation ORDER BY attempt, created_at;
 
+-- name: tenants
+-- Those that have rows, each found by the index alone.
+WITH RECURSIVE tenants (tenant) AS (
+    SELECT MIN(usage.tenant) FROM usage
+    UNION ALL
+    SELECT (SELECT MIN(usage.tenant) FROM usage WHERE usage.tenant > tenants.tenant)
+    FROM tenants WHERE tenants.tenant IS NOT NULL
+)
+SELECT tenant FROM tenants WHERE tenant IS NOT NULL;
+
+-- name: oldest
+-- Until when a tenant's oldest rows go, so many at most, of those that are older than they are to be kept.
+SELECT MAX(created_at) AS until
+FROM (SELECT created_at FROM usage WHERE tenant = :tenant AND created_at < :before
+      ORDER BY created_at LIMIT :most) AS oldest;
+
 -- name: forget
--- Attempts that are older than they are to be kept.
-DELETE FROM usage WHERE created_at < :before
-;
+-- Those.
+DELETE FROM usage WHERE tenant = ? AND created_at <= ?;
+
+-- name: of_call
+-- Attempts by their names.
+SELECT status, first_chunk, prompt_tokens + completion_tokens AS tokens, COALESCE(nanos, 0) AS nanos
+FROM usage WHERE id IN ({places});
 
 -- name: sums
 -- A tenant's attempts of a span of time, added up by columns that the caller picked from a fixed list.
@@ -37,13 +57,6 @@ SELECT {selected}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS
        COALESCE(SUM(nanos), 0) AS nanos, SUM(CASE WHEN total_price IS NULL THEN 1 ELSE 0 END) AS unpriced
 FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until
 GROUP BY {columns}, currency;
-
--- name: used
--- What every tenant, key, user and model used since a moment: what the limits' counters are rebuilt from.
-SELECT tenant, api_key, "user", provider, model, COUNT(DISTINCT invocation) AS calls,
-       SUM(prompt_tokens + completion_tokens) AS tokens, COALESCE(SUM(nanos), 0) AS nanos
-FROM usage WHERE created_at >= :since AND status <> 'cached'
-GROUP BY tenant, api_key, "user", provider, model;
 
 -- name: attempts
 -- A tenant's attempts of a span of time that fit what is asked for, newest first, from some place on.

@@ -1,0 +1,164 @@
+"""A clock that jumps a day ahead for two seconds, and back, locks nobody out."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tools.show.servers import Postgres, Valkey
+
+from modelyard.app import Modelyard
+from modelyard.base.clock import SteadyTime
+from modelyard.base.errors import ModelyardError
+from modelyard.base.ids import new_id
+from modelyard.base.settings import Settings
+from modelyard.runtime.limits import Applied, level_of
+from modelyard.runtime.tenancy import Limit
+from modelyard.storage.counters import SKEW, Charge, Level, admit
+from modelyard.storage.usage_sums import Used
+from modelyard.testing import FakeClock, echo_models, echo_provider
+
+DAY = 86_400.0
+
+
+class JumpingClock(FakeClock):
+    """Seconds pass as they should; what the wall shows may be ahead of them."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return self.now + self.ahead
+
+
+# ------------------------------------------------------------------------------------------------ the clock itself
+
+
+class Machine:
+    def __init__(self) -> None:
+        self.passed, self.set_to = 1000.0, 1_790_000_000.0
+        self.time = SteadyTime(lambda: self.set_to + self.passed, lambda: self.passed)
+
+    def after(self, seconds: float) -> float:
+        """The steady time, in seconds since the beginning."""
+        self.passed += seconds
+        return self.time() - 1_790_001_000.0
+
+
+def test_a_jump_that_is_soon_over_is_never_seen():
+    machine = Machine()
+    for jump in (DAY, -DAY, 400 * DAY):
+        begun = machine.after(1)
+        machine.set_to += jump
+        assert machine.after(0) == begun
+        assert machine.after(2) == begun + 2
+        machine.set_to -= jump
+        assert machine.after(5) == begun + 7
+
+
+def test_a_jump_that_stays_is_believed_and_small_corrections_at_once():
+    machine = Machine()
+    machine.set_to += 0.5
+    assert machine.after(1) == 1.5
+    machine.set_to += DAY
+    assert machine.after(10) == 11.5
+    assert machine.after(29) == 40.5
+    assert machine.after(2) == 42.5 + DAY
+    machine.set_to -= DAY
+    machine.after(1)
+    machine.set_to += 7 * DAY  # another jump begins another half minute
+    machine.after(29)
+    assert machine.after(0) < 2 * DAY
+    assert machine.after(31) > 5 * DAY
+
+
+# ------------------------------------------------------------------------------------------------ counters
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with Postgres(tmp_path_factory.mktemp("postgres") / "data") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql", "valkey"])
+def stored(request: pytest.FixtureRequest) -> dict[str, Any]:
+    match request.param:
+        case "memory":
+            return {}
+        case "sqlite":
+            return {"shared": "database"}
+        case "postgresql":
+            return {"database": request.getfixturevalue("postgres")}
+        case _:
+            return {"shared": request.getfixturevalue("valkey")}
+
+
+@pytest.mark.parametrize("window", ["minute", "hour"])
+def test_a_jump_ahead_and_back_refuses_nobody_for_longer_than_the_window(
+    tmp_path: Path, stored: dict[str, Any], window: str
+):
+    seconds = {"minute": 60.0, "hour": 3600.0}[window]
+    limit = {"unit": "requests", "amount": 3, "window": window, "per": "user"}
+    document = {
+        "home": str(tmp_path), "local": {"enabled": False}, "plugins": {"debug_port": 0}, "limits": {"few": limit},
+        **stored,
+    }  # fmt: skip
+    settings, clock, user = msgspec.convert(document, Settings), JumpingClock(1_790_000_000.0), new_id("u")
+
+    async def admitted(yard: Modelyard) -> int:
+        count = 0
+        for _ in range(5):
+            try:
+                await yard.chat("hi", model="echo/echo", user=user)
+                count += 1
+            except ModelyardError as error:
+                assert error.code == "rate_limit_exceeded"
+                assert getattr(error, "retry_after", 0.0) <= seconds
+        await asyncio.sleep(0.05)
+        return count
+
+    async def work() -> None:
+        yard = Modelyard(
+            settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={}, clock=clock
+        )
+        async with yard:
+            assert await admitted(yard) == 3
+            clock.ahead = DAY
+            clock.advance(1)
+            await admitted(yard)
+            clock.advance(1)
+            clock.ahead = 0.0
+            assert await admitted(yard) == 0  # what was used during the jump was used just now
+            clock.advance(seconds + 1)
+            assert await admitted(yard) == 3
+            clock.ahead = -DAY
+            assert await admitted(yard) == 0
+            clock.ahead = 0.0
+            clock.advance(seconds + 1)
+            assert await admitted(yard) == 3
+
+    asyncio.run(work())
+
+
+def test_another_machines_clock_that_is_a_little_ahead_gives_nothing_away():
+    levels, now = {"a": Level(10.0, 100.0 + SKEW)}, 100.0
+    charge = Charge("a", 1, 1, 10, 1.0, 60.0, "requests")
+    for _ in range(50):  # two machines in turns, one ahead of the other
+        assert admit(levels, [charge], now) is not None
+        assert admit(levels, [charge], now + SKEW) is not None
+
+
+def test_rows_of_a_jump_do_not_keep_a_counter_from_draining():
+    one = Applied("l", "l", Limit(unit="requests", amount=60), "t", "l|t|t|minute", 60.0, 1.0, 120.0, True)
+    now = 1_790_000_000.0
+    ahead = Used("echo/echo", int((now + DAY) // 10), 60, 60, 0, 0)
+    assert level_of(one, [ahead], now) == 60.0
+    assert level_of(one, [ahead], now + 30) <= 60.0
