@@ -49,7 +49,7 @@ INSERT INTO usage (id, invocation, attempt, tenant, api_key, "user", created_at,
                    price_source, price_version, latency, first_chunk)
 {numbers}
 SELECT {name} || '.1', {name}, 1, 'default', CASE WHEN i % 4 = 0 THEN '{key}' ELSE '{other_key}' END,
-       CASE WHEN i % 5 = 0 THEN 'ada' ELSE 'user-' || (i % 10007) END, at, {day}, 'openai',
+       CASE WHEN i % 5 = 0 THEN 'ada' ELSE 'user-' || (i % 997) END, at, {day}, 'openai',
        CASE WHEN i % 3 = 0 THEN 'gpt-5' ELSE 'gpt-5-mini' END, 'llm', 'credential-1', 'default/openai/1', 'ok',
        'provider', 7, 11, 0, 0, 0, 0, 0.0, 0, '0.000001', 1000, 'USD', 'catalogue', '', 0.5, 0.1
 FROM (SELECT i, {since} + (i - {begin}) * {step} AS at FROM numbers) AS placed
