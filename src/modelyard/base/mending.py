@@ -6,10 +6,10 @@ many is left as it is.
 """
 
 from functools import cache
-from typing import Any, SupportsIndex, cast
+from typing import Any, SupportsIndex
 
 MOST_CHARACTERS = 64 << 10
-_MOST_LOOKS = 120_000
+_MOST_LOOKS = 100_000
 
 
 class NotMendedError(ValueError):
@@ -31,12 +31,12 @@ def mended(text: str) -> Any:
 class _Counted(str):
     """A text that counts how much of it is read, and stops whoever reads too much."""
 
-    __slots__ = ("_looks",)
-    _looks: list[int]
+    __slots__ = ("looks",)
+    looks: list[int]
 
     def _spend(self, looks: int) -> None:
-        self._looks[0] -= looks
-        if self._looks[0] < 0:
+        self.looks[0] -= looks
+        if self.looks[0] < 0:
             raise NotMendedError("it is too broken to be mended")
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
@@ -59,7 +59,9 @@ class _Counted(str):
 def _parser() -> Any:
     from json_repair.json_parser import JSONParser
 
-    class Parser(JSONParser):
+    base: Any = JSONParser
+
+    class Parser(base):
         def __init__(self, text: str, *given: Any, **more: Any) -> None:
             self._looks = [_MOST_LOOKS]
             super().__init__(text, *given, **more)
@@ -71,8 +73,7 @@ def _parser() -> Any:
         @json_str.setter
         def json_str(self, text: Any) -> None:
             self._looks[0] -= len(text) // 32  # it was written anew
-            counted = _Counted(cast("str", text))
-            counted._looks = self._looks
-            self._text = counted
+            self._text = _Counted(text)
+            self._text.looks = self._looks
 
     return Parser

@@ -109,7 +109,7 @@ def fits_glob(pattern: str, name: str) -> bool:
         if at < len(tokens) and tokens[at] is None:
             star, held = at, place
             at += 1
-        elif at < len(tokens) and _takes(tokens[at], name[place]):
+        elif at < len(tokens) and (token := tokens[at]) is not None and _takes(token, name[place]):
             place += 1
             at += 1
         elif star >= 0:
@@ -126,8 +126,7 @@ _Token = tuple[bool, tuple[tuple[str, str], ...]] | None
 _ANY: _Token = (False, ())
 
 
-def _takes(token: _Token, character: str) -> bool:
-    assert token is not None
+def _takes(token: tuple[bool, tuple[tuple[str, str], ...]], character: str) -> bool:
     is_inside, ranges = token
     return any(low <= character <= high for low, high in ranges) == is_inside
 
