@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_mended_once_and_both_calls_are_counted():
     result = run(answer(model, []))
     assert json.loads(result.text) == {"city": "Oslo"}
     assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (4, 6)
-    assert "'city' is a required property" in model.seen[1].messages[-1].text
+    assert '"city" is a required property' in model.seen[1].messages[-1].text
 
 
 @pytest.mark.parametrize(
