@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jsonschema
+import jsonschema_rs
 import openai
 
 WEATHER: Any = {
@@ -83,7 +83,7 @@ def structured(client: openai.OpenAI) -> Step:
         temperature=0,
     )
     document = json.loads(answer.choices[0].message.content or "")
-    jsonschema.validate(document, PERSON)
+    jsonschema_rs.validate(PERSON, document)
     return Step("JSON schema", str(document), document["age"] == 31, {"structured": document})
 
 

@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 from modelyard.tools.openapi import DescriptionError, parse
 from tools.show.proof import Proof, tests
@@ -72,7 +72,7 @@ def _public(proof: Proof, archive: Path) -> None:
 
 def _is_schema(schema: object) -> bool:
     try:
-        Draft202012Validator.check_schema(schema)  # type: ignore[arg-type]
+        Draft202012Validator(schema, offline=True)  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001  whatever is wrong with it
         return False
     return True

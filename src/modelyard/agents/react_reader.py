@@ -9,7 +9,10 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
+
+from modelyard.base.mending import NotMendedError, mended
 
 _LABELS = {
     "thought:": "thought", "action:": "action", "action input:": "input", "final answer:": "answer",
@@ -24,6 +27,10 @@ _STARTS = frozenset(variant[:size] for variant in _MARKS for size in range(1, le
 _INPUT_KEYS = ("action_input", "arguments", "parameters", "args", "params")
 _NAME_KEYS = ("action", "action_name", "name", "tool", "tool_name", "function")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", '"': '"', "\\": "\\", "/": "/"}
+_LANGUAGE = re.compile(r"\w{0,12}")
+_FENCE = re.compile(r"^```\w*\s*")
+_MOST_HELD = 512
+"""Characters that are held back, or looked at again with each that follows."""
 _TOOL_LINE = re.compile(r"^[\w.\-/ ]{1,128}$")
 
 
@@ -58,7 +65,7 @@ class ReactReader:
         self._line = ""
         self._is_line = False
         """Whether ticks began behind `Action:`."""
-        self._input = ""
+        self._given: list[str] = []
         self._line_action: Action | None = None
         self.action: Action | None = None
         self._answered: list[str] = []
@@ -80,14 +87,11 @@ class ReactReader:
 
     def _taken(self) -> list[tuple[str, str]]:
         """What was found, neighbours of one kind joined."""
-        found: list[tuple[str, str]] = []
-        for kind, text in self._out:
-            if found and found[-1][0] == kind:
-                found[-1] = (kind, found[-1][1] + text)
-            else:
-                found.append((kind, text))
+        joined = [
+            (kind, "".join(text for _, text in pieces)) for kind, pieces in groupby(self._out, key=lambda one: one[0])
+        ]
         self._out = []
-        return found
+        return joined
 
     def finish(self) -> list[tuple[str, str]]:
         match self._mode:
@@ -126,6 +130,9 @@ class ReactReader:
                 if self._held.endswith("```"):
                     self._think(self._held)
                     self._held, self._mode = "", "prose"
+                elif len(self._held) > _MOST_HELD:
+                    self._think(self._held[:-2])
+                    self._held = self._held[-2:]
             case "json":
                 for piece in self._json.feed(sign):
                     self._tell(piece)
@@ -134,9 +141,9 @@ class ReactReader:
             case "line":
                 self._in_line(sign)
             case "input":
-                self._input += sign
-                if sign == ":" and self._input[-13:].lower() == "\nobservation:":
-                    self._input = self._input[: -len("\nobservation:")]
+                self._given.append(sign)
+                if sign == ":" and "".join(self._given[-13:]).lower() == "\nobservation:":
+                    del self._given[-13:]
                     self._input_over()
                     self._mode = "done"
             case "answer":
@@ -192,7 +199,7 @@ class ReactReader:
             return
         self._held += sign
         told = self._held[3:]
-        if told.strip() and (not re.fullmatch(r"\s*\w{0,12}\s*", told)):
+        if len(told) > _MOST_HELD or not _LANGUAGE.fullmatch(told.strip()):
             self._mode = "code"
 
     def _begin_json(self, sign: str, *, before: str) -> None:
@@ -207,7 +214,7 @@ class ReactReader:
             case "action":
                 self._mode, self._line = "line", ""
             case "input":
-                self._mode, self._input = "input", ""
+                self._mode, self._given = "input", []
             case "answer":
                 self._mode, self._held = "answer", ""
                 self._has_answer = True
@@ -216,7 +223,8 @@ class ReactReader:
 
     def _in_line(self, sign: str) -> None:
         """Behind `Action:`: a name on this line, or JSON somewhere after it."""
-        if not self._line.strip():
+        if not self._line or self._line.isspace():
+            self._line = ""
             if sign == "`":
                 self._mode, self._held, self._is_line = "ticks", sign, True
                 return
@@ -224,7 +232,7 @@ class ReactReader:
                 self._begin_json(sign, before="")
                 return
         self._line += sign
-        if sign == "\n" and self._line.strip():
+        if (sign == "\n" or len(self._line) > _MOST_HELD) and self._line.strip():
             self._line_over()
 
     def _line_over(self) -> None:
@@ -237,10 +245,11 @@ class ReactReader:
         self._line = ""
 
     def _input_over(self) -> None:
-        given = self._input.strip()
+        written = "".join(self._given)
+        given = written.strip()
         name = self._line_action.name if self._line_action else ""
         if given.startswith("```"):
-            given = re.sub(r"^```\w*\s*|\s*```$", "", given)
+            given = _FENCE.sub("", given).removesuffix("```").rstrip()
         value: Any = given
         if given[:1] in ("{", "["):
             value = _first_json(given)
@@ -250,7 +259,7 @@ class ReactReader:
         if name:
             self._act(Action(name, value))
         else:
-            self._think(self._input)
+            self._think(written)
 
     def _in_answer(self, sign: str) -> None:
         """Everything but an observation that the model makes up behind its answer."""
@@ -260,6 +269,7 @@ class ReactReader:
         if not self._answered:
             stripped = self._held.lstrip()
             if not stripped:
+                self._held = ""
                 return
             self._held, low = stripped, stripped.lower()
         if low.endswith(mark):
@@ -268,6 +278,8 @@ class ReactReader:
             return
         keep = next((size for size in range(min(len(mark), len(low)), 0, -1) if mark.startswith(low[-size:])), 0)
         keep = max(keep, len(self._held) - len(self._held.rstrip()))
+        if keep > _MOST_HELD:
+            keep = 0
         if len(self._held) > keep:
             self._tell(self._held[: len(self._held) - keep])
             self._held = self._held[len(self._held) - keep :]
@@ -445,10 +457,8 @@ def _decoded(raw: str, *, is_whole: bool) -> Any:
     if not is_whole and ":" not in raw:
         return None
     try:
-        from json_repair import repair_json
-
-        found: Any = repair_json(raw, return_objects=True)
-    except (ImportError, RecursionError, ValueError):
+        found = mended(raw)
+    except (ImportError, NotMendedError):
         return None
     return found if isinstance(found, dict | list) else None
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.models.types import JSON, ModelType
@@ -27,7 +28,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 _PATIENCE = 0.05  # seconds
 _SSE = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -237,11 +237,9 @@ def finish_headers(headers: list[tuple[bytes, bytes]]) -> None:
 def read_json(body: bytes) -> JSON:
     """An object. Raises InvokeBadRequestError where it is none."""
     try:
-        document = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        document = decode_body(body)
+    except BodyError as error:
         raise InvokeBadRequestError(f"the request is not JSON: {error}") from error
-    except RecursionError as error:
-        raise InvokeBadRequestError("the request's JSON is nested too deeply") from error
     if not isinstance(document, dict):
         raise InvokeBadRequestError("the request must be a JSON object")
     return document

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.ids import new_id
 from modelyard.gateway import admin_calls, chat_page
 from modelyard.gateway.auth import Gatekeeper
@@ -385,6 +385,12 @@ class Gateway:
             if has_begun:
                 raise  # nothing can be said any more: the server cuts the connection, and nobody takes half for whole
             await error_reply(error, shape_of(request.path), request_id).send(sending, request_id.encode())
+        except RecursionError:
+            if has_begun:
+                raise
+            logger.warning("a request was nested too deeply", extra={"fields": {"request": request_id}}, exc_info=True)
+            deep = InvokeBadRequestError("what was sent, or what it leads to, is nested too deeply")
+            await error_reply(deep, shape_of(request.path), request_id).send(sending, request_id.encode())
         except Exception:  # the last line of defence: whatever is wrong with us, the caller gets words
             logger.exception("a request failed", extra={"fields": {"request": request_id, "path": request.path}})
             if has_begun:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.errors import status_of
@@ -85,8 +84,8 @@ def problem_reply(error: ModelyardError) -> Reply:
 
 def read_object(data: bytes) -> JSON:
     try:
-        found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        found = decode_body(data)
+    except BodyError as error:
         raise ServiceError(400, "bad_request", f"the request is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ServiceError(400, "bad_request", "the request must be a JSON object")

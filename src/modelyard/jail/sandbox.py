@@ -33,7 +33,7 @@ logger = logging.getLogger("modelyard.jail")
 _PROGRAM = Path(__file__).parent / "inside" / "zygote.py"
 _READY_SECONDS = 60.0
 _LARGE = ("numpy", "pandas", "matplotlib", "scipy", "sympy", "jieba", "sklearn", "PIL", "requests")
-_IMPORTS = re.compile(r"^\s*(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
+_IMPORTS = re.compile(r"^[^\S\n]*+(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
 _ENVIRON = {
     "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "MPLBACKEND": "Agg",
     "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",

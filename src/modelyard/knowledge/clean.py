@@ -7,9 +7,9 @@ from modelyard.knowledge.entities import Rules
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe]")
 _MANY_LINES = re.compile(r"\n{3,}")
 _BLANKS = re.compile("[\t\x0b\f\r \u00a0\u1680\u180e\u2000-\u200f\u202f\u205f\u3000]{2,}")
-_EMAIL = re.compile(r"[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
+_EMAIL = re.compile(r"(?<![A-Za-z0-9_.+-])[A-Za-z0-9_.+-]++@[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)++")
 _URL = re.compile(r"https?://[^\s)\]>\"']+")
-_TARGET = re.compile(r"!?\[[^\]\n]*\]\((?:https?://|mailto:)?[^)\s]+\)")
+_TARGET = re.compile(r"!?\[[^\]\n]{0,400}+\]\((?:https?://|mailto:)?[^)\s]+\)")
 
 
 def clean(text: str, rules: Rules) -> str:

@@ -24,10 +24,10 @@ from modelyard.knowledge.sources import SourceReader, json_at, name_of
 from modelyard.storage.database import open_engine
 from modelyard.transport.egress import Egress
 
-_LINK = re.compile(rb"<a\s[^>]*?href\s*=\s*[\"']([^\"'#][^\"']*)[\"']", re.IGNORECASE)
+_LINK = re.compile(rb"<a\s[^<>]*?href\s*=\s*[\"']([^\"'#][^\"']*)[\"']", re.IGNORECASE)
 _LOCATION = re.compile(rb"<loc>\s*([^<\s]+)\s*</loc>", re.IGNORECASE)
-_ENTRY = re.compile(rb"<(?:item|entry)[\s>].*?</(?:item|entry)>", re.IGNORECASE | re.DOTALL)
-_ENTRY_LINK = re.compile(rb"<link>\s*([^<\s]+)\s*</link>|<link\s[^>]*href=[\"']([^\"']+)[\"']", re.IGNORECASE)
+_ENTRY = re.compile(rb"<(?:item|entry)[\s>](?:(?!<(?:item|entry)[\s>]).)*?</(?:item|entry)>", re.IGNORECASE | re.DOTALL)
+_ENTRY_LINK = re.compile(rb"<link>\s*([^<\s]+)\s*</link>|<link\s[^<>]*?href=[\"']([^\"']+)[\"']", re.IGNORECASE)
 _MOST_SITEMAPS = 50
 _MOST_ROWS = 1_000_000
 
@@ -159,7 +159,7 @@ def _as_text(fields: dict[str, Any]) -> str:
 
 def _selected(database: str, query: str, after: Any) -> list[dict[str, Any]]:
     """Raises InvokeBadRequestError with what the database says."""
-    if not re.match(r"\s*(?:select|with)\b", query, re.IGNORECASE):
+    if not re.match(r"\s*+(?:select|with)\b", query, re.IGNORECASE):
         raise InvokeBadRequestError("the query must be a SELECT")
     values = {"after": after} if ":after" in query else {}
     try:

@@ -17,7 +17,7 @@ from modelyard.knowledge.split import sentences
 
 SUPPORTED = 0.7
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_MARK = re.compile(r"\s*\[(?:\d+(?:\s*,\s*\d+)*)\]")
+_MARK = re.compile(r"(?<!\s)\s*+\[(?:\d++(?:\s*+,\s*+\d++)*+)\]")
 _DENIAL = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|without|cannot|neither|nor)\b|n['’]t\b|不|没|無|无|非", re.IGNORECASE
 )

@@ -16,7 +16,7 @@ from modelyard.knowledge.split import Piece, split
 from modelyard.models.tokens import estimate_tokens
 
 _ROW = re.compile(r"(?<!\\)\|")
-_PAIR = re.compile(r"Q\d+:\s*(.*?)\s*A\d+:\s*([\s\S]*?)(?=Q\d+:|$)")
+_PAIR = re.compile(r"Q\d{1,6}:\s*+((?:(?![QA]\d{1,6}:)[^\n])*+)\s*+A\d{1,6}:\s*+((?:(?!Q\d{1,6}:)[\s\S])*+)")
 _QUESTIONS = frozenset({"question", "questions", "q", "问题"})
 _ANSWERS = frozenset({"answer", "answers", "a", "答案", "回答"})
 

@@ -183,7 +183,7 @@ def _trimmed(text: str, span: Span) -> Span | None:
 
 _FENCE = re.compile(r"^(```+|~~~+)")
 _HEADING = re.compile(r"^(#{1,6})\s+(.*\S)")
-_SENTENCE = re.compile(r"[。！？；…]+[」』”’）)]*|[.!?]+[\"'”’)\]]*(?=\s)|\n")
+_SENTENCE = re.compile(r"[。！？；…]+[」』”’）)]*|(?<![.!?])[.!?]++[\"'”’)\]]*(?=\s)|\n")
 
 
 @dataclass(slots=True)

@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-_decode = msgspec.json.Decoder().decode
+from modelyard.base.bodies import BodyError, decode_body
+
 _encode = msgspec.json.Encoder().encode
 
 BROKEN = "INVALID_JSON"
@@ -25,8 +26,8 @@ def as_object(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        value = _decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = decode_body(text)
+    except BodyError:
         return {BROKEN: text}
     if value is None:
         return {}

@@ -1,6 +1,5 @@
 """`.difypkg`: a plugin's folder as a ZIP file. Read and written, with limits; nothing in it is trusted."""
 
-import fnmatch
 import hashlib
 import io
 import os
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from modelyard.base.errors import PackageError
+from modelyard.base.patterns import fits_glob
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.manifest import MANIFEST, Manifest, read_manifest, read_yaml
 
@@ -183,16 +183,21 @@ def _fits(name: str, pattern: str) -> bool:
     is_tied = "/" in pattern
     pattern = pattern.lstrip("/")
     if not is_tied:
-        return fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
+        return fits_glob(pattern, name.rpartition("/")[2])
     return _parts_fit(name.split("/"), pattern.split("/"))
 
 
 def _parts_fit(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    if not patterns:
-        return not parts
-    if patterns[0] == "**":
-        return any(_parts_fit(parts[start:], patterns[1:]) for start in range(len(parts) + 1))
-    return bool(parts) and fnmatch.fnmatchcase(parts[0], patterns[0]) and _parts_fit(parts[1:], patterns[1:])
+    """Takes at most the product of both lengths, however many `**` there are."""
+    reached = {0}
+    for pattern in patterns:
+        if pattern == "**":
+            reached = set(range(min(reached), len(parts) + 1))
+        else:
+            reached = {at + 1 for at in reached if at < len(parts) and fits_glob(pattern, parts[at])}
+        if not reached:
+            return False
+    return len(parts) in reached
 
 
 def write_package(files: Mapping[str, bytes], *, most: int = MAX_BYTES, comment: bytes = b"") -> bytes:

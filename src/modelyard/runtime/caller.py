@@ -1,16 +1,14 @@
 """Who is calling, and what they may."""
 
-import fnmatch
-import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
-from functools import lru_cache
 
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.patterns import fits_glob
 
 DEFAULT_TENANT = "default"
 
@@ -60,17 +58,12 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         return self.tenant == DEFAULT_TENANT and self.role is Role.OWNER
 
     def may_call(self, model: str) -> bool:
-        return not self.models or any(_pattern(one).match(model) for one in self.models)
-
-
-@lru_cache(4096)
-def _pattern(pattern: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(pattern))
+        return not self.models or any(fits_glob(one, model) for one in self.models)
 
 
 def fits(pattern: str, model: str) -> bool:
     """Whether `provider/model` fits a pattern as `openai/*`; an empty one fits all."""
-    return not pattern or bool(_pattern(pattern).match(model))
+    return not pattern or fits_glob(pattern, model)
 
 
 class ModelNotAllowedError(ModelyardError):

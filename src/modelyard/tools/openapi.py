@@ -16,6 +16,7 @@ import yaml
 
 from modelyard.base.fields import whole_number
 from modelyard.base.numbers import FiniteLoader
+from modelyard.base.patterns import PatternError, compile_pattern
 from modelyard.tools.entities import ToolError
 
 MOST_BYTES = 20 << 20
@@ -482,9 +483,11 @@ def _words(value: Any, most: int = _MOST_WORDS) -> str:
 
 
 def _is_pattern(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
     try:
-        re.compile(value)
-    except (re.error, TypeError, RecursionError):
+        compile_pattern(value)
+    except PatternError:
         return False
     return True
 

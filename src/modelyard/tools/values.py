@@ -3,11 +3,10 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-import msgspec
-
+from modelyard.base.mending import NotMendedError, mended
+from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
 from modelyard.tools.entities import ToolParameter, ToolParameterError
 
 _TRUE = frozenset({"true", "yes", "y", "1", "on"})
@@ -50,21 +49,10 @@ def _decoded(text: str) -> Any:
     if text[:1] not in ("{", "["):
         return text
     try:
-        from json_repair import repair_json
-
-        mended: Any = repair_json(text, return_objects=True)
-    except (ImportError, RecursionError, ValueError):
+        found = mended(text)
+    except (ImportError, NotMendedError):
         return text
-    return mended if isinstance(mended, dict | list) else text
-
-
-@lru_cache(512)
-def _validator(schema: bytes) -> Any:
-    from jsonschema import Draft202012Validator
-    from referencing import Registry
-
-    # An empty registry: a reference to elsewhere is never followed.
-    return Draft202012Validator(msgspec.json.decode(schema), registry=Registry())
+    return found if isinstance(found, dict | list) else text
 
 
 def fitted(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,13 +75,13 @@ def fitted(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str,
         if name not in found:
             raise ToolParameterError(f"parameter {name!r} is missing")
     try:
-        error = next(iter(_validator(msgspec.json.encode(dict(schema))).iter_errors(found)), None)
-    except Exception as error:  # noqa: BLE001  a schema of others may be wrong in any way: the tool decides then
-        del error
-        return found
-    if error is not None:
-        where = ".".join(str(one) for one in error.absolute_path) or "the arguments"
-        raise ToolParameterError(f"parameter {where!r}: {error.message[:300]}")
+        mismatch = compiled(schema, is_lenient=True).mismatch(found)
+    except TooMuchWorkError as error:
+        raise ToolParameterError(f"the arguments: {error}") from error
+    except SchemaError:
+        return found  # a schema of others may be wrong in any way: the tool decides then
+    if mismatch is not None:
+        raise ToolParameterError(f"parameter {mismatch.where('.', 'the arguments')!r}: {mismatch.message}")
     return found
 
 

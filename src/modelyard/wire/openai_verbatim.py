@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from modelyard.base.bodies import decode_body
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.models.llm import LLMRequest, LLMResultChunkDelta, LLMUsage
 from modelyard.models.verbatim import VerbatimChunk, VerbatimRequest
@@ -80,7 +81,7 @@ def glance_request(body: bytes, parse: Callable[[Any], LLMRequest]) -> tuple[str
 
 
 def _parsed(body: bytes, parse: Callable[[Any], LLMRequest]) -> LLMRequest:
-    return parse(msgspec.json.decode(body))
+    return parse(decode_body(body))
 
 
 class Passing:

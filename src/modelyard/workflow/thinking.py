@@ -2,10 +2,10 @@
 
 import re
 
-_OPEN = re.compile(r"<think(?:\s[^>]*)?>", re.IGNORECASE)
-_CLOSE = re.compile(r"</think\s*>", re.IGNORECASE)
-_MAY_OPEN = re.compile(r"<(?:t(?:h(?:i(?:n(?:k(?:\s[^>]*)?)?)?)?)?)?$", re.IGNORECASE)
-_MAY_CLOSE = re.compile(r"<(?:/(?:t(?:h(?:i(?:n(?:k\s*)?)?)?)?)?)?$", re.IGNORECASE)
+_OPEN = re.compile(r"<think(?:\s[^<>]{0,400})?>", re.IGNORECASE)
+_CLOSE = re.compile(r"</think\s{0,40}>", re.IGNORECASE)
+_MAY_OPEN = re.compile(r"<(?:t(?:h(?:i(?:n(?:k(?:\s[^<>]{0,400})?)?)?)?)?)?$", re.IGNORECASE)
+_MAY_CLOSE = re.compile(r"<(?:/(?:t(?:h(?:i(?:n(?:k\s{0,40})?)?)?)?)?)?$", re.IGNORECASE)
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 

@@ -17,7 +17,7 @@ _PLAN = (
     "Make a plan for the user's request: a JSON list of short steps, each one thing to find out or to do, in order. "
     "Write the list and nothing else. A request that needs one step has a plan of one step."
 )
-_LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.+)$", re.MULTILINE)
+_LINE = re.compile(r"^[^\S\n]*+(?:[-*•]|\d{1,9}[.)])[^\S\n]++(.+)$", re.MULTILINE)
 
 
 class PlanAndExecute:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.a2a_shapes import (
@@ -304,8 +305,8 @@ class _Call(msgspec.Struct, frozen=True):
 def _body(data: bytes) -> JSON:
     """Raises A2AError."""
     try:
-        found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        found = decode_body(data)
+    except BodyError as error:
         raise A2AError(PARSE, f"this is not JSON: {error}") from error
     if not isinstance(found, dict) or found.get("jsonrpc") != "2.0":
         raise A2AError(INVALID, "a request is an object with jsonrpc '2.0', id, method and params")

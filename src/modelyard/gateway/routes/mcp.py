@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import msgspec
-
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.tools.entities import ToolContext
@@ -33,8 +32,8 @@ class Route:
             return Reply(b"", status=405, headers={"allow": "POST"})
         data = await request.body()
         try:
-            message: Any = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            message: Any = decode_body(data)
+        except BodyError:
             return json_reply(protocol.error_of(None, protocol.PARSE_ERROR, "the body is no JSON"), status=400)
         headers = {
             name: value

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.messages import (
@@ -55,26 +56,18 @@ class Structured:
 class _Check:
     """Whether a text is JSON that satisfies the schema. Raises InvokeBadRequestError where the schema is none.
 
-    References to other documents are never followed. `pattern` is left out: a caller's expression could keep this
-    process busy for hours.
+    References to other documents are never followed, and patterns that cannot be matched in linear time are left out.
     """
 
     def __init__(self, schema: JSON) -> None:
-        from jsonschema import Draft202012Validator
-        from jsonschema.exceptions import SchemaError
-        from jsonschema.validators import extend
-        from referencing import Registry
-
         try:
-            Draft202012Validator.check_schema(schema)
+            self._compiled = compiled(schema, is_lenient=True)
         except SchemaError as error:
             where = "response_format.json_schema.schema"
-            raise InvokeBadRequestError(f"{where!r} is no JSON schema: {error.message}", param=where) from error
-        kind: Any = extend(Draft202012Validator, {"pattern": _unchecked, "patternProperties": _unchecked})
+            raise InvokeBadRequestError(f"{where!r} is no JSON schema: {error}", param=where) from error
         self.schema = schema
-        self._validator = kind(schema, registry=Registry())
 
-    def problem(self, text: str) -> str | None:
+    async def problem(self, text: str) -> str | None:
         """What is wrong with it, in words for a model; None where it fits."""
         try:
             document = json.loads(text)
@@ -82,23 +75,16 @@ class _Check:
             return f"it is not JSON: {error}"
         except RecursionError:
             return "it is nested too deeply"
-        return self.problem_of(document)
+        return await self.problem_of(document)
 
-    def problem_of(self, document: Any) -> str | None:
-        from referencing.exceptions import Unresolvable
-
+    async def problem_of(self, document: Any) -> str | None:
         try:
-            error = next(iter(self._validator.iter_errors(document)), None)
-        except (Unresolvable, RecursionError) as error:
+            mismatch = await self._compiled.mismatch_apart(document)
+        except TooMuchWorkError as error:
+            return str(error)
+        except SchemaError as error:
             raise InvokeBadRequestError(f"the schema of 'response_format' cannot be followed: {error}") from error
-        if error is None:
-            return None
-        where = "/".join(str(step) for step in error.absolute_path) or "the answer"
-        return f"{where}: {error.message[:300]}"
-
-
-def _unchecked(*details: Any) -> tuple[()]:
-    return ()
+        return None if mismatch is None else f"{mismatch.where('/', 'the answer')}: {mismatch.message}"
 
 
 async def _native(invocation: Invocation, call_next: Call, check: _Check) -> AsyncGenerator[LLMResultChunk, None]:
@@ -111,7 +97,7 @@ async def _native(invocation: Invocation, call_next: Call, check: _Check) -> Asy
     result = fold(seen)
     if result.tool_calls or result.message.refusal or result.finish_reason in _CUT:
         return
-    if problem := check.problem(result.text):
+    if problem := await check.problem(result.text):
         raise _unfit(invocation, problem)
 
 
@@ -127,13 +113,13 @@ async def _asked(
     request = _with_tool(invocation.request, check.schema) if by_tool else _in_words(invocation.request, check.schema)
     result = await _whole(invocation, call_next, request)
     text = _answer_of(result, by_tool=by_tool)
-    if result.finish_reason not in _CUT and not result.message.refusal and (problem := check.problem(text)):
+    if result.finish_reason not in _CUT and not result.message.refusal and (problem := await check.problem(text)):
         first = result.usage
         result = await _whole(invocation, call_next, _repair(request, text, problem))
         # Both calls were made and are paid for.
         result = msgspec.structs.replace(result, usage=first.plus(result.usage))
         text = _answer_of(result, by_tool=by_tool)
-        if result.finish_reason not in _CUT and (problem := check.problem(text)):
+        if result.finish_reason not in _CUT and (problem := await check.problem(text)):
             raise _unfit(invocation, problem)
     for chunk in _as_text(result, text).as_chunks():
         yield chunk

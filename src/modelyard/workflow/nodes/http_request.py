@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.mending import NotMendedError, mended
 from modelyard.workflow.node import Effect, Node, NodeContext, NodeData, NodeError, NodeResult
 from modelyard.workflow.template import render, selectors_in
 from modelyard.workflow.variables import File
@@ -287,14 +288,12 @@ def _json(text: str) -> bytes:
         return msgspec.json.encode(json.loads(text))
     except (ValueError, RecursionError) as first:
         try:
-            from json_repair import repair_json
-
-            mended: Any = repair_json(text[:1_000_000], return_objects=True) if len(text) < 1_000_000 else ""
-        except (ImportError, ValueError, RecursionError):
-            mended = ""
-        if mended == "" or mended is None:
+            found = mended(text)
+        except (ImportError, NotMendedError):
+            found = ""
+        if found == "" or found is None:
             raise NodeError(f"Failed to parse JSON: {text[:200]}", kind="RequestBodyError") from first
-        return msgspec.json.encode(mended)
+        return msgspec.json.encode(found)
 
 
 def _quoted(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.mending import NotMendedError, mended
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.messages import (
@@ -212,16 +213,12 @@ def first_object(text: str) -> Mapping[str, Any] | None:
 
 
 def _mended(text: str) -> Mapping[str, Any] | None:
-    try:
-        from json_repair import repair_json
-    except ImportError:
-        return None
     start = text.find("{")
-    if start < 0 or len(text) > 100_000:
+    if start < 0:
         return None
     try:
-        found: Any = repair_json(text[start:], return_objects=True)
-    except (ValueError, RecursionError):
+        found = mended(text[start:])
+    except (ImportError, NotMendedError):
         return None
     return found if isinstance(found, dict) and found else None
 

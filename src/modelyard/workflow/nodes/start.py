@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
 from modelyard.workflow.node import NodeContext, NodeData, NodeError, NodeKind, NodeResult, QuickNode
 from modelyard.workflow.variables import File, WorkflowError
 
@@ -118,7 +119,7 @@ def _object(form: Variable, value: Any) -> Any:
     if isinstance(value, str) and value:
         try:
             value = msgspec.json.decode(value)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
             raise InputError(f"{form.variable} in input form must be a JSON object") from None
     if not isinstance(value, Mapping):
         raise InputError(f"{form.variable} in input form must be a JSON object")
@@ -126,7 +127,7 @@ def _object(form: Variable, value: Any) -> Any:
     if isinstance(schema, str) and schema.strip():
         try:
             schema = msgspec.json.decode(schema)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
             raise InputError(f"the JSON schema of {form.variable} is no JSON") from None
     if isinstance(schema, Mapping) and schema:
         _check_schema(form.variable, schema, value)
@@ -134,11 +135,14 @@ def _object(form: Variable, value: Any) -> Any:
 
 
 def _check_schema(name: str, schema: Mapping[str, Any], value: Any) -> None:
-    from jsonschema import Draft7Validator
-
-    error: Any = next(iter(Draft7Validator(dict(schema)).iter_errors(value)), None)
-    if error is not None:
-        raise InputError(f"{name} does not fit its JSON schema: {error.message[:300]}")
+    try:
+        mismatch = compiled(schema, draft="7").mismatch(value)
+    except TooMuchWorkError as error:
+        raise InputError(f"{name} cannot be held to its JSON schema: {error}") from error
+    except SchemaError as error:
+        raise InputError(f"the JSON schema of {name} cannot be used: {error}") from error
+    if mismatch is not None:
+        raise InputError(f"{name} does not fit its JSON schema: {mismatch.message}")
 
 
 def _cleaned(value: Any) -> Any:

@@ -1,0 +1,68 @@
+"""Nearly-JSON is mended where that takes little, and read in time that grows with its length."""
+
+import time
+
+import pytest
+
+from modelyard.agents.react_reader import ReactReader
+from modelyard.base.mending import MOST_CHARACTERS, NotMendedError, mended
+from modelyard.tools.values import read_arguments
+from modelyard.workflow.nodes.parameter_extractor import first_object
+from modelyard.workflow.thinking import ThinkFilter
+
+SIZE = 61_000
+
+
+@pytest.mark.parametrize(("text", "means"), [
+    ('{"a": 1,}', {"a": 1}), ("{'a': 'b'}", {"a": "b"}), ('{"a": [1, 2', {"a": [1, 2]}), ("{a: true}", {"a": True}),
+    ('```json\n{"a": 1,}\n```', {"a": 1}),
+])  # fmt: skip
+def test_what_is_nearly_json_is_mended(text: str, means: object):
+    assert mended(text) == means
+
+
+HOSTILE = [
+    '{"a": "' + '"' * SIZE, '{"a": "' + '",' * (SIZE // 2), '{"a": ' + '"b":' * (SIZE // 4), "{" + "a " * (SIZE // 2),
+    '{"a": "' + '\\"' * (SIZE // 2), "[" * SIZE, '{"a": "' + 'b " c ' * (SIZE // 6), "[" + "(" * SIZE,
+    "[" + "/*" * (SIZE // 2), '{"a"' + " " * SIZE, '{"a":b' + ' "' * (SIZE // 2), '{"a": "b" "c" ' * (SIZE // 14),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_text_takes_bounded_work(text: str):
+    began = time.process_time()
+    with pytest.raises(NotMendedError):
+        for _ in range(1):
+            mended(text)
+            raise NotMendedError("mended after all: that is allowed, within the time")
+    read_arguments(text, {"properties": {"a": {}}})
+    first_object(text)
+    assert time.process_time() - began < 2  # three readings; it was minutes
+
+
+def test_what_is_too_long_is_left_alone():
+    with pytest.raises(NotMendedError, match="at most"):
+        mended("{" + "a" * MOST_CHARACTERS)
+
+
+@pytest.mark.parametrize(
+    "begin", ["", "```", "```x", "Action: ", "Action Input: ", "Final Answer: ", "Final Answer: a", '{"a": "']
+)
+@pytest.mark.parametrize("sign", ["a", " ", "\n", "`", ":", "{", "["])
+def test_the_react_reader_is_linear(begin: str, sign: str):
+    began = time.process_time()
+    reader = ReactReader(["t"])
+    for one in begin + sign * 30_000:
+        reader.feed(one)
+    reader.finish()
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("piece", ["<think ", "<", "<think>", "</think ", "<think  ", " "])
+def test_the_think_filter_is_linear(piece: str):
+    began = time.process_time()
+    reader = ThinkFilter()
+    for one in "<think " + piece * 3_000:
+        reader.feed(one)
+    ThinkFilter().feed(piece * 15_000)
+    assert time.process_time() - began < 3

@@ -1,0 +1,119 @@
+"""Schemas that others write: nothing is fetched, nothing is endless, and what does not fit is said."""
+
+import ast
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
+from modelyard.tools.entities import ToolParameterError
+from modelyard.tools.values import fitted
+from modelyard.workflow.nodes.start import InputError, Variable, checked_inputs
+
+SOURCE = Path(__file__).parents[2] / "src/modelyard"
+
+
+def doubling(times: int) -> dict[str, Any]:
+    steps = {f"a{one}": {"allOf": [{"$ref": f"#/$defs/a{one + 1}"}] * 2} for one in range(times)}
+    return {"$ref": "#/$defs/a0", "$defs": {**steps, f"a{times}": {"type": "string"}}}
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+TREE = {"anyOf": [{"items": {"$ref": "#"}, "minItems": 1}, {"items": {"$ref": "#"}, "minItems": 1}, {"type": "null"}]}
+AB = "".join(random.Random(3).choices("ab", k=60_000))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/x", "file:///etc/passwd", "other.json", "urn:x"])
+@pytest.mark.parametrize(
+    "place", [lambda ref: ref, lambda ref: {"properties": {"a": ref}}, lambda ref: {"$defs": {"a": ref}}]
+)
+def test_nothing_is_fetched(address: str, place: Any):
+    with pytest.raises(SchemaError, match="leads elsewhere"):
+        compiled(place({"$ref": address}))
+
+
+@pytest.mark.parametrize(("schema", "value"), [
+    (doubling(40), "x"), (TREE, deep(60)), ({"items": {"$ref": "#"}}, deep(100_000)),
+    ({"pattern": "[ab]*a[ab]{900}c"}, AB), ({"items": {"allOf": [{"type": "integer"}] * 5000}}, list(range(20_000))),
+    ({"items": {"enum": list(range(20_000))}}, [1.5] * 20_000),
+    ({"patternProperties": {f"^{one}[ab]*a[ab]{{40}}$": {} for one in range(100)}}, {AB[:9000] + str(one): 1 for one in range(9)}),
+])  # fmt: skip
+def test_what_would_take_for_ever_is_refused(schema: Any, value: Any):
+    with pytest.raises(TooMuchWorkError):
+        compiled(schema).mismatch(value)
+
+
+@pytest.mark.parametrize("schema", [
+    {"type": "strng"}, {"pattern": "("}, {"pattern": "(?=a)b"}, {"pattern": "((a{1000}){1000}){1000}"}, deep(100_000),
+    {"$dynamicRef": "#a"}, {"$ref": "#/nowhere"}, [1], "x", {"enum": ["x" * 300_000]},
+    {"allOf": [{"pattern": f"a{{{one}}}"} for one in range(300)]},
+])  # fmt: skip
+def test_a_schema_that_is_none_says_so(schema: Any):
+    with pytest.raises(SchemaError):
+        compiled(schema)
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"allOf": [{"$ref": "#"}]}])
+def test_circles_are_an_error(schema: Any):
+    with pytest.raises(SchemaError, match="circle"):
+        compiled(schema).mismatch(1)
+
+
+def test_what_is_usual_works():
+    schema = {"type": "object", "required": ["b"], "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/n"}},
+              "$ref": {"type": "string"}}, "$defs": {"n": {"type": "integer", "pattern": "^x"}}}  # fmt: skip
+    assert compiled(schema).mismatch({"a": [1, 2], "b": 1, "$ref": "x"}) is None
+    found = compiled(schema).mismatch({"a": [1, "y"], "b": 1})
+    assert found is not None
+    assert found.path == ("a", 1)
+    assert "is not of type" in found.message or "does not match" in found.message
+    assert compiled({"type": "integer"}).mismatch(10**400) is None
+    assert compiled(doubling(8)).mismatch("x") is None
+    assert asyncio.run(compiled({"items": {"$ref": "#"}}).mismatch_apart(deep(150))) is None
+
+
+def test_a_lenient_reader_leaves_out_what_it_cannot_match():
+    assert compiled({"pattern": "^(?=a)b", "type": "string"}, is_lenient=True).mismatch("c") is None
+
+
+@pytest.mark.parametrize(("schema", "value", "says"), [
+    ({"$ref": "http://127.0.0.1:9/x"}, {}, "cannot be used"),
+    ({"properties": {"a": {"pattern": "^(a+)+$"}}}, {"a": "a" * 41 + "!"}, "does not fit"),
+    (doubling(40), {}, "cannot be held"),
+    ("[" * 100_000, {}, "is no JSON"),
+])  # fmt: skip
+def test_a_start_form_refuses(schema: Any, value: Any, says: str):
+    form = [Variable(variable="v", type="json_object", json_schema=schema)]
+    with pytest.raises(InputError, match=says):
+        checked_inputs(form, {"v": value})
+
+
+def test_a_start_form_refuses_deep_json():
+    with pytest.raises(InputError):
+        checked_inputs([Variable(variable="v", type="json_object")], {"v": '{"a":' + "[" * 100_000})
+
+
+def test_a_tool_refuses_arguments_that_cannot_be_held_to_its_schema():
+    schema = {"type": "object", "properties": {"a": {"pattern": "[ab]*a[ab]{900}c"}}}
+    with pytest.raises(ToolParameterError, match="too much work"):
+        fitted({"a": AB}, schema)
+
+
+def test_schemas_are_read_in_one_place():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.partition(".")[0] in ("jsonschema", "jsonschema_rs") for name in names):
+                assert path == SOURCE / "base/schemas.py"
+            if any(name.partition(".")[0] == "json_repair" for name in names):
+                assert path == SOURCE / "base/mending.py"
