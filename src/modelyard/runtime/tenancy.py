@@ -58,6 +58,8 @@ class StoredCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     domain: str = ""
     """Credentials that share a quota at the provider: what exhausts it for one does for all."""
     is_enabled: bool = True
+    set_by_operator: bool = False
+    """Whether the operator filled the form in; addresses in another's form are called through the egress guard."""
 
 
 Unit = Literal["requests", "tokens", "cost", "concurrency", "credits", "times"]
