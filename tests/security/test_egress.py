@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from tools.show.hostile_urls import CASES
 
 from modelyard.app import Modelyard
 from modelyard.base.errors import ModelyardError
@@ -15,7 +16,6 @@ from modelyard.models.types import OperatorCredentials
 from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, json_answer
 from tests.gateway.conftest import Running, start_gateway
 from tests.gateway.test_traffic import Got, ask
-from tools.show.hostile_urls import CASES
 
 __all__ = ["start_gateway"]
 pytestmark = pytest.mark.anyio

@@ -25,6 +25,10 @@ from modelyard.runtime.caller import ForbiddenError, ModelNotAllowedError
 from modelyard.runtime.ledger import LedgerUnavailableError
 from modelyard.runtime.limits import QuotaExceededError
 from modelyard.storage.database import StorageUnavailableError
+from modelyard.tools.mcp.protocol import McpError
+from modelyard.tools.openapi import DescriptionError
+from modelyard.tools.providers import OriginChangedError
+from modelyard.transport.egress import EgressError, EgressRefusedError, EgressTimeoutError
 from modelyard.wire import anthropic, cohere, gemini
 from modelyard.workflow.apps import DraftChangedError
 from modelyard.workflow.runs import TooManyRunsError
@@ -48,6 +52,12 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (WorkflowError, 400, "invalid_request_error"),
     (DraftChangedError, 409, "invalid_request_error"),
     (PackageError, 400, "invalid_request_error"),
+    (OriginChangedError, 409, "invalid_request_error"),
+    (DescriptionError, 400, "invalid_request_error"),
+    (McpError, 502, "server_error"),
+    (EgressRefusedError, 400, "invalid_request_error"),
+    (EgressTimeoutError, 504, "server_error"),
+    (EgressError, 502, "server_error"),
     (InvokeBadRequestError, 400, "invalid_request_error"),
     (InvokeRateLimitError, 429, "rate_limit_error"),
     (NoCredentialAvailableError, 503, "server_error"),

@@ -288,6 +288,8 @@ class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     """`api` or `mcp`."""
     url: str = ""
+    server: str = ""
+    """Where an API's calls go, where that was chosen by hand; empty for where its description says."""
     stdio: str = ""
     """Under which name an administrator registered its program."""
     title: str = ""
