@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
+from modelyard.base.charsets import charset_of, decode
 from modelyard.tools.entities import (
     Message,
     Tool,
@@ -165,12 +166,16 @@ class ApiTool(Tool):
         if answer.status in (401, 403):
             raise ToolCredentialsError(f"{operation.method} {operation.path} answers with status {answer.status}")
         if answer.status >= 400:
-            said = answer.body.decode("utf-8", "replace")[:_MOST_ERROR]
+            said = decode(answer.body[: _MOST_ERROR * 4], charset_of(answer.headers.get("content-type", "")))[
+                :_MOST_ERROR
+            ]
             raise ToolInvokeError(f"Request failed with status code {answer.status} and {said}")
         if not answer.body:
             yield text_message(f"Done: status {answer.status}.")
             return
-        yield _answer(answer.body, media, operation.name)
+        charset = charset_of(answer.headers.get("content-type", ""))
+        # A large answer takes a while to be read: not on the loop, where all others would wait.
+        yield await asyncio.to_thread(_answer, answer.body, media, charset, operation.name)
 
     async def _show(
         self, headers: list[tuple[str, str]], query: list[tuple[str, str]], cookies: list[tuple[str, str]]
@@ -202,14 +207,14 @@ class ApiTool(Tool):
                 pass
 
 
-def _answer(body: bytes, media: str, name: str) -> Message:
+def _answer(body: bytes, media: str, charset: str, name: str) -> Message:
     if media.endswith("json") or body[:1] in (b"{", b"["):
         try:
             return json_message(json.loads(body))
         except (ValueError, RecursionError):
             pass
     if not media or media.startswith(("text/", "application/xml", "application/javascript")) or media.endswith("+xml"):
-        return text_message(body.decode("utf-8", "replace"))
+        return text_message(decode(body, charset))
     return blob_message(body, media, name)
 
 

@@ -19,6 +19,7 @@ from modelyard.tools.entities import ToolError
 MOST_BYTES = 20 << 20
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _MOST_OPERATIONS = 5000
+_MOST_NODES = 5_000_000
 _MOST_DEPTH = 6
 _MOST_SCHEMA = 400  # nodes of one operation's schema: what is deeper or wider is "anything"
 _MOST_WORDS = 600
@@ -126,9 +127,33 @@ def _document(data: bytes | str) -> dict[str, Any]:
             found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  a safe one
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise DescriptionError(f"the description is neither JSON nor YAML: {str(error)[:200]}") from error
+        _check_size(found)
     if not isinstance(found, dict):
         raise DescriptionError("the description must be an object")
     return found
+
+
+def _check_size(document: Any) -> None:
+    """Raises DescriptionError where YAML's references make more of it than was written: it is read as if each stood
+    for itself, and ten lines may stand for more than any memory holds."""
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        if not isinstance(value, dict | list):
+            return 1
+        if (known := sizes.get(id(value))) is not None:
+            return known
+        sizes[id(value)] = _MOST_NODES  # until it is counted: what holds itself has no end
+        inner = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = total = min(1 + sum(size(one) for one in inner), _MOST_NODES)
+        return total
+
+    try:
+        is_small = size(document) < _MOST_NODES
+    except RecursionError:
+        is_small = False
+    if not is_small:
+        raise DescriptionError("the description's references make too much of it, or go round in a circle")
 
 
 @dataclass(slots=True)

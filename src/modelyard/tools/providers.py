@@ -175,7 +175,7 @@ class ToolProviders:
             answer = await self._egress.fetch("GET", url, most_bytes=20 << 20)
             if answer.status != 200:
                 raise DescriptionError(f"{url[:200]} answers with status {answer.status}")
-            if not (following := manifest_url(answer.body)):
+            if not (following := await asyncio.to_thread(manifest_url, answer.body)):
                 return answer.body, answer.url
             url = following
         raise DescriptionError("the manifest leads to another manifest")
