@@ -1,7 +1,10 @@
 """What tenants name is reached through the guard, whatever names it; what the operator names is reached as written."""
 
+import ast
 import json
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +12,20 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from tools.show.hostile_urls import CASES
 
+import modelyard
 from modelyard.app import Modelyard
-from modelyard.base.errors import ModelyardError
+from modelyard.base.clock import SystemClock
+from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.base.settings import CredentialSettings, EgressSettings, ProviderSettings
+from modelyard.base.urls import join
 from modelyard.models.types import OperatorCredentials
+from modelyard.plugins.market import Market
+from modelyard.runtime.accounts import SignInError
+from modelyard.runtime.oidc import Oidc
 from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, json_answer
+from modelyard.tools.api import Auth, Tokens
+from modelyard.tools.openapi import parse
+from modelyard.transport.egress import Egress, EgressError, EgressRefusedError, EgressRules, normal_url
 from tests.gateway.conftest import Running, start_gateway
 from tests.gateway.test_traffic import Got, ask
 
@@ -21,6 +33,7 @@ __all__ = ["start_gateway"]
 pytestmark = pytest.mark.anyio
 Start = Callable[..., Running]
 BOSS = "operator-key-1"
+SOURCE = Path(modelyard.__file__).parent
 CANARY = "inside-canary-7c1f"
 
 
@@ -187,3 +200,229 @@ async def test_clients_of_the_operator_and_of_tenants_share_no_connection(
         assert len(internal.requests) == 1
     finally:
         await yard.aclose()
+
+
+# ------------------------------------------------------------------------------------------------ markets, sign-in, tokens
+
+
+def listed(file: str) -> Answer:
+    one = {"plugin": "me/one", "version": "1.0.0", "checksum": "0" * 64, "file": file}
+    return json_answer({"plugins": [one]})
+
+
+async def test_a_market_leads_to_no_private_place_but_its_own(
+    internal: Upstream, upstream: Callable[[Any], Upstream], tmp_path: Path
+):
+    ways = {"there": f"{internal.url}/package", "here": "/v1/more", "on": "/v1/on"}
+
+    def market(request: UpstreamRequest) -> Answer:
+        name = request.path.rpartition("/")[2]
+        if name == "index.json":
+            return listed(wanted[0])
+        if name == "more":
+            return Answer(body=b"bytes")
+        return Answer(status=302, headers={"location": ways[name]})
+
+    wanted = ["here"]
+    server = upstream(market)
+    egress = Egress()
+    try:
+        place = Market([server.url], egress, github=server.url)
+        assert await place.fetch("me/one") == b"bytes"
+        for wanted[0] in ("there", f"{internal.url}/package"):
+            with pytest.raises(PluginError, match="must not be called|is no public address"):
+                await place.fetch("me/one")
+        wanted[0] = "on"
+        with pytest.raises(PluginError, match="redirects more than 5 times"):
+            await place.fetch("me/one")
+        with pytest.raises(PluginError, match="must not be called|is no public address"):
+            await place.github(f"{server.url}/more")
+        assert await place.github(f"{server.url}/more", is_operators=True) == b"bytes"
+        assert internal.requests == []
+    finally:
+        await egress.aclose()
+
+
+async def test_an_issuer_leads_to_no_private_place_but_its_own(internal: Upstream, upstream: Callable[[Any], Upstream]):
+    def issuer(request: UpstreamRequest) -> Answer:
+        if request.path.endswith("openid-configuration"):
+            return json_answer({
+                "issuer": server.url, "authorization_endpoint": f"{server.url}/authorize",
+                "token_endpoint": f"{internal.url}/token", "jwks_uri": f"{internal.url}/keys",
+            })  # fmt: skip
+        return Answer(status=307, headers={"location": f"{internal.url}/token"})
+
+    server = upstream(issuer)
+    egress = Egress()
+    try:
+        oidc = Oidc(egress, SystemClock(), issuer=server.url, client_id="me", client_secret="hush")
+        _, pending = await oidc.begin("http://here.example/back")
+        with pytest.raises(SignInError, match="cannot be asked") as refused:
+            await oidc.end(pending, code="c", state=pending.state, back="http://here.example/back")
+        assert CANARY not in str(refused.value)
+        with pytest.raises(SignInError, match="cannot be asked"):  # its own host, and from there elsewhere
+            await oidc._ask("POST", f"{server.url}/token", b"client_secret=hush")
+        assert internal.requests == []
+    finally:
+        await egress.aclose()
+
+
+async def test_the_secret_of_a_token_follows_no_redirect(internal: Upstream, upstream: Callable[[Any], Upstream]):
+    places = [one.removeprefix("http://").removesuffix("/v1") for one in (internal.url,)]
+    server = upstream(lambda request: Answer(status=307, headers={"location": f"{internal.url}/token"}))
+    places.append(server.url.removeprefix("http://").removesuffix("/v1"))
+    egress = Egress(EgressRules(private=frozenset(places)))
+    try:
+        auth = Auth(type="oauth2", user="me", value="hush", token_url=f"{server.url}/token")
+        with pytest.raises(EgressError, match="redirects more than 0 times"):
+            await Tokens(egress).get(auth, tenant="acme", row="1")
+        assert internal.requests == []
+    finally:
+        await egress.aclose()
+
+
+async def test_what_proves_who_asks_does_not_go_to_another_origin(
+    internal: Upstream, upstream: Callable[[Any], Upstream]
+):
+    server = upstream(lambda request: Answer(status=302, headers={"location": f"{internal.url}/look"}))
+    places = frozenset(one.url.removeprefix("http://").removesuffix("/v1") for one in (internal, server))
+    egress = Egress(EgressRules(private=places))
+    try:
+        given = [("authorization", "Bearer hush"), ("cookie", "session=hush"), ("x-api-key", "hush"), ("accept", "a/b")]
+        await egress.fetch("GET", server.url, headers=given)
+        assert {"authorization", "cookie", "x-api-key"} <= set(server.requests[0].headers)
+        assert not {"authorization", "cookie", "x-api-key"} & set(internal.requests[0].headers)
+        assert "hush" not in str(internal.requests[0].headers)
+    finally:
+        await egress.aclose()
+
+
+def test_a_refused_address_is_the_callers_mistake_and_no_failure_of_ours(
+    house: tuple[Running, str], internal: Upstream
+):
+    running, key = house
+    place = internal.url.removesuffix("/v1")
+    for body in (
+        {"name": "a", "type": "api", "url": f"{place}/openapi.json"}, {"name": "b", "type": "mcp", "url": place},
+        {"name": "c", "type": "extension", "url": place}, {"name": "d", "type": "api", "url": "file:///etc/passwd"},
+        {"name": "e", "type": "api", "url": "http://[::1"},
+    ):  # fmt: skip
+        refused = ask(running, "POST", "/admin/tool-providers", body, key=key)
+        assert refused.status in (400, 502), (body, refused.body)
+        assert refused.json["error"]["code"] in ("egress_refused", "mcp_error"), refused.body
+        assert CANARY.encode() not in refused.body
+    assert internal.requests == []
+
+
+# ------------------------------------------------------------------------------------------------ the law
+
+_OWN_WAYS = {
+    ("transport/http.py", "getaddrinfo"): "the one client: names are looked up",
+    ("transport/http.py", "create_connection"): "and connected to, after the guard was asked",
+    ("transport/egress.py", "HttpClient"): "what is guarded, and a pool for what the operator named",
+    ("app/__init__.py", "HttpClient"): "for the operator's providers, and traces to the operator's collector",
+    ("providers/local/hub.py", "HttpClient"): "weights, from the hub that the operator set",
+    ("providers/local/engines/chat.py", "http.client"): "a model's process, by its socket in the file system",
+    ("providers/local/engines/chat.py", "socket.socket"): "the same",
+    ("providers/local/process.py", "open_connection"): "one half of a pair of sockets",
+    ("plugins/process.py", "create_connection"): "the pipes of a plugin's process",
+    ("cli/doctor.py", "socket.socket"): "whether a port is free",
+    ("cli/doctor.py", "connect_ex"): "the same",
+}
+"""(file, way) of all that could lead out of the process, and why it may be there."""
+_CALLS = frozenset({
+    "create_connection", "open_connection", "open_unix_connection", "create_unix_connection", "start_tls",
+    "create_datagram_endpoint", "getaddrinfo", "gethostbyname", "urlopen", "urlretrieve", "sock_connect", "connect_ex",
+    "HttpClient",
+})  # fmt: skip
+_MODULES = frozenset({
+    "urllib.request", "http.client", "aiohttp", "httpx", "requests", "urllib3", "ftplib", "smtplib", "imaplib", "poplib",
+    "telnetlib", "nntplib", "xmlrpc.client", "websockets", "websocket", "paramiko", "pycurl", "boto3", "botocore", "h11",
+    "h2", "httpcore", "socks",
+})  # fmt: skip
+_STARTS = frozenset({"create_subprocess_exec", "create_subprocess_shell", "Popen", "run", "check_output", "system"})
+_PROGRAMS = re.compile(r"(^|[ /])(curl|wget|git|ssh|nc|ncat|socat|pip)( |$)")
+
+
+def _ways_out(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names if one.name in _MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            full = [str(node.module), *(f"{node.module}.{one.name}" for one in node.names)]
+            yield from (one for one in full if one in _MODULES)
+        elif isinstance(node, ast.Call):
+            yield from _way_of_call(node)
+
+
+def _way_of_call(node: ast.Call) -> Iterator[str]:
+    called = ast.unparse(node.func)
+    name = called.rpartition(".")[2]
+    if name in _CALLS:
+        yield name
+    elif called == "socket.socket" and not any(one.arg == "fileno" for one in node.keywords):
+        yield called
+    elif name in _STARTS:
+        words = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
+        if any(isinstance(one, str) and _PROGRAMS.search(one) for one in words):
+            yield f"{name} {words}"
+
+
+def _found_ways() -> set[tuple[str, str]]:
+    paths = [one for one in SOURCE.rglob("*.py") if "testing" not in one.relative_to(SOURCE).parts]
+    return {
+        (str(one.relative_to(SOURCE)), way) for one in paths for way in _ways_out(ast.parse(one.read_text("utf-8")))
+    }
+
+
+def test_nothing_leaves_the_server_but_through_the_one_client():
+    found = _found_ways()
+    # What attacks the jail is written there as text, and jailed code is confined by the jail, not by this.
+    found = {one for one in found if not one[0].startswith("jail/")}
+    assert found == set(_OWN_WAYS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import requests",
+        "from urllib import request",
+        "from urllib.request import urlopen",
+        "import http.client",
+        "asyncio.open_connection('a', 1)",
+        "loop.getaddrinfo('a', 1)",
+        "HttpClient()",
+        "socket.socket(socket.AF_INET)",
+        "subprocess.run(['git', 'clone', url])",
+        "create_subprocess_exec('/usr/bin/curl', url)",
+        "os.system('wget x')",
+    ],
+)
+def test_the_law_sees_each_way(text: str):
+    assert list(_ways_out(ast.parse(text)))
+
+
+def test_no_module_below_the_app_chooses_the_unguarded_client():
+    """`client.send` is the providers' and the traces' alone; all others are given `Egress`."""
+    users = {
+        str(one.relative_to(SOURCE))
+        for one in SOURCE.rglob("*.py")
+        if re.search(r"import .*\bHttpClient\b", one.read_text("utf-8"))
+    }
+    assert users == {
+        "app/__init__.py", "app/telemetry.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
+        "providers/http_provider.py", "providers/local/hub.py", "transport/egress.py", "transport/otlp.py",
+    }  # fmt: skip
+
+
+def test_addresses_of_others_that_cannot_be_read_raise_nothing_but_ours(house: tuple[Running, str]):
+    running, key = house
+    broken = "http://[::1"
+    assert join("http://a.example/", broken) == ""
+    with pytest.raises(EgressRefusedError, match="cannot be read"):
+        normal_url(broken)
+    described = {"openapi": "3.0.0", "info": {"title": "x", "version": "1"}, "servers": [{"url": broken}],
+                 "paths": {"/x": {"get": {"operationId": "x", "servers": [{"url": broken}]}}}}  # fmt: skip
+    assert parse(json.dumps(described), url="http://a.example/").server == ""
+    ask(running, "POST", "/admin/v1/credentials", credential("openai_api_compatible", base_url=broken), key=key)
+    assert call(running, "openai_api_compatible/m", key=key).status == 400

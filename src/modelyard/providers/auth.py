@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from modelyard.base.clock import Clock, SystemClock
-from modelyard.base.errors import ConfigError, InvokeAuthorizationError
+from modelyard.base.errors import ConfigError, InvokeAuthorizationError, InvokeBadRequestError
 from modelyard.models.types import JSON, Credentials, OperatorCredentials
 from modelyard.transport.http import HttpClient
 
@@ -105,7 +105,11 @@ class AwsAuth:
         if not access or not secret:
             raise ConfigError("AWS needs 'aws_access_key_id' and 'aws_secret_access_key', or an 'api_key'")
         moment = datetime.datetime.fromtimestamp(self.clock.time(), datetime.UTC)
-        signed = {"host": urlsplit(url).netloc, "x-amz-date": moment.strftime("%Y%m%dT%H%M%SZ")}
+        try:
+            host = urlsplit(url).netloc
+        except ValueError as error:
+            raise InvokeBadRequestError(f"the address in the credential cannot be read: {error}") from error
+        signed = {"host": host, "x-amz-date": moment.strftime("%Y%m%dT%H%M%SZ")}
         if token := credentials.get("aws_session_token"):
             signed["x-amz-security-token"] = token
         authorization = sign_v4(

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import yaml
 
+from modelyard.base.urls import join
 from modelyard.tools.entities import ToolError
 
 MOST_BYTES = 20 << 20
@@ -419,14 +419,14 @@ class _Reader:
             schemes = self._document.get("schemes") or ["https"]
             scheme = "https" if "https" in schemes else str(schemes[0])
             base = str(self._document.get("basePath") or "")
-            return f"{scheme}://{host}{base}".rstrip("/") if host else urljoin(self._url, base).rstrip("/")
+            return f"{scheme}://{host}{base}".rstrip("/") if host else join(self._url, base).rstrip("/")
         servers = owner.get("servers") or self._document.get("servers") or ()
         first = _mapping(servers[0]) if isinstance(servers, list) and servers else {}
         url = str(first.get("url") or "")
         for name, one in _mapping(first.get("variables")).items():
             url = url.replace("{" + str(name) + "}", str(_mapping(one).get("default") or ""))
-        url = urljoin(self._url, url) if self._url else url
-        return url.rstrip("/") if urlsplit(url).scheme in ("http", "https") else ""
+        url = join(self._url, url)
+        return url.rstrip("/") if url.lower().startswith(("http://", "https://")) else ""
 
     def _schemes(self) -> dict[str, Scheme]:
         owner = self._document if self._is_old else _mapping(self._document.get("components"))

@@ -225,7 +225,7 @@ class Egress:
         `operators`: an address that the operator wrote. Its origin may be private; whatever that leads to may not.
         """
         hop = _Hop(method.upper(), url, [one for one in headers if one[0].lower() not in _OURS], body)
-        hop.operators = _parsed(operators)[0] if operators else None
+        hop.operators = _parsed(normal_url(operators))[0] if operators else None
         timeouts = Timeouts(connect=connect, first_byte=read, between_bytes=read)
         try:
             async with asyncio.timeout(self.rules.seconds):
@@ -317,7 +317,10 @@ def normal_url(url: str) -> str:
         raise EgressRefusedError(f"an address of {len(url):,} characters is not called; {_MOST_URL:,} are the most")
     if any(sign in url for sign in "\\\t\r\n\0 ") or any(unicodedata.category(sign) == "Cc" for sign in url):
         raise EgressRefusedError(f"address {_shown(url)} holds characters that must be percent-encoded")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise EgressRefusedError(f"address {_shown(url)} cannot be read: {error}") from error
     if parts.scheme not in ("http", "https") or not url.lower().startswith(f"{parts.scheme}://") or not parts.netloc:
         raise EgressRefusedError(f"address {_shown(url)} must start with http:// or https:// and name a host")
     if "@" in parts.netloc:
@@ -349,7 +352,10 @@ def _parsed(url: str) -> tuple[Origin, str]:
 
 
 def _next(hop: _Hop, status: int, location: str) -> _Hop:
-    url = urljoin(hop.url, location)
+    try:
+        url = urljoin(hop.url, location)
+    except ValueError as error:
+        raise EgressRefusedError(f"{_shown(hop.url)} redirects to an address that cannot be read: {error}") from error
     if status == 303 or (status in (301, 302) and hop.method == "POST"):
         headers = [one for one in hop.headers if one[0].lower() != "content-type"]
         return _Hop("HEAD" if hop.method == "HEAD" else "GET", url, headers, b"", hop.was, hop.operators)

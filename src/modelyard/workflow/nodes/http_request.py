@@ -129,7 +129,10 @@ class HttpRequestNode(Node):
             raise NodeError("url is required", kind="InvalidURLError")
         if not url.startswith(("http://", "https://")):
             raise NodeError("url should start with http:// or https://", kind="InvalidURLError")
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise NodeError(f"url cannot be read: {error}", kind="InvalidURLError") from error
         pairs = [(render(key, context.pool), render(value, context.pool)) for key, value in _lines(self.data.params)]
         pairs = [one for one in pairs if one[0]]
         query = "&".join(one for one in (parts.query, urlencode(pairs)) if one)
