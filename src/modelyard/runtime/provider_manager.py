@@ -198,6 +198,8 @@ class ProviderManager:
             credential = self._checked(tenant, row, one.provider, given, 0)
         except ModelyardError:  # the form has changed since: the tenant's others still serve
             return None
+        # What a tenant calls a domain must not let the credentials of others rest.
+        credential = replace(credential, owner=tenant)
         return _operators(credential) if credential_is_operators(self._directory, tenant, one) else credential
 
     # where a call may go
@@ -354,9 +356,7 @@ class ProviderManager:
 
 
 def _later(one: Credential) -> Credential:
-    return Credential(
-        one.id, one.name, one.values, one.weight, one.priority + _AFTER_ALL_OTHERS, one.domain, one.quotas
-    )
+    return replace(one, priority=one.priority + _AFTER_ALL_OTHERS)
 
 
 def _operators(one: Credential) -> Credential:
