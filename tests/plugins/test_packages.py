@@ -34,7 +34,7 @@ from modelyard.plugins.package import (
 from modelyard.plugins.scaffold import CATEGORIES, Answers, create
 from modelyard.plugins.signature import generate_keys, sign, verify
 from modelyard.testing import Answer, Upstream
-from modelyard.transport.http import HttpClient
+from modelyard.transport.egress import Egress
 from tests.plugins.conftest import EXAMPLES
 
 MANIFEST: dict[str, Any] = {
@@ -263,7 +263,7 @@ def test_a_bundle_holds_its_packages():
 
 
 def market_of(*places: str) -> Market:
-    return Market(places, HttpClient())
+    return Market(places, Egress())
 
 
 def test_a_market_in_a_folder_is_searched_and_gives_the_newest(tmp_path: Path):
@@ -300,7 +300,7 @@ def test_a_market_at_an_address_and_a_release(tmp_path: Path, upstream: Callable
     server = upstream(answer)
 
     async def work() -> None:
-        client = HttpClient()
+        client = Egress()
         market = Market([server.url], client, github=server.url)
         assert [one.plugin for _, one in await market.search("mock")] == ["modelyard/mockgpt"]
         data = await market.fetch("modelyard/mockgpt")

@@ -21,10 +21,10 @@ INSIDE = (
 )  # fmt: skip
 PUBLIC = "93.184.215.14"
 NAMES: dict[str, list[str]] = {
-    "inside.test": ["169.254.169.254"], "many.test": [PUBLIC, "10.0.0.1"], "mapped.test": ["::ffff:10.0.0.1"],
+    "inside.test": ["169.254.169.254"], "metadata.test": ["169.254.169.254"], "many.test": [PUBLIC, "10.0.0.1"], "mapped.test": ["::ffff:10.0.0.1"],
     "six.test": ["fd00:ec2::254"], "public.test": [PUBLIC], "loop.test": ["127.0.0.1"], "nat64.test": ["64:ff9b::a9fe:a9fe"],
 }  # fmt: skip
-"""`rebind.test` is public the first time, and inside from then on."""
+"""`rebind.test` is public and inside by turns."""
 
 CASES: tuple[str, ...] = (
     # loopback and its spellings
@@ -58,15 +58,23 @@ CASES: tuple[str, ...] = (
     "http://public.test/to/http://169.254.169.254/", "http://public.test/to/http://127.0.0.1/", "http://public.test/to/http://[::1]/",
     "http://public.test/to/http://inside.test/", "http://public.test/to///169.254.169.254/", "http://public.test/to/file:///etc/passwd",
     "http://public.test/to/http://public.test/to/http://10.0.0.1/", "http://public.test/to/http://rebind.test/",
-    "http://public.test/loop",
+    "http://public.test/loop", "http://public.test/to/http://[64:ff9b::a9fe:a9fe]/",
+    "http://public.test/to/http://[::ffff:10.0.0.1]/", "http://public.test/to/http://2852039166/",
+    # more likenesses
+    "http://[64:ff9b::169.254.169.254]/", "http://0x0/", "http://[fd12:3456::1]/", "http://[::ffff:100.100.100.200]/",
+    "http://metadata.test/", "http://metadata.test.:80/",
 )  # fmt: skip
 connects: list[str] = []
+"""Addresses inside that were connected to."""
+publics: list[str] = []
+"""What was asked for at the public address."""
 
 
 class _Inside(BaseHTTPRequestHandler):
     """Answers a canary wherever it is reached inside; at the public address it says hello, or sends elsewhere."""
 
     def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
         here = self.connection.getsockname()[0]
         if ipaddress.ip_address(here.partition("%")[0]) != ipaddress.ip_address(PUBLIC):
             self._say(200, b"canary")
@@ -81,7 +89,10 @@ class _Inside(BaseHTTPRequestHandler):
             self.send_header("content-length", "0")
             self.end_headers()
         else:
+            publics.append(f"{self.command} {self.path}")
             self._say(200, b"hello")
+
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  the library's names
 
     def _say(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -141,7 +152,7 @@ def scripted_names() -> Callable[..., Any]:
         name = (host.decode() if isinstance(host, bytes) else str(host)).rstrip(".").lower()
         if name == "rebind.test":
             asked[name] = asked.get(name, 0) + 1
-            found = [PUBLIC] if asked[name] == 1 else ["169.254.169.254"]
+            found = [PUBLIC] if asked[name] % 2 else ["169.254.169.254"]
         else:
             found = NAMES.get(name, [])
         if found:

@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from modelyard.app import Modelyard
 from modelyard.base.ids import new_uuid
 from modelyard.base.log import JsonFormatter, TextFormatter
-from modelyard.base.settings import Settings
+from modelyard.base.settings import EgressSettings, Settings
 from modelyard.cli.serving import gateway_of
 from modelyard.gateway.admin_calls import PREFIX
 from modelyard.gateway.auth import TENANT
@@ -107,7 +108,8 @@ class World:
 
 
 async def build(home: str, url: str, callbacks: Sequence[Any]) -> World:
-    yard = Modelyard(Settings(home=home, retries=0), environ={}, callbacks=callbacks)
+    egress = EgressSettings(private=[urlsplit(url).netloc])  # the tenants' own provider lives on this machine
+    yard = Modelyard(Settings(home=home, retries=0, egress=egress), environ={}, callbacks=callbacks)
     world = World(yard, gateway_of(yard))
     admin = yard.administration
     for tenant in ("alpha", "beta"):

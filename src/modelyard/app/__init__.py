@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 from modelyard.app.extensions import PluginParts
 from modelyard.app.knowledge import KnowledgeParts
 from modelyard.app.money import Admission, HostedQuotas, Seeds, price_of_lost
-from modelyard.app.providers import ADDED_PROVIDERS, added_providers, configure_credentials, definitions_of, timeouts_of
+from modelyard.app.providers import (
+    ADDED_PROVIDERS,
+    added_providers,
+    configure_credentials,
+    definitions_of,
+    egress_rules,
+    timeouts_of,
+)
 from modelyard.app.recovery import Recovery
 from modelyard.app.upkeep import Upkeep
 from modelyard.app.workflows import WorkflowParts
@@ -69,6 +76,7 @@ from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.files import FileStore
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing, load_key_ring
+from modelyard.transport.egress import Egress, GuardedClient
 from modelyard.transport.http import HttpClient
 
 if TYPE_CHECKING:
@@ -109,6 +117,8 @@ class Modelyard:
         self.settings = settings or load_settings(self._environ)
         self.clock = clock or SystemClock()
         self.http = HttpClient()
+        self.egress = Egress(egress_rules(self.settings))
+        self.guarded = GuardedClient(lambda: self.egress.rules)
         self.weights = weight_store(self.settings)
         self.local = LocalRuntime(self.weights, _local_options(self.settings))
         self._added = tuple(definitions)
@@ -187,11 +197,11 @@ class Modelyard:
         return [*settings.providers, *added_providers(settings.home_path)]
 
     def _factory(self, settings: Settings, configured: Sequence[ProviderSettings]) -> ModelProviderFactory:
-        timeouts = timeouts_of(settings)
+        models = partial(http_models, client=self.http, timeouts=timeouts_of(settings), guarded=self.guarded)
         return ModelProviderFactory(
             [*definitions_of(settings, configured), *self._added],
             {
-                **dict.fromkeys(WIRES, partial(http_models, client=self.http, timeouts=timeouts)),
+                **dict.fromkeys(WIRES, models),
                 "local": lambda definition: local_models(self.local),
                 **self._builders,
             },
@@ -214,6 +224,7 @@ class Modelyard:
         self.providers.use(factory)
         configure_credentials(self.providers, configured, self._environ)
         self.settings = settings
+        self.egress.rules = egress_rules(settings)
         self.models.use(defaults, settings.timeouts.total or None)
         self._apply(settings)
         for listener in self._on_reload:
@@ -518,7 +529,8 @@ class Modelyard:
     async def _offered(self, definition: ProviderDefinition, credentials: Credentials) -> list[str]:
         """What a provider lists; where it has no list, one of its models after a call as small as can be."""
         if definition.paths.get("list") != "":
-            return await Endpoint(definition, self.http, timeouts_of(self.settings)).list_models(credentials)
+            endpoint = Endpoint(definition, self.http, timeouts_of(self.settings), self.guarded)
+            return await endpoint.list_models(credentials)
         for model in definition.entity.models:
             if (request := _SMALLEST.get(model.model_type)) is not None:
                 callee: Any = self.providers.factory.get_model(definition.name, model.model_type)
@@ -580,6 +592,8 @@ class Modelyard:
         if self._valkey is not None:
             await self._valkey.aclose()
         await self.http.aclose()
+        await self.guarded.aclose()
+        await self.egress.aclose()
         try:
             await asyncio.to_thread(self.database.close)
         except RuntimeError:  # the interpreter ends: there are no threads to be had any more

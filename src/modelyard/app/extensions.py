@@ -62,7 +62,7 @@ class PluginParts:
             yard.providers,
             yard.keys,
             storage,
-            Market(chosen.markets, yard.http),
+            Market(chosen.markets, yard.egress),
             yard.clock,
             public_keys=read_keys([Path(one).expanduser() for one in chosen.public_keys]),
             must_be_signed=chosen.must_be_signed,

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modelyard.app.tools import ToolParts
-from modelyard.base.settings import Settings
 from modelyard.jail.sandbox import Jail, JailLimits
 from modelyard.models.embedding import TextEmbeddingRequest
 from modelyard.models.types import ModelType
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
-from modelyard.transport.egress import Egress, EgressRules
 from modelyard.workflow.annotations import Annotations
 from modelyard.workflow.apps import Apps
 from modelyard.workflow.chats import Chats
@@ -47,7 +45,7 @@ class WorkflowParts:
         self._yard = yard
         limits = JailLimits(seconds=chosen.code_seconds, memory_mb=chosen.code_memory_mb, at_once=chosen.code_at_once)
         self.jail = Jail(limits, preload=chosen.preload, is_enabled=chosen.code)
-        self.egress = Egress(_rules(yard.settings))
+        self.egress = yard.egress
         self.journal = DatabaseJournal(yard.database, yard.clock.time)
         self.apps = Apps(yard.resources, yard.directory, self.journal, yard.keys, yard.clock.time)
         self.runs = Runs(
@@ -75,10 +73,6 @@ class WorkflowParts:
             now=yard.clock.time,
         )  # fmt: skip
         yard.plugin_parts.use(calls.tool, calls.app)
-        yard.on_reload(self._reload)
-
-    def _reload(self, settings: Settings) -> None:
-        self.egress.rules = _rules(settings)
 
     async def _app_of(self, run: RunRecord) -> App:
         found = next((one for one in self.apps.all(run.tenant) if one.id == run.app), None)
@@ -151,12 +145,3 @@ class WorkflowParts:
         await self.runs.aclose()
         await self.tools.aclose()
         await self.jail.aclose()
-        await self.egress.aclose()
-
-
-def _rules(settings: Settings) -> EgressRules:
-    return EgressRules(
-        ports=frozenset(settings.egress.ports),
-        private=frozenset(one.lower() for one in settings.egress.private),
-        seconds=settings.egress.seconds,
-    )

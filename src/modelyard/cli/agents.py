@@ -341,15 +341,26 @@ def add_extension(ctx: click.Context, name: str, url: str, key_env: str, tenant:
 
 @tools.command(name="refresh")
 @click.argument("name")
+@click.option("--yes", is_flag=True, help="Take the changes that are shown.")
+@click.option("--confirm-origin", "origins", multiple=True, metavar="URL", help="Calls may go to this server too.")
 @tenant_option
+@json_option
 @click.pass_context
-def refresh_provider(ctx: click.Context, name: str, tenant: str) -> None:
-    """Ask a provider anew what it has."""
+def refresh_provider(
+    ctx: click.Context, name: str, yes: bool, origins: tuple[str, ...], tenant: str, as_json: bool
+) -> None:
+    """Ask a provider anew what it has, and show what changed. Its tools stay as they are until you take that."""
 
     async def work(yard: Any) -> None:
-        await yard.workflow_parts.tools.providers.refresh(tenant, name)
-        _, stored = yard.workflow_parts.tools.providers.find(tenant, name)
-        click.echo(f"{name}: {stored.count} tools")
+        providers = yard.workflow_parts.tools.providers
+        changes, is_taken = await providers.refresh(tenant, name, accept=yes, confirm_origins=origins)
+        if as_json:
+            print_json({"changes": msgspec.to_builtins(changes), "accepted": is_taken})
+            return
+        for line in changes.lines():
+            click.echo(line)
+        _, stored = providers.find(tenant, name)
+        click.echo(f"{name}: {stored.count} tools" if is_taken else "Nothing was taken; --yes takes it.")
 
     run_with_yard(ctx, work)
 

@@ -378,7 +378,7 @@ async def _fetched(yard: Any, what: str, version: str) -> list[bytes]:
             return [one.data for one in await yard.plugins.upload_bundle(data)]
         return [(await asyncio.to_thread(load_package, path)).data]
     if what.startswith(("http://", "https://")) or (what.endswith(".difypkg") and ":" in what):
-        return [await yard.plugins.market.github(what)]
+        return [await yard.plugins.market.github(what, is_operators=True)]
     if what.endswith((".difypkg", ".difybndl")):
         raise PackageError(f"file {what!r} does not exist")
     return [await yard.plugins.market.fetch(what, version)]

@@ -155,7 +155,7 @@ def _oidc(yard: Modelyard) -> Oidc | None:
         raise ConfigError(f"oidc.role is viewer, developer or admin, not {chosen.role!r}")
     redaction.add([chosen.client_secret])
     return Oidc(
-        yard.http, yard.clock, issuer=chosen.issuer, client_id=chosen.client_id, client_secret=chosen.client_secret,
+        yard.egress, yard.clock, issuer=chosen.issuer, client_id=chosen.client_id, client_secret=chosen.client_secret,
         label=chosen.label, role=role, domains=chosen.domains,
     )  # fmt: skip
 

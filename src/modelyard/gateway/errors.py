@@ -33,6 +33,7 @@ from modelyard.storage.database import StorageUnavailableError
 from modelyard.storage.secrets import SecretError
 from modelyard.tools.entities import ToolError, ToolNotFoundError, ToolParameterError
 from modelyard.tools.openapi import DescriptionError
+from modelyard.tools.providers import OriginChangedError
 from modelyard.transport.egress import EgressError, EgressRefusedError, EgressTimeoutError
 from modelyard.wire import anthropic, cohere, gemini
 from modelyard.workflow.apps import DraftChangedError
@@ -57,6 +58,7 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (WorkflowError, 400, "invalid_request_error"),
     (DraftChangedError, 409, "invalid_request_error"),
     (PackageError, 400, "invalid_request_error"),
+    (OriginChangedError, 409, "invalid_request_error"),
     (InvokeBadRequestError, 400, "invalid_request_error"),
     (InvokeRateLimitError, 429, "rate_limit_error"),
     (NoCredentialAvailableError, 503, "server_error"),

@@ -366,38 +366,29 @@ class Gateway:
             await send(message)
 
         try:
-            self._content.check_host(request.method, request.path, request.header(b"host"))
-            role, route = self._route(request)
-            await self._admit(request, role, route)
-            reply = await route(request)
-            await self._note(request, reply)
-            if isinstance(reply, StreamReply):
-                await reply.send(sending, request_id.encode(), receive, self.ending)
-            else:
-                await reply.send(sending, request_id.encode())
+            await self._serve(request, sending)
         except ClientGoneError:
             logger.debug("the caller left", extra={"fields": {"request": request_id}})
         except asyncio.CancelledError:
             if has_begun or (stopping := self.ending.taken()) is None:
                 raise
             await self.refusal(request.method, request.path, stopping).send(sending, request_id.encode())
-        except ModelyardError as error:
+        except Exception as error:
+            answer = _failure(error, request)
             if has_begun:
                 raise  # nothing can be said any more: the server cuts the connection, and nobody takes half for whole
-            await error_reply(error, shape_of(request.path), request_id).send(sending, request_id.encode())
-        except RecursionError:
-            if has_begun:
-                raise
-            logger.warning("a request was nested too deeply", extra={"fields": {"request": request_id}}, exc_info=True)
-            deep = InvokeBadRequestError("what was sent, or what it leads to, is nested too deeply")
-            await error_reply(deep, shape_of(request.path), request_id).send(sending, request_id.encode())
-        except Exception:  # the last line of defence: whatever is wrong with us, the caller gets words
-            logger.exception("a request failed", extra={"fields": {"request": request_id, "path": request.path}})
-            if has_begun:
-                raise
-            message = f"something is wrong with the server; its log has the reason under {request_id}"
-            answer = error_reply(ModelyardError(message), shape_of(request.path), request_id)
             await answer.send(sending, request_id.encode())
+
+    async def _serve(self, request: Request, send: Send) -> None:
+        self._content.check_host(request.method, request.path, request.header(b"host"))
+        role, route = self._route(request)
+        await self._admit(request, role, route)
+        reply = await route(request)
+        await self._note(request, reply)
+        if isinstance(reply, StreamReply):
+            await reply.send(send, request.id.encode(), request.receive, self.ending)
+        else:
+            await reply.send(send, request.id.encode())
 
     async def _admit(self, request: Request, role: Role | None, route: Route) -> None:
         """Raises UnauthorizedError, OriginError, ForbiddenError, by the request's head alone."""
@@ -454,6 +445,18 @@ class Gateway:
                     await asyncio.shield(self._on_close())
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _failure(error: Exception, request: Request) -> Reply:
+    """What a caller is told of an error; the log is told of those that are faults of ours."""
+    fields = {"request": request.id, "path": request.path}
+    if isinstance(error, RecursionError):
+        logger.warning("a request was nested too deeply", extra={"fields": fields}, exc_info=error)
+        error = InvokeBadRequestError("what was sent, or what it leads to, is nested too deeply")
+    elif not isinstance(error, ModelyardError):  # the last line of defence: whatever is wrong, the caller gets words
+        logger.error("a request failed", extra={"fields": fields}, exc_info=error)
+        error = ModelyardError(f"something is wrong with the server; its log has the reason under {request.id}")
+    return error_reply(error, shape_of(request.path), request.id)
 
 
 class MethodError(NotFoundError):

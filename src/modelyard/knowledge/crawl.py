@@ -11,12 +11,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urldefrag, urljoin, urlsplit
+from urllib.parse import urldefrag, urlsplit
 
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_uuid
+from modelyard.base.urls import join
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset
 from modelyard.knowledge.prepare import digest_of
@@ -50,7 +51,10 @@ class Gatherer:
     async def pages(self, start: str, *, most: int = 100, depth: int = 2) -> AsyncGenerator[Gathered, None]:
         """A page and those of the same site that it leads to, nearest first. Pages that fail are left out; the first
         one's failure is raised."""
-        site = urlsplit(start)[:2]
+        try:
+            site = urlsplit(start)[:2]
+        except ValueError as error:
+            raise InvokeBadRequestError(f"{start[:200]!r} is no address: {error}") from error
         waiting, seen = [(start, 0)], {urldefrag(start)[0]}
         given = 0
         while waiting and given < most:
@@ -81,10 +85,10 @@ class Gatherer:
         maps, pages, seen = [url], list[str](), {url}
         while maps and len(seen) < _MOST_SITEMAPS + most:
             page = await self._reader.fetch(maps.pop(0))
-            found = [urljoin(page.url, one.decode("utf-8", "replace")) for one in _LOCATION.findall(page.body)]
+            found = [join(page.url, one.decode("utf-8", "replace")) for one in _LOCATION.findall(page.body)]
             is_index = b"<sitemapindex" in page.body[:4096].lower()
             for one in found:
-                if one not in seen:
+                if one and one not in seen:
                     seen.add(one)
                     (maps if is_index else pages).append(one)
         async for one in self._each(pages[:most]):
@@ -97,7 +101,7 @@ class Gatherer:
         for entry in _ENTRY.findall(page.body)[:most]:
             match = _ENTRY_LINK.search(entry)
             if match:
-                links.append(urljoin(page.url, (match[1] or match[2]).decode("utf-8", "replace")))
+                links.append(join(page.url, (match[1] or match[2]).decode("utf-8", "replace")))
         if not links:
             raise InvokeBadRequestError(f"{url[:200]} is no RSS or Atom feed with entries")
         async for one in self._each(links):
@@ -146,7 +150,7 @@ class Gatherer:
 def _links(body: bytes, base: str) -> list[str]:
     found: list[str] = []
     for one in _LINK.findall(body):
-        url = urldefrag(urljoin(base, one.decode("utf-8", "replace").strip()))[0]
+        url = urldefrag(join(base, one.decode("utf-8", "replace").strip()))[0]
         if url.startswith(("http://", "https://")):
             found.append(url)
     return found

@@ -12,6 +12,15 @@ Credentials = Mapping[str, Any]
 
 JSON = dict[str, Any]
 
+
+class OperatorCredentials(dict[str, Any]):
+    """A credential that the operator filled in: the address in it may lead into the operator's own network.
+
+    Any other credential was filled in by a tenant. What it names is called through the egress guard
+    (`runtime/operators.py` says who is which), so that a place which forgets the difference refuses too much.
+    """
+
+
 ZERO = Decimal(0)
 
 

@@ -5,19 +5,18 @@ import asyncio
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urljoin
 
 import msgspec
 
-from modelyard.base.errors import InvokeError, NotFoundError, PackageError, PluginError
+from modelyard.base.errors import NotFoundError, PackageError, PluginError
+from modelyard.base.urls import join
 from modelyard.plugins.identity import newer
 from modelyard.plugins.package import MAX_BYTES, load_package, save
-from modelyard.transport.http import HttpClient, Timeouts
+from modelyard.transport.egress import Egress, EgressError
 
 INDEX = "index.json"
 _MOST_INDEX = 16 * 1024 * 1024
-_MOST_HOPS = 5
-_LIMITS = Timeouts(connect=10.0, first_byte=60.0, between_bytes=30.0)
+_CONNECT, _READ = 10.0, 60.0
 _ASSET = re.compile(r"(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+):(?P<version>[\w.+-]+)/(?P<asset>[\w.+@-]+)")
 
 
@@ -79,11 +78,12 @@ def _decoded(data: bytes, source: str) -> Index:
 
 
 class Market:
-    """Several places, looked through in their order."""
+    """Several places, looked through in their order. They are the operator's, and may be private; what their indexes,
+    redirects and other people name may not."""
 
-    def __init__(self, places: Sequence[str], client: HttpClient, *, github: str = "https://github.com") -> None:
+    def __init__(self, places: Sequence[str], egress: Egress, *, github: str = "https://github.com") -> None:
         self._places = list(places)
-        self._client = client
+        self._egress = egress
         self._github = github.rstrip("/")
 
     async def search(self, words: str = "") -> list[tuple[str, Listed]]:
@@ -114,12 +114,12 @@ class Market:
 
     async def _index(self, place: str) -> Index:
         if _is_address(place):
-            return _decoded(await self.download(_joined(place, INDEX), most=_MOST_INDEX), place)
+            return _decoded(await self.download(_joined(place, INDEX), most=_MOST_INDEX, operators=place), place)
         return await asyncio.to_thread(_read, _folder(place))
 
     async def _file(self, place: str, file: str) -> bytes:
         if _is_address(place):
-            return await self.download(_joined(place, file))
+            return await self.download(_joined(place, file), operators=place)
         if "/" in file or file.startswith("."):
             raise PackageError(f"the market {place!r} names a file outside itself: {file!r}")
         try:
@@ -129,34 +129,30 @@ class Market:
                 f"the market {place!r} names {file!r}, which cannot be read: {error.strerror}"
             ) from error
 
-    async def github(self, asset: str) -> bytes:
-        """A release's file, by its address or as `owner/repo:VERSION/asset`."""
+    async def github(self, asset: str, *, is_operators: bool = False) -> bytes:
+        """A release's file, by its address or as `owner/repo:VERSION/asset`. An address that is not the operator's word
+        must be public."""
         if _is_address(asset):
-            return await self.download(asset)
+            return await self.download(asset, operators=asset if is_operators else "")
         found = _ASSET.fullmatch(asset)
         if found is None:
             raise PackageError(f"{asset!r} names no release's file; write owner/repo:VERSION/file.difypkg")
         path = f"{found['owner']}/{found['repo']}/releases/download/{found['version']}/{found['asset']}"
-        return await self.download(f"{self._github}/{path}")
+        return await self.download(f"{self._github}/{path}", operators=self._github)
 
-    async def download(self, address: str, *, most: int = MAX_BYTES) -> bytes:
-        """What is at an address, over a few redirections. Raises PluginError."""
-        here = address
-        for _ in range(_MOST_HOPS):
-            try:
-                response = await self._client.send("GET", here, headers={"accept": "*/*"}, timeouts=_LIMITS)
-                try:
-                    if response.status in (301, 302, 303, 307, 308) and "location" in response.headers:
-                        here = urljoin(here, response.headers["location"])
-                        continue
-                    if response.status != 200:
-                        raise PluginError(f"{here} answered with HTTP status {response.status}")
-                    return await response.read(most=most)
-                finally:
-                    response.close()
-            except InvokeError as error:
-                raise PluginError(f"{here} cannot be had: {error}") from error
-        raise PluginError(f"{address} leads on and on")
+    async def download(self, address: str, *, most: int = MAX_BYTES, operators: str = "") -> bytes:
+        """What is at an address, over a few redirections. `operators`: the address that the operator wrote, whose host
+        may be private. Raises PluginError."""
+        try:
+            answer = await self._egress.fetch(
+                "GET", address, headers=[("accept", "*/*")], connect=_CONNECT, read=_READ, most_bytes=most,
+                operators=operators,
+            )  # fmt: skip
+        except EgressError as error:
+            raise PluginError(f"{address} cannot be had: {error}") from error
+        if answer.status != 200:
+            raise PluginError(f"{address} answered with HTTP status {answer.status}")
+        return answer.body
 
 
 def _folder(place: str) -> Path:
@@ -168,4 +164,6 @@ def _is_address(place: str) -> bool:
 
 
 def _joined(place: str, file: str) -> str:
-    return urljoin(place.rstrip("/") + "/", file)
+    if not (address := join(place.rstrip("/") + "/", file)):
+        raise PackageError(f"the market {place!r} names a file that has no address: {file[:200]!r}")
+    return address

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from modelyard.base.clock import Clock, SystemClock
-from modelyard.base.errors import ConfigError, InvokeAuthorizationError
-from modelyard.models.types import JSON, Credentials
+from modelyard.base.errors import ConfigError, InvokeAuthorizationError, InvokeBadRequestError
+from modelyard.models.types import JSON, Credentials, OperatorCredentials
 from modelyard.transport.http import HttpClient
 
 
@@ -105,7 +105,11 @@ class AwsAuth:
         if not access or not secret:
             raise ConfigError("AWS needs 'aws_access_key_id' and 'aws_secret_access_key', or an 'api_key'")
         moment = datetime.datetime.fromtimestamp(self.clock.time(), datetime.UTC)
-        signed = {"host": urlsplit(url).netloc, "x-amz-date": moment.strftime("%Y%m%dT%H%M%SZ")}
+        try:
+            host = urlsplit(url).netloc
+        except ValueError as error:
+            raise InvokeBadRequestError(f"the address in the credential cannot be read: {error}") from error
+        signed = {"host": host, "x-amz-date": moment.strftime("%Y%m%dT%H%M%SZ")}
         if token := credentials.get("aws_session_token"):
             signed["x-amz-security-token"] = token
         authorization = sign_v4(
@@ -125,16 +129,24 @@ class AwsAuth:
 # ------------------------------------------------------------------------------------------------ Google
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_MOST_TOKENS = 1024
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 @dataclass(slots=True)
 class GoogleAuth:
-    """A token for a service account's key (RFC 7523), kept until shortly before it ends. Or an API key, as it is."""
+    """A token for a service account's key (RFC 7523), kept until shortly before it ends. Or an API key, as it is.
+
+    The key says where tokens are had: a tenant's is asked for there through the guarded client.
+    """
 
     client: HttpClient
     clock: Clock = field(default_factory=SystemClock)
-    _tokens: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
+    guarded: HttpClient | None = None
+    _tokens: dict[tuple[bool, bytes], tuple[str, float]] = field(
+        default_factory=dict[tuple[bool, bytes], tuple[str, float]]
+    )
+    """By the digest of the whole key, so that nobody gets a token who does not have the key."""
 
     async def headers(
         self, method: str, url: str, credentials: Credentials, body: Sequence[bytes]
@@ -143,26 +155,37 @@ class GoogleAuth:
         if not given:
             key = credentials.get("api_key")
             return {"x-goog-api-key": key} if key else {}
-        known = self._tokens.get(given)
+        is_operators = isinstance(credentials, OperatorCredentials)
+        key = (is_operators, hashlib.sha256(given.encode()).digest())
+        known = self._tokens.get(key)
         if known is None or known[1] < self.clock.time():
-            known = self._tokens[given] = await self._exchange(read_account(given))
+            if len(self._tokens) >= _MOST_TOKENS:
+                self._tokens.clear()
+            client = self.client if is_operators or self.guarded is None else self.guarded
+            known = self._tokens[key] = await self._exchange(client, read_account(given))
         return {"authorization": f"Bearer {known[0]}"}
 
-    async def _exchange(self, account: JSON) -> tuple[str, float]:
+    async def _exchange(self, client: HttpClient, account: JSON) -> tuple[str, float]:
         now = int(self.clock.time())
         address = account.get("token_uri") or "https://oauth2.googleapis.com/token"
         claims = {"iss": account["client_email"], "scope": _SCOPE, "aud": address, "iat": now, "exp": now + 3600}
         form = urlencode({"grant_type": _GRANT, "assertion": _signed(claims, account)}).encode()
         sent = {"content-type": "application/x-www-form-urlencoded"}
         try:
-            response = await self.client.send("POST", address, headers=sent, body=[form])
+            response = await client.send("POST", address, headers=sent, body=[form])
             said = json.loads(await response.read(most=1 << 20))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvokeAuthorizationError("Google's answer to the service account is not JSON") from error
         if response.status != 200 or not isinstance(said, dict) or "access_token" not in said:
-            reason = (said.get("error_description") or said.get("error")) if isinstance(said, dict) else said
+            named = said if isinstance(said, dict) else {}
+            reason = str(named.get("error_description") or named.get("error") or f"status {response.status}")[:300]
             raise InvokeAuthorizationError(f"Google gave no token for the service account: {reason}")
-        return said["access_token"], now + float(said.get("expires_in") or 3600) - 120
+        return str(said["access_token"]), now + _seconds(said.get("expires_in")) - 120
+
+
+def _seconds(given: Any) -> float:
+    """How long a token holds; an hour where nothing sensible is said."""
+    return min(float(given), 86_400.0) if isinstance(given, int | float) and given > 0 else 3600.0
 
 
 def read_account(given: str) -> JSON:
@@ -201,7 +224,9 @@ def _web64(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
-def build_auth(style: Mapping[str, Any], key_field: str | None, client: HttpClient) -> Auth:
+def build_auth(
+    style: Mapping[str, Any], key_field: str | None, client: HttpClient, guarded: HttpClient | None = None
+) -> Auth:
     """What a provider file's `auth` says. Raises ConfigError for a style that does not exist."""
     match style.get("style", "key"):
         case "key":
@@ -211,6 +236,6 @@ def build_auth(style: Mapping[str, Any], key_field: str | None, client: HttpClie
         case "aws":
             return AwsAuth(style.get("service", "bedrock"))
         case "google":
-            return GoogleAuth(client)
+            return GoogleAuth(client, guarded=guarded)
         case other:
             raise ConfigError(f"auth.style must be key, aws or google, not {other!r}")

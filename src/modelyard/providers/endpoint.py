@@ -12,11 +12,11 @@ import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
 from modelyard.models.sending import Sending
-from modelyard.models.types import JSON, Credentials
+from modelyard.models.types import JSON, Credentials, ModelType, OperatorCredentials
 from modelyard.providers.auth import Auth, build_auth
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.formats import Framing
-from modelyard.providers.http_errors import error_of
+from modelyard.providers.http_errors import error_of, is_object
 from modelyard.transport.aws_events import AwsEventStream
 from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.transport.sse import DONE, MAX_EVENT_BYTES, EventStream
@@ -33,11 +33,26 @@ class Endpoint:
     definition: ProviderDefinition
     client: HttpClient
     timeouts: Timeouts
+    guarded: HttpClient | None = None
+    """For addresses that a tenant named; without one, `client` serves for all."""
     auth: Auth = field(init=False)
+    _own: tuple[str, ...] = field(init=False)
+    """How addresses begin that the definition itself names."""
 
     def __post_init__(self) -> None:
-        auth = build_auth(self.definition.auth, self.definition.key_field, self.client)
+        auth = build_auth(self.definition.auth, self.definition.key_field, self.client, self.guarded)
         object.__setattr__(self, "auth", auth)
+        object.__setattr__(self, "_own", _own_beginnings(self.definition))
+
+    def _client_for(self, url: str, credentials: Credentials) -> HttpClient:
+        """The guarded one where the credential is a tenant's and says where the call goes, or a part of it."""
+        if self.guarded is None or isinstance(credentials, OperatorCredentials):
+            return self.client
+        named = self.definition.url_field
+        given = str(credentials.get(named) or "").rstrip("/") if named else ""
+        if given and given not in self._own:
+            return self.guarded
+        return self.client if url.startswith(self._own) else self.guarded
 
     def quirks(self, model: str) -> Mapping[str, Any]:
         """The provider's, and over them the model's own."""
@@ -87,12 +102,17 @@ class Endpoint:
                     if filled := self._header(value, credentials):
                         sent[name] = filled
             sent.update(await self.auth.headers(method, url, credentials, body))
-            response = await self.client.send(method, url, headers=sent, body=body, timeouts=self.timeouts)
+            client = self._client_for(url, credentials)
+            response = await client.send(method, url, headers=sent, body=body, timeouts=self.timeouts)
         except InvokeError as error:
             raise self.named(error) from error
         if 200 <= response.status < 300:
             return response
-        raise error_of(response.status, response.headers, await self._said(response), provider=self.definition.name)
+        said = await self._said(response)
+        # What a tenant's address says is repeated where it is an error of an API, never as it stands.
+        if client is not self.client and not is_object(said):
+            said = b""
+        raise error_of(response.status, response.headers, said, provider=self.definition.name)
 
     @staticmethod
     def _header(value: str, credentials: Credentials) -> str:
@@ -203,6 +223,17 @@ class Endpoint:
             raise self.broken("the list of models holds no data")
         names = [one.get("id") or one.get("name") or one.get("modelId") for one in data if isinstance(one, dict)]
         return [str(name).removeprefix("models/") for name in names if name]
+
+
+def _own_beginnings(definition: ProviderDefinition) -> tuple[str, ...]:
+    """Of the addresses that a definition writes out; one whose host a credential fills in is not among them."""
+    bases = [definition.base_url, *(wire.base_url for kind in ModelType for wire in definition.wires_of(kind))]
+    found: list[str] = []
+    for base in bases:
+        written, brace, _ = base.partition("{")
+        if base and (not brace or "/" in written.partition("://")[2]):
+            found.append(written.rstrip("/"))
+    return tuple(dict.fromkeys(found))
 
 
 @lru_cache(256)

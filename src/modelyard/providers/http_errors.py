@@ -27,6 +27,11 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, *, provider: 
     return kind(redaction.strike(message), provider=provider, retry_after=retry_after(headers))
 
 
+def is_object(body: bytes) -> bool:
+    """Whether an answer is a JSON object, as an API's errors are."""
+    return bool(_error_object(body))
+
+
 def _error_object(body: bytes) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(body)

@@ -412,7 +412,9 @@ WIRES = tuple(dict.fromkeys([*CHAT, *EMBEDDING, *RERANK, *SPEECH2TEXT, *TTS]))
 """Every format that a provider file may name."""
 
 
-def http_models(definition: ProviderDefinition, client: HttpClient, timeouts: Timeouts) -> Mapping[ModelType, AnyModel]:
-    """The callable models of a provider, one a type that it supports."""
-    endpoint = Endpoint(definition, client, timeouts)
+def http_models(
+    definition: ProviderDefinition, client: HttpClient, timeouts: Timeouts, guarded: HttpClient | None = None
+) -> Mapping[ModelType, AnyModel]:
+    """The callable models of a provider, one a type that it supports. `guarded`: for addresses that tenants name."""
+    endpoint = Endpoint(definition, client, timeouts, guarded)
     return {kind: _MODELS[kind](endpoint) for kind in definition.entity.supported_model_types}

@@ -73,7 +73,7 @@ INPUTS: Mapping[str, type[Any]] = {**KINDS, "key": KeyInput, "credential": Crede
 """Kind → what may be sent for one."""
 WITH_SECRET: tuple[type[Any], ...] = tuple(one for one in KINDS.values() if "secret" in one.__struct_fields__)
 """What holds something encrypted."""
-_OURS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
+_OURS = {"key": ("digest", "revoked_at"), "credential": ("secret", "set_by_operator")}
 
 
 class Administration:
@@ -125,8 +125,9 @@ class Administration:
         if isinstance(value, KeyInput):
             return await self._mint(tenant, name, value)
         made = self._resources.add(
-            tenant, kind, name, lambda row: self._body(tenant, row, value), set_by=_set_by(caller, tenant, kind)
-        )
+            tenant, kind, name, lambda row: self._body(caller, tenant, row, value),
+            set_by=_set_by(caller, tenant, kind),
+        )  # fmt: skip
         return shown(await self._known(made))
 
     async def _create_tenant(self, name: str, given: JSON) -> JSON:
@@ -168,9 +169,13 @@ class Administration:
                 msgspec.structs.replace(_key(value, ours["digest"], ours["hint"]), revoked_at=ours.get("revoked_at"))
             )
         elif isinstance(value, CredentialInput) and not value.values:
-            body = _dump(_credential(value, ours["secret"]))
+            # The form stays as it was filled in; sent to another provider, it is the word of whoever sends it there.
+            is_theirs = bool(ours.get("set_by_operator"))
+            is_moved = value.provider != before.get("provider")
+            is_operators = _is_operator(caller) if is_moved else is_theirs
+            body = _dump(_credential(value, ours["secret"], set_by_operator=is_operators))
         else:
-            body = self._body(tenant, id, value)
+            body = self._body(caller, tenant, id, value)
         set_by = OPERATOR if kind in TAKEN_BY_OPERATOR and _set_by(caller, tenant, kind) else None
         return shown(await self._known(self._resources.change(old, name=name, body=body, set_by=set_by)))
 
@@ -375,12 +380,13 @@ class Administration:
 
     # secrets
 
-    def _body(self, tenant: str, row: str, value: Any) -> str:
+    def _body(self, caller: Caller, tenant: str, row: str, value: Any) -> str:
         if not isinstance(value, CredentialInput):
             return _dump(value)
         accepted = self._providers.factory_of(tenant).validate_credentials(value.provider, value.values)
         text = msgspec.json.encode(accepted).decode()
-        return _dump(_credential(value, self._keys.encrypt(text, tenant=tenant, kind=StoredCredential.kind, row=row)))
+        secret = self._keys.encrypt(text, tenant=tenant, kind=StoredCredential.kind, row=row)
+        return _dump(_credential(value, secret, set_by_operator=_is_operator(caller)))
 
     def unlock(self, tenant: str, row: str, secret: str) -> str:
         """Raises SecretError."""
@@ -510,10 +516,10 @@ def _key(value: KeyInput, digest: str, hint: str) -> ApiKey:
     )  # fmt: skip
 
 
-def _credential(value: CredentialInput, secret: str) -> StoredCredential:
+def _credential(value: CredentialInput, secret: str, *, set_by_operator: bool) -> StoredCredential:
     return StoredCredential(
         provider=value.provider, secret=secret, model=value.model, model_type=value.model_type, weight=value.weight,
-        priority=value.priority, domain=value.domain, is_enabled=value.is_enabled,
+        priority=value.priority, domain=value.domain, is_enabled=value.is_enabled, set_by_operator=set_by_operator,
     )  # fmt: skip
 
 

@@ -47,6 +47,8 @@ class Credential:
     """Credentials that share a quota at the provider rest together."""
     quotas: tuple[tuple[str, Limit], ...] = ()
     """For a hosted credential: what each tenant may use of it, (id, limit) each."""
+    owner: str = ""
+    """The tenant whose row it is: the domain is a word among its own credentials. Empty for the settings'."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +73,7 @@ class Deployment:
         object.__setattr__(self, "name", name)
         places = (self.id,) if credential is None else (self.id, credential.id)
         if credential is not None and credential.domain:
-            places = (*places, f"quota of {credential.domain}")
+            places = (*places, f"quota of {credential.owner}/{credential.domain}")
         object.__setattr__(self, "places", places)
 
 

@@ -14,13 +14,13 @@ from urllib.parse import urlencode
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ConfigError, InvokeError
+from modelyard.base.errors import ConfigError
 from modelyard.models.types import JSON
 from modelyard.runtime.accounts import SignInError
 from modelyard.runtime.caller import Role
-from modelyard.transport.http import HttpClient, Timeouts
+from modelyard.transport.egress import Egress, EgressError
 
-_LIMITS = Timeouts(connect=10.0, first_byte=15.0, between_bytes=10.0)
+_CONNECT, _READ = 10.0, 15.0
 _MOST = 1 << 20
 _KNOWN_SECONDS = 3600.0
 _SKEW = 60.0
@@ -43,10 +43,10 @@ class Person(msgspec.Struct, frozen=True):
 
 class Oidc:
     def __init__(
-        self, client: HttpClient, clock: Clock, *, issuer: str, client_id: str, client_secret: str, label: str = "",
+        self, egress: Egress, clock: Clock, *, issuer: str, client_id: str, client_secret: str, label: str = "",
         role: Role | None = None, domains: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self._http = client
+        self._egress = egress
         self._clock = clock
         self._issuer = issuer.rstrip("/")
         self._client = client_id
@@ -125,12 +125,16 @@ class Oidc:
         if body:
             headers["content-type"] = "application/x-www-form-urlencoded"
         try:
-            response = await self._http.send(verb, url, headers=headers, body=[body] if body else [], timeouts=_LIMITS)
-            data = await response.read(most=_MOST)
-            document = msgspec.json.decode(data)
-        except (InvokeError, msgspec.DecodeError) as error:
+            # The operator named the issuer: its host may be private. What its description leads to must be public, or
+            # listed, and is not followed any further: what is sent holds secrets.
+            answer = await self._egress.fetch(
+                verb, url, headers=list(headers.items()), body=body, connect=_CONNECT, read=_READ, most_bytes=_MOST,
+                most_redirects=0, operators=self._issuer,
+            )  # fmt: skip
+            document = msgspec.json.decode(answer.body)
+        except (EgressError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SignInError(f"the identity provider cannot be asked: {error}") from error
-        if not isinstance(document, dict) or response.status >= 400:
+        if not isinstance(document, dict) or answer.status >= 400:
             told = document.get("error_description") or document.get("error") if isinstance(document, dict) else ""
-            raise SignInError(f"the identity provider refuses: {str(told or response.status)[:200]}")
+            raise SignInError(f"the identity provider refuses: {str(told or answer.status)[:200]}")
         return document

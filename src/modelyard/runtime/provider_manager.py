@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -13,12 +13,13 @@ from modelyard.base.errors import ConfigError, ModelyardError, NotFoundError
 from modelyard.models.credentials import secrets_of
 from modelyard.models.entities import AIModelEntity, PriceConfig
 from modelyard.models.provider import ProviderEntity
-from modelyard.models.types import ModelType
+from modelyard.models.types import ModelType, OperatorCredentials
 from modelyard.providers.definition import ProviderDefinition, read_model
 from modelyard.providers.factory import Builder, ModelProviderFactory
 from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Credential, Deployment, Health, LBModelManager, Plan
+from modelyard.runtime.operators import credential_is_operators
 from modelyard.runtime.tenancy import (
     CustomModel,
     DefaultModel,
@@ -152,7 +153,7 @@ class ProviderManager:
         Raises CredentialsValidateFailedError where a form is filled in wrongly, NotFoundError for no such provider.
         """
         own = [
-            self._checked(tenant, f"{tenant}/{provider}/{place}", provider, one, place)
+            _operators(self._checked(tenant, f"{tenant}/{provider}/{place}", provider, one, place))
             for place, one in enumerate(credentials, 1)
         ]
         self._own[tenant, provider] = [one for one in own if not one.quotas]
@@ -208,9 +209,12 @@ class ProviderManager:
             return None
         given = Given(values=values, name=name, weight=one.weight, priority=one.priority, domain=one.domain)
         try:
-            return self._checked(tenant, row, one.provider, given, 0)
+            credential = self._checked(tenant, row, one.provider, given, 0)
         except ModelyardError:  # the form has changed since: the tenant's others still serve
             return None
+        # What a tenant calls a domain must not let the credentials of others rest.
+        credential = replace(credential, owner=tenant)
+        return _operators(credential) if credential_is_operators(self._directory, tenant, one) else credential
 
     # where a call may go
 
@@ -400,9 +404,12 @@ def _read_custom(tenant: str, row: str, one: CustomModel) -> AIModelEntity | Non
 
 
 def _later(one: Credential) -> Credential:
-    return Credential(
-        one.id, one.name, one.values, one.weight, one.priority + _AFTER_ALL_OTHERS, one.domain, one.quotas
-    )
+    return replace(one, priority=one.priority + _AFTER_ALL_OTHERS)
+
+
+def _operators(one: Credential) -> Credential:
+    """Marked as filled in by the operator."""
+    return replace(one, values=OperatorCredentials(one.values))
 
 
 def _comparable(pricing: PriceConfig | None) -> float:

@@ -59,6 +59,8 @@ class StoredCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     domain: str = ""
     """Credentials that share a quota at the provider: what exhausts it for one does for all."""
     is_enabled: bool = True
+    set_by_operator: bool = False
+    """Whether the operator filled the form in; addresses in another's form are called through the egress guard."""
 
 
 Unit = Literal["requests", "tokens", "cost", "concurrency", "credits", "times"]
@@ -287,6 +289,8 @@ class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     """`api` or `mcp`."""
     url: str = ""
+    server: str = ""
+    """Where an API's calls go, where that was chosen by hand; empty for where its description says."""
     stdio: str = ""
     """Under which name an administrator registered its program."""
     title: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
+from modelyard.base.charsets import charset_of, decode
 from modelyard.tools.entities import (
     Message,
     Tool,
@@ -32,6 +34,7 @@ from modelyard.transport.egress import Egress, EgressError
 _CONNECT, _READ = 10.0, 60.0
 _MOST_ANSWER = 10 << 20
 _MOST_ERROR = 4000
+_MOST_TOKENS = 4096
 _PREFIXES = {"basic": "Basic ", "bearer": "Bearer ", "custom": "", "none": ""}
 _DELIMITERS = {"spaceDelimited": " ", "pipeDelimited": "|", "tabDelimited": "\t"}
 
@@ -60,17 +63,22 @@ class Auth(msgspec.Struct, frozen=True, kw_only=True):
         )  # fmt: skip
 
 
+TokenKey = tuple[str, str, bytes]
+
+
 @dataclass(slots=True)
 class Tokens:
     """OAuth tokens that were fetched with client credentials, until shortly before they end."""
 
     egress: Egress
-    known: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict[tuple[str, str], tuple[str, float]])
-    locks: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict[tuple[str, str], asyncio.Lock])
+    known: dict[TokenKey, tuple[str, float]] = field(default_factory=dict["TokenKey", tuple[str, float]])
+    locks: dict[TokenKey, asyncio.Lock] = field(default_factory=dict["TokenKey", asyncio.Lock])
 
-    async def get(self, auth: Auth) -> str:
+    async def get(self, auth: Auth, *, tenant: str, row: str) -> str:
         """Raises ToolCredentialsError, EgressError."""
-        key = (auth.token_url, auth.user)
+        key = _token_key(auth, tenant, row)
+        if len(self.locks) >= _MOST_TOKENS:
+            self._forget()
         async with self.locks.setdefault(key, asyncio.Lock()):
             token, until = self.known.get(key, ("", 0.0))
             if token and time.monotonic() < until:
@@ -81,22 +89,43 @@ class Tokens:
             answer = await self.egress.fetch(
                 "POST", auth.token_url, headers=[("content-type", "application/x-www-form-urlencoded")],
                 body=urlencode(form).encode(), connect=_CONNECT, read=_READ, most_bytes=1 << 20,
+                most_redirects=0,  # the secret is in the body: it goes to the address that was given, and no further
             )  # fmt: skip
             try:
                 told = msgspec.json.decode(answer.body, type=dict)
                 token = str(told["access_token"])
             except (msgspec.MsgspecError, KeyError) as error:
                 raise ToolCredentialsError(f"{auth.token_url} gave no token: status {answer.status}") from error
-            self.known[key] = (token, time.monotonic() + float(told.get("expires_in") or 300) - 30)
+            self.known[key] = (token, time.monotonic() + _seconds(told.get("expires_in")) - 30)
             return token
+
+    def _forget(self) -> None:
+        """What has ended, and what nobody waits for."""
+        now = time.monotonic()
+        for key in [one for one, (_, until) in self.known.items() if until <= now]:
+            del self.known[key]
+        for key in [one for one, lock in self.locks.items() if one not in self.known and not lock.locked()]:
+            del self.locks[key]
+
+
+def _token_key(auth: Auth, tenant: str, row: str) -> TokenKey:
+    """All that a token depends on: whose it is, and a digest of what it is fetched with."""
+    shown = msgspec.json.encode([auth.token_url, auth.user, auth.value, auth.scopes])
+    return tenant, row, hashlib.sha256(shown).digest()
+
+
+def _seconds(given: Any) -> float:
+    """How long a token holds; five minutes where nothing sensible is said."""
+    return min(float(given), 86_400.0) if isinstance(given, int | float) and given > 0 else 300.0
 
 
 class ApiTool(Tool):
     def __init__(
         self, operation: Operation, *, provider: str, server: str, auth: Auth, egress: Egress, tokens: Tokens,
-        tenant: str, title: str = "",
+        tenant: str, row: str = "", title: str = "",
     ) -> None:  # fmt: skip
         self._operation = operation
+        self._row = row or provider
         self._server = (operation.server or server).rstrip("/")
         self._auth = auth
         self._egress = egress
@@ -137,12 +166,16 @@ class ApiTool(Tool):
         if answer.status in (401, 403):
             raise ToolCredentialsError(f"{operation.method} {operation.path} answers with status {answer.status}")
         if answer.status >= 400:
-            said = answer.body.decode("utf-8", "replace")[:_MOST_ERROR]
+            said = decode(answer.body[: _MOST_ERROR * 4], charset_of(answer.headers.get("content-type", "")))[
+                :_MOST_ERROR
+            ]
             raise ToolInvokeError(f"Request failed with status code {answer.status} and {said}")
         if not answer.body:
             yield text_message(f"Done: status {answer.status}.")
             return
-        yield _answer(answer.body, media, operation.name)
+        charset = charset_of(answer.headers.get("content-type", ""))
+        # A large answer takes a while to be read: not on the loop, where all others would wait.
+        yield await asyncio.to_thread(_answer, answer.body, media, charset, operation.name)
 
     async def _show(
         self, headers: list[tuple[str, str]], query: list[tuple[str, str]], cookies: list[tuple[str, str]]
@@ -167,19 +200,21 @@ class ApiTool(Tool):
             case "oauth2":
                 if not auth.token_url:
                     raise ToolCredentialsError("the API says nowhere to fetch tokens; give it one as bearer")
-                headers.append(("Authorization", f"Bearer {await self._tokens.get(auth)}"))
+                headers.append(
+                    ("Authorization", f"Bearer {await self._tokens.get(auth, tenant=self._tenant, row=self._row)}")
+                )
             case _:
                 pass
 
 
-def _answer(body: bytes, media: str, name: str) -> Message:
+def _answer(body: bytes, media: str, charset: str, name: str) -> Message:
     if media.endswith("json") or body[:1] in (b"{", b"["):
         try:
             return json_message(json.loads(body))
         except (ValueError, RecursionError):
             pass
     if not media or media.startswith(("text/", "application/xml", "application/javascript")) or media.endswith("+xml"):
-        return text_message(body.decode("utf-8", "replace"))
+        return text_message(decode(body, charset))
     return blob_message(body, media, name)
 
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import yaml
@@ -17,11 +16,13 @@ import yaml
 from modelyard.base.fields import whole_number
 from modelyard.base.numbers import FiniteLoader
 from modelyard.base.patterns import PatternError, compile_pattern
+from modelyard.base.urls import join
 from modelyard.tools.entities import ToolError
 
 MOST_BYTES = 20 << 20
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _MOST_OPERATIONS = 5000
+_MOST_NODES = 5_000_000
 _MOST_DEPTH = 6
 _MOST_SCHEMA = 400  # nodes of one operation's schema: what is deeper or wider is "anything"
 _MOST_WORDS = 600
@@ -129,9 +130,33 @@ def _document(data: bytes | str) -> dict[str, Any]:
             found = yaml.load(text, Loader=FiniteLoader)  # noqa: S506  a safe one
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise DescriptionError(f"the description is neither JSON nor YAML: {str(error)[:200]}") from error
+        _check_size(found)
     if not isinstance(found, dict):
         raise DescriptionError("the description must be an object")
     return found
+
+
+def _check_size(document: Any) -> None:
+    """Raises DescriptionError where YAML's references make more of it than was written: it is read as if each stood
+    for itself, and ten lines may stand for more than any memory holds."""
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        if not isinstance(value, dict | list):
+            return 1
+        if (known := sizes.get(id(value))) is not None:
+            return known
+        sizes[id(value)] = _MOST_NODES  # until it is counted: what holds itself has no end
+        inner = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = total = min(1 + sum(size(one) for one in inner), _MOST_NODES)
+        return total
+
+    try:
+        is_small = size(document) < _MOST_NODES
+    except RecursionError:
+        is_small = False
+    if not is_small:
+        raise DescriptionError("the description's references make too much of it, or go round in a circle")
 
 
 @dataclass(slots=True)
@@ -398,14 +423,14 @@ class _Reader:
             schemes = self._document.get("schemes") or ["https"]
             scheme = "https" if "https" in schemes else str(schemes[0])
             base = str(self._document.get("basePath") or "")
-            return f"{scheme}://{host}{base}".rstrip("/") if host else urljoin(self._url, base).rstrip("/")
+            return f"{scheme}://{host}{base}".rstrip("/") if host else join(self._url, base).rstrip("/")
         servers = owner.get("servers") or self._document.get("servers") or ()
         first = _mapping(servers[0]) if isinstance(servers, list) and servers else {}
         url = str(first.get("url") or "")
         for name, one in _mapping(first.get("variables")).items():
             url = url.replace("{" + str(name) + "}", str(_mapping(one).get("default") or ""))
-        url = urljoin(self._url, url) if self._url else url
-        return url.rstrip("/") if urlsplit(url).scheme in ("http", "https") else ""
+        url = join(self._url, url)
+        return url.rstrip("/") if url.lower().startswith(("http://", "https://")) else ""
 
     def _schemes(self) -> dict[str, Scheme]:
         owner = self._document if self._is_old else _mapping(self._document.get("components"))

@@ -21,11 +21,13 @@ from modelyard.runtime.tenancy import Directory, Known, ToolProvider
 from modelyard.storage.kept import Kept
 from modelyard.storage.resources import Resources
 from modelyard.tools.api import ApiTool, Auth, Tokens
+from modelyard.tools.changes import Changes, changes_of, origin_of, origins_of, with_server
 from modelyard.tools.entities import (
     Message,
     Tool,
     ToolContext,
     ToolEntity,
+    ToolError,
     ToolInvokeError,
     ToolNotFoundError,
     plain_name,
@@ -57,6 +59,19 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
 
 
+class OriginChangedError(ToolError):
+    """A description sends calls, and the secret that they carry, to another server than before."""
+
+    code = "origin_changed"
+
+    def __init__(self, name: str, origins: Sequence[str]) -> None:
+        named = ", ".join(origins)
+        super().__init__(
+            f"calls of {name!r}, and its secret, would go to {named} from now on; nothing was sent there and nothing "
+            "was changed. Confirm it with 'confirm_origin', or choose a server when the API is added"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StdioServer:
     """A program that an administrator registered."""
@@ -79,7 +94,8 @@ class ToolProviders:
         self._tokens = Tokens(egress)
         self.stdio = dict(stdio or {})
         self._read: OrderedDict[tuple[str, str], Api | McpListing] = OrderedDict()
-        self._clients: dict[tuple[str, str], McpClient] = {}
+        self._clients: dict[tuple[str, str], tuple[tuple[str, str, str], McpClient]] = {}
+        """(tenant, row) → the address and the encrypted secret that the client was made with, and the client."""
         directory.on_change(self._changed)
 
     def _changed(self, touched: set[tuple[str, str]]) -> None:
@@ -142,11 +158,13 @@ class ToolProviders:
             description, url = await self._fetched(url)
         api = await asyncio.to_thread(parse, description, url=url)
         if server:
-            api = msgspec.structs.replace(api, server=server.rstrip("/"))
+            api = with_server(api, server)
         chosen = auth or Auth()
         if chosen.type == "auto":
             chosen = _by_description(api, chosen)
-        stored = ToolProvider(type="api", url=url, title=api.title, count=len(api.operations))
+        stored = ToolProvider(
+            type="api", url=url, server=server.rstrip("/"), title=api.title, count=len(api.operations)
+        )
         row = await self._keep(tenant, name, stored, Secret(auth=chosen), msgspec.json.encode(api))
         return row, api
 
@@ -157,7 +175,7 @@ class ToolProviders:
             answer = await self._egress.fetch("GET", url, most_bytes=20 << 20)
             if answer.status != 200:
                 raise DescriptionError(f"{url[:200]} answers with status {answer.status}")
-            if not (following := manifest_url(answer.body)):
+            if not (following := await asyncio.to_thread(manifest_url, answer.body)):
                 return answer.body, answer.url
             url = following
         raise DescriptionError("the manifest leads to another manifest")
@@ -181,21 +199,56 @@ class ToolProviders:
         row = await self._keep(tenant, name, stored, Secret(headers=dict(headers or {})), msgspec.json.encode(listing))
         return row, listing
 
-    async def refresh(self, tenant: str, name: str) -> McpListing | Api:
-        """Ask an MCP server anew what it has; read an API's description anew from where it came."""
+    async def refresh(
+        self, tenant: str, name: str, *, accept: bool | str = False, confirm_origins: Sequence[str] = ()
+    ) -> tuple[Changes, bool]:
+        """(what a provider changed since its tools were accepted, whether that was taken now).
+
+        An MCP server is asked anew, an API's description is read anew from where it came. The tools stay as they are
+        until the changes are accepted: all with `accept` true, exactly those that were seen with their digest. Raises
+        OriginChangedError where calls would go elsewhere and that is not confirmed; nothing is kept then.
+        """
         known, stored = self.find(tenant, name)
-        secret = self.secret(tenant, known.id, stored)
         if stored.type == "extension":
             raise InvokeBadRequestError(f"{known.name!r} is an API extension: it has no tools")
         if stored.type == "api":
-            if not stored.url:
-                raise InvokeBadRequestError(f"{known.name!r} was given as a text: give it anew")
-            _, api = await self.add_api(tenant, known.name, url=stored.url, auth=secret.auth)
-            return api
-        listing = await _asked(await self.client(tenant, known.id, stored))
-        changed = msgspec.structs.replace(stored, count=len(listing.tools))
-        await self._keep(tenant, known.name, changed, secret, msgspec.json.encode(listing))
-        return listing
+            content, changes = await self._described_anew(tenant, known, stored)
+            count = len(content.operations)
+        else:
+            content, changes = await self._listed_anew(tenant, known, stored)
+            count = len(content.tools)
+        is_accepted = accept is True or (bool(accept) and accept == changes.digest)
+        if changes.is_empty or not is_accepted:
+            return changes, changes.is_empty
+        confirmed = {origin_of(one) for one in confirm_origins}
+        if any(one not in confirmed for one in changes.new_origins):
+            raise OriginChangedError(known.name, changes.new_origins)
+        changed = msgspec.structs.replace(stored, count=count)
+        secret = self.secret(tenant, known.id, stored)
+        await self._keep(tenant, known.name, changed, secret, msgspec.json.encode(content))
+        return changes, True
+
+    async def _described_anew(self, tenant: str, known: Known, stored: ToolProvider) -> tuple[Api, Changes]:
+        if not stored.url:
+            raise InvokeBadRequestError(f"{known.name!r} was given as a text: give it anew")
+        description, url = await self._fetched(stored.url)
+        after = await asyncio.to_thread(parse, description, url=url)
+        if stored.server:
+            after = with_server(after, stored.server)
+        before = self.api(tenant, known.id)
+        was = origins_of(before)
+        return after, changes_of(
+            _operations(before), _operations(after), about_before=_about_api(before), about_after=_about_api(after),
+            new_origins=[one for one in origins_of(after) if one not in was],
+        )  # fmt: skip
+
+    async def _listed_anew(self, tenant: str, known: Known, stored: ToolProvider) -> tuple[McpListing, Changes]:
+        after = await _asked(await self.client(tenant, known.id, stored))
+        before = self.listing(tenant, known.id)
+        return after, changes_of(
+            {str(one["name"]): one for one in before.tools}, {str(one["name"]): one for one in after.tools},
+            about_before={"instructions": before.instructions}, about_after={"instructions": after.instructions},
+        )  # fmt: skip
 
     async def _keep(self, tenant: str, name: str, stored: ToolProvider, secret: Secret, content: bytes) -> str:
         known = next((one for one, _ in self.all(tenant) if one.name == name), None)
@@ -205,8 +258,7 @@ class ToolProviders:
         )
         await self._kept.put(tenant, _SCOPE, row, content)
         self._read.pop((tenant, row), None)
-        if (old := self._clients.pop((tenant, row), None)) is not None:
-            await old.aclose()
+        await self._drop_client(tenant, row)
         return row
 
     async def remove(self, tenant: str, name: str) -> None:
@@ -214,8 +266,7 @@ class ToolProviders:
         await asyncio.wrap_future(self._resources.remove(tenant, ToolProvider.kind, known.id))
         await self._kept.remove(tenant, _SCOPE, known.id)
         self._directory.refresh()
-        if (old := self._clients.pop((tenant, known.id), None)) is not None:
-            await old.aclose()
+        await self._drop_client(tenant, known.id)
 
     # API extensions: what apps ask before and after a model
 
@@ -265,13 +316,21 @@ class ToolProviders:
         return http_client(self._egress, stored.url, list(secret.headers.items()))
 
     async def client(self, tenant: str, row: str, stored: ToolProvider) -> McpClient:
-        key = (tenant, row)
-        if (known := self._clients.get(key)) is None:
-            known = self._clients[key] = self._made(stored, self.secret(tenant, row, stored))
-        return known
+        """The client of a provider as it is stored now; what was changed elsewhere is called no more."""
+        known = self._clients.get((tenant, row))
+        if known is not None and known[0] == _place(stored):
+            return known[1]
+        await self._drop_client(tenant, row)
+        made = self._made(stored, self.secret(tenant, row, stored))
+        self._clients[tenant, row] = (_place(stored), made)
+        return made
+
+    async def _drop_client(self, tenant: str, row: str) -> None:
+        if (known := self._clients.pop((tenant, row), None)) is not None:
+            await known[1].aclose()
 
     async def aclose(self) -> None:
-        clients, self._clients = list(self._clients.values()), {}
+        clients, self._clients = [one for _, one in self._clients.values()], {}
         for one in clients:
             await one.aclose()
 
@@ -314,7 +373,7 @@ class _Apis:
                 auth = self._providers.secret(tenant, known.id, stored).auth
                 return ApiTool(
                     operation, provider=known.name, server=api.server, auth=auth, egress=self._egress,
-                    tokens=self._tokens, tenant=tenant, title=api.title,
+                    tokens=self._tokens, tenant=tenant, row=known.id, title=api.title,
                 )  # fmt: skip
         raise ToolNotFoundError(f"there is not a tool named {name}")
 
@@ -376,6 +435,18 @@ def mcp_entity(provider: str, one: Mapping[str, Any]) -> ToolEntity:
         description=str(one.get("description") or "")[:_MOST_DESCRIPTION],
         schema=protocol.plain_schema(one.get("inputSchema")), is_repeatable=is_safe, seconds=300.0,
     )  # fmt: skip
+
+
+def _place(stored: ToolProvider) -> tuple[str, str, str]:
+    return stored.url, stored.stdio, stored.secret
+
+
+def _operations(api: Api) -> dict[str, dict[str, Any]]:
+    return {one.name: msgspec.to_builtins(one) for one in api.operations}
+
+
+def _about_api(api: Api) -> dict[str, Any]:
+    return {"title": api.title, "description": api.description, "server": api.server}
 
 
 async def _asked(client: McpClient) -> McpListing:

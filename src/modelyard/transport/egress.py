@@ -9,17 +9,19 @@ import asyncio
 import ipaddress
 import unicodedata
 import zlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from modelyard.base.errors import ConfigError, InvokeError, InvokeTimeoutError, ModelyardError
+from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, InvokeTimeoutError, ModelyardError
 from modelyard.transport.http import AnswerTooLargeError, HttpClient, Response, Timeouts
 from modelyard.transport.origins import Origin, check_address, parse_url
 
 _MOST_REDIRECTS = 5
 _MOST_URL = 8192
+_MOST_HOST = 253
+"""Longer ones no name server knows, and preparing one with other letters takes time with the square of its length."""
 _V4_CLOSED = tuple(ipaddress.IPv4Network(one) for one in (
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
     "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
@@ -46,6 +48,13 @@ class EgressRefusedError(EgressError):
     """The address must not be reached from here. Nothing was connected to."""
 
     code = "egress_refused"
+
+
+class AddressRefusedError(InvokeBadRequestError):
+    """The same of a model call: the address in the credential must not be reached. Another credential may serve."""
+
+    code = "egress_refused"
+    failover = True
 
 
 class EgressTimeoutError(EgressError):
@@ -91,8 +100,9 @@ class EgressRules:
         self.check_port(origin)
         for address in addresses:
             if not is_public(address):
+                # Not which address: what a private name server knows is nothing for whoever guesses names.
                 raise EgressRefusedError(
-                    f"host {origin.host!r} stands for {address}, which is no public address; an administrator can list "
+                    f"host {origin.host!r} is no public address; an administrator can list "
                     f"'{origin.host}:{origin.port}' under egress.private"
                 )
 
@@ -155,6 +165,33 @@ class _Hop:
     headers: list[tuple[str, str]]
     body: bytes = b""
     was: Origin | None = field(default=None)
+    operators: Origin | None = field(default=None)
+
+
+class GuardedClient(HttpClient):
+    """The client of model calls, for addresses that a tenant named. It shares no connection with the operator's."""
+
+    def __init__(self, rules: Callable[[], EgressRules]) -> None:
+        super().__init__(guard=lambda origin, addresses: rules().check(origin, addresses))
+        self._rules = rules
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: Sequence[bytes] = (),
+        timeouts: Timeouts | None = None,
+    ) -> Response:
+        """As the client's own; AddressRefusedError for an address that must not be reached."""
+        try:
+            url = normal_url(url)
+            # Each time, and not at a connection alone: one that is open may not be allowed any more.
+            self._rules().check_port(_parsed(url)[0])
+            return await super().send(method, url, headers=headers, body=body, timeouts=timeouts)
+        except EgressRefusedError as error:
+            raise AddressRefusedError(str(error)) from error
 
 
 class Egress:
@@ -163,6 +200,8 @@ class Egress:
         # The rules are asked anew at each connection, so that a reload reaches what is open too.
         more = {"guard": self._guard, "takes_compressed": True, "keep_idle": 4, "max_connections": 256}
         self._clients = {verify: HttpClient(verify=verify, **more) for verify in (True, False)}  # type: ignore[arg-type]
+        self._operators = HttpClient(takes_compressed=True, keep_idle=4, max_connections=256)
+        """For places that the operator named. Its connections serve nobody else."""
 
     def _guard(self, origin: Origin, addresses: Sequence[str]) -> None:
         self.rules.check(origin, addresses)
@@ -179,9 +218,14 @@ class Egress:
         read: float = 60.0,
         most_bytes: int = 10 << 20,
         most_redirects: int = _MOST_REDIRECTS,
+        operators: str = "",
     ) -> Fetched:
-        """Send a request, follow where it is led, take the whole answer. Raises EgressError."""
+        """Send a request, follow where it is led, take the whole answer. Raises EgressError.
+
+        `operators`: an address that the operator wrote. Its origin may be private; whatever that leads to may not.
+        """
         hop = _Hop(method.upper(), url, [one for one in headers if one[0].lower() not in _OURS], body)
+        hop.operators = _parsed(normal_url(operators))[0] if operators else None
         timeouts = Timeouts(connect=connect, first_byte=read, between_bytes=read)
         try:
             async with asyncio.timeout(self.rules.seconds):
@@ -231,14 +275,16 @@ class Egress:
         origin, _ = _parsed(hop.url)
         if hop.was is not None and hop.was != origin:
             hop.headers = [one for one in hop.headers if one[0].lower() in _KEPT_ELSEWHERE]
-        self.rules.check_port(origin)
+        is_operators = origin == hop.operators
+        if not is_operators:
+            self.rules.check_port(origin)
         if not any(name.lower() == "user-agent" for name, _ in hop.headers):
             hop.headers = [*hop.headers, ("user-agent", "modelyard")]
         for name, value in hop.headers:
             if not name.isascii() or any(sign in name for sign in " :\r\n\0") or not value.isprintable():
                 raise EgressError(f"header {name!r} holds what HTTP cannot carry")
         hop.was = origin
-        client = self._clients[verify]
+        client = self._operators if is_operators else self._clients[verify]
         try:
             return await client.send(
                 hop.method, hop.url, headers=_joined(hop.headers), body=[hop.body] if hop.body else (),
@@ -250,7 +296,7 @@ class Egress:
             raise EgressError(str(error)) from error
 
     async def aclose(self) -> None:
-        for client in self._clients.values():
+        for client in (*self._clients.values(), self._operators):
             await client.aclose()
 
 
@@ -271,13 +317,16 @@ def normal_url(url: str) -> str:
         raise EgressRefusedError(f"an address of {len(url):,} characters is not called; {_MOST_URL:,} are the most")
     if any(sign in url for sign in "\\\t\r\n\0 ") or any(unicodedata.category(sign) == "Cc" for sign in url):
         raise EgressRefusedError(f"address {_shown(url)} holds characters that must be percent-encoded")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise EgressRefusedError(f"address {_shown(url)} cannot be read: {error}") from error
     if parts.scheme not in ("http", "https") or not url.lower().startswith(f"{parts.scheme}://") or not parts.netloc:
         raise EgressRefusedError(f"address {_shown(url)} must start with http:// or https:// and name a host")
     if "@" in parts.netloc:
         raise EgressRefusedError("an address must not carry a user name or password; use a header")
     host = parts.hostname or ""
-    if "%" in host or not host:
+    if "%" in host or not host or len(host) > _MOST_HOST:
         raise EgressRefusedError(f"address {_shown(url)} names no host that can be called")
     try:
         port = parts.port
@@ -303,11 +352,14 @@ def _parsed(url: str) -> tuple[Origin, str]:
 
 
 def _next(hop: _Hop, status: int, location: str) -> _Hop:
-    url = urljoin(hop.url, location)
+    try:
+        url = urljoin(hop.url, location)
+    except ValueError as error:
+        raise EgressRefusedError(f"{_shown(hop.url)} redirects to an address that cannot be read: {error}") from error
     if status == 303 or (status in (301, 302) and hop.method == "POST"):
         headers = [one for one in hop.headers if one[0].lower() != "content-type"]
-        return _Hop("HEAD" if hop.method == "HEAD" else "GET", url, headers, b"", hop.was)
-    return _Hop(hop.method, url, hop.headers, hop.body, hop.was)
+        return _Hop("HEAD" if hop.method == "HEAD" else "GET", url, headers, b"", hop.was, hop.operators)
+    return _Hop(hop.method, url, hop.headers, hop.body, hop.was, hop.operators)
 
 
 async def _whole(response: Response, url: str, most: int) -> Fetched:

@@ -316,6 +316,11 @@ class HttpClient:
         self._idle_seconds = idle_seconds
         self._open: set[_Connection] = set()
 
+    @property
+    def connections(self) -> int:
+        """How many are open, in use or not."""
+        return len(self._open)
+
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         # Loading the certificates takes 20 ms: not before the first https call.

@@ -24,7 +24,7 @@ from modelyard.gateway.admin_shapes import (
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.gateway.manage_parts import ManageParts
 from modelyard.models.entities import AIModelEntity, ModelPropertyKey
-from modelyard.models.types import ModelType
+from modelyard.models.types import ModelType, OperatorCredentials
 from modelyard.providers.factory import catalog_names
 from modelyard.providers.local.weights import manifest
 from modelyard.runtime.caller import Caller
@@ -32,6 +32,7 @@ from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.limits import Estimate, Subject, charge
 from modelyard.runtime.load_balancing import Deployment, LBModelManager
 from modelyard.runtime.model_manager import ALIASES
+from modelyard.runtime.operators import caller_is_operator
 from modelyard.runtime.provider_manager import ProviderStatus
 from modelyard.runtime.tenancy import CustomModel, StoredCredential
 
@@ -55,7 +56,9 @@ class ProvidersRoute:
                 return json_reply(self._one(tenant, name))
             case "POST", True, "check":
                 values = need(await request.json(), "values", dict)
-                return json_reply(await request.while_here(self._checked(tenant, name, values)))
+                is_operators = caller_is_operator(self.parts.directory, request.caller, tenant)
+                form = OperatorCredentials(values) if is_operators else values
+                return json_reply(await request.while_here(self._checked(tenant, name, form)))
             case _:
                 raise request.not_offered()
 
@@ -63,6 +66,7 @@ class ProvidersRoute:
         definition = self.parts.models.providers.factory_of(tenant).get_definition(name)
         try:
             accepted = self.parts.models.providers.factory_of(tenant).validate_credentials(definition.name, values)
+            accepted = OperatorCredentials(accepted) if isinstance(values, OperatorCredentials) else accepted
         except ConfigError as error:
             raise InvokeBadRequestError(str(error), param="values") from error
         try:

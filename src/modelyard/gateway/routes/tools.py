@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.base.fields import may, need
-from modelyard.gateway.http import Reply, Request, json_reply
+from modelyard.base.fields import may, need, wrong
+from modelyard.gateway.http import Reply, Request, json_reply, read_json
 from modelyard.tools.api import Auth
 from modelyard.tools.entities import ToolContext, ToolEntity, schema_of
 from modelyard.tools.manager import ToolManager
@@ -98,20 +98,37 @@ class ProviderRoute:
         if request.method == "DELETE" and not verb:
             await self.providers.remove(request.tenant, name)
             return Reply(b"", status=204)
+        more: dict[str, Any] = {}
         if request.method == "POST" and verb == "refresh":
-            await self.providers.refresh(request.tenant, name)
+            more = await self._refresh(request, name)
         known, stored = self.providers.find(request.tenant, name)
         if stored.type == "extension":
             return json_reply(_shown(known, stored))
         content = self.providers.content(request.tenant, known.id, stored.type)
-        more = _api(content) if isinstance(content, Api) else {"tools": [one["name"] for one in content.tools]}
-        return json_reply({**_shown(known, stored), **more})
+        offered = _api(content) if isinstance(content, Api) else {"tools": [one["name"] for one in content.tools]}
+        return json_reply({**_shown(known, stored), **offered, **more})
+
+    async def _refresh(self, request: Request, name: str) -> dict[str, Any]:
+        """`accept`: true, or the digest of the changes that were shown. `confirm_origin`: one, or a list of them."""
+        data = await request.body()
+        body = read_json(data) if data else {}
+        accept = body.get("accept") or False
+        if not isinstance(accept, bool | str):
+            raise wrong("accept", accept, "true, or the digest of the changes that were shown")
+        confirmed = body.get("confirm_origin") or []
+        origins = [confirmed] if isinstance(confirmed, str) else confirmed
+        if not isinstance(origins, list) or not all(isinstance(one, str) for one in origins):
+            raise wrong("confirm_origin", confirmed, "the address of a server, or a list of them")
+        changes, is_accepted = await self.providers.refresh(
+            request.tenant, name, accept=accept, confirm_origins=origins
+        )
+        return {"changes": changes, "accepted": is_accepted}
 
 
 def _shown(known: Any, stored: Any) -> dict[str, Any]:
     return {
         "id": known.id, "name": known.name, "type": stored.type, "title": stored.title, "url": stored.url,
-        "stdio": stored.stdio or None, "count": stored.count,
+        "chosen_server": stored.server or None, "stdio": stored.stdio or None, "count": stored.count,
     }  # fmt: skip
 
 

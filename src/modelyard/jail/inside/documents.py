@@ -1,7 +1,9 @@
 """The text of documents. Runs in the jail alone: parsers read what strangers wrote."""
 
+import codecs
 import io
 import json
+import re
 from typing import Any
 
 _TEXTS = frozenset(
@@ -83,6 +85,10 @@ _MIMES = {
     "text/html": ".html", "text/markdown": ".md",
 }  # fmt: skip
 _MOST = 20_000_000
+_CHARSETS = (
+    "utf-8", "utf-16", "ascii", "iso8859", "cp125", "cp874", "cp866", "cp932", "cp949", "koi8", "mac-", "gb", "big5",
+    "euc-", "shift-jis", "iso2022-jp",
+)  # fmt: skip
 
 
 class Unsupported(Exception):
@@ -200,19 +206,43 @@ def _excel(data: Any) -> Any:
     return "".join(f"{one}\n\n" for one in tables if one)
 
 
+def is_charset(name: Any) -> Any:
+    """Whether it names an encoding of text that is read in the time it takes to look at it. Others take hours for a
+    small message, or are none."""
+    try:
+        return codecs.lookup(name).name.replace("_", "-").startswith(_CHARSETS)
+    except (LookupError, ValueError):
+        return False
+
+
+def safe_words(data: Any) -> Any:
+    """A message whose headers name such encodings alone."""
+
+    def mended(found: Any) -> Any:
+        return found[0] if is_charset(found[1].decode("latin-1")) else b"=?utf-8" + found[2]
+
+    return re.sub(rb"=\?([^?*\s]{1,60})((?:\*[^?\s]{0,20})?\?[bBqQ]\?)", mended, data)
+
+
+def said(body: Any) -> Any:
+    """What a part of a message says."""
+    if not is_charset(body.get_content_charset("utf-8")):
+        body.set_param("charset", "utf-8")
+    return body.get_content()
+
+
 def _eml(data: Any) -> Any:
     import email
     import email.policy
 
-    message = email.message_from_bytes(data, policy=email.policy.default)
+    message = email.message_from_bytes(safe_words(data), policy=email.policy.default)
     lines = [f"{name}: {message[name]}" for name in ("From", "To", "Subject", "Date") if message[name]]
     body = message.get_body(preferencelist=("plain", "html"))
-    return "\n".join([*lines, "", body.get_content() if body is not None else ""])
+    return "\n".join([*lines, "", said(body) if body is not None else ""])
 
 
 def _vtt(data: Any) -> Any:
     """`Speaker "what was said"`, one line as long as the same one speaks."""
-    import re
 
     found = []
     for line in text(data).splitlines():
@@ -249,7 +279,6 @@ def _properties(data: Any) -> Any:
 
 
 def _epub(data: Any) -> Any:
-    import re
     import zipfile
 
     with zipfile.ZipFile(io.BytesIO(data)) as book:
@@ -273,7 +302,6 @@ def _bare(markup: Any, re: Any) -> Any:
 
 def _pptx(data: Any) -> Any:
     """Slides' texts, in order."""
-    import re
     import zipfile
 
     slides = []

@@ -442,10 +442,10 @@ def _eml(data: Any) -> Any:
     import email
     import email.policy
 
-    message = email.message_from_bytes(data, policy=email.policy.default)
+    message = email.message_from_bytes(documents.safe_words(data), policy=email.policy.default)
     lines = ["%s: %s" % (name, message[name]) for name in ("From", "To", "Cc", "Subject", "Date") if message[name]]
     body = message.get_body(preferencelist=("plain", "html"))
-    said = body.get_content() if body is not None else ""
+    said = documents.said(body) if body is not None else ""
     if body is not None and body.get_content_type() == "text/html":
         said = _html(said.encode("utf-8"))[1][0][1]
     names = [one.get_filename() or "" for one in message.iter_attachments()]

@@ -1,10 +1,12 @@
 """Any HTTP request, through the one way out."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any, Literal
 from urllib.parse import urlencode
 
+from modelyard.base.charsets import charset_of, decoded
 from modelyard.tools.builtin import Parts
 from modelyard.tools.entities import ToolContext, ToolInvokeError, json_message, text_message
 from modelyard.tools.function import FunctionTool
@@ -48,15 +50,15 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
             answer = await egress.fetch(method, url, headers=list(sent.items()), body=data, most_bytes=_MOST_ANSWER)
         except EgressError as error:
             raise ToolInvokeError(str(error)) from error
-        text = answer.body.decode("utf-8", "replace")
+        text = await decoded(answer.body, charset_of(answer.headers.get("content-type", "")))
         if answer.status >= 400:
             raise ToolInvokeError(
                 f"{method} {url.partition('?')[0][:200]} answers with status {answer.status}: {text[:2000]}"
             )
         if "json" in answer.headers.get("content-type", ""):
             try:
-                return [json_message(json.loads(text))]
-            except ValueError:
+                return [json_message(await asyncio.to_thread(json.loads, text))]
+            except (ValueError, RecursionError):
                 pass
         return [text_message(text or f"status {answer.status}, nothing said")]
 

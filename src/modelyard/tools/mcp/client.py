@@ -12,11 +12,12 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.urls import join
 from modelyard.tools.mcp import protocol
 from modelyard.tools.mcp.protocol import McpError
 from modelyard.transport.egress import Egress, EgressError, Streamed
@@ -335,9 +336,8 @@ class SseChannel:
 
     def _take(self, data: bytes) -> None:
         if self._endpoint is not None and not self._endpoint.done():
-            url = urljoin(self._url, data.decode("utf-8", "replace").strip())
-            mine, theirs = urlsplit(self._url), urlsplit(url)
-            if (mine.scheme, mine.netloc) != (theirs.scheme, theirs.netloc):
+            url = join(self._url, data.decode("utf-8", "replace").strip())
+            if not url or urlsplit(self._url)[:2] != urlsplit(url)[:2]:
                 self._endpoint.set_exception(McpError("the server wants messages sent to another host"))
                 return
             self._endpoint.set_result(url)

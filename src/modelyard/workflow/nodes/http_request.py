@@ -5,10 +5,11 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
+from modelyard.base.charsets import charset_of, decoded
 from modelyard.base.errors import ModelyardError
 from modelyard.base.mending import NotMendedError, mended
 from modelyard.workflow.node import Effect, Node, NodeContext, NodeData, NodeError, NodeResult
@@ -112,7 +113,7 @@ class HttpRequestNode(Node):
             )  # fmt: skip
         except ModelyardError as error:
             raise NodeError(str(error), kind=type(error).__name__, process_data=process) from error
-        outputs = self._outputs(answer, url, context, process)
+        outputs = await self._outputs(answer, url, context, process)
         is_watched = data.error_strategy not in ("", "none") or data.retry_config.retry_enabled
         if is_watched and not 200 <= answer.status < 300:
             raise NodeError(
@@ -129,7 +130,10 @@ class HttpRequestNode(Node):
             raise NodeError("url is required", kind="InvalidURLError")
         if not url.startswith(("http://", "https://")):
             raise NodeError("url should start with http:// or https://", kind="InvalidURLError")
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise NodeError(f"url cannot be read: {error}", kind="InvalidURLError") from error
         pairs = [(render(key, context.pool), render(value, context.pool)) for key, value in _lines(self.data.params)]
         pairs = [one for one in pairs if one[0]]
         query = "&".join(one for one in (parts.query, urlencode(pairs)) if one)
@@ -234,7 +238,7 @@ class HttpRequestNode(Node):
 
     # what comes back
 
-    def _outputs(self, answer: Any, url: str, context: NodeContext, process: Mapping[str, Any]) -> dict[str, Any]:
+    async def _outputs(self, answer: Any, url: str, context: NodeContext, process: Mapping[str, Any]) -> dict[str, Any]:
         kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         disposition = answer.headers.get("content-disposition", "")
         is_file = "attachment" in disposition or "filename=" in disposition or (bool(kind) and not _is_text(kind))
@@ -251,7 +255,7 @@ class HttpRequestNode(Node):
         if is_file and context.services.files is not None:
             files.append(context.services.files.save(_name(disposition, url, kind), answer.body, kind))
         elif not is_file:
-            text = _decoded(answer.body, answer.headers.get("content-type", ""))
+            text = await decoded(answer.body, charset_of(answer.headers.get("content-type", "")))
         return {"status_code": answer.status, "body": text, "headers": dict(answer.headers), "files": files}
 
     def references(self) -> Sequence[tuple[str, ...]]:
@@ -313,14 +317,6 @@ def _name(disposition: str, url: str, kind: str) -> str:
             return value.strip('"')
     last = urlsplit(url).path.rpartition("/")[2]
     return last if "." in last else f"{last or 'file'}{mimetypes.guess_extension(kind) or ''}"
-
-
-def _decoded(body: bytes, content_type: str) -> str:
-    charset = dict(parse_qsl(content_type.partition(";")[2].strip().replace("; ", "&"))).get("charset", "utf-8")
-    try:
-        return body.decode(charset.strip('"') or "utf-8", "replace")
-    except LookupError:
-        return body.decode("utf-8", "replace")
 
 
 NODES = {"http-request": HttpRequestNode}

@@ -1,0 +1,540 @@
+"""What is kept in memory between calls belongs to whoever it was made for: its key holds the tenant, and all that the value
+depends on. Every such place is in the list below; a new one is a failing test until somebody has thought about it."""
+
+import ast
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+import modelyard
+from modelyard.base.clock import SystemClock
+from modelyard.base.errors import ConfigError
+from modelyard.base.settings import CacheSettings, EgressSettings, ProviderSettings
+from modelyard.providers.auth import GoogleAuth
+from modelyard.runtime.accounts import SignInError
+from modelyard.runtime.oidc import Oidc
+from modelyard.testing import (
+    Answer,
+    Upstream,
+    UpstreamRequest,
+    chat_answer,
+    embedding_answer,
+    error_answer,
+    json_answer,
+)
+from modelyard.transport.egress import Egress
+from modelyard.transport.http import HttpClient
+from tests.gateway.conftest import Running, start_gateway
+from tests.gateway.test_traffic import ask
+
+__all__ = ["start_gateway"]
+pytestmark = pytest.mark.anyio
+SOURCE = Path(modelyard.__file__).parent
+
+# ------------------------------------------------------------------------------------------------ the list
+
+_CALL = "lives for one call"
+_RUN = "lives for one run"
+_PURE = "a pure function of its key, which is all that it is given; it is told to nobody but whoever brings the key"
+_OURS = "holds nothing of a tenant: what comes with the product, or with this machine"
+_LOCK = "locks: nothing is read from them"
+_COUNT = "counts and times: no words of a tenant"
+
+KEPT = {
+    # agents
+    "agents/loop.py:_Run.seen": _RUN,
+    "agents/loop.py:_Run.known": _RUN,
+    "agents/state.py:Task.parameters": _RUN,
+    # app
+    "app/knowledge.py:KnowledgeParts._indexes": "by the name of a store; each keeps its entries by dataset",
+    "app/money.py:Admission._known": "by subject, which holds tenant, key, user and model; emptied at each change",
+    "app/money.py:_PER_TOKEN": "by the identity of a price, which it holds on to: prices as numbers",
+    "app/money.py:HostedQuotas._held": "by the invocation's id and deployment",
+    "cli/workers.py:Supervisor._workers": _OURS,
+    "cli/workflows.py:_View._began": _RUN,
+    # gateway
+    "gateway/agui_events.py:AgUiEvents._calls": _CALL,
+    "gateway/auth.py:Gatekeeper._known": "by the digest of the whole key that was shown; emptied at each change",
+    "gateway/auth.py:_names_loopback()": _PURE,
+    "gateway/chat_page.py:_read()": _OURS,
+    "gateway/forms.py:Form.files": _CALL,
+    "gateway/hosted_tools.py:Hosted.kinds": _CALL,
+    "gateway/hosted_tools.py:Hosted.tools": _CALL,
+    "gateway/routes/api_docs.py:_description()": _OURS,
+    "gateway/routes/api_docs.py:_page()": _OURS,
+    "gateway/routes/app_runs.py:_kinds()": _OURS,
+    "gateway/routes/console.py:_built()": _OURS,
+    "gateway/routes/console.py:_read()": _OURS,
+    "gateway/routes/server_state.py:_packages()": _OURS,
+    "gateway/service_annotations.py:AnnotationCalls._jobs": "by a random id; holds tenant and app, which are compared",
+    # jail
+    "jail/sandbox.py:Jail._starting": _LOCK,
+    "jail/sandbox.py:Jail._zygotes": "by what is imported before: a fork for each run, which sees no other",
+    "jail/sandbox.py:_Zygote.runs": "by number: each run's own future",
+    "jail/templates.py:_TYPES": _OURS,
+    "jail/templates.py:_environment()": _OURS,
+    "jail/templates.py:_parsed()": _PURE,
+    "jail/templates.py:_template_error()": _OURS,
+    # knowledge
+    "knowledge/analysis.py:_stemmer()": _OURS,
+    "knowledge/answer.py:Answer.milliseconds": _CALL,
+    "knowledge/retrieve.py:Retrieval.milliseconds": _CALL,
+    "knowledge/rows.py:Indexed.metadata": _CALL,
+    "knowledge/evaluate.py:_Tally.stages": _CALL,
+    "knowledge/index/follower.py:Follower._at": "by dataset and dimensions: how far the index is",
+    "knowledge/index/follower.py:Follower._locks": _LOCK,
+    "knowledge/index/memory.py:MemoryIndex._locks": _LOCK,
+    "knowledge/index/memory.py:MemoryIndex._spaces": "by dataset, which is found by its tenant before",
+    "knowledge/index/memory.py:SpaceIndex._numbers": "of one dataset",
+    "knowledge/ingest.py:Indexer._unwanted": "by document: that it is to stop",
+    "knowledge/ingest.py:_Work.texts": _CALL,
+    "knowledge/prepare.py:_Made.texts": _CALL,
+    "knowledge/retrieve.py:Retriever._documents": "by dataset, which is found by its tenant before; with its generation",
+    "knowledge/retrieve.py:Retriever._met": "by dataset and generation, user and conditions",
+    "knowledge/retrieve.py:Retriever._vectors": "by tenant, embedding model and question",
+    # plugins
+    "plugins/conversation.py:Conversation._sessions": "by a random session: each call's own",
+    "plugins/debug.py:_Connection._assets": "of one connection, whose key says whose it is",
+    "plugins/debug.py:_Connection._parts": "of one connection, whose key says whose it is",
+    "plugins/host.py:PluginHost._away": _OURS,
+    "plugins/host.py:PluginHost._declarations": "by a package's checksum: what the package says of itself",
+    "plugins/host.py:PluginHost._making": "by a package's checksum: processes that start",
+    "plugins/host.py:PluginHost._runtimes": "by a package's checksum: processes; calls have sessions of their own",
+    "plugins/monitor.py:Monitor._before": _COUNT,
+    "plugins/serverless.py:ServerlessSessions._open": "by a random session: each call's own",
+    "plugins/warden.py:Warden._plugins": _OURS,
+    "plugins/wardens.py:Wardens._by_name": _OURS,
+    "plugins/wardens.py:Wardens._starting": _OURS,
+    "plugins/wardens.py:_Warden._pids": _OURS,
+    "plugins/wardens.py:_Warden._waiting": _OURS,
+    "plugins/wardens.py:_Warden.plugins": _OURS,
+    # providers
+    "providers/auth.py:GoogleAuth._tokens": "by the digest of the whole account, its private key included",
+    "providers/endpoint.py:_names_in()": _PURE,
+    "providers/factory.py:ModelProviderFactory._built": "by provider, in a factory of the tenant's where it adds some",
+    "providers/factory.py:ModelProviderFactory._schemas": "by provider, in a factory of the tenant's where it adds some",
+    "providers/http_provider.py:HttpLargeLanguageModel._known": "by model and format: which wire is spoken",
+    "providers/local/process.py:ModelProcess._answers": "by number: each call's own",
+    "providers/local/runtime.py:LocalRuntime._places": _OURS,
+    "providers/local/weights.py:Packages._archives": _OURS,
+    "providers/local/weights.py:_is_installed()": _OURS,
+    "providers/local/weights.py:manifest()": _OURS,
+    # runtime
+    "runtime/accounts.py:Accounts._known": "by the digest of the session's whole token",
+    "runtime/accounts.py:Accounts._tries": _COUNT,
+    "runtime/caller.py:_pattern()": _PURE,
+    "runtime/fair_queue.py:FairQueue._by_tenant": _COUNT,
+    "runtime/fair_queue.py:FairQueue._last_turn": _COUNT,
+    "runtime/fair_queue.py:FairQueue._waiting": "by tenant",
+    "runtime/ledger.py:Ledger.settled": "by the invocation's id",
+    "runtime/limits.py:_span()": _PURE,
+    "runtime/load_balancing.py:Health._failures": "by deployment, which begins with the tenant",
+    "runtime/load_balancing.py:Health._in_flight": "by deployment, which begins with the tenant",
+    "runtime/load_balancing.py:Health._latency": "by deployment, which begins with the tenant",
+    "runtime/load_balancing.py:Health._rests": "by deployment and by the domain of a credential, with its tenant",
+    "runtime/load_balancing.py:Health._samples": "by deployment, which begins with the tenant",
+    "runtime/metrics.py:Series.buckets": _COUNT,
+    "runtime/metrics.py:Series.values": _COUNT,
+    "runtime/model_manager.py:ModelManager._bound": "by caller, which holds the tenant, name and type",
+    "runtime/model_manager.py:ModelManager._found": "by tenant, name and type",
+    "runtime/model_manager.py:ModelManager._instances": "by tenant, provider, type and model",
+    "runtime/passwords.py:_nobodys()": _OURS,
+    "runtime/passwords.py:_workers()": _OURS,
+    "runtime/plugin_credentials.py:PluginCredentials._locks": _LOCK,
+    "runtime/plugins.py:Plugins._debugged": "by tenant, then by plugin",
+    "runtime/plugins.py:Plugins._views": "by tenant",
+    "runtime/policies/batch.py:Batch._open": "by tenant, provider, model, credential and what is asked",
+    "runtime/policies/cache.py:Semantic._known": "by tenant and by model, provider and beginning of the conversation",
+    "runtime/policies/cache.py:_Meant.entries": "of one of those",
+    "runtime/provider_manager.py:ProviderManager._factories": "by tenant",
+    "runtime/provider_manager.py:ProviderManager._hosted": "the operator's, for all",
+    "runtime/provider_manager.py:ProviderManager._managers": "by tenant, provider, type and model",
+    "runtime/provider_manager.py:ProviderManager._models": "by tenant",
+    "runtime/provider_manager.py:ProviderManager._own": "by tenant and provider",
+    "runtime/provider_manager.py:ProviderManager._plans": "by tenant, provider, model, type and route",
+    "runtime/provider_manager.py:ProviderManager._stored": "by tenant, provider and model",
+    "runtime/response_store.py:ResponseStore._recent": "by a random id; holds the tenant, which is compared",
+    "runtime/retry_budget.py:RetryBudget._pots": _COUNT,
+    "runtime/tenancy.py:Directory._all": "by tenant and kind",
+    "runtime/tenancy.py:Directory._owner_of_key": "by a key's id: whose it is",
+    # storage
+    "storage/answers.py:MemoryAnswers._kept": "by tenant and digest of what was asked",
+    "storage/counters.py:MemoryCounters._forget_at": _COUNT,
+    "storage/counters.py:MemoryCounters._levels": _COUNT,
+    "storage/counters.py:MemoryCounters._reserved": _COUNT,
+    "storage/database.py:_for_many()": _PURE,
+    "storage/postgresql.py:_placed()": _PURE,
+    # tools
+    "tools/api.py:Tokens.known": "by tenant, row and digest of address, client, secret and scopes",
+    "tools/api.py:Tokens.locks": _LOCK,
+    "tools/api.py:_Request._fields": _CALL,
+    "tools/api.py:_Request._files": _CALL,
+    "tools/manager.py:Observation.arguments": _CALL,
+    "tools/manager.py:ToolManager._cache": "by tenant, credential, tool and arguments",
+    "tools/manager.py:Tools._tools": _OURS,
+    "tools/mcp/client.py:McpClient.capabilities": "of one client, which is one row's",
+    "tools/mcp/client.py:McpClient.server": "of one client, which is one row's",
+    "tools/mcp/client.py:SseChannel._waiting": "of one client, which is one row's",
+    "tools/mcp/client.py:StdioChannel._waiting": "of one client, which is one row's",
+    "tools/observation.py:Gathering._pieces": _CALL,
+    "tools/observation.py:Gathering.variables": _CALL,
+    "tools/openapi.py:_Making.places": _CALL,
+    "tools/openapi.py:_Making.properties": _CALL,
+    "tools/providers.py:ToolProviders._clients": "by tenant and row, with the address and the encrypted secret",
+    "tools/providers.py:ToolProviders._read": "by tenant and row",
+    "tools/values.py:_validator()": _PURE,
+    # transport
+    "transport/http.py:HttpClient._idle": "by origin: connections, over which nothing is said but each request's own",
+    "transport/http.py:_Connection.headers": _CALL,
+    "transport/http.py:_known_head()": _PURE,
+    "transport/origins.py:parse_url()": _PURE,
+    # workflow
+    "workflow/apps.py:Apps._pages": "by a random token; holds whose app it is",
+    "workflow/apps.py:Apps._parsed": "by tenant, digest and mapping",
+    "workflow/draw.py:_Picture.boxes": _CALL,
+    "workflow/dsl.py:App._graphs": "of one app, which is kept by tenant and digest",
+    "workflow/dsl.py:App.document": "of one app, which is kept by tenant and digest",
+    "workflow/dsl.py:App.features": "of one app, which is kept by tenant and digest",
+    "workflow/dsl.py:App.levels": "of one app, which is kept by tenant and digest",
+    "workflow/dsl.py:App.model_config": "of one app, which is kept by tenant and digest",
+    "workflow/dsl.py:Level.nodes": "of one app, which is kept by tenant and digest",
+    "workflow/engine.py:Outcome.outputs": _RUN,
+    "workflow/engine.py:GraphEngine._running": _RUN,
+    "workflow/engine.py:GraphEngine.outputs": _RUN,
+    "workflow/graph.py:Frontier._taken_in": _RUN,
+    "workflow/node.py:NodeResult.inputs": _RUN,
+    "workflow/node.py:NodeResult.metadata": _RUN,
+    "workflow/node.py:NodeResult.outputs": _RUN,
+    "workflow/node.py:NodeResult.process_data": _RUN,
+    "workflow/nodes/__init__.py:node_class()": _OURS,
+    "workflow/nodes/agent.py:_Own.logs": _RUN,
+    "workflow/nodes/agent.py:_Round.results": _RUN,
+    "workflow/nodes/tool.py:Gathered._blobs": _CALL,
+    "workflow/nodes/tool.py:Gathered._variables": _CALL,
+    "workflow/runs.py:JournalRecorder._by_path": _RUN,
+    "workflow/runs.py:Runs._live": "by a run's random id; each is looked up with its tenant",
+    "workflow/runs.py:Runs._starting": "by a run's random id",
+    "workflow/schedule.py:_zone()": _OURS,
+    "workflow/streaming.py:ResponseStream._sessions": _RUN,
+    "workflow/streaming.py:ResponseStream._streams": _RUN,
+    "workflow/streaming.py:ResponseStream._waiting": _RUN,
+    "workflow/template.py:parts_of()": _PURE,
+    "workflow/triggers.py:Triggers._due": "by tenant, app and node",
+    "workflow/triggers.py:Triggers._webhooks": "by a random token; holds whose app it is",
+    "workflow/variables.py:VariablePool.declared": _RUN,
+}
+"""file:owner.name → what its key holds, or why it holds nothing of a tenant."""
+_CALLS_OWN = ("wire/", "models/")
+"""Folders whose objects are those of one call: formats and values, which know no tenant."""
+_VALUES = ("workflow/events.py", "agents/events.py", "gateway/admin_shapes.py", "gateway/a2a_shapes.py")
+"""Files of nothing but values: what happened, and what is answered."""
+
+_MAPS = frozenset({"dict", "OrderedDict", "defaultdict", "Counter", "WeakValueDictionary", "WeakKeyDictionary", "ChainMap",
+                   "TTLCache", "LRUCache"})  # fmt: skip
+_MEMORIES = frozenset({"lru_cache", "cache", "alru_cache", "cached", "ttl_cache", "memoize"})
+
+
+def _name(node: ast.AST) -> str:
+    """`collections.OrderedDict[str, int]` is OrderedDict."""
+    return ast.unparse(node).partition("[")[0].partition("(")[0].rpartition(".")[2]
+
+
+def _is_empty_map(node: ast.expr | None) -> bool:
+    match node:
+        case ast.Dict(keys=[]):
+            return True
+        case ast.Call(keywords=keywords) if _name(node.func) == "field":
+            return any(one.arg == "default_factory" and _name(one.value) in _MAPS for one in keywords)
+        case ast.Call(args=arguments) if _name(node.func) in _MAPS:
+            return not arguments or _name(node.func) == "defaultdict"
+        case _:
+            return False
+
+
+def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr, bool]]:
+    """(name, value, whether it is annotated) of what a body assigns to itself."""
+    for one in body:
+        match one:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                yield name, value, False
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                yield name, value, True
+            case _:
+                pass
+
+
+def _of_class(owner: ast.ClassDef) -> Iterator[str]:
+    bases = " ".join(ast.unparse(one) for one in owner.bases)
+    decorators = " ".join(ast.unparse(one) for one in owner.decorator_list)
+    is_value = "Struct" in bases or "NodeData" in bases or "frozen=True" in decorators
+    for name, value, is_annotated in _assigned(owner.body):
+        # The default of a value's field is no place where anything is kept; what is private in one may be.
+        if _is_empty_map(value) and not (is_annotated and is_value and not name.startswith("_")):
+            yield f"{owner.name}.{name}"
+    for method in owner.body:
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(method):
+                target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+                is_own = isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self"
+                if is_own and _is_empty_map(getattr(node, "value", None)):
+                    yield f"{owner.name}.{target.attr}"
+
+
+def kept_in(tree: ast.Module) -> Iterator[str]:
+    """What a module keeps in memory: maps of the module, of classes and of their objects, and remembered functions."""
+    yield from (name for name, value, _ in _assigned(tree.body) if _is_empty_map(value))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from _of_class(node)
+        elif any(_name(one) in _MEMORIES for one in getattr(node, "decorator_list", ())):
+            yield f"{node.name}()"  # type: ignore[attr-defined]
+
+
+def kept() -> set[str]:
+    found: set[str] = set()
+    for path in SOURCE.rglob("*.py"):
+        file = str(path.relative_to(SOURCE))
+        if not file.startswith((*_CALLS_OWN, *_VALUES, "testing/")):
+            found |= {f"{file}:{one}" for one in kept_in(ast.parse(path.read_text("utf-8")))}
+    return found
+
+
+def test_every_place_that_keeps_something_is_in_the_list():
+    found = kept()
+    new = sorted(found - set(KEPT))
+    assert not new, f"say in KEPT what the key of each holds, or why it holds nothing of a tenant: {new}"
+    assert not sorted(set(KEPT) - found), "the list names what is gone"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("known = {}", "known"), ("_known: dict[str, int] = {}", "_known"), ("class A:\n    known = {}", "A.known"),
+        ("class A:\n    def __init__(self):\n        self.x = OrderedDict()", "A.x"),
+        ("class A:\n    def __init__(self):\n        self.x: dict[str, int] = defaultdict(list)", "A.x"),
+        ("@dataclass\nclass A:\n    x: dict[str, int] = field(default_factory=dict[str, int])", "A.x"),
+        ("@dataclass(frozen=True)\nclass A:\n    _x: dict[str, int] = field(default_factory=dict)", "A._x"),
+        ("@functools.lru_cache(9)\ndef f(x): ...", "f()"), ("class A:\n    @cache\n    def f(self): ...", "f()"),
+        ("known = TTLCache()", "known"), ("known = weakref.WeakValueDictionary()", "known"),
+    ],
+)  # fmt: skip
+def test_the_law_sees_each_kind(text: str, name: str):
+    assert list(kept_in(ast.parse(text))) == [name]
+
+
+def test_formats_and_values_keep_nothing_between_calls():
+    for path in [one for folder in _CALLS_OWN for one in (SOURCE / folder).rglob("*.py")]:
+        tree = ast.parse(path.read_text("utf-8"))
+        remembered = [one for one in kept_in(tree) if "." not in one]
+        assert not remembered, (path.name, remembered)
+
+
+# ------------------------------------------------------------------------------------------------ two tenants, one name
+
+BOSS = "operator-key-1"
+Start = Callable[..., Running]
+
+
+def tenants(running: Running, *names: str) -> list[str]:
+    """The keys of their administrators."""
+    keys: list[str] = []
+    for name in names:
+        assert ask(running, "POST", "/admin/v1/tenants", {"name": name}, key=BOSS).status == 201
+        given = {"name": "admin", "role": "owner"}
+        keys.append(ask(running, "POST", f"/admin/v1/keys?tenant={name}", given, key=BOSS).json["key"])
+    return keys
+
+
+def place_of(upstream: Upstream) -> str:
+    return upstream.url.removeprefix("http://").removesuffix("/v1")
+
+
+@pytest.fixture
+def api() -> Iterator[Upstream]:
+    """An API with tokens for client credentials, and an MCP server that says who asked."""
+
+    def answer(request: UpstreamRequest) -> Answer:
+        if request.path.endswith("/token"):
+            form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+            is_right = form["client_secret"] in ("right", "other")
+            told = {"access_token": f"token-of-{form['client_secret']}-{form.get('scope', '')}", "expires_in": 3600}
+            return json_answer(told if is_right else {"error": "invalid_client"}, status=200 if is_right else 401)
+        if request.method == "POST":
+            return mcp(request)
+        return json_answer({"seen": request.headers.get("authorization")})
+
+    def mcp(request: UpstreamRequest) -> Answer:
+        message = request.json
+        if "id" not in message:
+            return Answer(status=202)
+        match message["method"]:
+            case "initialize":
+                result: Any = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "x"}}
+            case "tools/list":
+                result = {"tools": [{"name": "who", "description": "Says who.", "inputSchema": {"type": "object"}}]}
+            case "tools/call":
+                key = request.headers.get("authorization", "")
+                session = request.headers.get("mcp-session-id", "none")
+                result = {"content": [{"type": "text", "text": f"{key} in session {session}"}]}
+            case _:
+                return json_answer({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "no"}})
+        headers = {"mcp_session_id": f"session-of-{request.headers.get('authorization', '')[-5:]}"}
+        return json_answer({"jsonrpc": "2.0", "id": message["id"], "result": result}, **headers)
+
+    with Upstream(answer) as one:
+        yield one
+
+
+def tool_call(running: Running, tool: str, key: str) -> Any:
+    return ask(running, "POST", "/admin/tools/call", {"tool": tool}, key=key).json
+
+
+def test_a_token_is_had_by_whoever_has_the_secret_alone(start_gateway: Start, api: Upstream):
+    running = start_gateway(api_keys=[BOSS], egress=EgressSettings(private=[place_of(api)]))
+    first, second = tenants(running, "acme", "globex")
+    description = {
+        "openapi": "3.0.0", "info": {"title": "x", "version": "1"}, "servers": [{"url": api.url}],
+        "paths": {"/look": {"get": {"operationId": "look", "responses": {}}}},
+    }  # fmt: skip
+
+    def add(key: str, secret: str, **more: Any) -> None:
+        auth = {"type": "oauth2", "user": "same-client", "value": secret, "token_url": f"{api.url}/token", **more}
+        given = {"name": "api", "type": "api", "description": json.dumps(description), "auth": auth}
+        assert ask(running, "POST", "/admin/tool-providers", given, key=key).status == 201
+
+    add(first, "right")
+    add(second, "wrong")
+    assert tool_call(running, "api/look", first)["values"] == [{"seen": "Bearer token-of-right-"}]
+    refused = tool_call(running, "api/look", second)
+    assert refused["error"] == "tool_credentials", refused
+    assert [one for one in api.requests if one.headers.get("authorization") == "Bearer token-of-right-"][1:] == []
+    # Within a tenant too: what a token depends on decides which it is.
+    add(first, "wrong")
+    assert tool_call(running, "api/look", first)["error"] == "tool_credentials"
+    add(first, "right", scopes=["more"])
+    assert tool_call(running, "api/look", first)["values"] == [{"seen": "Bearer token-of-right-more"}]
+    asked = len(api.requests)
+    assert tool_call(running, "api/look", first)["values"] == [{"seen": "Bearer token-of-right-more"}]
+    assert len(api.requests) == asked + 1  # and it is kept for whom it was fetched
+
+
+def test_an_mcp_session_is_its_tenants(start_gateway: Start, api: Upstream):
+    running = start_gateway(api_keys=[BOSS], egress=EgressSettings(private=[place_of(api)]))
+    keys = tenants(running, "acme", "globex")
+    for key, secret in zip(keys, ("alpha", "bravo"), strict=True):
+        given = {"name": "who", "type": "mcp", "url": api.url, "headers": {"authorization": f"Bearer {secret}"}}
+        made = ask(running, "POST", "/admin/tool-providers", given, key=key)
+        assert made.status == 201, made.body
+    for _ in range(2):
+        for key, secret in zip(keys, ("alpha", "bravo"), strict=True):
+            told = tool_call(running, "who/who", key)
+            assert told["text"] == f"Bearer {secret} in session session-of-{secret}"
+
+
+def test_a_changed_mcp_server_is_called_with_its_new_secret_alone(start_gateway: Start, api: Upstream):
+    """As another process would see it: the row changes, and nobody tells the client."""
+    running = start_gateway(egress=EgressSettings(private=[place_of(api)]))
+    providers = running.yard.workflow_parts.tools.providers
+
+    async def clients() -> list[bool]:
+        await providers.add_mcp("default", "who", url=api.url, headers={"authorization": "Bearer alpha"})
+        known, stored = providers.find("default", "who")
+        first = await providers.client("default", known.id, stored)
+        again = await providers.client("default", known.id, stored)
+        changed = msgspec.structs.replace(stored, url=f"{api.url}/other")
+        return [again is first, await providers.client("default", known.id, changed) is first]
+
+    assert asyncio.run_coroutine_threadsafe(clients(), running.loop).result(20) == [True, False]
+
+
+def test_answers_credentials_and_provider_clients_are_their_tenants(start_gateway: Start):
+    def answer(request: UpstreamRequest) -> Answer:
+        if request.path.endswith("/embeddings"):
+            vector = [1.0, 0.0] if request.key == "sk-alpha" else [0.0, 1.0]
+            return embedding_answer([vector for _ in request.json["input"]])
+        return chat_answer(f"for {request.key}")
+
+    with Upstream(answer) as upstream:
+        running = start_gateway(
+            api_keys=[BOSS], cache=CacheSettings(seconds=3600, semantic_model="shop/e", semantic_threshold=0.1),
+            providers=[ProviderSettings(name="shop", base_url=upstream.url)],
+        )  # fmt: skip
+        keys = tenants(running, "acme", "globex")
+        for key, secret in zip(keys, ("sk-alpha", "sk-bravo"), strict=True):
+            row = {"name": "same", "provider": "shop", "values": {"api_key": secret}}
+            assert ask(running, "POST", "/admin/v1/credentials", row, key=key).status == 201
+        chat = {"model": "shop/m", "messages": [{"role": "user", "content": "who?"}], "temperature": 0}
+        embed = {"model": "shop/e", "input": "who?"}
+        for _ in range(2):  # the second time from the caches
+            for key, secret in zip(keys, ("sk-alpha", "sk-bravo"), strict=True):
+                said = ask(running, "POST", "/v1/chat/completions", chat, key=key).json
+                assert said["choices"][0]["message"]["content"] == f"for {secret}"
+                vector = ask(running, "POST", "/v1/embeddings", embed, key=key).json["data"][0]["embedding"]
+                assert vector == ([1.0, 0.0] if secret == "sk-alpha" else [0.0, 1.0])
+        assert {one.key for one in upstream.requests} == {"sk-alpha", "sk-bravo"}
+
+
+def test_what_one_tenant_calls_a_domain_lets_nobody_elses_credential_rest(start_gateway: Start):
+    def answer(request: UpstreamRequest) -> Answer:
+        return error_answer(429, "slow down", retry_after="60") if request.key == "sk-alpha" else chat_answer("fine")
+
+    with Upstream(answer) as upstream:
+        running = start_gateway(api_keys=[BOSS], providers=[ProviderSettings(name="shop", base_url=upstream.url)])
+        keys = tenants(running, "acme", "globex")
+        for key, secret in zip(keys, ("sk-alpha", "sk-bravo"), strict=True):
+            row = {"name": "own", "provider": "shop", "domain": "same", "values": {"api_key": secret}}
+            assert ask(running, "POST", "/admin/v1/credentials", row, key=key).status == 201
+        chat = {"model": "shop/m", "messages": [{"role": "user", "content": "hi"}]}
+        assert ask(running, "POST", "/v1/chat/completions", chat, key=keys[0]).status == 429
+        assert ask(running, "POST", "/v1/chat/completions", chat, key=keys[1]).status == 200
+
+
+async def test_a_service_accounts_token_is_had_by_whoever_has_its_whole_key(upstream: Callable[[Any], Upstream]):
+    server = upstream(
+        lambda request: json_answer({"access_token": f"token-{len(server.requests)}", "expires_in": 3600})
+    )
+    client = HttpClient()
+    auth = GoogleAuth(client)
+    try:
+        pem = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+        async def token(**more: str) -> str:
+            account = {"client_email": "a@b.example", "private_key": pem.decode(), "token_uri": server.url, **more}
+            shown = await auth.headers("POST", "x", {"service_account_key": json.dumps(account)}, [])
+            return shown["authorization"]
+
+        assert [await token(), await token(), await token(private_key_id="2")] == [
+            "Bearer token-1", "Bearer token-1", "Bearer token-2",
+        ]  # fmt: skip
+        with pytest.raises(ConfigError, match="private_key cannot be read"):  # the rest alike, and the secret wrong
+            await token(private_key="nothing")
+    finally:
+        await client.aclose()
+
+
+async def test_a_sign_in_begun_in_one_browser_ends_in_no_other(upstream: Callable[[Any], Upstream]):
+    def issuer(request: UpstreamRequest) -> Answer:
+        return json_answer({"issuer": server.url, "authorization_endpoint": f"{server.url}/authorize",
+                            "token_endpoint": f"{server.url}/token", "jwks_uri": f"{server.url}/keys"})  # fmt: skip
+
+    server = upstream(issuer)
+    egress = Egress()
+    try:
+        oidc = Oidc(egress, SystemClock(), issuer=server.url, client_id="me", client_secret="")
+        _, mine = await oidc.begin("http://here.example/back")
+        _, other = await oidc.begin("http://here.example/back")
+        assert len({mine.state, other.state, mine.nonce, other.nonce, mine.verifier, other.verifier}) == 6
+        with pytest.raises(SignInError, match="was not begun in this browser"):
+            await oidc.end(mine, code="c", state=other.state, back="http://here.example/back")
+    finally:
+        await egress.aclose()

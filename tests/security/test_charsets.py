@@ -1,0 +1,202 @@
+"""An encoding that others name decides how bytes are read, and nothing else: not how long that takes."""
+
+import ast
+import codecs
+import encodings.aliases
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import modelyard
+from modelyard.base.charsets import LABELS, charset_of, codec_of, decode, decoded
+from modelyard.base.settings import EgressSettings
+from modelyard.testing import Answer, Upstream, UpstreamRequest
+from modelyard.tools.openapi import DescriptionError, parse
+from modelyard.transport.egress import Fetched
+from tests.gateway.conftest import Running, start_gateway
+from tests.gateway.test_traffic import ask
+from tests.workflow.building import app_of
+
+__all__ = ["start_gateway"]
+pytestmark = pytest.mark.anyio
+Start = Callable[..., Running]
+SOURCE = Path(modelyard.__file__).parent
+HOSTILE = ("punycode", "idna", "unicode_escape", "raw_unicode_escape", "utf-7", "zlib", "bz2", "hex", "base64", "rot13",
+           "quopri", "uu", "undefined", "mbcs", "nobody", "x" * 1000, "\0", "../etc/passwd", "UTF-8\r\nx: y")  # fmt: skip
+MEGABYTE = 1 << 20
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_that_is_no_encoding_of_text_is_utf_8(name: str):
+    assert codec_of(name) == "utf-8"
+    assert decode("grüß".encode() + b"\xff", name) == "grüß�"
+
+
+def test_only_encodings_of_the_list_are_ever_used():
+    """Every name that Python knows: nothing reaches a codec that is not listed."""
+    listed = {*LABELS.values()}
+    for name in {*encodings.aliases.aliases, *encodings.aliases.aliases.values(), *HOSTILE}:
+        assert codec_of(name) in listed
+    assert not {"punycode", "idna"} & listed
+    assert all(codecs.lookup(one) for one in listed)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "text"),
+    [
+        ("utf-8", b"\xc3\xa9", "é"), ("UTF8", b"\xc3\xa9", "é"), ("latin1", b"\xe9\x93", "é“"), ("us-ascii", b"\xe9", "é"),
+        ("Shift_JIS", b"\x93\xfa", "日"), ("gb2312", b"\xc4\xe3", "你"), ("big5", b"\xa7\x41", "你"), ("euc-kr", b"\xb0\xa1", "가"),
+        ("windows-1251", b"\xcf", "П"), ("koi8-r", b"\xf0", "П"), ("utf-16", b"a\0", "a"),
+        ("latin1", b"\xef\xbb\xbf\xc3\xa9", "é"), ("utf-8", b"\xff\xfea\0", "a"), ("", b"", ""),
+    ],
+)  # fmt: skip
+def test_text_is_read_as_browsers_read_it(name: str, data: bytes, text: str):
+    assert decode(data, name) == text
+
+
+@pytest.mark.parametrize(
+    ("content_type", "name"),
+    [
+        ("text/html; charset=utf-8", "utf-8"), ('text/html;CHARSET="Shift_JIS"; x=y', "Shift_JIS"),
+        ("text/html; charset = 'koi8-r'", "koi8-r"), ("text/html", ""), ("", ""), ("charset=", ""),
+        ("text/plain; charset=" + "x" * 100_000, "x" * 40),
+    ],
+)  # fmt: skip
+def test_the_name_is_found_in_a_content_type(content_type: str, name: str):
+    assert charset_of(content_type) == name
+
+
+def test_each_encoding_takes_time_with_the_length_alone():
+    """CPU, not a clock: four times the bytes may take no more than some four times as long."""
+    samples = [os.urandom(4096) * 64, b"\x81" * (MEGABYTE // 4), b"a-" * (MEGABYTE // 8), b"\x1b$B" * (MEGABYTE // 12)]
+    for name in {codec: label for label, codec in LABELS.items()}.values():
+        for sample in samples:
+            began = time.process_time()
+            decode(sample, name)
+            assert time.process_time() - began < 1.0, name
+
+
+async def test_much_text_is_read_beside_the_loop():
+    assert await decoded(b"a" * MEGABYTE, "punycode") == "a" * MEGABYTE
+    assert await decoded(b"a", "latin1") == "a"
+
+
+@pytest.fixture
+def hostile() -> Iterator[Upstream]:
+    def answer(request: UpstreamRequest) -> Answer:
+        name = request.path.rpartition("/")[2]
+        return Answer(headers={"content-type": f"text/plain; charset={name}"}, body=b"a-" * (MEGABYTE // 4))
+
+    with Upstream(answer) as one:
+        yield one
+
+
+def test_an_answer_in_punycode_holds_up_nobody(start_gateway: Start, hostile: Upstream):
+    place = hostile.url.removeprefix("http://").removesuffix("/v1")
+    gateway = start_gateway(egress=EgressSettings(private=[place]))
+    description = {
+        "openapi": "3.0.0", "info": {"title": "x", "version": "1"}, "servers": [{"url": hostile.url}],
+        "paths": {"/punycode": {"get": {"operationId": "puny", "responses": {}}}},
+    }  # fmt: skip
+    made = {"name": "slow", "type": "api", "description": json.dumps(description)}
+    assert ask(gateway, "POST", "/admin/tool-providers", made).status == 201
+    calls = [("slow/puny", {}), ("http/http_request", {"url": f"{hostile.url}/punycode"}),
+             ("http/http_request", {"url": f"{hostile.url}/idna"})]  # fmt: skip
+    for tool, arguments in calls:
+        # The call itself would take a minute where the name was believed: `ask` waits for ten seconds.
+        told = ask(gateway, "POST", "/admin/tools/call", {"tool": tool, "arguments": arguments})
+        assert (told.status, told.json["error"]) == (200, None), told.body[:300]
+
+
+async def test_a_workflow_reads_an_answer_in_punycode_as_utf_8():
+    request = {"type": "http-request", "method": "get", "url": "http://a.example"}
+    nodes = {"start": {"type": "start", "variables": []}, "get": request}
+    node: Any = app_of(nodes, ["start > get"]).graph().nodes["get"]
+    for name in ("punycode", "idna", "nobody"):
+        headers = {"content-type": f"text/plain; charset={name}"}
+        answer = Fetched(status=200, headers=headers, body=b"a-" * (MEGABYTE // 4), url="http://a.example")
+        outputs = await node._outputs(answer, answer.url, None, {})
+        assert outputs["body"] == "a-" * (MEGABYTE // 4)
+
+
+def test_messages_name_no_other_encodings_either():
+    """In the jail, where a parser may be killed and none may be waited for."""
+    sys.path.insert(0, str(SOURCE / "jail" / "inside"))
+    try:
+        import documents  # pyright: ignore[reportMissingImports]
+    finally:
+        sys.path.pop(0)
+    word = b"=?punycode?q?" + b"a-" * 5000 + b"?="
+    message = (b"From: a@b.example\r\nSubject: " + word + b" =?koi8-r?q?=F0?= =?idna*en?q?x?=\r\n"
+               b"Content-Type: text/plain; charset=punycode\r\n\r\n" + b"a-" * (MEGABYTE // 4))  # fmt: skip
+    began = time.process_time()
+    text = documents._eml(message)
+    assert time.process_time() - began < 5.0
+    assert "П" in text
+    assert text.endswith("a-")
+    assert [documents.is_charset(one) for one in ("idna", "\0", "iso-8859-1")] == [False, False, True]
+
+
+def test_a_description_whose_references_make_much_of_it_is_refused():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    bomb = "\n".join(["openapi: 3.0.0", "info: {title: x, version: '1'}", *lines,
+                      "paths: {/x: {get: {operationId: x, description: *a9}}}"])  # fmt: skip
+    for text in (bomb, "openapi: 3.0.0\npaths: &p {/x: *p}"):
+        with pytest.raises(DescriptionError, match="make too much of it"):
+            parse(text)
+    twice = "openapi: 3.0.0\ninfo: &i {title: x, version: '1'}\nmore: *i\npaths: {/x: {get: {operationId: x}}}"
+    assert parse(twice).title == "x"
+
+
+# ------------------------------------------------------------------------------------------------ the law
+
+_WRITTEN_OUT = {
+    ("base/charsets.py", "codec"): "a byte order mark's",
+    ("base/charsets.py", "codec_of(label)"): "of the list",
+    ("jail/inside/documents.py", "encoding"): "written out above",
+    ("jail/inside/documents.py", "best.encoding"): "measured by charset-normalizer, in the jail",
+    ("jail/inside/reading.py", "encoding"): "written out above",
+    (
+        "knowledge/split.py",
+        "separator.encode('latin-1', 'backslashreplace')",
+    ): "what is decoded: the codec is written out",
+}
+"""(file, expression) of each decoding whose encoding is no literal."""
+_OTHERS = ("json", "msgspec", "jwt", "base64", "tokenizer", "decoder", "_vector", "_any", "_rule", "_parts", "_settings",
+           "_envelope", "_request")  # fmt: skip
+
+
+def _decodings() -> Iterator[tuple[str, int, str]]:
+    """(file, line, the encoding as it is written) of every `….decode(x)` and `str(…, x)` whose x is no literal."""
+    for path in SOURCE.rglob("*.py"):
+        name = str(path.relative_to(SOURCE))
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            if isinstance(node.func, ast.Attribute) and node.func.attr == "decode":
+                owner = ast.unparse(node.func.value).lower()
+                given = node.args[:1] + [one.value for one in node.keywords if one.arg == "encoding"]
+                if owner.startswith(("msgspec", "_decoders")) or any(
+                    word in owner.rpartition(".")[2] for word in _OTHERS
+                ):
+                    continue
+            elif isinstance(node.func, ast.Name) and node.func.id == "str" and len(node.args) > 1:
+                given = node.args[1:2]
+            else:
+                continue
+            for one in given:
+                if not isinstance(one, ast.Constant):
+                    yield name, node.lineno, ast.unparse(one)
+
+
+def test_no_encoding_from_outside_reaches_a_codec_but_through_the_list():
+    found = {(name, written) for name, _, written in _decodings()}
+    assert found <= set(_WRITTEN_OUT), sorted(found - set(_WRITTEN_OUT))
+    assert set(_WRITTEN_OUT) <= found, "the list names what is gone"

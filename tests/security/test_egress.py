@@ -1,0 +1,428 @@
+"""What tenants name is reached through the guard, whatever names it; what the operator names is reached as written."""
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from tools.show.hostile_urls import CASES
+
+import modelyard
+from modelyard.app import Modelyard
+from modelyard.base.clock import SystemClock
+from modelyard.base.errors import ModelyardError, PluginError
+from modelyard.base.settings import CredentialSettings, EgressSettings, ProviderSettings
+from modelyard.base.urls import join
+from modelyard.models.types import OperatorCredentials
+from modelyard.plugins.market import Market
+from modelyard.runtime.accounts import SignInError
+from modelyard.runtime.oidc import Oidc
+from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, json_answer
+from modelyard.tools.api import Auth, Tokens
+from modelyard.tools.openapi import parse
+from modelyard.transport.egress import Egress, EgressError, EgressRefusedError, EgressRules, normal_url
+from tests.gateway.conftest import Running, start_gateway
+from tests.gateway.test_traffic import Got, ask
+
+__all__ = ["start_gateway"]
+pytestmark = pytest.mark.anyio
+Start = Callable[..., Running]
+BOSS = "operator-key-1"
+SOURCE = Path(modelyard.__file__).parent
+CANARY = "inside-canary-7c1f"
+
+
+def inside(request: UpstreamRequest) -> Answer:
+    """A server of the private network: says what nobody outside may read, as a word and as an API's error."""
+    if request.path.endswith("/chat/completions") and request.key != "sk-right":
+        return json_answer({"error": {"message": CANARY}}, status=401)
+    if request.path.endswith("/models"):
+        return json_answer({"object": "list", "data": [{"id": CANARY}]})
+    return chat_answer(CANARY)
+
+
+@pytest.fixture
+def internal() -> Iterator[Upstream]:
+    with Upstream(inside) as one:
+        yield one
+
+
+@pytest.fixture
+def house(start_gateway: Start) -> tuple[Running, str]:
+    """(a gateway with two tenants, the key of one's administrator)."""
+    running = start_gateway(api_keys=[BOSS])
+    return running, administrator(running, "acme")
+
+
+def administrator(running: Running, tenant: str) -> str:
+    assert ask(running, "POST", "/admin/v1/tenants", {"name": tenant}, key=BOSS).status == 201
+    made = ask(running, "POST", f"/admin/v1/keys?tenant={tenant}", {"name": "admin", "role": "owner"}, key=BOSS)
+    return made.json["key"]
+
+
+def credential(provider: str, **values: Any) -> dict[str, Any]:
+    return {"name": f"{provider}-own", "provider": provider, "values": values}
+
+
+def call(running: Running, model: str, *, key: str) -> Got:
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    return ask(running, "POST", "/v1/chat/completions", body, key=key)
+
+
+# ------------------------------------------------------------------------------------------------ model providers
+
+
+@pytest.mark.parametrize("provider", ["openai_api_compatible", "ollama", "openai", "azure_openai", "anthropic"])
+def test_a_tenants_provider_does_not_reach_the_private_network(
+    house: tuple[Running, str], internal: Upstream, provider: str
+):
+    running, key = house
+    field = "endpoint" if provider == "azure_openai" else "base_url"
+    form = credential(provider, api_key="sk-right", **{field: internal.url})
+    assert ask(running, "POST", "/admin/v1/credentials", form, key=key).status == 201
+    answered = call(running, f"{provider}/m", key=key)
+    assert (answered.status, answered.json["error"]["code"]) == (400, "egress_refused"), answered.body
+    checked = ask(running, "POST", f"/admin/v1/providers/{provider}/check", {"values": form["values"]}, key=key)
+    assert checked.json["works"] is False
+    assert CANARY.encode() not in answered.body + checked.body
+    assert internal.requests == []
+
+
+def test_the_operators_word_for_a_tenant_is_the_operators(house: tuple[Running, str], internal: Upstream):
+    running, key = house
+    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
+    made = ask(running, "POST", "/admin/v1/credentials?tenant=acme", form, key=BOSS)
+    assert made.json["set_by_operator"] is True
+    assert call(running, "openai_api_compatible/m", key=key).json["choices"][0]["message"]["content"] == CANARY
+    # What the tenant changes of it later is the tenant's; what it cannot have changed stays.
+    row = f"/admin/v1/credentials/{made.json['id']}"
+    assert ask(running, "PATCH", row, {"weight": 2.0}, key=key).json["set_by_operator"] is True
+    assert call(running, "openai_api_compatible/m", key=key).status == 200
+    assert ask(running, "PATCH", row, {"values": form["values"]}, key=key).json["set_by_operator"] is False
+    assert call(running, "openai_api_compatible/m", key=key).json["error"]["code"] == "egress_refused"
+    # The operator's touch of another field blesses nothing.
+    assert ask(running, "PATCH", f"{row}?tenant=acme", {"weight": 1.0}, key=BOSS).json["set_by_operator"] is False
+    refused = ask(running, "PATCH", row, {"set_by_operator": True}, key=key)
+    assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_request")
+
+
+def test_a_tenant_does_not_take_the_operators_form_to_another_provider(house: tuple[Running, str], internal: Upstream):
+    running, key = house
+    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
+    made = ask(running, "POST", "/admin/v1/credentials?tenant=acme", form, key=BOSS)
+    row = f"/admin/v1/credentials/{made.json['id']}"
+    assert ask(running, "PATCH", row, {"provider": "ollama"}, key=key).json["set_by_operator"] is False
+    assert call(running, "ollama/m", key=key).json["error"]["code"] == "egress_refused"
+    assert internal.requests == []
+
+
+def test_the_operator_lists_what_tenants_may_reach(start_gateway: Start, internal: Upstream):
+    place = internal.url.removeprefix("http://").removesuffix("/v1")
+    running = start_gateway(api_keys=[BOSS], egress=EgressSettings(private=[place]))
+    key = administrator(running, "acme")
+    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
+    ask(running, "POST", "/admin/v1/credentials", form, key=key)
+    assert call(running, "openai_api_compatible/m", key=key).status == 200
+
+
+def test_a_laptops_own_server_works_by_console_settings_and_catalogue(start_gateway: Start, internal: Upstream):
+    mine = ProviderSettings(name="my-vllm", base_url=internal.url, credentials=[CredentialSettings(values={})])
+    running = start_gateway(providers=[mine, ProviderSettings(name="vllm", base_url=internal.url)])
+    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
+    assert ask(running, "POST", "/admin/v1/credentials", form).status == 201
+    check = ask(running, "POST", "/admin/v1/providers/openai_api_compatible/check", {"values": form["values"]})
+    assert check.json["works"] is True
+    assert call(running, "openai_api_compatible/m", key="").status == 200
+    for name in ("my-vllm", "vllm"):  # asked, and refused by itself: it was reached
+        assert call(running, f"{name}/m", key="").json["error"]["code"] == "upstream_authorization"
+
+
+def test_an_operators_server_serves_tenants_that_bring_a_key_and_no_address(start_gateway: Start, internal: Upstream):
+    running = start_gateway(api_keys=[BOSS], providers=[ProviderSettings(name="my-vllm", base_url=internal.url)])
+    key = administrator(running, "acme")
+    ask(running, "POST", "/admin/v1/credentials", credential("my-vllm", api_key="sk-right"), key=key)
+    assert call(running, "my-vllm/m", key=key).status == 200
+    # The same host under another path is the tenant's word.
+    other = internal.url.removesuffix("/v1") + "/internal/v1"
+    key = administrator(running, "globex")
+    ask(running, "POST", "/admin/v1/credentials", credential("my-vllm", api_key="sk-right", base_url=other), key=key)
+    assert call(running, "my-vllm/m", key=key).json["error"]["code"] == "egress_refused"
+
+
+async def test_no_form_of_an_inner_address_is_reached_as_a_tenants_provider(echo_yard: Callable[..., Modelyard]):
+    """Names of the cases do not exist here, and redirects and rebinding need a network: the proof `egress` has both."""
+    forms = [one for one in CASES if "test" not in one]
+    assert len(forms) > 60
+    yard = echo_yard()
+    try:
+        for url in forms:
+            with pytest.raises(ModelyardError):
+                await yard.check_credentials("default", "openai_api_compatible", {"base_url": url})
+            assert not yard.guarded.connections
+    finally:
+        await yard.aclose()
+
+
+def account(token_uri: str) -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return json.dumps({"client_email": "a@b.example", "private_key": pem.decode(), "token_uri": token_uri})
+
+
+def test_the_token_address_in_a_tenants_service_account_is_the_tenants_word(
+    house: tuple[Running, str], internal: Upstream
+):
+    running, key = house
+    values = {"service_account_key": account(f"{internal.url}/token"), "project_id": "p", "location": "us-central1"}
+    made = ask(running, "POST", "/admin/v1/credentials", credential("vertex_ai", **values), key=key)
+    assert made.status == 201, made.body
+    answered = call(running, "vertex_ai/gemini-2.5-pro", key=key)
+    assert answered.json["error"]["code"] == "egress_refused", answered.body
+    assert internal.requests == []
+
+
+async def test_clients_of_the_operator_and_of_tenants_share_no_connection(
+    echo_yard: Callable[..., Modelyard], internal: Upstream
+):
+    yard = echo_yard()
+    try:
+        offered = await yard.check_credentials(
+            "default", "openai_api_compatible", OperatorCredentials(base_url=internal.url)
+        )
+        assert offered == [CANARY]
+        with pytest.raises(Exception, match="is no public address|must not be called"):
+            await yard.check_credentials("default", "openai_api_compatible", {"base_url": internal.url})
+        assert len(internal.requests) == 1
+    finally:
+        await yard.aclose()
+
+
+# ------------------------------------------------------------------------------------------------ markets, sign-in, tokens
+
+
+def listed(file: str) -> Answer:
+    one = {"plugin": "me/one", "version": "1.0.0", "checksum": "0" * 64, "file": file}
+    return json_answer({"plugins": [one]})
+
+
+async def test_a_market_leads_to_no_private_place_but_its_own(
+    internal: Upstream, upstream: Callable[[Any], Upstream], tmp_path: Path
+):
+    ways = {"there": f"{internal.url}/package", "here": "/v1/more", "on": "/v1/on"}
+
+    def market(request: UpstreamRequest) -> Answer:
+        name = request.path.rpartition("/")[2]
+        if name == "index.json":
+            return listed(wanted[0])
+        if name == "more":
+            return Answer(body=b"bytes")
+        return Answer(status=302, headers={"location": ways[name]})
+
+    wanted = ["here"]
+    server = upstream(market)
+    egress = Egress()
+    try:
+        place = Market([server.url], egress, github=server.url)
+        assert await place.fetch("me/one") == b"bytes"
+        for wanted[0] in ("there", f"{internal.url}/package"):
+            with pytest.raises(PluginError, match="must not be called|is no public address"):
+                await place.fetch("me/one")
+        wanted[0] = "on"
+        with pytest.raises(PluginError, match="redirects more than 5 times"):
+            await place.fetch("me/one")
+        with pytest.raises(PluginError, match="must not be called|is no public address"):
+            await place.github(f"{server.url}/more")
+        assert await place.github(f"{server.url}/more", is_operators=True) == b"bytes"
+        assert internal.requests == []
+    finally:
+        await egress.aclose()
+
+
+async def test_an_issuer_leads_to_no_private_place_but_its_own(internal: Upstream, upstream: Callable[[Any], Upstream]):
+    def issuer(request: UpstreamRequest) -> Answer:
+        if request.path.endswith("openid-configuration"):
+            return json_answer({
+                "issuer": server.url, "authorization_endpoint": f"{server.url}/authorize",
+                "token_endpoint": f"{internal.url}/token", "jwks_uri": f"{internal.url}/keys",
+            })  # fmt: skip
+        return Answer(status=307, headers={"location": f"{internal.url}/token"})
+
+    server = upstream(issuer)
+    egress = Egress()
+    try:
+        oidc = Oidc(egress, SystemClock(), issuer=server.url, client_id="me", client_secret="hush")
+        _, pending = await oidc.begin("http://here.example/back")
+        with pytest.raises(SignInError, match="cannot be asked") as refused:
+            await oidc.end(pending, code="c", state=pending.state, back="http://here.example/back")
+        assert CANARY not in str(refused.value)
+        with pytest.raises(SignInError, match="cannot be asked"):  # its own host, and from there elsewhere
+            await oidc._ask("POST", f"{server.url}/token", b"client_secret=hush")
+        assert internal.requests == []
+    finally:
+        await egress.aclose()
+
+
+async def test_the_secret_of_a_token_follows_no_redirect(internal: Upstream, upstream: Callable[[Any], Upstream]):
+    places = [one.removeprefix("http://").removesuffix("/v1") for one in (internal.url,)]
+    server = upstream(lambda request: Answer(status=307, headers={"location": f"{internal.url}/token"}))
+    places.append(server.url.removeprefix("http://").removesuffix("/v1"))
+    egress = Egress(EgressRules(private=frozenset(places)))
+    try:
+        auth = Auth(type="oauth2", user="me", value="hush", token_url=f"{server.url}/token")
+        with pytest.raises(EgressError, match="redirects more than 0 times"):
+            await Tokens(egress).get(auth, tenant="acme", row="1")
+        assert internal.requests == []
+    finally:
+        await egress.aclose()
+
+
+async def test_what_proves_who_asks_does_not_go_to_another_origin(
+    internal: Upstream, upstream: Callable[[Any], Upstream]
+):
+    server = upstream(lambda request: Answer(status=302, headers={"location": f"{internal.url}/look"}))
+    places = frozenset(one.url.removeprefix("http://").removesuffix("/v1") for one in (internal, server))
+    egress = Egress(EgressRules(private=places))
+    try:
+        given = [("authorization", "Bearer hush"), ("cookie", "session=hush"), ("x-api-key", "hush"), ("accept", "a/b")]
+        await egress.fetch("GET", server.url, headers=given)
+        assert {"authorization", "cookie", "x-api-key"} <= set(server.requests[0].headers)
+        assert not {"authorization", "cookie", "x-api-key"} & set(internal.requests[0].headers)
+        assert "hush" not in str(internal.requests[0].headers)
+    finally:
+        await egress.aclose()
+
+
+def test_a_refused_address_is_the_callers_mistake_and_no_failure_of_ours(
+    house: tuple[Running, str], internal: Upstream
+):
+    running, key = house
+    place = internal.url.removesuffix("/v1")
+    for body in (
+        {"name": "a", "type": "api", "url": f"{place}/openapi.json"}, {"name": "b", "type": "mcp", "url": place},
+        {"name": "c", "type": "extension", "url": place}, {"name": "d", "type": "api", "url": "file:///etc/passwd"},
+        {"name": "e", "type": "api", "url": "http://[::1"},
+    ):  # fmt: skip
+        refused = ask(running, "POST", "/admin/tool-providers", body, key=key)
+        assert refused.status in (400, 502), (body, refused.body)
+        assert refused.json["error"]["code"] in ("egress_refused", "mcp_error"), refused.body
+        assert CANARY.encode() not in refused.body
+    assert internal.requests == []
+
+
+# ------------------------------------------------------------------------------------------------ the law
+
+_OWN_WAYS = {
+    ("transport/http.py", "getaddrinfo"): "the one client: names are looked up",
+    ("transport/http.py", "create_connection"): "and connected to, after the guard was asked",
+    ("transport/egress.py", "HttpClient"): "what is guarded, and a pool for what the operator named",
+    ("app/__init__.py", "HttpClient"): "for the operator's providers, and traces to the operator's collector",
+    ("providers/local/hub.py", "HttpClient"): "weights, from the hub that the operator set",
+    ("providers/local/engines/chat.py", "http.client"): "a model's process, by its socket in the file system",
+    ("providers/local/engines/chat.py", "socket.socket"): "the same",
+    ("providers/local/process.py", "open_connection"): "one half of a pair of sockets",
+    ("plugins/process.py", "create_connection"): "the pipes of a plugin's process",
+    ("cli/doctor.py", "socket.socket"): "whether a port is free",
+    ("cli/doctor.py", "connect_ex"): "the same",
+}
+"""(file, way) of all that could lead out of the process, and why it may be there."""
+_CALLS = frozenset({
+    "create_connection", "open_connection", "open_unix_connection", "create_unix_connection", "start_tls",
+    "create_datagram_endpoint", "getaddrinfo", "gethostbyname", "urlopen", "urlretrieve", "sock_connect", "connect_ex",
+    "HttpClient",
+})  # fmt: skip
+_MODULES = frozenset({
+    "urllib.request", "http.client", "aiohttp", "httpx", "requests", "urllib3", "ftplib", "smtplib", "imaplib", "poplib",
+    "telnetlib", "nntplib", "xmlrpc.client", "websockets", "websocket", "paramiko", "pycurl", "boto3", "botocore", "h11",
+    "h2", "httpcore", "socks",
+})  # fmt: skip
+_STARTS = frozenset({"create_subprocess_exec", "create_subprocess_shell", "Popen", "run", "check_output", "system"})
+_PROGRAMS = re.compile(r"(^|[ /])(curl|wget|git|ssh|nc|ncat|socat|pip)( |$)")
+
+
+def _ways_out(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names if one.name in _MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            full = [str(node.module), *(f"{node.module}.{one.name}" for one in node.names)]
+            yield from (one for one in full if one in _MODULES)
+        elif isinstance(node, ast.Call):
+            yield from _way_of_call(node)
+
+
+def _way_of_call(node: ast.Call) -> Iterator[str]:
+    called = ast.unparse(node.func)
+    name = called.rpartition(".")[2]
+    if name in _CALLS:
+        yield name
+    elif called == "socket.socket" and not any(one.arg == "fileno" for one in node.keywords):
+        yield called
+    elif name in _STARTS:
+        words = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
+        if any(isinstance(one, str) and _PROGRAMS.search(one) for one in words):
+            yield f"{name} {words}"
+
+
+def _found_ways() -> set[tuple[str, str]]:
+    paths = [one for one in SOURCE.rglob("*.py") if "testing" not in one.relative_to(SOURCE).parts]
+    return {
+        (str(one.relative_to(SOURCE)), way) for one in paths for way in _ways_out(ast.parse(one.read_text("utf-8")))
+    }
+
+
+def test_nothing_leaves_the_server_but_through_the_one_client():
+    found = _found_ways()
+    # What attacks the jail is written there as text, and jailed code is confined by the jail, not by this.
+    found = {one for one in found if not one[0].startswith("jail/")}
+    assert found == set(_OWN_WAYS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import requests",
+        "from urllib import request",
+        "from urllib.request import urlopen",
+        "import http.client",
+        "asyncio.open_connection('a', 1)",
+        "loop.getaddrinfo('a', 1)",
+        "HttpClient()",
+        "socket.socket(socket.AF_INET)",
+        "subprocess.run(['git', 'clone', url])",
+        "create_subprocess_exec('/usr/bin/curl', url)",
+        "os.system('wget x')",
+    ],
+)
+def test_the_law_sees_each_way(text: str):
+    assert list(_ways_out(ast.parse(text)))
+
+
+def test_no_module_below_the_app_chooses_the_unguarded_client():
+    """`client.send` is the providers' and the traces' alone; all others are given `Egress`."""
+    users = {
+        str(one.relative_to(SOURCE))
+        for one in SOURCE.rglob("*.py")
+        if re.search(r"import .*\bHttpClient\b", one.read_text("utf-8"))
+    }
+    assert users == {
+        "app/__init__.py", "app/telemetry.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
+        "providers/http_provider.py", "providers/local/hub.py", "transport/egress.py", "transport/otlp.py",
+    }  # fmt: skip
+
+
+def test_addresses_of_others_that_cannot_be_read_raise_nothing_but_ours(house: tuple[Running, str]):
+    running, key = house
+    broken = "http://[::1"
+    assert join("http://a.example/", broken) == ""
+    with pytest.raises(EgressRefusedError, match="cannot be read"):
+        normal_url(broken)
+    described = {"openapi": "3.0.0", "info": {"title": "x", "version": "1"}, "servers": [{"url": broken}],
+                 "paths": {"/x": {"get": {"operationId": "x", "servers": [{"url": broken}]}}}}  # fmt: skip
+    assert parse(json.dumps(described), url="http://a.example/").server == ""
+    ask(running, "POST", "/admin/v1/credentials", credential("openai_api_compatible", base_url=broken), key=key)
+    assert call(running, "openai_api_compatible/m", key=key).status == 400
