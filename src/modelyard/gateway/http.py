@@ -12,6 +12,7 @@ import msgspec
 
 from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.fields import whole_number
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.caller import Caller, set_current_caller
@@ -161,8 +162,8 @@ class Request:
         where it comes too slowly, or where too many come at once.
         """
         most = self.max_body if most is None else min(most, self.max_body)
-        length = self.header(b"content-length")
-        if length and length.isdigit() and (len(length) > 18 or int(length) > most):
+        length = whole_number(self.header(b"content-length") or "0")
+        if length is None or length > most:  # the server refuses a length that is no number before we see it
             raise self._too_large(most)
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body"):
