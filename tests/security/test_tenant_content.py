@@ -19,7 +19,7 @@ from modelyard.base.errors import ConfigError, NotFoundError, PluginError
 from modelyard.base.settings import ContentSettings, load_settings
 from modelyard.cli.serving import gateway_of
 from modelyard.gateway import tenant_content
-from modelyard.gateway.auth import SESSION_COOKIE
+from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE
 from modelyard.gateway.http import json_reply
 from modelyard.gateway.tenant_content import ContentRules, disposition, media_type, outgoing
 from modelyard.plugins.package import package_folder
@@ -208,7 +208,7 @@ def test_an_app_shows_pictures_in_place_and_hands_over_the_rest(start_gateway: S
         key = client.post(f"/admin/v1/apps/{app}/keys", json={"name": "one"}).json()["key"]
         shown = {}
         for kind in ("image/png", "image/svg+xml", "text/html", "application/pdf"):
-            stored = running.yard.files.add("default", "a.bin", b"x", kind)
+            stored = running.yard.files.add("default", "a.bin", b"x", kind, app=app)
             answer = client.get(f"/v1/files/{stored.id}/preview", headers={"authorization": f"Bearer {key}"})
             assert (answer.status_code, is_shut_in(answer.headers)) == (200, True), answer.text
             shown[kind] = answer.headers["content-disposition"].partition(";")[0]
@@ -258,7 +258,7 @@ def test_a_signed_in_operators_browser_gives_a_tenants_page_nothing(echoing: Any
     with chromium.new_context(base_url=origin) as context:
         signed_in = context.request.post("/console/api/setup", data=owner, headers={"origin": origin})
         assert signed_in.ok, signed_in.text()
-        assert [each["name"] for each in context.cookies()] == [SESSION_COOKIE]
+        assert {each["name"] for each in context.cookies()} == {SESSION_COOKIE, DEVICE_COOKIE}
         page = context.new_page()
         page.goto(f"/e/{hook}/hello/x")
         told = {name.lower() for name in json.loads(page.locator("body").inner_text())}
@@ -424,7 +424,7 @@ def test_types_and_names_cannot_end_their_header():
 def test_a_law_only_these_read_a_requests_headers_as_they_came():
     """Whoever hands headers on to a tenant's code takes them from `ContentRules.incoming`."""
     allowed = {
-        "http.py", "server.py", "raw_requests.py", "routes/accounts.py", "routes/datasets.py", "routes/oidc.py",
+        "auth.py", "http.py", "server.py", "raw_requests.py", "routes/accounts.py", "routes/datasets.py", "routes/oidc.py",
         "routes/webhooks.py",
     }  # fmt: skip
     found: set[str] = set()

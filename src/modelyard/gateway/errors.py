@@ -19,6 +19,8 @@ from modelyard.base.errors import (
     PackageError,
     PluginError,
 )
+from modelyard.base.patterns import PatternError
+from modelyard.base.schemas import SchemaError
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.jail.sandbox import JailError, JailUnavailableError
@@ -69,6 +71,8 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (InvokeError, 503, "server_error"),
     (PluginError, 502, "server_error"),
     (SecretError, 503, "server_error"),
+    (PatternError, 400, "invalid_request_error"),
+    (SchemaError, 400, "invalid_request_error"),
     (StructuredAnswerError, 502, "server_error"),
     (JailUnavailableError, 503, "server_error"),
     (JailError, 400, "invalid_request_error"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from modelyard.base.errors import NotFoundError, PluginError
+from modelyard.base.fields import whole_number
 from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT
 from modelyard.runtime import api_keys
 
@@ -75,7 +76,7 @@ NO_CONTENT_RULES = ContentRules(origin=lambda: "")
 def _place(netloc: str) -> str:
     """A host, with its port where that is none of the usual ones."""
     name, _, port = netloc.lower().rpartition(":")
-    if not name or not port.isdecimal():
+    if not name or whole_number(port) is None:
         name, port = netloc.lower(), ""
     return name.rstrip(".") + (f":{port}" if port not in ("", "80", "443") else "")
 

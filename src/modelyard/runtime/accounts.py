@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
 from modelyard.runtime import passwords
 from modelyard.runtime.attempts import Attempts, TooManyTriesError, neighbourhood
@@ -216,10 +217,10 @@ class Accounts:
 
     def _is_device(self, text: str, email: str) -> bool:
         body, _, signature = text[:300].rpartition(".")
-        made = body.partition(".")[0]
-        if not made.isascii() or not made.isdecimal() or len(made) > 12:
+        made = whole_number(body.partition(".")[0])
+        if made is None or made <= self._now() - _DEVICE_SECONDS:
             return False
-        return int(made) > self._now() - _DEVICE_SECONDS and self._is_signed(_device(body, email), signature)
+        return self._is_signed(_device(body, email), signature)
 
     def count_stranger(self, address: str) -> None:
         """Count what anybody may try: invitations, and ways back from an identity provider. Raises
