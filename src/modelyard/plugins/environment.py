@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard.base.errors import ConfigError, PluginError
+from modelyard.base.errors import ConfigError, PackageError, PluginError
 from modelyard.plugins.package import save
+from modelyard.plugins.requirements import asked_for, check_lock, checked_export, listed
 
 READY = "modelyard.json"
 """In an environment that is whole."""
@@ -130,27 +132,29 @@ class Environments:
         present = [path for path in inputs if path.is_file()]
         if not present:
             raise PluginError("it has neither pyproject.toml nor requirements.txt", plugin=name)
-        digest = hashlib.sha256(f"{python.version}".encode())
+        try:
+            asked = await asyncio.to_thread(_checked, source)
+        except PackageError as error:
+            raise PluginError(f"its dependencies cannot be installed: {error}", plugin=name) from error
+        digest = hashlib.sha256(f"wheels\n{python.version}".encode())
         for path in present:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
         known = self.folder / ".resolved" / f"{digest.hexdigest()[:32]}.txt"
         if known.is_file():
             return known.read_text("utf-8")
-        text = await self._uv(self._resolving(source, python, {path.name for path in present}), name, cwd=source)
-        lines = sorted(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+        is_locked = {"uv.lock", "pyproject.toml"} <= {path.name for path in present}
+        with tempfile.TemporaryDirectory(prefix="modelyard-resolve-") as name_of_folder:
+            text = await self._uv(
+                _resolving(source, asked, Path(name_of_folder), is_locked=is_locked, python=python, more=self._from()),
+                name,
+                cwd=Path(name_of_folder),
+            )
+        lines = sorted(checked_export(text) if is_locked else listed(text, "what uv resolved"))
         if not any(line.lower().startswith(("dify-plugin", "dify_plugin")) for line in lines):
             raise PluginError("it does not depend on dify_plugin, which every plugin speaks through", plugin=name)
         resolved = "\n".join(lines) + "\n"
         save(known, resolved.encode())
         return resolved
-
-    def _resolving(self, source: Path, python: Python, present: set[str]) -> list[str]:
-        if {"uv.lock", "pyproject.toml"} <= present:
-            return ["export", "--frozen", "--no-dev", "--no-emit-project", "--no-hashes", "--no-header",
-                    "--no-annotate", "--python", str(python.path)]  # fmt: skip
-        file = "pyproject.toml" if "pyproject.toml" in present else "requirements.txt"
-        return ["pip", "compile", "--no-header", "--no-annotate", "--python", str(python.path), *self._from(),
-                str(source / file)]  # fmt: skip
 
     def _from(self) -> list[str]:
         """Where packages may come from."""
@@ -165,11 +169,11 @@ class Environments:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             await self._uv(["venv", "--quiet", "--relocatable", "--python", str(python.path), str(partial)], name)
-            listed = partial / "resolved.txt"
-            listed.write_text(resolved, "utf-8")
+            chosen = partial / "resolved.txt"
+            chosen.write_text(resolved, "utf-8")
             await self._uv(
-                ["pip", "install", "--no-deps", "--python", str(partial / "bin" / "python"), *self._from(),
-                 "--requirement", str(listed)],
+                ["pip", "install", "--no-deps", "--only-binary", ":all:",
+                 "--python", str(partial / "bin" / "python"), *self._from(), "--requirement", str(chosen)],
                 name,
             )  # fmt: skip
             about = {"python": str(python.path), "version": list(python.version), "made_at": time.time()}
@@ -203,6 +207,28 @@ class Environments:
             raise PluginError(f"its dependencies cannot be installed: {_reason(err.decode('utf-8', 'replace'))}",
                               plugin=name)  # fmt: skip
         return out.decode()
+
+
+def _checked(source: Path) -> list[str]:
+    """What a plugin asks for. Raises PackageError where it asks for more than wheels from an index."""
+    if (source / "pyproject.toml").is_file() and (source / "uv.lock").is_file():
+        check_lock(source)
+    return asked_for(source)
+
+
+def _resolving(
+    source: Path, asked: Sequence[str], work: Path, *, is_locked: bool, python: Python, more: Sequence[str]
+) -> list[str]:
+    """What uv is asked to work out, in a folder that holds what was checked and nothing else of the plugin's."""
+    if is_locked:
+        for file in ("pyproject.toml", "uv.lock"):
+            shutil.copyfile(source / file, work / file)
+        return ["export", "--frozen", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate", "--no-build",
+                "--no-config", "--python", str(python.path)]  # fmt: skip
+    wanted = work / "requirements.in"
+    wanted.write_text("\n".join(asked) + "\n", "utf-8")
+    return ["pip", "compile", "--no-header", "--no-annotate", "--only-binary", ":all:", "--python", str(python.path),
+            *more, str(wanted)]  # fmt: skip
 
 
 def uv_path() -> str:
