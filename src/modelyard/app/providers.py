@@ -17,6 +17,7 @@ from modelyard.runtime.administration import check_limit
 from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.provider_manager import Given, ProviderManager
 from modelyard.runtime.tenancy import Limit
+from modelyard.transport.egress import EgressRules
 from modelyard.transport.http import Timeouts
 
 ADDED_PROVIDERS = "providers.yaml"
@@ -52,6 +53,15 @@ def add_provider(home: Path, provider: ProviderSettings) -> None:
 def timeouts_of(settings: Settings) -> Timeouts:
     limits = settings.timeouts
     return Timeouts(connect=limits.connect, first_byte=limits.first_byte, between_bytes=limits.between_bytes)
+
+
+def egress_rules(settings: Settings) -> EgressRules:
+    """What addresses of tenants may reach."""
+    return EgressRules(
+        ports=frozenset(settings.egress.ports),
+        private=frozenset(one.lower() for one in settings.egress.private),
+        seconds=settings.egress.seconds,
+    )
 
 
 def definitions_of(settings: Settings, configured: Sequence[ProviderSettings]) -> list[ProviderDefinition]:

@@ -57,6 +57,11 @@ class Environment:
     def python(self) -> Path:
         return self.folder / "bin" / "python"
 
+    @property
+    def base(self) -> Path:
+        """The Python that it was made from: what is run before anything that was installed may be."""
+        return Path(str(msgspec.json.decode((self.folder / READY).read_bytes())["python"]))
+
     def touch(self) -> None:
         """Say that it is used: what nobody uses is collected."""
         os.utime(self.folder / READY)
@@ -80,6 +85,7 @@ class Environments:
         Raises PluginError that names the package that cannot be had and why; then nothing is left behind.
         """
         source = Path.cwd() / source  # uv is started elsewhere
+        self.folder.mkdir(parents=True, exist_ok=True)
         wanted = _requires_python(source)
         pythons = await self.pythons()
         python = choose(pythons, wanted)
@@ -94,12 +100,12 @@ class Environments:
                 await self._build(target, python, resolved, name)
         finally:
             os.close(lock)
-        environment = Environment(target, digest)
+        environment = Environment(target.resolve(), digest)
         environment.touch()
         return environment
 
     def find(self, digest: str) -> Environment | None:
-        folder = self.folder / digest
+        folder = (self.folder / digest).resolve()
         return Environment(folder, digest) if (folder / READY).is_file() else None
 
     def collect(self, used: Sequence[str], *, older_than: float) -> list[str]:
@@ -193,6 +199,7 @@ class Environments:
             uv_path(), *arguments, *options,
             cwd=cwd or self.folder, env=environ, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
+            umask=0o022,  # plugins run as users of their own, who have to read it
         )  # fmt: skip
         try:
             async with asyncio.timeout(_SECONDS):

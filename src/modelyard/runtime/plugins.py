@@ -128,6 +128,7 @@ class Plugins:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serverless: frozenset[str] = frozenset()
         self.credentials = PluginCredentials(self, directory, keys, clock)
+        host.neighbours = self._local
         providers.add_from(self.added)
         directory.on_change(self._changed)
 
@@ -139,9 +140,12 @@ class Plugins:
             self._loop.call_soon_threadsafe(self._stop_unused)
 
     def _stop_unused(self) -> None:
-        for identifier in self.host.running():
-            if not self._directory.anybody(Installation, lambda one, it=identifier: one.plugin == it):
-                self._begin(self.host.stop(identifier))
+        for tenant, identifier in self.host.running():
+            if not any(one.plugin == identifier for _, one in self._directory.of(tenant, Installation)):
+                self._begin(self.host.stop(tenant, identifier))
+
+    def _local(self, tenant: str) -> list[str]:
+        return [one.plugin for _, one in self._directory.of(tenant, Installation)]
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -484,6 +488,7 @@ class Plugins:
             row = await asyncio.wrap_future(self._resources.change(old, name=manifest.id, body=body))
         await asyncio.to_thread(self._directory.refresh)
         if before is not None and before[1].plugin != identifier:
+            await self.host.stop(tenant, before[1].plugin)
             await self.drop_unused(before[1].plugin)
         return Installed(id=row.id, identifier=identifier, declaration=declaration, installation=installation)
 
@@ -510,6 +515,8 @@ class Plugins:
                     await asyncio.wrap_future(self._resources.remove(tenant, kind.kind, known.id))
         await self._storage.clear(tenant, one.plugin_id)
         await asyncio.to_thread(self._directory.refresh)
+        await self.host.stop(tenant, one.identifier)
+        await self.host.clear(tenant, one.plugin_id)
         await self.drop_unused(one.identifier)
 
     async def drop_unused(self, identifier: str) -> None:
@@ -703,12 +710,12 @@ class Plugins:
         return next((one for one in tenants if hmac.compare_digest(self.debugging_key(one), key)), None)
 
     def connected(self, tenant: str, identifier: str, declaration: Declaration, runtime: DebugRuntime) -> None:
-        self.host.connect(identifier, declaration, runtime)
+        self.host.connect(tenant, identifier, declaration, runtime)
         self._debugged.setdefault(tenant, {})[identifier] = (declaration, runtime)
         self._tell()
 
     def disconnected(self, tenant: str, identifier: str, runtime: DebugRuntime) -> None:
-        self.host.disconnect(identifier, runtime)
+        self.host.disconnect(tenant, identifier, runtime)
         here = self._debugged.get(tenant, {})
         if identifier in here and here[identifier][1] is runtime:
             del here[identifier]

@@ -41,9 +41,9 @@ class PluginsRoute:
             case "GET", "tasks", task:
                 return json_reply(self._task(tenant, task))
             case "GET", name:
-                return json_reply(await self._shown(self._find(tenant, name)))
+                return json_reply(await self._shown(tenant, self._find(tenant, name)))
             case "GET", name, "logs":
-                lines = self.plugins.host.lines(self._find(tenant, name).identifier)
+                lines = self.plugins.host.lines(tenant, self._find(tenant, name).identifier)
                 return json_reply({"data": [{"at": at, "text": text} for at, text in lines]})
             case "GET", name, "icon":
                 return self._icon(tenant, self._find(tenant, name))
@@ -51,7 +51,7 @@ class PluginsRoute:
                 granted = need(await request.json(), "granted", list)
                 one = self._find(tenant, name)
                 await self.plugins.grant(tenant, one.plugin_id, [str(word) for word in granted])
-                return json_reply(await self._shown(self._find(tenant, name)))
+                return json_reply(await self._shown(tenant, self._find(tenant, name)))
             case "DELETE", name:
                 one = self._find(tenant, name)
                 await self.plugins.uninstall(tenant, one.plugin_id)
@@ -68,14 +68,14 @@ class PluginsRoute:
     async def _all(self, tenant: str) -> PluginsShown:
         address = self.parts.server().debug_address
         return PluginsShown(
-            data=[await self._shown(one) for one in self.plugins.installed(tenant)],
+            data=[await self._shown(tenant, one) for one in self.plugins.installed(tenant)],
             debug_address=address,
             debug_key=self.plugins.debugging_key(tenant) if address else "",
         )
 
-    async def _shown(self, one: Installed) -> PluginShown:
+    async def _shown(self, tenant: str, one: Installed) -> PluginShown:
         manifest = one.declaration.manifest
-        took = await self.plugins.host.taken(one.identifier) if one.runtime == "local" else Taken()
+        took = await self.plugins.host.taken(tenant, one.identifier) if one.runtime == "local" else Taken()
         tool = one.declaration.tool
         return PluginShown(
             id=one.id, plugin_id=one.plugin_id, identifier=one.identifier, version=manifest.version,
