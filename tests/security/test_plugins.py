@@ -2,7 +2,9 @@
 # ruff: noqa: F811  its fixtures are those of another folder
 
 import asyncio
+import json
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +12,25 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from tools.show.plugin_attacks import INSIDE, PRELUDE, attacker, wheelhouse
 
 from modelyard.base.errors import PackageError, PluginError
-from modelyard.base.settings import PluginSettings
+from modelyard.base.settings import EgressSettings, PluginSettings
+from modelyard.plugins import wardens
 from modelyard.plugins.bundle import read_bundle
+from modelyard.plugins.conversation import PluginDiedError
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.market import add_to_folder
 from modelyard.plugins.package import Package, package_folder, write_package
+from modelyard.plugins.process import LocalRuntime
+from modelyard.plugins.quarters import Quarters, emptied, hand_over, size
 from modelyard.plugins.requirements import asked_for, check_line, check_lock, listed
 from modelyard.plugins.signature import generate_keys, sign
+from modelyard.plugins.way_out import WayOut
 from modelyard.runtime.caller import ForbiddenError
 from modelyard.runtime.plugins import Installer
+from modelyard.testing import Answer, Upstream
+from modelyard.transport.egress import EgressRules
 from tests.gateway.conftest import start_gateway  # noqa: F401  a fixture of `plugged`
 from tests.plugins.conftest import EXAMPLES, Plugged, environments, plugged  # noqa: F401  fixtures
 
@@ -242,3 +252,370 @@ def source_distribution(folder: Path, witness: Path) -> Path:
             info.size = len(text)
             archive.addfile(info, io.BytesIO(text.encode()))
     return folder
+
+
+# ------------------------------------------------------------------------------------------------ what a plugin reaches
+
+SMALL = PluginSettings(debug_port=0, memory_mb=200, processes=16, disk_mb=32, call_seconds=4.0)
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stands in for the index: nothing is fetched, and an environment takes a moment."""
+    return wheelhouse(tmp_path_factory.mktemp("wheels"))
+
+
+class Prisoner:
+    """A gateway with a plugin that runs what it is told, for two tenants."""
+
+    def __init__(self, plug: Plug, folder: Path, wheels: Path, **changes: Any) -> None:
+        chosen = msgspec.structs.replace(SMALL, wheelhouse=str(wheels), **changes.pop("chosen", {}))
+        self.one = plug(chosen=chosen, **changes)
+        self.folder = folder
+        self.home = self.one.yard.settings.home_path
+        for tenant in ("acme", "globex"):
+            self.one.do(self.one.plugins.add(tenant, package_folder(attacker(folder))))
+
+    async def _told(self, tenant: str, code: str, around: dict[str, Any]) -> list[Any]:
+        parameters = {"code": PRELUDE + code, "around": around}
+        data = {"provider": "attacker", "tool": "odd", "credentials": {}, "tool_parameters": parameters}
+        stream = self.one.plugins.call(tenant, "odd/attacker", "tool", "invoke_tool", data)
+        return [each["message"]["text"] async for each in stream]
+
+    def tell(self, code: str, tenant: str = "acme", **around: Any) -> dict[str, Any]:
+        """What came of it: `got`, or `how` it was refused."""
+        began, answer = self.one.do(self._told(tenant, code, around))
+        assert began == "began"
+        return json.loads(answer)
+
+    def refused(self, code: str, tenant: str = "acme", **around: Any) -> str:
+        answer = self.tell(code, tenant, **around)
+        assert answer.get("refused"), f"{code!r}: {answer}"
+        return str(answer["how"])
+
+    def runtime(self, tenant: str = "acme") -> LocalRuntime:
+        identifier = self.one.plugins.find(tenant, "odd/attacker").identifier
+        return self.one.plugins.host._runtimes[tenant, identifier]  # type: ignore[attr-defined,return-value]
+
+
+@pytest.fixture
+def prisoner(plugged: Plug, tmp_path: Path, wheels: Path) -> Prisoner:
+    return Prisoner(plugged, tmp_path / "odd", wheels)
+
+
+def test_a_plugin_reads_and_writes_what_is_its_own_and_nothing_else(prisoner: Prisoner):
+    key = prisoner.home / "master.key"
+    key.touch()
+    prisoner.tell("open(os.environ['HOME'] + '/secret', 'w').write('canary')", "globex")
+    theirs = next(prisoner.home.glob("plugins/work/globex/*/home/secret"))
+    for path in (
+        key,
+        prisoner.home,
+        theirs,
+        "/etc/passwd",
+        "/etc/shadow",
+        Path.home() / ".ssh",
+        __file__,
+        "/proc/1/environ",
+    ):
+        prisoner.refused("os.listdir(path) if os.path.isdir(path) else open(path).read()", path=str(path))
+    code = prisoner.one.plugins.host.folder(prisoner.one.plugins.find("acme", "odd/attacker").identifier)
+    venv = prisoner.one.plugins.host.environments.folder.resolve()
+    for path in (code / "main.py", prisoner.home / "new", theirs, os.__file__, *venv.glob("*/pyvenv.cfg")):
+        prisoner.refused("open(path, 'a')", path=str(path))
+    fine = prisoner.tell(
+        "import tempfile\nopen(os.environ['HOME'] + '/a', 'w').write('mine')\nopen('main.py').read()\n"
+        "f = tempfile.NamedTemporaryFile()\nf.write(b'x')\nfound = open(os.environ['HOME'] + '/a').read(), os.listdir('.')"
+    )  # fmt: skip
+    assert "mine" in fine["got"]
+    assert "main.py" in fine["got"]
+
+
+def test_its_environment_holds_no_secret(prisoner: Prisoner, monkeypatch: pytest.MonkeyPatch):
+    names = set(eval(prisoner.tell("found = sorted(os.environ)")["got"]))
+    known = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME", "TMPDIR", "INSTALL_METHOD", "PYTHONUNBUFFERED",
+             "PYTHONDONTWRITEBYTECODE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TIKTOKEN_CACHE_DIR"}  # fmt: skip
+    assert {name for name in names if "proxy" not in name.lower()} <= known
+
+
+def test_two_tenants_share_nothing_of_a_plugin(prisoner: Prisoner):
+    """Neither what it remembers, nor what it wrote, nor what it said; and each is a process and a user of its own."""
+    prisoner.tell(
+        "import builtins\nbuiltins.canary = 'canary'\nopen('/dev/shm/canary', 'w')\nopen(os.environ['TMPDIR'] + '/canary', 'w')\n"
+        "os.write(1, b'canary of globex\\n')", "globex",
+    )  # fmt: skip
+    assert prisoner.tell("import builtins\nfound = builtins.canary", "globex")["got"] == "canary"
+    assert prisoner.tell("import builtins\nfound = hasattr(builtins, 'canary')")["got"] == "False"
+    assert prisoner.tell("found = os.listdir('/dev/shm') + os.listdir(os.environ['TMPDIR'])")["got"] == "[]"
+    identifier = prisoner.one.plugins.find("acme", "odd/attacker").identifier
+    host = prisoner.one.plugins.host
+    assert "canary of globex" in str(host.lines("globex", identifier))
+    assert not host.lines("acme", identifier)
+    users = {tenant: prisoner.tell("found = os.getuid()", tenant)["got"] for tenant in ("acme", "globex")}
+    if os.geteuid() == 0:
+        assert len({"0", *users.values()}) == 3, users
+    other = prisoner.runtime("globex").instances[0].spawned.pid
+    prisoner.refused("os.kill(other, 0)", other=other)
+
+
+def test_logs_are_read_by_whom_they_belong_to(plugged: Plug, tmp_path: Path, wheels: Path):
+    one, call = with_tenants(plugged, wheelhouse=str(wheels))
+    made = package_folder(attacker(tmp_path / "odd"))
+    for tenant in ("default", "acme"):
+        one.do(one.plugins.add(tenant, made))
+        text = f"of {tenant}\n"
+        code = f"import os\nos.write(1, {text.encode()!r})"
+        data = {
+            "provider": "attacker",
+            "tool": "odd",
+            "credentials": {},
+            "tool_parameters": {"code": code, "around": {}},
+        }
+        one.do(one.plugins.one(tenant, "odd/attacker", "tool", "invoke_tool", data))
+    (theirs,) = call("GET", "plugins", as_admin=True).json()["data"]
+    (ours,) = call("GET", "plugins").json()["data"]
+    read = {
+        "admin": call("GET", f"plugins/{theirs['id']}/logs", as_admin=True).text,
+        "operator": call("GET", f"plugins/{ours['id']}/logs").text,
+        "operator of acme": call("GET", f"plugins/{theirs['id']}/logs?tenant=acme").text,
+    }
+    assert [("of acme" in text, "of default" in text) for text in read.values()] == [
+        (True, False), (False, True), (True, False),
+    ]  # fmt: skip
+    assert call("GET", f"plugins/{ours['id']}/logs", as_admin=True).status_code == 404
+    assert call("GET", f"plugins/{ours['id']}/logs?tenant=default", as_admin=True).status_code == 404
+
+
+KERNEL = {
+    name: code for name, code in INSIDE.items() if "call(" in code and "victim" not in code and "server" not in code
+}
+
+
+def test_calls_that_no_plugin_needs_are_refused(prisoner: Prisoner):
+    assert len(KERNEL) >= 9
+    for code in KERNEL.values():
+        prisoner.refused(code, shared=0)
+    for code in ("socket.socket(socket.AF_UNIX)", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+                 "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)", "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+                 "socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)", "os.setuid(0)"):  # fmt: skip
+        prisoner.refused(code)
+    fine = "a, b = socket.socketpair()\na.send(b'x')\nfound = b.recv(1), subprocess.run(['/bin/echo', 'x'], capture_output=True).stdout"
+    assert prisoner.tell(fine)["got"] == "(b'x', b'x\\n')"
+
+
+# ------------------------------------------------------------------------------------------------ the way out
+
+
+def test_a_plugin_reaches_nothing_but_what_the_rules_allow(prisoner: Prisoner, upstream: Callable[..., Upstream]):
+    server = upstream(lambda request: Answer(body=b"canary"))
+    port = int(server.url.rpartition(":")[2].partition("/")[0])
+    origin = prisoner.one.running.origin
+    own = int(origin.rpartition(":")[2])
+    prisoner.refused("socket.create_connection(('127.0.0.1', port), 2)", port=port)
+    prisoner.refused("socket.create_connection(('127.0.0.1', port), 2)", port=own)
+    for code in (code for name, code in INSIDE.items() if name.startswith("go out")):
+        prisoner.refused(code, port=port, origin=origin)
+    prisoner.refused("urllib.request.urlopen('http://127.0.0.1:%d/' % port, timeout=5)", port=port)
+    assert not server.requests
+
+
+def test_what_the_operator_listed_is_reached_and_files_of_this_server_are(
+    plugged: Plug, tmp_path: Path, wheels: Path, upstream: Callable[..., Upstream]
+):
+    server = upstream(lambda request: Answer(body=b"canary"))
+    port = int(server.url.rpartition(":")[2].partition("/")[0])
+    egress = EgressSettings(private=[f"127.0.0.1:{port}"])
+    prisoner = Prisoner(plugged, tmp_path / "odd", wheels, egress=egress)
+    plain = "found = urllib.request.urlopen('http://127.0.0.1:%d/x' % port, timeout=5).read()"
+    assert prisoner.tell(plain, port=port)["got"] == "b'canary'"
+    request = "b'GET /x HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n'"
+    tunnel = f"found = proxied('CONNECT 127.0.0.1:%d HTTP/1.1\\r\\n' % port, {request})"
+    assert "200 Connection established" in prisoner.tell(tunnel, port=port)["got"]
+    yard = prisoner.one.yard
+    stored = prisoner.one.do(yard.files.save("acme", "a.txt", "text/plain", b"canary of a file"))
+    query = yard.files.sign("read", "acme", stored.id)
+    url = f"{prisoner.one.running.origin}/files/{stored.id}?{query}"
+    assert "canary" in prisoner.tell("found = urllib.request.urlopen(url, timeout=5).read()", url=url)["got"]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET / HTTP/1.1\r\n", 403),
+        ("CONNECT 127.0.0.1 HTTP/1.1\r\n", 400),
+        ("CONNECT 127.0.0.1:99999 HTTP/1.1\r\n", 400),
+        ("CONNECT user@127.0.0.1:80 HTTP/1.1\r\n", 400),
+        ("rubbish\r\n", 400),
+        ("GET http://x/ HTTP/1.1\r\nno header\r\n", 400),
+        ("GET https://example.org/ HTTP/1.1\r\n", 400),
+        ("GET ftp://example.org/ HTTP/1.1\r\n", 403),
+        ("GET http://u:p@127.0.0.1/ HTTP/1.1\r\n", 403),
+        ("POST http://OWN/files/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", 403),
+        ("POST http://OWN/files/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n", 400),
+        ("POST http://OWN/files/x HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n", 400),
+        ("POST http://OWN/files/x HTTP/1.1\r\nContent-Length: +3\r\n", 400),
+        ("GET http://OWN/files%2f..%2fadmin HTTP/1.1\r\n", 403),
+        ("GET http://OWN/files//x HTTP/1.1\r\n", 403),
+        ("GET http://OWN/admin/v1/settings?/files/ HTTP/1.1\r\n", 403),
+        ("CONNECT OWN HTTP/1.1\r\n", 403),
+    ],
+)  # fmt: skip
+def test_what_the_way_out_cannot_read_in_one_way_alone_is_refused(head: str, status: int):
+    async def work() -> bytes:
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            where = f"127.0.0.1:{own.getsockname()[1]}"
+            way = WayOut(EgressRules, lambda: f"http://{where}")
+            listener = socket.create_server(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+            await way.start(listener)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write((head.replace("OWN", where) + "\r\n").encode())
+            answer = await reader.read()
+            writer.close()
+            way.close()
+            own.setblocking(False)
+            with pytest.raises(BlockingIOError):  # nobody came
+                own.accept()
+            return answer
+
+    assert asyncio.run(work()).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_the_way_out_asks_for_its_password_where_others_could_come():
+    async def work(shown: str) -> bytes:
+        way = WayOut(EgressRules, lambda: "http://127.0.0.1:1", "word")
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        await way.start(listener)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"CONNECT 10.0.0.1:443 HTTP/1.1\r\nProxy-Authorization: {shown}\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        way.close()
+        return answer
+
+    assert asyncio.run(work("Basic bm9ib2R5OndvcmQ=")).startswith(b"HTTP/1.1 407 ")
+    assert asyncio.run(work("Basic cGx1Z2luOndvcmQ=")).startswith(b"HTTP/1.1 403 ")
+
+
+# ------------------------------------------------------------------------------------------------ how much
+
+
+def test_a_call_that_never_ends_is_ended_and_delays_nobody_else(prisoner: Prisoner):
+    """Its own tenant's plugin is replaced; another tenant's answers meanwhile."""
+    spinning = asyncio.run_coroutine_threadsafe(
+        prisoner._told("acme", "while True: pass", {}), prisoner.one.running.loop
+    )
+    first = prisoner.tell("found = os.getpid()", "globex")["got"]
+    assert not spinning.done()
+    with pytest.raises(PluginDiedError, match="a call took longer than 4 s"):
+        spinning.result(60)
+    assert prisoner.tell("found = 'again'")["got"] == "again"
+    assert prisoner.tell("found = os.getpid()", "globex")["got"] == first
+
+
+def test_one_that_fills_the_disk_is_ended_and_loses_what_it_kept(prisoner: Prisoner):
+    with pytest.raises(PluginDiedError, match="it filled 32 MB of the disk"):
+        prisoner.one.do(
+            prisoner._told(
+                "acme",
+                "n = 0\nwhile True:\n    n += 1\n    open(os.environ['HOME'] + '/f%d' % n, 'wb').write(bytes(1 << 20)); time.sleep(0.01)",
+                {},
+            )
+        )
+    assert prisoner.tell("found = os.listdir(os.environ['HOME'])")["got"] == "[]"
+
+
+def test_the_one_that_was_not_used_for_longest_gives_way(plugged: Plug, tmp_path: Path, wheels: Path):
+    prisoner = Prisoner(plugged, tmp_path / "odd", wheels, chosen={"running": 1})
+    prisoner.tell("found = 1")
+    assert len(prisoner.runtime().instances) == 1
+    prisoner.tell("found = 1", "globex")
+    assert not prisoner.runtime().instances
+    assert prisoner.tell("found = 'again'")["got"] == "again"
+
+
+# ------------------------------------------------------------------------------------------------ where it cannot be had
+
+
+def test_where_nothing_can_shut_plugins_in_none_is_started(
+    plugged: Plug, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A kernel without Landlock, as far as the warden can see."""
+    program = tmp_path / "warden.py"
+    real = Path(wardens.__file__).with_name("warden.py")
+    text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
+    program.write_text(text.replace("import confine ", "import confine\nconfine.landlock_abi = lambda: 0\n"))
+    monkeypatch.setattr(wardens, "_PROGRAM", program)
+    prisoner = Prisoner(plugged, tmp_path / "odd", wheels)
+    with pytest.raises(PluginError, match="cannot be shut in on this machine, so none is started: .*no Landlock"):
+        prisoner.tell("found = 1")
+    trusting = Prisoner(plugged, tmp_path / "odd", wheels, chosen={"unconfined": True})
+    assert trusting.tell("found = open('/etc/hostname').read() and 1")["got"] == "1"
+    assert "nothing" in trusting.one.plugins.host.confined.words()
+
+
+def test_without_namespaces_landlock_and_the_list_of_calls_hold(
+    plugged: Plug, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, upstream: Callable[..., Upstream]
+):
+    """As for a user to whom the kernel gives none: the plugin sees one port, and other files stay as they are."""
+    program = tmp_path / "warden.py"
+    real = Path(wardens.__file__).with_name("warden.py")
+    text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
+    refuse = "import confine\ndef _no(): raise OSError('refused')\nconfine.set_apart = _no\n"
+    program.write_text(text.replace("import confine ", refuse))
+    monkeypatch.setattr(wardens, "_PROGRAM", program)
+    server = upstream(lambda request: Answer(body=b"canary"))
+    port = int(server.url.rpartition(":")[2].partition("/")[0])
+    egress = EgressSettings(private=[f"127.0.0.1:{port}"])
+    prisoner = Prisoner(plugged, tmp_path / "odd", wheels, egress=egress)
+    key = prisoner.home / "master.key"
+    key.touch(0o600)
+    key.chmod(0o600)
+    prisoner.refused("open(path).read()", path=str(key))
+    prisoner.tell("os.chmod(path, 0o666)\nfound = 1", path=str(key))
+    assert key.stat().st_mode & 0o777 == 0o600
+    confined = prisoner.one.plugins.host.confined
+    assert (confined.network, confined.namespaces) == ("port", False)
+    prisoner.refused("socket.create_connection(('127.0.0.1', port), 2)", port=port)
+    for code in ("os.kill(server, 0)", "open('/proc/%d/environ' % server)", "os.listdir('/dev/shm')"):
+        prisoner.refused(code, server=os.getpid())
+    assert (
+        prisoner.tell("found = urllib.request.urlopen('http://127.0.0.1:%d/x' % port, timeout=5).read()", port=port)[
+            "got"
+        ]
+        == "b'canary'"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+def test_a_link_in_a_plugins_folder_is_not_followed_by_the_server(tmp_path: Path):
+    """Nothing outside is emptied, handed over or counted by way of what a plugin made."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_bytes(bytes(1 << 20))
+    quarters = Quarters(tmp_path / "work")
+    quarter = quarters.of("acme", "odd/one")
+    (quarter.tmp / "link").symlink_to(kept)
+    (quarter.tmp / "file").symlink_to(kept / "file")
+    assert size(quarter.tmp, 1 << 30) < 1 << 16
+    hand_over(quarter.tmp, 12345)
+    assert (kept / "file").stat().st_uid == os.geteuid()
+    emptied(quarter.tmp)
+    quarters.remove("acme", "odd/one")
+    assert (kept / "file").is_file()
+    assert not quarter.work.exists()
+
+
+def test_tenants_are_users_of_their_own_for_good(tmp_path: Path):
+    if os.geteuid() != 0:
+        assert Quarters(tmp_path).user("acme") is None
+        return
+    first, second = Quarters(tmp_path), Quarters(tmp_path)
+    assert first.user("acme") != second.user("globex")
+    assert Quarters(tmp_path).user("acme") == first.user("acme")
+    paths = {first.of(tenant, "a/b").work for tenant in ("acme", "..", "a/../b", "Acme", ".tmp")}
+    assert len(paths) == 5
+    assert all(path.resolve().is_relative_to(tmp_path.resolve()) and ".." not in path.parts for path in paths)

@@ -13,7 +13,7 @@ PRELUDE = """import ctypes, errno, glob, json, os, pathlib, signal, socket, subp
 _c = ctypes.CDLL(None, use_errno=True)
 _c.syscall.restype = ctypes.c_long
 def call(number, *arguments):
-    if _c.syscall(number, *arguments) < 0:
+    if _c.syscall(number, *[ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return "worked"
 def proxied(text, more=b""):
@@ -27,15 +27,13 @@ def proxied(text, more=b""):
     s.settimeout(5)
     s.sendall((text + shown + "\\r\\n").encode() + more)
     answer = b""
-    while (piece := s.recv(65536)) and b"\\r\\n" not in answer:
+    while b"\\r\\n" not in answer and (piece := s.recv(65536)):
         answer += piece
     if not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
         raise PermissionError(answer.split(b"\\r\\n")[0].decode("latin-1") or "closed")
     try:
-        while piece := s.recv(65536):
+        while b"canary" not in answer and (piece := s.recv(65536)):
             answer += piece
-            if b"canary" in answer:
-                break
     except OSError:
         pass
     return answer.decode("latin-1")
@@ -63,7 +61,7 @@ INSIDE: Mapping[str, str] = {
     "write over another plugin's code": "found = open(their_code, 'r+')",
     "replace its own code": "os.rename('main.py', 'other.py')\nos.rename('other.py', 'main.py')\nfound = 'moved'",
     "write among another tenant's files": "open(os.path.dirname(theirs) + '/evil', 'w')\nfound = 'made'",
-    "make a program run as root": "p = os.environ['HOME'] + '/suid'\nopen(p, 'w').close()\nos.chmod(p, 0o4755)\nos.chown(p, 0, 0)\nassert os.stat(p).st_uid == 0 and os.getuid() != 0\nfound = 'made'",
+    "make a program run as root": "p = os.environ['HOME'] + '/suid'\nopen(p, 'w').close()\nos.chmod(p, 0o4755)\ntry: os.chown(p, 0, 0)\nexcept OSError as error: raise PermissionError(str(error))\nassert os.stat(p).st_uid == 0 and os.getuid() != 0\nfound = 'made'",
     "share memory in files": "found = open(segment, 'rb').read()",
     "share memory by number": "found = call(30, shared, 0, 0)",
     # processes
@@ -79,6 +77,9 @@ INSIDE: Mapping[str, str] = {
     "kill a neighbour": "os.kill(victim, signal.SIGKILL)\nfound = 'killed'",
     "kill by a signal on a descriptor": "import fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, 8, victim)\nfcntl.fcntl(r, 10, 9)\nfcntl.fcntl(r, 4, fcntl.fcntl(r, 3) | os.O_ASYNC)\nos.write(w, b'x')\nfound = 'sent'",
     "slow a neighbour down": "os.setpriority(os.PRIO_PROCESS, victim, 19)\nfound = 'slowed'",
+    "slow its whole user down": "os.setpriority(os.PRIO_USER, 0, os.getpriority(os.PRIO_USER, 0))\nfound = 'slowed'",
+    "bind the server to a processor": "os.sched_setaffinity(server, os.sched_getaffinity(server))\nfound = 'bound'",
+    "let the server wait for all others": "os.sched_setscheduler(server, os.SCHED_OTHER, os.sched_param(0))\nfound = 'waits'",
     "lift a neighbour's limits": "import resource\nfound = resource.prlimit(victim, resource.RLIMIT_NOFILE, (64, 64))",
     "use a descriptor that was left open": "for n in range(3, 256):\n    try:\n        s = socket.socket(fileno=os.dup(n))\n        if s.family == socket.AF_UNIX and s.type == socket.SOCK_SEQPACKET: found = n\n        s.detach()\n    except OSError: pass\nif found is None: raise OSError('none')",
     # rights

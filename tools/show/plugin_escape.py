@@ -51,7 +51,9 @@ class Attacked:
         self.folder, self.home, self.origin, self.around, self.server = folder, home, origin, around, server
         self.key = (home / "plugin.key").read_text().strip()
 
-    def tell(self, tenant: str, code: str, *, plugin: str = "attacker", seconds: float = 40) -> list[Any]:
+    def tell(
+        self, tenant: str, code: str, *, plugin: str = "attacker", seconds: float = 40, patience: int = 20
+    ) -> list[Any]:
         """What a plugin said to a piece of code; the last is the server's word where the plugin came to its end."""
         parameters = {"code": PRELUDE + code, "around": self.around}
         data = {"provider": plugin, "tool": "odd", "credentials": {}, "tool_parameters": parameters}
@@ -59,6 +61,9 @@ class Attacked:
             f"{self.origin}/plugin/{tenant}/dispatch/tool/invoke", json={"user_id": "u", "data": data},
             headers={"x-api-key": self.key, "x-plugin-id": f"odd/{plugin}"}, timeout=seconds,
         )  # fmt: skip
+        if answer.status_code == 404 and patience:  # another process installed it: this one hears of it in a moment
+            time.sleep(0.5)
+            return self.tell(tenant, code, plugin=plugin, seconds=seconds, patience=patience - 1)
         return [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: ")]
 
     def tried(self, tenant: str, code: str) -> tuple[bool, str]:
@@ -275,9 +280,11 @@ def hostile_wheel(one: Attacked) -> dict[str, tuple[bool, str]]:
     program = f'#!/bin/sh\ntouch {witness}\nexec {sys.executable} "$@"\n'
     wheel(one.folder / "wheels", "evil_python", "1.0", {"evil_python-1.0.data/data/bin/python": program})
     over = attacker(one.folder / "installs", "over", "dify_plugin\nevil_python\n")
-    install(one, over, one.folder / "ran", may_install=True)
-    told = one.tell("acme", "found = 1", plugin="over")
-    found = {"install: a wheel that lies over Python": (not witness.exists() and bool(told), str(told)[:160])}
+    done = install(one, over, one.folder / "ran", may_install=True)
+    is_refused = "reserved name" in done[1]  # by uv; else it runs, shut in
+    told = done[1] if is_refused else str(one.tell("acme", "found = 1", plugin="over"))
+    ran = is_refused or "odd/over" in told or "began" in told
+    found = {"install: a wheel that lies over Python": (not witness.exists() and ran, told[:160])}
     made = attacker(one.folder / "installs", "wheels", "dify_plugin\nevil_wheel\n")
     done = install(one, made, one.folder / "ran", may_install=True)
     events = one.tell("acme", "import builtins\nfound = json.dumps(builtins.seen)", plugin="wheels")

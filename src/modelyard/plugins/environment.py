@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -301,11 +302,12 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     for version in (".".join(map(str, one)) for one in _PREFERRED):
         for folder in environ.get("PATH", "").split(os.pathsep):
             path = Path(folder) / f"python{version}"
-            if folder and path.is_file():
+            if folder and os.path.isfile(path):  # noqa: PTH113  False where it must not be looked at; `Path` raises
                 yield path
     for root in (Path(environ.get("PYENV_ROOT") or home / ".pyenv") / "versions",
                  Path(environ.get("UV_PYTHON_INSTALL_DIR") or home / ".local/share/uv/python")):  # fmt: skip
-        yield from sorted(root.glob("*3.1[1-9]*/bin/python3"))
+        with suppress(OSError):  # somebody else's home folder
+            yield from sorted(root.glob("*3.1[1-9]*/bin/python3"))
     yield Path(sys.executable)
 
 

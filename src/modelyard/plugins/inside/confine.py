@@ -216,7 +216,8 @@ _REFUSED = {
     "setregid": (114, 143), "setresuid": (117, 147), "setresgid": (119, 149), "setfsuid": (122, 151),
     "setfsgid": (123, 152), "setgroups": (116, 159), "capset": (126, 91), "nfsservctl": (180, 42),
     "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "sysfs": (139, None), "ustat": (136, None),
-    "uselib": (134, None), "vmsplice": (278, 75), "seccomp": (317, 277), "memfd_secret": (447, 447),
+    "uselib": (134, None), "vmsplice": (278, 75), "seccomp": (317, 277), "ioprio_set": (251, 30),
+    "memfd_secret": (447, 447),
 }  # fmt: skip
 _BY_PATH = {
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
@@ -229,6 +230,8 @@ _CALLS = {
     "socket": (41, 198), "socketpair": (53, 199), "clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29),
     "fcntl": (72, 25), "prctl": (157, 167), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
     "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269), "prlimit64": (302, 261),
+    "setpriority": (141, 140), "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118), "sched_setattr": (314, 274),
 }  # fmt: skip
 _ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _SPACES = 0x02000000 | 0x20000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x80
@@ -323,7 +326,10 @@ def enter_seccomp(*, is_apart: bool, has_network: bool, has_scopes: bool) -> Non
     program += _none_of("fcntl", 1, _FCNTL_OWNERS)
     program += _none_of("ioctl", 1, _IOCTL_REFUSED)
     program += _none_of("prctl", 0, _PRCTL_REFUSED)
-    program += _one_of("prlimit64", 0, (0,))  # its own limits
+    for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
+        program += _one_of(name, 0, (0,))  # its own: another process of the same user may be the server
+    own = [_argument(0), _step(_EQUAL, 0, 0, 3), _argument(1), _step(_EQUAL, 0, 0, 1), _step(_RETURN, _ALLOW)]
+    program += _checked("setpriority", [*own, _step(_RETURN, _ERRNO | _EPERM)])
     for name, place in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
         program += _no_bit(name, place, _FAST_OPEN)  # connects without asking Landlock
     if not has_scopes:
