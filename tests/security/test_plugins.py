@@ -432,8 +432,8 @@ def test_what_the_operator_listed_is_reached_and_files_of_this_server_are(
     tunnel = f"found = proxied('CONNECT 127.0.0.1:%d HTTP/1.1\\r\\n' % port, {request})"
     assert "200 Connection established" in prisoner.tell(tunnel, port=port)["got"]
     yard = prisoner.one.yard
-    stored = prisoner.one.do(yard.files.save("acme", "a.txt", "text/plain", b"canary of a file"))
-    query = yard.files.sign("read", "acme", stored.id)
+    stored = yard.files.add("acme", "a.txt", b"canary of a file")
+    query = yard.files.sign("read", "acme", stored.id, seconds=60)
     url = f"{prisoner.one.running.origin}/files/{stored.id}?{query}"
     assert "canary" in prisoner.tell("found = urllib.request.urlopen(url, timeout=5).read()", url=url)["got"]
 
