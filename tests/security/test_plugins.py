@@ -5,6 +5,8 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,7 +258,7 @@ def source_distribution(folder: Path, witness: Path) -> Path:
 
 # ------------------------------------------------------------------------------------------------ what a plugin reaches
 
-SMALL = PluginSettings(debug_port=0, memory_mb=200, processes=16, disk_mb=32, call_seconds=4.0)
+SMALL = PluginSettings(debug_port=0, memory_mb=200, processes=16, disk_mb=32)
 
 
 @pytest.fixture(scope="session")
@@ -403,6 +405,61 @@ def test_calls_that_no_plugin_needs_are_refused(prisoner: Prisoner):
     assert prisoner.tell(fine)["got"] == "(b'x', b'x\\n')"
 
 
+def test_plugins_of_one_tenant_do_not_reach_each_other(prisoner: Prisoner):
+    """They are started by the same process, and share a user: each sees its own part alone."""
+    other = attacker(prisoner.folder, "other")
+    prisoner.one.do(prisoner.one.plugins.add("acme", package_folder(other)))
+    code = prisoner.one.plugins.host.folder(prisoner.one.plugins.find("acme", "odd/other").identifier)
+    data = {"provider": "other", "tool": "odd", "credentials": {}}
+    kept = "open(os.environ['HOME'] + '/kept', 'w').write('canary')\nfound = os.getpid()"
+    call = {**data, "tool_parameters": {"code": PRELUDE + kept, "around": {}}}
+
+    async def said() -> list[str]:
+        stream = prisoner.one.plugins.call("acme", "odd/other", "tool", "invoke_tool", call)
+        return [each["message"]["text"] async for each in stream]
+
+    pid = int(json.loads(prisoner.one.do(said())[1])["got"])
+    kept_file = next(prisoner.home.glob("plugins/work/acme/*other/home/kept"))
+    for path in (kept_file, kept_file.parent, code / "main.py", f"/proc/{pid}/environ"):
+        prisoner.refused("os.listdir(path) if os.path.isdir(path) else open(path).read()", path=str(path))
+    prisoner.refused("open(path, 'w')", path=str(kept_file))
+    prisoner.refused("os.kill(pid, 0)", pid=pid)
+
+
+def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Path):
+    """It runs what an environment brings. Another process must not be ended because it calls it a plugin."""
+    import importlib.util
+
+    real = Path(wardens.__file__).with_name("warden.py")
+    spec = importlib.util.spec_from_file_location("warden_under_test", real)
+    module = importlib.util.module_from_spec(spec)
+    path = list(sys.path)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = path
+        sys.modules.pop("confine", None)
+    module._children, module._reap = (lambda parent: []), (lambda: True)  # this process has children of others
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        for pid in (victim.pid, 1, os.getpid()):
+            ours, host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            theirs, zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours, host, theirs, zygote:
+                warden = module.Warden(ours, theirs, 999_999_999)
+                zygote.send(json.dumps({"event": "spawned", "id": 1, "pid": pid}).encode())
+                assert not warden._heed_zygote(), "it is given up"
+                zygote.send(json.dumps({"event": "exited", "id": 1, "pid": pid, "status": 0}).encode())
+                warden._heed_zygote()
+                for rubbish in (b"{", b"[]", b"[" * 100_000, b'{"event": "spawned", "id": "x", "pid": 1}'):
+                    zygote.send(rubbish)
+                    assert not warden._heed_zygote()
+        assert victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+
+
 # ------------------------------------------------------------------------------------------------ the way out
 
 
@@ -501,14 +558,15 @@ def test_the_way_out_asks_for_its_password_where_others_could_come():
 # ------------------------------------------------------------------------------------------------ how much
 
 
-def test_a_call_that_never_ends_is_ended_and_delays_nobody_else(prisoner: Prisoner):
+def test_a_call_that_never_ends_is_ended_and_delays_nobody_else(plugged: Plug, tmp_path: Path, wheels: Path):
     """Its own tenant's plugin is replaced; another tenant's answers meanwhile."""
+    prisoner = Prisoner(plugged, tmp_path / "odd", wheels, chosen={"call_seconds": 8.0})
     spinning = asyncio.run_coroutine_threadsafe(
         prisoner._told("acme", "while True: pass", {}), prisoner.one.running.loop
     )
     first = prisoner.tell("found = os.getpid()", "globex")["got"]
     assert not spinning.done()
-    with pytest.raises(PluginDiedError, match="a call took longer than 4 s"):
+    with pytest.raises(PluginDiedError, match="a call took longer than 8 s"):
         spinning.result(60)
     assert prisoner.tell("found = 'again'")["got"] == "again"
     assert prisoner.tell("found = os.getpid()", "globex")["got"] == first
@@ -523,7 +581,7 @@ def test_one_that_fills_the_disk_is_ended_and_loses_what_it_kept(prisoner: Priso
                 {},
             )
         )
-    assert prisoner.tell("found = os.listdir(os.environ['HOME'])")["got"] == "[]"
+    assert "'f1'" not in prisoner.tell("found = os.listdir(os.environ['HOME'])")["got"]
 
 
 def test_the_one_that_was_not_used_for_longest_gives_way(plugged: Plug, tmp_path: Path, wheels: Path):

@@ -34,7 +34,9 @@ BEHIND = 19
 
 def step_back(pid: int, nice: int) -> None:
     """Set the priority of a session. Where the kernel shares processors out by sessions, that is the session's own;
-    elsewhere it is its processes', and only ever goes down."""
+    elsewhere it is its processes', and only ever goes down. 0 is one that ended before it could be looked at."""
+    if pid <= 0:
+        return
     try:
         Path(f"/proc/{pid}/autogroup").write_text(str(nice))
     except OSError:

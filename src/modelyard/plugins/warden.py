@@ -33,6 +33,8 @@ import confine  # pyright: ignore[reportMissingImports]  it lies there, which is
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SWEEP_SECONDS = 2.0
 _MOST_MESSAGE = 1 << 20
+_BEGAN = 19
+"""Where /proc/PID/stat says when a process began, counted from its state."""
 PROXY_PORT = 3128
 """Where plugins find their way out, in a network of their own."""
 
@@ -46,8 +48,8 @@ class Warden:
         self._control = control
         self._zygote = zygote
         self._zygote_pid = zygote_pid
-        self._plugins: dict[int, int] = {}
-        """Process → the host's number for it. Each leads a session of its own."""
+        self._plugins: dict[int, tuple[int, str]] = {}
+        """Process → the host's number for it, and when it began. Each leads a session of its own."""
 
     def run(self) -> None:
         """Until the host is gone, or the zygote; then nothing that was started here is left."""
@@ -82,28 +84,33 @@ class Warden:
                 for descriptor in descriptors:
                     os.close(descriptor)
         elif message["op"] == "kill":
-            for pid in [pid for pid, number in self._plugins.items() if number == message["id"]]:
-                _signal_all(pid, message["signal"])
+            for pid, (number, began) in list(self._plugins.items()):
+                if number == message["id"]:
+                    _signal_all(pid, began, message["signal"])
         return True
 
     def _heed_zygote(self) -> bool:
-        """Take what the zygote says, as far as it can be believed: plugins are children of its, and of nobody else."""
+        """Take what the zygote says, as far as it can be believed: it may be a plugin's by now. What it calls a plugin
+        is a child of its, and what is signalled later is that process and no other that has its number."""
         try:
             message = json.loads(self._zygote.recv(_MOST_MESSAGE))
             event, number, pid = message["event"], int(message["id"]), int(message["pid"])
-        except (OSError, ValueError, KeyError, TypeError):
+            status = int(message.get("status", 0)) & 0xFFFF
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
         if event == "spawned":
-            if _parent(pid) not in (self._zygote_pid, os.getpid(), 0):
+            stat = _stat(str(pid))
+            if stat and stat[1] != str(self._zygote_pid):
                 return False
-            self._plugins[pid] = number
-            _step_back(pid, 19)
-            self.say({"event": "spawned", "id": number, "pid": pid})
-        elif event == "exited" and self._plugins.get(pid) == number:
-            del self._plugins[pid]
-            _signal_all(pid, signal.SIGKILL)  # what it started goes with it
+            if stat:
+                self._plugins[pid] = (number, stat[_BEGAN])
+                _step_back(pid, 19)
+            self.say({"event": "spawned", "id": number, "pid": pid if stat else 0})
+        elif event == "exited" and (known := self._plugins.pop(pid, (number, ""))) and known[0] == number:
+            if known[1]:
+                _signal_all(pid, known[1], signal.SIGKILL)  # what it started goes with it
             self._sweep()
-            self.say({"event": "exited", "id": number, "status": int(message["status"])})
+            self.say({"event": "exited", "id": number, "status": status})
         return True
 
     def say(self, message: dict[str, Any]) -> None:
@@ -120,8 +127,8 @@ class Warden:
         _reap()
 
     def _end_all(self) -> None:
-        for pid in list(self._plugins):
-            _signal_all(pid, signal.SIGKILL)
+        for pid, (_, began) in list(self._plugins.items()):
+            _signal_all(pid, began, signal.SIGKILL)
         self._plugins.clear()
         _quietly(os.kill, self._zygote_pid, signal.SIGKILL)
         until = time.monotonic() + 5.0
@@ -143,8 +150,11 @@ def _reap() -> bool:
     return True
 
 
-def _signal_all(pid: int, number: int) -> None:
-    """To a plugin and, where it is the end, to its whole session."""
+def _signal_all(pid: int, began: str, number: int) -> None:
+    """To a plugin and, where it is the end, to its whole session; to nobody where its number is another's by now."""
+    stat = _stat(str(pid))
+    if stat and stat[_BEGAN] != began:
+        return
     if number == signal.SIGKILL:
         _quietly(os.killpg, pid, number)
         for one in _of_session(pid):
@@ -187,12 +197,6 @@ def _session(pid: int) -> int:
     return int(stat[3]) if stat else 0
 
 
-def _parent(pid: int) -> int:
-    """0 where it is gone already."""
-    stat = _stat(str(pid))
-    return int(stat[1]) if stat else 0
-
-
 def _step_back(pid: int | str, nice: int) -> None:
     """Let others go first. A plugin does until the host has seen that it is ready: many that start disturb nobody."""
     try:
@@ -214,14 +218,26 @@ def _begin(control: socket.socket, order: dict[str, Any]) -> tuple[Warden, int |
         ours.close()
         _become(theirs, order)
     theirs.close()
-    listener: int | None = None
-    told: dict[str, Any] = {}
-    while told.get("event") != "ready":
-        data, descriptors, _, _ = socket.recv_fds(ours, _MOST_MESSAGE, 1)
-        listener = descriptors[0] if descriptors and "confined" not in told else listener
-        told |= json.loads(data) if data else {"event": "ready", "forks": False, "error": "", "failed": True}
-    told["error"] = str(told["error"])[:2000]
+    # The first word is said before anything foreign runs. What holds is told there, and nowhere else.
+    first, descriptors = _heard(ours)
+    told: dict[str, Any] = {"event": "ready", "forks": False, "error": str(first.get("error", "")), "failed": True}
+    if "confined" in first:
+        second, _ = _heard(ours)
+        error, forks = str(second.get("error", ""))[:2000], second.get("forks") is True
+        is_there = second.get("event") == "ready"
+        told |= {"confined": first["confined"], "forks": forks, "error": error, "failed": not is_there}
+    listener = descriptors[0] if descriptors else None
     return Warden(control, ours, pid), listener, told
+
+
+def _heard(zygote: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A word of the zygote's, and what came with it; empty where it is gone or says nothing that can be read."""
+    data, descriptors, _, _ = socket.recv_fds(zygote, _MOST_MESSAGE, 1)
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = {}
+    return (found if isinstance(found, dict) else {}), descriptors
 
 
 def _become(control: socket.socket, order: dict[str, Any]) -> NoReturn:

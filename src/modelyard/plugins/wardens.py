@@ -403,7 +403,8 @@ class _Warden:
         while (message := await self._receive()) is not None:
             number = message["id"]
             if message["event"] == "spawned":
-                self._pids[number] = message["pid"]
+                if message["pid"] > 0:  # else it is gone already
+                    self._pids[number] = message["pid"]
                 waiting = self._waiting.get(number)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message["pid"])
