@@ -320,9 +320,10 @@ class PluginHost:
         return self._wardens.confined
 
     def pids(self) -> list[int]:
-        """Of wardens and plugins."""
+        """Of wardens, zygotes and plugins."""
         return [
             *self._wardens.pids(),
+            *self._wardens.zygotes(),
             *(one.spawned.pid for runtime in self._local_runtimes() for one in runtime.instances),
         ]
 

@@ -11,9 +11,9 @@ forks can get away; and when the host is gone, however it went, the control sock
 
 Messages are JSON, one a packet. The host's first is what to start: `{"python", "fork", "read", "write", "tmp", "uid",
 "open"}`. Then host → warden: `{"op": "spawn", "id", …}` with three descriptors, handed on to the zygote; `{"op":
-"kill", "id", "signal"}`. Warden → host: `{"event": "ready", "forks", "error", "confined"}`, with a descriptor on which
-the plugins' connections arrive; `{"event": "spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with the
-wait status as `os.waitpid` gives it.
+"kill", "id", "signal"}`. Warden → host: `{"event": "ready", "forks", "error", "confined", "zygote"}`, with a descriptor on
+which the plugins' connections arrive; `{"event": "spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with
+the wait status as `os.waitpid` gives it.
 """
 
 import array
@@ -225,7 +225,7 @@ def _begin(control: socket.socket, order: dict[str, Any]) -> tuple[Warden, int |
         second, _ = _heard(ours)
         error, forks = str(second.get("error", ""))[:2000], second.get("forks") is True
         is_there = second.get("event") == "ready"
-        told |= {"confined": first["confined"], "forks": forks, "error": error, "failed": not is_there}
+        told |= {"confined": first["confined"], "forks": forks, "error": error, "failed": not is_there, "zygote": pid}
     listener = descriptors[0] if descriptors else None
     return Warden(control, ours, pid), listener, told
 

@@ -204,6 +204,9 @@ class Wardens:
     def pids(self) -> list[int]:
         return [one.process.pid for one in [*self._by_name.values(), *self._leaving] if one.is_alive]
 
+    def zygotes(self) -> list[int]:
+        return [one.zygote for one in [*self._by_name.values(), *self._leaving] if one.is_alive]
+
     async def aclose(self) -> None:
         """End all of them, and with them every plugin."""
         starting = list(self._starting.values())
@@ -228,6 +231,8 @@ class _Warden:
     way_out: WayOut | None = None
     environ: Mapping[str, str] = field(default_factory=dict[str, str])
     plugins: dict[int, Died] = field(default_factory=dict[int, Died])
+    zygote: int = 0
+    """Its only child, which loaded the SDK and starts the plugins."""
     rests_since: float | None = None
     _pids: dict[int, int] = field(default_factory=dict[int, int])
     _waiting: dict[int, "asyncio.Future[int]"] = field(default_factory=dict[int, "asyncio.Future[int]"])
@@ -299,6 +304,7 @@ class _Warden:
             self.confined = msgspec.convert(
                 {key: one for key, one in ready["confined"].items() if key != "abi"}, Confined
             )
+            self.zygote = int(ready["zygote"])
             if ready["error"]:
                 fields = {"environment": name, "error": ready["error"]}
                 logger.warning("the SDK cannot be loaded beforehand; plugins start slowly", extra={"fields": fields})
