@@ -124,7 +124,7 @@ def of_server(one: Attacked, home: Path, origin: str, pid: int) -> dict[str, Any
     one.tell("globex", "open(os.environ['TMPDIR'] + '/canary', 'w')")
     one.tell("globex", "open('/tmp/canary', 'w'); open('/dev/shm/canary', 'w')")
     one.tell("globex", "text = 'canary of globex'; os.write(1, (text + '\\n').encode())")
-    theirs = next(path for path in home.glob("plugins/work/globex/*attacker/home/canary"))
+    theirs = next(path for path in home.glob("plugins/work/globex/*attacker/*/canary"))
     code = next(path for path in home.glob("plugins/code/odd/other-*/main.py"))
     venv = next(path for path in home.glob("plugins/environments/*/bin")).parent
     key = home / "master.key"

@@ -11,8 +11,8 @@ forks can get away; and when the host is gone, however it went, the control sock
 
 Messages are JSON, one a packet. The host's first is what to start: `{"python", "fork", "read", "write", "tmp", "uid",
 "open"}`. Then host → warden: `{"op": "spawn", "id", …}` with three descriptors, handed on to the zygote; `{"op":
-"kill", "id", "signal"}`. Warden → host: `{"event": "ready", "forks", "error", "confined", "zygote"}`, with a descriptor on
-which the plugins' connections arrive; `{"event": "spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with
+"kill", "id", "signal"}`. Warden → host: `{"event": "ready", "forks", "error", "confined", "zygote"}`, with a descriptor
+on which plugins' connections arrive; `{"event": "spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with
 the wait status as `os.waitpid` gives it.
 """
 
