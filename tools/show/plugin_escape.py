@@ -205,7 +205,7 @@ def installs(one: Attacked) -> dict[str, tuple[bool, str]]:
         "itself, editable": "dify_plugin\n-e .\n",
         "a repository": f"dify_plugin\ngit+file://{one.folder}/evil\n",
         "another file of requirements": "dify_plugin\n-r evil/requirements.txt\n",
-        "another index": "--index-url http://127.0.0.1:9/simple\ndify_plugin\n",
+        "another index": "-i http://127.0.0.1:9/simple\ndify_plugin\n",
         "another folder of wheels": f"--find-links {one.folder}\ndify_plugin\n",
         "a source distribution": "dify_plugin\nevil_source\n",
         "an archive": f"dify_plugin\n{one.folder}/wheels/evil_source-1.0.tar.gz\n",
