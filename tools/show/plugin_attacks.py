@@ -29,7 +29,7 @@ def proxied(text, more=b""):
     answer = b""
     while b"\\r\\n" not in answer and (piece := s.recv(65536)):
         answer += piece
-    if not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
+    if answer[9:12] in (b"400", b"403", b"407", b"502", b""):  # the way out's own; any other answer is somebody's inside
         raise PermissionError(answer.split(b"\\r\\n")[0].decode("latin-1") or "closed")
     try:
         while b"canary" not in answer and (piece := s.recv(65536)):
@@ -116,7 +116,7 @@ INSIDE: Mapping[str, str] = {
     "go out to the server": "found = proxied('GET %s/admin/v1/settings HTTP/1.1\\r\\nHost: x\\r\\n' % origin)",
     "go out to the server past its files": "found = proxied('GET %s/files/../admin/v1/settings HTTP/1.1\\r\\nHost: x\\r\\n' % origin)",
     "go out to the server by a tunnel": "found = proxied('CONNECT %s HTTP/1.1\\r\\n' % origin.rpartition('/')[2])",
-    "go out to the server behind a request": "found = proxied('GET %s/files/x HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 0\\r\\n' % origin, b'GET /admin/v1/settings HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')",
+    "go out to the server behind a request": "a = proxied('GET %s/files/x HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 0\\r\\n' % origin, b'GET /admin/v1/settings HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\nif a.count('HTTP/1.1 ') < 2: raise PermissionError('one answer')\nfound = a",
     "go out to the machine by another name": "found = proxied('CONNECT [::ffff:127.0.0.1]:%d HTTP/1.1\\r\\n' % port)",
     "go out to the machine by a number": "found = proxied('GET http://2130706433:%d/ HTTP/1.1\\r\\nHost: x\\r\\n' % port)",
     "go out to a cloud's metadata": "found = proxied('GET http://169.254.169.254/latest/meta-data/ HTTP/1.1\\r\\nHost: x\\r\\n')",
