@@ -226,7 +226,7 @@ class PluginHost:
             environment=environment,
             code=tuple(sorted(code)),
             work=tuple(sorted(works)),
-            tmp=self._quarters.shared_tmp(tenant),
+            tmp=quarter.shared,
             user=self._quarters.user(tenant),
         )
 
@@ -292,7 +292,7 @@ class PluginHost:
             for runtime in local:
                 if runtime.instances:
                     quarter, most = runtime.launch.quarter, runtime.options.max_disk
-                    taken_up = [await asyncio.to_thread(size, one, most) for one in quarter.folders]
+                    taken_up = [await asyncio.to_thread(size, one, most) for one in (*quarter.folders, quarter.shared)]
                     runtime.disk_bytes = sum(taken_up)
         if self._looks % _REST_LOOKS == 0:
             self._wardens.rest(self._clock.monotonic(), _REST_SECONDS)

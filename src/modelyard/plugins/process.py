@@ -277,6 +277,7 @@ class LocalRuntime:
         emptied(quarter.tmp)
         if self.disk_bytes > self.options.max_disk:
             emptied(quarter.work)
+            emptied(quarter.shared)
         self.disk_bytes = 0
 
     async def _connected(self, spawned: Spawned) -> Instance:

@@ -23,7 +23,9 @@ class Quarter:
     work: Path
     """Its home: what it writes here is there at its next start."""
     tmp: Path
-    """Beside it; emptied when it starts first."""
+    """Beside it, for plugins of this process of the server; emptied when it starts first."""
+    shared: Path
+    """What lies at /tmp for all plugins of the tenant."""
 
     @property
     def folders(self) -> tuple[Path, Path]:
@@ -42,16 +44,23 @@ class Quarters:
     def of(self, tenant: str, plugin: str) -> Quarter:
         """Its folders, made where they are not there."""
         whole = self._tenant(tenant) / quote(plugin, safe="")
-        quarter = Quarter(whole / "home", whole / "tmp")
+        quarter = Quarter(whole / "home", self._temporary(whole / "tmp"), self.shared_tmp(tenant))
         for path in quarter.folders:
             path.mkdir(parents=True, exist_ok=True)
         return quarter
 
     def shared_tmp(self, tenant: str) -> Path:
         """What lies at /tmp for all plugins of a tenant."""
-        path = self._tenant(tenant) / ".tmp"
+        path = self._temporary(self._tenant(tenant) / ".tmp")
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _temporary(self, folder: Path) -> Path:
+        """This process's part of a folder; those of processes that are gone are removed."""
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if not Path(f"/proc/{path.name}").is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        return folder / str(os.getpid())
 
     def _tenant(self, tenant: str) -> Path:
         return self._folder.resolve() / quote(tenant, safe="").replace(".", "%2E")
@@ -88,6 +97,7 @@ class Quarters:
 def hand_over(folder: Path, user: int | None) -> None:
     """Make a folder, and what is in it, a user's. Links are taken for what they are, and not followed."""
     if os.geteuid() != 0:
+        folder.chmod(0o700)
         return
     owner = user or 0
     if folder.lstat().st_uid == owner:
