@@ -66,7 +66,7 @@ def give_up(one: Plugged, name: str) -> None:
 
     def at_work() -> bool:
         identifier = one.plugins.find("default", f"odd/{name}").identifier
-        known = one.plugins.host._runtimes.get(identifier)  # type: ignore[attr-defined]
+        known = one.plugins.host._runtimes.get(("default", identifier))  # type: ignore[attr-defined]
         return any(instance.conversation.open for instance in known.instances) if known else False
 
     one.do(begin())
@@ -78,7 +78,7 @@ def texts(answers: list[Any]) -> list[str]:
 
 def runtime(one: Plugged, name: str) -> LocalRuntime:
     identifier = one.plugins.find("default", f"odd/{name}").identifier
-    return one.plugins.host._runtimes[identifier]  # type: ignore[attr-defined,return-value]
+    return one.plugins.host._runtimes["default", identifier]  # type: ignore[attr-defined,return-value]
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> bool:

@@ -35,6 +35,7 @@ PROOFS = {
     "plugin-storm": "50 plugins that crash and one that forks, leaks and spins, beside healthy ones.",
     "plugin-streams": "500 streams through one plugin; a plugin killed in the middle of one.",
     "plugin-orphans": "Kill -9 the host: no plugin, and nothing that one forked, is left.",
+    "plugin-escape": "Attacks from inside a plugin and from its installation, as root and as an ordinary user.",
     "plugin-signatures": "Signatures and checksums, beside an account of their own.",
     "bench-plugins": "Starts, calls, streams and installs of plugins, beside the plain way.",
     "app-files": "All exported apps of the test data: imported, and run with scripted models and stubs.",

@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelyard.app.providers import timeouts_of
+from modelyard.app.providers import egress_rules, timeouts_of
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.modes import private_folder
@@ -19,6 +19,7 @@ from modelyard.plugins.market import Market
 from modelyard.plugins.process import ProcessOptions
 from modelyard.plugins.serverless import ServerlessRuntime, ServerlessSessions
 from modelyard.plugins.signature import read_keys
+from modelyard.plugins.way_out import WayOut
 from modelyard.runtime.plugin_services import CallApp, CallTool, PluginServices
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.plugin_storage import PluginStorage
@@ -51,7 +52,10 @@ class PluginParts:
             wheelhouse=Path(chosen.wheelhouse).expanduser() if chosen.wheelhouse else None,
             index_url=chosen.index_url,
         )
-        host = PluginHost(folder, environments, backwards, yard.clock, environ, _options(chosen))
+        host = PluginHost(
+            folder, environments, backwards, yard.clock, environ, _options(chosen), way_out=self._way_out,
+            needs_confinement=not chosen.unconfined,
+        )  # fmt: skip
         host.serverless = lambda plugin, address: ServerlessRuntime(
             plugin, address, yard.http, self.sessions, timeouts_of(settings)
         )
@@ -71,6 +75,11 @@ class PluginParts:
         self.plugins.on_change(yard.models.forget)
         self.services = PluginServices(yard.models, self.plugins, yard.files, lambda: yard.origin)
         self._debug = DebugServer(self.plugins, backwards, yard.clock.monotonic)
+
+    def _way_out(self, tenant: str, token: str) -> WayOut:
+        """What lets a tenant's plugins out: by the rules for all that tenants name."""
+        yard = self._yard
+        return WayOut(lambda: egress_rules(yard.settings), lambda: yard.origin, token, tenant)
 
     def use(self, tools: CallTool, apps: CallApp) -> None:
         """What plugins may ask for that is made after them."""
@@ -123,4 +132,7 @@ def _options(chosen: PluginSettings) -> ProcessOptions:
         silence_seconds=chosen.silence_seconds,
         max_memory=chosen.memory_mb << 20,
         max_processes=chosen.processes,
+        max_disk=chosen.disk_mb << 20,
+        call_seconds=chosen.call_seconds,
+        running=chosen.running,
     )

@@ -173,6 +173,15 @@ class PluginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     memory_mb: int = 1024
     """Of a plugin's process and all that it started."""
     processes: int = 64
+    disk_mb: int = 1024
+    """That a plugin keeps on the disk for one tenant."""
+    call_seconds: float = 1200.0
+    """A call that takes longer is given up, and the plugin's process ended and replaced."""
+    running: int = 64
+    """Processes of plugins at once; the one that was not used for longest ends where another is to start."""
+    unconfined: bool = False
+    """Run plugins with all the rights of the server. For machines whose kernel cannot shut them in, and whose plugins
+    are all trusted."""
     must_be_signed: bool = False
     public_keys: list[str] = []
     """Files with the keys of those whose signatures are trusted."""

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from modelyard.app import weight_store
-from modelyard.base.errors import ModelyardError
+from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.base.modes import open_to_others
 from modelyard.base.settings import Settings
 from modelyard.base.version import __version__
@@ -21,6 +21,7 @@ from modelyard.cli.database import problem_of
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
 from modelyard.jail.sandbox import JailError
 from modelyard.models.types import ModelType
+from modelyard.plugins.wardens import machine
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.process import default_threads
 from modelyard.providers.local.weights import manifest
@@ -45,7 +46,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     settings = settings_of(ctx)
     findings = [*_machine(settings), *_local(settings), *_stored(settings)]
     if all(one.ok for one in findings if one.what == "database"):  # nothing else can be asked of a damaged one
-        findings += [*run_with_yard(ctx, _jail), *run_with_yard(ctx, _providers)]
+        findings += [*run_with_yard(ctx, _jail), _plugins(settings), *run_with_yard(ctx, _providers)]
     if as_json:
         print_json(findings)
     else:
@@ -149,6 +150,23 @@ async def _jail(yard: Any) -> list[Finding]:
         )
         return [Finding(what, ok=False, detail=str(error), remedy=remedy, needed=False)]
     return [Finding(what, ok=True, detail=f"{level}; code, templates and documents of workflows run in it")]
+
+
+def _plugins(settings: Settings) -> Finding:
+    """What shuts plugins in here; they are no part of the server."""
+    what = "plugins shut in"
+    if settings.plugins.unconfined:
+        remedy = "take plugins.unconfined out of the settings"
+        return Finding(what, ok=False, detail="by nothing: plugins.unconfined is set", remedy=remedy, needed=False)
+    try:
+        confined = machine()
+    except (PluginError, OSError) as error:
+        return Finding(what, ok=False, detail=str(error), needed=False)
+    if confined.level == "none":
+        remedy = "a Linux with Landlock (5.13); without it none is started"
+        return Finding(what, ok=False, detail="this kernel has no Landlock", remedy=remedy, needed=False)
+    remedy = "" if confined.namespaces else "namespaces: root, or a kernel that lets users make them"
+    return Finding(what, ok=confined.namespaces, detail=confined.words(), remedy=remedy, needed=False)
 
 
 async def _providers(yard: Any) -> list[Finding]:

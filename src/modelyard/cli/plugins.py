@@ -23,9 +23,15 @@ from modelyard.plugins.package import MAX_BYTES, Package, checksum, folder_files
 from modelyard.plugins.scaffold import CATEGORIES, PERMISSIONS, Answers, create
 from modelyard.plugins.signature import CATEGORIES as SIGNERS
 from modelyard.plugins.signature import generate_keys, read_keys, sign, verify
+from modelyard.runtime.plugins import Installer
 
 _PATH = click.Path(path_type=Path)
 _MB = 1 << 20
+_unsigned_option = click.option(
+    "--unsigned",
+    is_flag=True,
+    help="Trust it although nobody trusted signed it; needed where there are several tenants.",
+)
 
 
 @click.group()
@@ -287,6 +293,7 @@ def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
 @click.argument("what", nargs=-1, required=True)
 @click.option("--version", "version", default="", help="From a market: this version; the newest where nothing is said.")
 @click.option("--verify", "must", is_flag=True, help="Refuse what nobody trusted has signed.")
+@_unsigned_option
 @click.option("--grant", "granted", multiple=True, help="Allow no more than this of what it asks for.")
 @tenant_option
 @json_option
@@ -296,6 +303,7 @@ def install(
     what: Sequence[str],
     version: str,
     must: bool,
+    unsigned: bool,
     granted: Sequence[str],
     tenant: str,
     as_json: bool,
@@ -303,11 +311,13 @@ def install(
     """Install plugins: files, folders, bundles, addresses, owner/repo:VERSION/file on GitHub, or author/name from a
     market."""
 
+    by = Installer(is_operator=True, allows_unsigned=unsigned)
+
     async def work(yard: Any) -> list[Any]:
         done: list[Any] = []
         for one in what:
-            for data in await _fetched(yard, one, version):
-                packed, _ = await yard.plugins.upload(data, verify_signature=must)
+            for data in await _fetched(yard, one, version, by):
+                packed, _ = await yard.plugins.upload(data, by, verify_signature=must)
                 grant = list(granted) if granted else None
                 with closing(_Progress(packed.manifest.id)) as step:
                     done.append(await yard.plugins.add(tenant, packed, granted=grant, step=step))
@@ -369,13 +379,13 @@ def _here(what: str) -> Path | None:
     return path if path.exists() else None
 
 
-async def _fetched(yard: Any, what: str, version: str) -> list[bytes]:
+async def _fetched(yard: Any, what: str, version: str, by: Installer) -> list[bytes]:
     """The packages that a word stands for."""
     path = _here(what)
     if path is not None:
         if path.suffix == ".difybndl":
             data = await asyncio.to_thread(path.read_bytes)
-            return [one.data for one in await yard.plugins.upload_bundle(data)]
+            return [one.data for one in await yard.plugins.upload_bundle(data, by)]
         return [(await asyncio.to_thread(load_package, path)).data]
     if what.startswith(("http://", "https://")) or (what.endswith(".difypkg") and ":" in what):
         return [await yard.plugins.market.github(what, is_operators=True)]
@@ -418,16 +428,18 @@ def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
 @plugin.command()
 @click.argument("name")
 @click.argument("what")
+@_unsigned_option
 @tenant_option
 @click.pass_context
-def upgrade(ctx: click.Context, name: str, what: str, tenant: str) -> None:
+def upgrade(ctx: click.Context, name: str, what: str, unsigned: bool, tenant: str) -> None:
     """Put another version in the place of an installed one: WHAT is a file, a folder, or a version in a market."""
+    by = Installer(is_operator=True, allows_unsigned=unsigned)
 
     async def work(yard: Any) -> Any:
         old = yard.plugins.find(tenant, name)
         is_version = _here(what) is None and what[0].isdigit()
-        (data,) = [await yard.plugins.market.fetch(name, what)] if is_version else await _fetched(yard, what, "")
-        packed, _ = await yard.plugins.upload(data)
+        (data,) = [await yard.plugins.market.fetch(name, what)] if is_version else await _fetched(yard, what, "", by)
+        packed, _ = await yard.plugins.upload(data, by)
         if packed.manifest.id != old.plugin_id:
             raise PackageError(f"{packed.manifest.id!r} is no version of {old.plugin_id!r}")
         with closing(_Progress(name)) as step:

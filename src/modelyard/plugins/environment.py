@@ -11,16 +11,19 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from modelyard.base.clock import SystemClock
-from modelyard.base.errors import ConfigError, PluginError
+from modelyard.base.errors import ConfigError, PackageError, PluginError
 from modelyard.plugins.package import save
+from modelyard.plugins.requirements import asked_for, check_lock, checked_export, listed
 
 READY = "modelyard.json"
 """In an environment that is whole."""
@@ -56,6 +59,11 @@ class Environment:
     def python(self) -> Path:
         return self.folder / "bin" / "python"
 
+    @property
+    def base(self) -> Path:
+        """The Python that it was made from: what is run before anything that was installed may be."""
+        return Path(str(msgspec.json.decode((self.folder / READY).read_bytes())["python"]))
+
     def touch(self) -> None:
         """Say that it is used: what nobody uses is collected."""
         os.utime(self.folder / READY)
@@ -79,6 +87,7 @@ class Environments:
         Raises PluginError that names the package that cannot be had and why; then nothing is left behind.
         """
         source = Path.cwd() / source  # uv is started elsewhere
+        self.folder.mkdir(parents=True, exist_ok=True)
         wanted = _requires_python(source)
         pythons = await self.pythons()
         python = choose(pythons, wanted)
@@ -93,12 +102,12 @@ class Environments:
                 await self._build(target, python, resolved, name)
         finally:
             os.close(lock)
-        environment = Environment(target, digest)
+        environment = Environment(target.resolve(), digest)
         environment.touch()
         return environment
 
     def find(self, digest: str) -> Environment | None:
-        folder = self.folder / digest
+        folder = (self.folder / digest).resolve()
         return Environment(folder, digest) if (folder / READY).is_file() else None
 
     def collect(self, used: Sequence[str], *, older_than: float) -> list[str]:
@@ -131,27 +140,29 @@ class Environments:
         present = [path for path in inputs if path.is_file()]
         if not present:
             raise PluginError("it has neither pyproject.toml nor requirements.txt", plugin=name)
-        digest = hashlib.sha256(f"{python.version}".encode())
+        try:
+            asked = await asyncio.to_thread(_checked, source)
+        except PackageError as error:
+            raise PluginError(f"its dependencies cannot be installed: {error}", plugin=name) from error
+        digest = hashlib.sha256(f"wheels\n{python.version}".encode())
         for path in present:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
         known = self.folder / ".resolved" / f"{digest.hexdigest()[:32]}.txt"
         if known.is_file():
             return known.read_text("utf-8")
-        text = await self._uv(self._resolving(source, python, {path.name for path in present}), name, cwd=source)
-        lines = sorted(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+        is_locked = {"uv.lock", "pyproject.toml"} <= {path.name for path in present}
+        with tempfile.TemporaryDirectory(prefix="modelyard-resolve-") as name_of_folder:
+            text = await self._uv(
+                _resolving(source, asked, Path(name_of_folder), is_locked=is_locked, python=python, more=self._from()),
+                name,
+                cwd=Path(name_of_folder),
+            )
+        lines = sorted(checked_export(text) if is_locked else listed(text, "what uv resolved"))
         if not any(line.lower().startswith(("dify-plugin", "dify_plugin")) for line in lines):
             raise PluginError("it does not depend on dify_plugin, which every plugin speaks through", plugin=name)
         resolved = "\n".join(lines) + "\n"
         save(known, resolved.encode())
         return resolved
-
-    def _resolving(self, source: Path, python: Python, present: set[str]) -> list[str]:
-        if {"uv.lock", "pyproject.toml"} <= present:
-            return ["export", "--frozen", "--no-dev", "--no-emit-project", "--no-hashes", "--no-header",
-                    "--no-annotate", "--python", str(python.path)]  # fmt: skip
-        file = "pyproject.toml" if "pyproject.toml" in present else "requirements.txt"
-        return ["pip", "compile", "--no-header", "--no-annotate", "--python", str(python.path), *self._from(),
-                str(source / file)]  # fmt: skip
 
     def _from(self) -> list[str]:
         """Where packages may come from."""
@@ -166,11 +177,11 @@ class Environments:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             await self._uv(["venv", "--quiet", "--relocatable", "--python", str(python.path), str(partial)], name)
-            listed = partial / "resolved.txt"
-            listed.write_text(resolved, "utf-8")
+            chosen = partial / "resolved.txt"
+            chosen.write_text(resolved, "utf-8")
             await self._uv(
-                ["pip", "install", "--no-deps", "--python", str(partial / "bin" / "python"), *self._from(),
-                 "--requirement", str(listed)],
+                ["pip", "install", "--no-deps", "--only-binary", ":all:",
+                 "--python", str(partial / "bin" / "python"), *self._from(), "--requirement", str(chosen)],
                 name,
             )  # fmt: skip
             about = {"python": str(python.path), "version": list(python.version), "made_at": time.time()}
@@ -190,6 +201,7 @@ class Environments:
             uv_path(), *arguments, *options,
             cwd=cwd or self.folder, env=environ, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
+            umask=0o022,  # plugins run as users of their own, who have to read it
         )  # fmt: skip
         try:
             async with asyncio.timeout(_SECONDS):
@@ -204,6 +216,28 @@ class Environments:
             raise PluginError(f"its dependencies cannot be installed: {_reason(err.decode('utf-8', 'replace'))}",
                               plugin=name)  # fmt: skip
         return out.decode()
+
+
+def _checked(source: Path) -> list[str]:
+    """What a plugin asks for. Raises PackageError where it asks for more than wheels from an index."""
+    if (source / "pyproject.toml").is_file() and (source / "uv.lock").is_file():
+        check_lock(source)
+    return asked_for(source)
+
+
+def _resolving(
+    source: Path, asked: Sequence[str], work: Path, *, is_locked: bool, python: Python, more: Sequence[str]
+) -> list[str]:
+    """What uv is asked to work out, in a folder that holds what was checked and nothing else of the plugin's."""
+    if is_locked:
+        for file in ("pyproject.toml", "uv.lock"):
+            shutil.copyfile(source / file, work / file)
+        return ["export", "--frozen", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate", "--no-build",
+                "--no-config", "--python", str(python.path)]  # fmt: skip
+    wanted = work / "requirements.in"
+    wanted.write_text("\n".join(asked) + "\n", "utf-8")
+    return ["pip", "compile", "--no-header", "--no-annotate", "--only-binary", ":all:", "--python", str(python.path),
+            *more, str(wanted)]  # fmt: skip
 
 
 def uv_path() -> str:
@@ -269,11 +303,12 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     for version in (".".join(map(str, one)) for one in _PREFERRED):
         for folder in environ.get("PATH", "").split(os.pathsep):
             path = Path(folder) / f"python{version}"
-            if folder and path.is_file():
+            if folder and os.path.isfile(path):  # noqa: PTH113  False where it must not be looked at; `Path` raises
                 yield path
     for root in (Path(environ.get("PYENV_ROOT") or home / ".pyenv") / "versions",
                  Path(environ.get("UV_PYTHON_INSTALL_DIR") or home / ".local/share/uv/python")):  # fmt: skip
-        yield from sorted(root.glob("*3.1[1-9]*/bin/python3"))
+        with suppress(OSError):  # somebody else's home folder
+            yield from sorted(root.glob("*3.1[1-9]*/bin/python3"))
     yield Path(sys.executable)
 
 

@@ -21,16 +21,20 @@ from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.monitor import Monitor, Taken, taken
 from modelyard.plugins.package import Package, read_package, save
 from modelyard.plugins.process import Launch, LocalRuntime, ProcessOptions, Runtime
-from modelyard.plugins.wardens import Wardens
+from modelyard.plugins.quarters import Quarter, Quarters, size
+from modelyard.plugins.wardens import Cell, Confined, Wardens
+from modelyard.plugins.way_out import WayOut
 
 logger = logging.getLogger("modelyard.plugins")
 
+Place = tuple[str, str]
+"""A tenant, and the identifier of a plugin that it has: what one knows of the plugin is no other's."""
 Step = Callable[[str], None]
 """Is told what an installation does next, for progress bars."""
 _LOOK_SECONDS = 0.5
-_REST_LOOKS = 1200
-_PLUGIN_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY",
-                     "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TIKTOKEN_CACHE_DIR")  # fmt: skip
+_DISK_LOOKS = 4
+_REST_LOOKS, _REST_SECONDS = 20, 120.0
+_PLUGIN_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TIKTOKEN_CACHE_DIR")
 """All that a plugin is told of the host's environment: nothing that could be a secret."""
 
 
@@ -48,6 +52,8 @@ class PluginHost:
         *,
         starts_at_once: int = 0,
         forks: bool = True,
+        way_out: Callable[[str, str], WayOut] | None = None,
+        needs_confinement: bool = True,
     ) -> None:
         self._folder = folder
         self.environments = environments
@@ -55,10 +61,13 @@ class PluginHost:
         self._clock = clock
         self._environ = environ
         self._options = options
-        self._wardens = Wardens(environ, forks=forks)
+        self._wardens = Wardens(environ, forks=forks, way_out=way_out, needs_confinement=needs_confinement)
+        self._quarters = Quarters(folder / "work")
+        self.neighbours: Callable[[str], Sequence[str]] = lambda tenant: ()
+        """Identifiers of the plugins that a tenant has: those of one environment are started by the same warden."""
         self._starts = asyncio.Semaphore(starts_at_once or os.cpu_count() or 2)
-        self._runtimes: dict[str, Runtime] = {}
-        self._making: dict[str, asyncio.Task[Runtime]] = {}
+        self._runtimes: dict[Place, Runtime] = {}
+        self._making: dict[Place, asyncio.Task[Runtime]] = {}
         self._declarations: dict[str, Declaration] = {}
         self._away: dict[str, str] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -118,20 +127,26 @@ class PluginHost:
     async def remove(self, identifier: str) -> None:
         """End a plugin that no tenant has any more, and take its files away."""
         parsed = PluginIdentifier.parse(identifier)
-        await self.stop(identifier)
+        for tenant, known in self.running():
+            if known == identifier:
+                await self.stop(tenant, identifier)
         self._declarations.pop(identifier, None)
         folder = self._code(parsed)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         _note(folder).unlink(missing_ok=True)
         self._package(parsed).unlink(missing_ok=True)
 
-    def running(self) -> list[str]:
+    async def clear(self, tenant: str, plugin: str) -> None:
+        """Take away what a plugin wrote for a tenant that has it no more."""
+        await asyncio.to_thread(self._quarters.remove, tenant, plugin)
+
+    def running(self) -> list[Place]:
         """Plugins that were called here, but for those in debug, which come and go by themselves."""
         return [one for one, runtime in self._runtimes.items() if not isinstance(runtime, DebugRuntime)]
 
-    async def stop(self, identifier: str) -> None:
-        """End a plugin here, once its calls are answered."""
-        if isinstance(runtime := self._runtimes.pop(identifier, None), LocalRuntime):
+    async def stop(self, tenant: str, identifier: str) -> None:
+        """End a tenant's plugin here, once its calls are answered."""
+        if isinstance(runtime := self._runtimes.pop((tenant, identifier), None), LocalRuntime):
             await runtime.drain()
         elif runtime is not None:
             await runtime.aclose()
@@ -152,66 +167,99 @@ class PluginHost:
 
     async def call(self, identifier: str, call: PluginCall) -> AsyncGenerator[JSON, None]:
         """Raises PluginError: the plugin's own, or that it cannot be started or died."""
-        runtime = self._runtimes.get(identifier) or await self._made(identifier)
+        place = (call.tenant, identifier)
+        runtime = self._runtimes.get(place) or await self._made(place)
         async with aclosing(runtime.call(call)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def _made(self, identifier: str) -> Runtime:
-        task = self._making.get(identifier)
+    async def _made(self, place: Place) -> Runtime:
+        task = self._making.get(place)
         if task is None:
-            task = self._making[identifier] = asyncio.ensure_future(self._make(identifier))
-            task.add_done_callback(lambda done: self._making.pop(identifier, None))
+            task = self._making[place] = asyncio.ensure_future(self._make(place))
+            task.add_done_callback(lambda done: self._making.pop(place, None))
         return await asyncio.shield(task)
 
-    async def _make(self, identifier: str) -> Runtime:
+    async def _make(self, place: Place) -> Runtime:
+        tenant, identifier = place
         parsed = PluginIdentifier.parse(identifier)
         address = self._away.get(parsed.id)
         if address is not None and self.serverless is not None:
             runtime = self.serverless(parsed.id, address)
         else:
-            runtime = await self._local(parsed, identifier)
-        self._runtimes[identifier] = runtime
+            runtime = await self._local(parsed, tenant, identifier)
+        self._runtimes[place] = runtime
         if self._watching is None:
             self._watching = asyncio.ensure_future(self._watch())
         return runtime
 
-    async def _local(self, parsed: PluginIdentifier, identifier: str) -> LocalRuntime:
+    async def _local(self, parsed: PluginIdentifier, tenant: str, identifier: str) -> LocalRuntime:
         declaration = self.declaration(identifier)
-        folder = self._code(parsed)
+        folder = self._code(parsed).resolve()
         env = {name: self._environ[name] for name in _PLUGIN_VARIABLES if name in self._environ}
-        env |= {"INSTALL_METHOD": "local", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder)}
+        env |= {"INSTALL_METHOD": "local", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = await self._environment(folder, parsed.id)
+        quarter = await asyncio.to_thread(self._quarters.of, tenant, parsed.id)
         launch = Launch(
             plugin=parsed.id,
             folder=folder,
             module=declaration.manifest.meta.runner.entrypoint,
-            environment=await self._environment(folder, parsed.id),
+            cell=lambda: self._cell(tenant, environment, folder, quarter),
+            quarter=quarter,
             env=env,
         )
-        return LocalRuntime(launch, self._wardens, self._backwards, self._clock, self._starts, self._options)
+        return LocalRuntime(
+            launch, self._wardens, self._backwards, self._clock, self._starts, self._options, self._make_room
+        )
+
+    def _cell(self, tenant: str, environment: Environment, folder: Path, quarter: Quarter) -> Cell:
+        """All plugins of a tenant in an environment: one of them at least."""
+        code, works = {folder}, {*quarter.folders}
+        for identifier in self.neighbours(tenant):
+            parsed = PluginIdentifier.parse(identifier)
+            place = self._code(parsed)
+            if place.is_dir() and _environment_of(place) == environment.name:
+                code.add(place.resolve())
+                works |= {*self._quarters.of(tenant, parsed.id).folders}
+        return Cell(
+            tenant=tenant,
+            environment=environment,
+            code=tuple(sorted(code)),
+            work=tuple(sorted(works)),
+            tmp=quarter.shared,
+            user=self._quarters.user(tenant),
+        )
+
+    def _make_room(self) -> None:
+        """End what was not used for longest, where as many plugins run as may."""
+        local = [(runtime, one) for runtime in self._local_runtimes() for one in runtime.instances]
+        idle = sorted((pair for pair in local if pair[1].is_idle), key=lambda pair: pair[1].used_at)
+        for runtime, one in idle[: max(0, len(local) + 1 - self._options.running)]:
+            runtime.give_way(one)
+
+    def _local_runtimes(self) -> list[LocalRuntime]:
+        return [one for one in self._runtimes.values() if isinstance(one, LocalRuntime)]
 
     async def _environment(self, folder: Path, name: str) -> Environment:
         """As it was installed; made anew where it was collected."""
-        note = _note(folder)
-        if note.is_file():
-            known = self.environments.find(str(msgspec.json.decode(note.read_bytes()).get("environment", "")))
-            if known is not None:
-                known.touch()
-                return known
+        known = self.environments.find(name_of) if (name_of := _environment_of(folder)) else None
+        if known is not None:
+            known.touch()
+            return known
         environment = await self.environments.prepare(folder, name=name)
-        save(note, msgspec.json.encode({"environment": environment.name}))
+        save(_note(folder), msgspec.json.encode({"environment": environment.name}))
         return environment
 
     # others' runtimes
 
-    def connect(self, identifier: str, declaration: Declaration, runtime: Runtime) -> None:
+    def connect(self, tenant: str, identifier: str, declaration: Declaration, runtime: Runtime) -> None:
         """A plugin that runs elsewhere, as one in debug does, is here until `disconnect`."""
         self._declarations[identifier] = declaration
-        self._runtimes[identifier] = runtime
+        self._runtimes[tenant, identifier] = runtime
 
-    def disconnect(self, identifier: str, runtime: Runtime) -> None:
-        if self._runtimes.get(identifier) is runtime:
-            del self._runtimes[identifier]
+    def disconnect(self, tenant: str, identifier: str, runtime: Runtime) -> None:
+        if self._runtimes.get((tenant, identifier)) is runtime:
+            del self._runtimes[tenant, identifier]
             self._declarations.pop(identifier, None)
 
     def use_serverless(self, addresses: Mapping[str, str]) -> None:
@@ -229,7 +277,7 @@ class PluginHost:
                 logger.exception("plugins could not be looked after")
 
     async def _look(self) -> None:
-        local = [one for one in self._runtimes.values() if isinstance(one, LocalRuntime)]
+        local = self._local_runtimes()
         for runtime in local:
             runtime.look()
         pids = {one.spawned.pid: runtime.options.max_memory for runtime in local for one in runtime.instances}
@@ -240,12 +288,18 @@ class PluginHost:
                 self._monitor.judge(runtime, found, now)
             self._monitor.forget(set(pids))
         self._looks += 1
+        if self._looks % _DISK_LOOKS == 0:
+            for runtime in local:
+                if runtime.instances:
+                    quarter, most = runtime.launch.quarter, runtime.options.max_disk
+                    taken_up = [await asyncio.to_thread(size, one, most) for one in (*quarter.folders, quarter.shared)]
+                    runtime.disk_bytes = sum(taken_up)
         if self._looks % _REST_LOOKS == 0:
-            self._wardens.rest()
+            self._wardens.rest(self._clock.monotonic(), _REST_SECONDS)
 
-    async def taken(self, identifier: str) -> Taken:
-        """What a plugin's processes on this machine take now."""
-        runtime = self._runtimes.get(identifier)
+    async def taken(self, tenant: str, identifier: str) -> Taken:
+        """What a tenant's plugin takes on this machine now."""
+        runtime = self._runtimes.get((tenant, identifier))
         if not isinstance(runtime, LocalRuntime) or not runtime.instances:
             return Taken()
         sessions = {one.spawned.pid: runtime.options.max_memory for one in runtime.instances}
@@ -255,15 +309,23 @@ class PluginHost:
             sum(one.seconds for one in found),
         )  # fmt: skip
 
-    def lines(self, identifier: str) -> Sequence[tuple[float, str]]:
-        """What a plugin said lately, and its last words where it died: (seconds since 1970, text)."""
-        runtime = self._runtimes.get(identifier)
+    def lines(self, tenant: str, identifier: str) -> Sequence[tuple[float, str]]:
+        """What a tenant's plugin said lately, and its last words where it died: (seconds since 1970, text)."""
+        runtime = self._runtimes.get((tenant, identifier))
         return list(runtime.lines) if isinstance(runtime, LocalRuntime) else []
 
+    @property
+    def confined(self) -> Confined | None:
+        """What holds against plugins here; known once one was started."""
+        return self._wardens.confined
+
     def pids(self) -> list[int]:
-        """Of wardens and plugins."""
-        local = [one for one in self._runtimes.values() if isinstance(one, LocalRuntime)]
-        return [*self._wardens.pids(), *(one.spawned.pid for runtime in local for one in runtime.instances)]
+        """Of wardens, zygotes and plugins."""
+        return [
+            *self._wardens.pids(),
+            *self._wardens.zygotes(),
+            *(one.spawned.pid for runtime in self._local_runtimes() for one in runtime.instances),
+        ]
 
     async def aclose(self) -> None:
         """End every plugin."""
@@ -275,6 +337,12 @@ class PluginHost:
             await runtime.aclose()
         self._runtimes.clear()
         await self._wardens.aclose()
+
+
+def _environment_of(folder: Path) -> str:
+    """The name of the environment that a plugin was installed with; empty where that is not known."""
+    note = _note(folder)
+    return str(msgspec.json.decode(note.read_bytes()).get("environment", "")) if note.is_file() else ""
 
 
 def _note(folder: Path) -> Path:

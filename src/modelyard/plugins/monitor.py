@@ -110,6 +110,8 @@ class Monitor:
             count = len(one.processes)
             if count > options.max_processes:
                 runtime.evict(instance, f"it ran {count} processes; {options.max_processes} are allowed")
+            elif runtime.disk_bytes > options.max_disk:
+                runtime.evict(instance, f"it filled {options.max_disk >> 20:,} MB of the disk, all that is allowed")
             elif one.bytes > options.max_memory:
                 mega = 1 << 20
                 why = f"it took {one.bytes // mega:,} MB of memory; {options.max_memory // mega:,} are allowed"

@@ -53,13 +53,21 @@ class Package:
                 path = partial / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-            partial.chmod(0o755)
+            _open_to_all(partial)
             partial.rename(folder)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             if folder.is_dir():  # somebody else was quicker: the content is the same, since its checksum names it
                 return
             raise PackageError(f"{self.manifest.id} cannot be unpacked: {error.strerror}") from error
+
+
+def _open_to_all(folder: Path) -> None:
+    """Let it be read, whatever this process keeps to itself: plugins run as users of their own."""
+    for path, _, files in os.walk(folder):
+        os.chmod(path, 0o755)  # noqa: PTH101  strings, as `walk` gives them
+        for name in files:
+            os.chmod(os.path.join(path, name), 0o644)  # noqa: PTH101, PTH118
 
 
 def read_package(data: bytes, *, source: str = "the package", most: int = MAX_BYTES) -> Package:

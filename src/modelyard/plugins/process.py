@@ -16,8 +16,8 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import PluginError
 from modelyard.models.types import JSON
 from modelyard.plugins.conversation import Backwards, Conversation, PluginCall, PluginDiedError
-from modelyard.plugins.environment import Environment
-from modelyard.plugins.wardens import Spawned, Wardens
+from modelyard.plugins.quarters import Quarter, emptied
+from modelyard.plugins.wardens import Cell, Order, Spawned, Wardens
 
 logger = logging.getLogger("modelyard.plugins")
 
@@ -34,7 +34,9 @@ BEHIND = 19
 
 def step_back(pid: int, nice: int) -> None:
     """Set the priority of a session. Where the kernel shares processors out by sessions, that is the session's own;
-    elsewhere it is its processes', and only ever goes down."""
+    elsewhere it is its processes', and only ever goes down. 0 is one that ended before it could be looked at."""
+    if pid <= 0:
+        return
     try:
         Path(f"/proc/{pid}/autogroup").write_text(str(nice))
     except OSError:
@@ -68,6 +70,19 @@ class ProcessOptions:
     """Of a process and all that it started."""
     max_processes: int = 64
     max_files: int = 1024
+    max_disk: int = 1024 * 1024 * 1024
+    """Of what a plugin keeps on the disk for one tenant."""
+    call_seconds: float = 1200.0
+    """A call that takes longer is given up, and its process ended and replaced."""
+    running: int = 64
+    """Plugins that run at once; the one that was not used for longest is ended where another is to start."""
+
+    def limits(self) -> dict[str, int]:
+        """What the kernel holds of it, for one process. The monitor holds the rest, twice a second."""
+        return {
+            "nofile": self.max_files, "core": 0, "fsize": self.max_disk, "nproc": max(1024, 16 * self.max_processes),
+            "data": 2 * self.max_memory + (1 << 30), "memlock": 8 << 20,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +92,9 @@ class Launch:
     plugin: str
     folder: Path
     module: str
-    environment: Environment
+    cell: Callable[[], Cell]
+    """Where it is shut in: worked out at each start, as a tenant's plugins come and go."""
+    quarter: Quarter
     env: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -101,6 +118,12 @@ class Instance:
     """Since when it takes a processor with nothing to do; the monitor's."""
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it was started and has nothing to do."""
+        conversation = self.conversation
+        return conversation.ready.done() and not conversation.open and not conversation.abandoned
+
+    @property
     def is_usable(self) -> bool:
         return self.conversation.error is None and not self.is_draining
 
@@ -118,7 +141,7 @@ class Instance:
 
 
 class LocalRuntime:
-    """All processes of one plugin."""
+    """All processes of one plugin for one tenant: what a plugin remembers of a tenant, no other one ever sees."""
 
     def __init__(
         self,
@@ -128,8 +151,10 @@ class LocalRuntime:
         clock: Clock,
         starts: asyncio.Semaphore,
         options: ProcessOptions,
+        make_room: Callable[[], None] = lambda: None,
     ) -> None:
         self.launch = launch
+        self._make_room = make_room
         self.options = options
         self.instances: list[Instance] = []
         self._wardens = wardens
@@ -143,6 +168,8 @@ class LocalRuntime:
         self._rests_until = 0.0
         self._why = ""
         self._is_closed = False
+        self.disk_bytes = 0
+        """What it keeps on the disk, as of the last look."""
         self.behind_until = 0.0
         """Until when its processes let others go first, whatever they do: it kept a processor busy. The monitor's."""
 
@@ -152,11 +179,14 @@ class LocalRuntime:
         """Raises PluginDiedError where the plugin cannot be started, or dies meanwhile."""
         instance = await self._chosen()
         instance.used_at = self._clock.monotonic()
+        why = f"a call took longer than {self.options.call_seconds:g} s"
+        timer = asyncio.get_running_loop().call_later(self.options.call_seconds, self.evict, instance, why)
         try:
             async with aclosing(instance.conversation.call(call)) as answers:
                 async for answer in answers:
                     yield answer
         finally:
+            timer.cancel()
             instance.used_at = self._clock.monotonic()
 
     async def _chosen(self) -> Instance:
@@ -207,14 +237,18 @@ class LocalRuntime:
             if made:
                 asyncio.ensure_future(self._exited(made[0], how))  # noqa: RUF006  it ends by itself in a moment
 
-        spawned = await self._wardens.spawn(
-            launch.environment,
+        self._make_room()
+        if not self.instances:
+            await asyncio.to_thread(self._clean)
+        order = Order(
+            cell=await asyncio.to_thread(launch.cell),
             folder=launch.folder,
+            quarter=launch.quarter,
             module=launch.module,
             env=launch.env,
-            limits={"nofile": options.max_files, "core": 0, "oom_score": 1000},
-            on_exit=on_exit,
+            limits=options.limits(),
         )
+        spawned = await self._wardens.spawn(order, on_exit)
         instance = await self._connected(spawned)
         made.append(instance)
         self.instances.append(instance)
@@ -236,6 +270,15 @@ class LocalRuntime:
         fields = {"plugin": launch.plugin, "pid": spawned.pid, "seconds": round(self._age(instance), 3)}
         logger.info("a plugin is ready", extra={"fields": fields})
         return instance
+
+    def _clean(self) -> None:
+        """Leave nothing of the temporary files of the last process; nothing at all of one that filled the disk."""
+        quarter = self.launch.quarter
+        emptied(quarter.tmp)
+        if self.disk_bytes > self.options.max_disk:
+            emptied(quarter.work)
+            emptied(quarter.shared)
+        self.disk_bytes = 0
 
     async def _connected(self, spawned: Spawned) -> Instance:
         loop, now = asyncio.get_running_loop(), self._clock.monotonic
@@ -306,8 +349,14 @@ class LocalRuntime:
             elif now - one.used_at > options.idle_seconds:
                 self._end(one, PluginDiedError("it was not used", plugin=self.launch.plugin))
 
+    def give_way(self, instance: Instance) -> None:
+        """End an idle process, so that another plugin's can start."""
+        self._end(instance, PluginDiedError("it was not used", plugin=self.launch.plugin))
+
     def evict(self, instance: Instance, why: str) -> None:
         """End a process that does what it must not."""
+        if instance not in self.instances:
+            return
         logger.warning("a plugin is ended", extra={"fields": {"plugin": self.launch.plugin, "why": why}})
         self._failed(why)
         self._end(instance, PluginDiedError(why, plugin=self.launch.plugin))

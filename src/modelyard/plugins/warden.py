@@ -1,26 +1,25 @@
-"""Starts the plugins of one environment, watches over them and ends all that they started. A program of its own.
+"""Shuts in the process that starts a tenant's plugins of one environment, watches over it and ends all that came of it.
 
-    python warden.py CONTROL_FD [--fork]
+    python -I -S warden.py CONTROL_FD
 
-It runs on the environment's own Python and imports nothing of Modelyard. With `--fork` it loads the SDK once and forks:
-a plugin then starts in a fraction of the time and shares most of the memory. Without, each plugin is a new interpreter.
+A program of its own. It runs on the Python that the environment was made from, without site packages, and imports
+nothing but the standard library: what an environment brings is loaded by the zygote (`inside/zygote.py`), which the
+warden starts once all that shuts it in holds.
 
 Why a process between host and plugins: a plugin's orphans fall to it, the nearest subreaper, so nothing that a plugin
 forks can get away; and when the host is gone, however it went, the control socket ends here and everything is killed.
 
-Messages are JSON, one a packet. Host → warden: `{"op": "spawn", "id", "cwd", "module", "env", "limits"}` with three
-descriptors for the plugin's stdin, stdout and stderr; `{"op": "kill", "id", "signal"}`. Warden → host:
-`{"event": "ready", "forks", "error"}`, `{"event": "spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with
+Messages are JSON, one a packet. The host's first is what to start: `{"python", "fork", "read", "write", "tmp", "uid",
+"open"}`. Then host → warden: `{"op": "spawn", "id", …}` with three descriptors, handed on to the zygote; `{"op":
+"kill", "id", "signal"}`. Warden → host: `{"event": "ready", "forks", "error", "confined", "zygote"}`, with a descriptor
+on which plugins' connections arrive; `{"event": "spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with
 the wait status as `os.waitpid` gives it.
 """
 
-# The SDK patches the standard library for gevent when it is imported. Everything that is used afterwards is taken here.
+import array
 import ctypes
-import gc
 import json
 import os
-import resource
-import runpy
 import select
 import signal
 import socket
@@ -28,12 +27,16 @@ import sys
 import time
 from typing import Any, NoReturn
 
-_fork, _waitpid, _read, _kill, _killpg = os.fork, os.waitpid, os.read, os.kill, os.killpg
-_Socket, _poll, _monotonic = socket.socket, select.poll, time.monotonic
-_recv_fds = socket.recv_fds
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside"))
+import confine  # pyright: ignore[reportMissingImports]  it lies there, which is no package here
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SWEEP_SECONDS = 2.0
 _MOST_MESSAGE = 1 << 20
+_BEGAN = 19
+"""Where /proc/PID/stat says when a process began, counted from its state."""
+PROXY_PORT = 3128
+"""Where plugins find their way out, in a network of their own."""
 
 
 def _prctl(option: int, value: int) -> None:
@@ -41,86 +44,74 @@ def _prctl(option: int, value: int) -> None:
 
 
 class Warden:
-    def __init__(self, control: Any, wakeup: int, *, forks: bool) -> None:
+    def __init__(self, control: socket.socket, zygote: socket.socket, zygote_pid: int) -> None:
         self._control = control
-        self._wakeup = wakeup
-        self._forks = forks
-        self._plugins: dict[int, int] = {}
-        """Process → the host's number for it. Each leads a session of its own."""
+        self._zygote = zygote
+        self._zygote_pid = zygote_pid
+        self._plugins: dict[int, tuple[int, str]] = {}
+        """Process → the host's number for it, and when it began. Each leads a session of its own."""
 
     def run(self) -> None:
-        """Until the host is gone; then nothing that was started here is left."""
-        watch = _poll()
+        """Until the host is gone, or the zygote; then nothing that was started here is left."""
+        watch = select.poll()
         watch.register(self._control.fileno(), select.POLLIN)
-        watch.register(self._wakeup, select.POLLIN)
+        watch.register(self._zygote.fileno(), select.POLLIN)
         while True:
             ready = watch.poll(_SWEEP_SECONDS * 1000)
-            self._reap()
             for descriptor, _ in ready:
-                if descriptor == self._wakeup:
-                    _read(self._wakeup, 4096)
-                elif not self._heed():
+                heed = self._heed if descriptor == self._control.fileno() else self._heed_zygote
+                if not heed():
                     self._end_all()
                     return
-            self._sweep()
+            if not ready:
+                self._sweep()
 
     def _heed(self) -> bool:
         """Do what the host says next; False where it is gone."""
         try:
-            data, descriptors, _, _ = _recv_fds(self._control, _MOST_MESSAGE, 3)
+            data, descriptors, _, _ = socket.recv_fds(self._control, _MOST_MESSAGE, 3)
         except OSError:
             return False
         if not data:
             return False
         message = json.loads(data)
         if message["op"] == "spawn":
-            self._spawn(message, descriptors)
+            try:
+                socket.send_fds(self._zygote, [data], descriptors)
+            except OSError:
+                return False
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
         elif message["op"] == "kill":
-            for pid in [pid for pid, number in self._plugins.items() if number == message["id"]]:
-                _signal_all(pid, message["signal"])
+            for pid, (number, began) in list(self._plugins.items()):
+                if number == message["id"]:
+                    _signal_all(pid, began, message["signal"])
         return True
 
-    def _spawn(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        pid = _fork()
-        if pid == 0:
-            self._become(message, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        self._plugins[pid] = message["id"]
-        self.say({"event": "spawned", "id": message["id"], "pid": pid})
-
-    def _become(self, message: dict[str, Any], descriptors: list[int]) -> NoReturn:
-        """In the child: be the plugin."""
-        warden = os.getppid()
+    def _heed_zygote(self) -> bool:
+        """Take what the zygote says, as far as it can be believed: it may be a plugin's by now. What it calls a plugin
+        is a child of its, and what is signalled later is that process and no other that has its number."""
         try:
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._control.close()
-            os.close(self._wakeup)
-            os.setsid()
-            _step_back(19)
-            for place, descriptor in enumerate(descriptors):
-                os.dup2(descriptor, place)
-                os.close(descriptor)
-            if os.getppid() != warden:
-                os._exit(1)  # it went before its death could be heard of
-            _limit(message["limits"])
-            os.chdir(message["cwd"])
-            if not self._forks:
-                os.execve(sys.executable, [sys.executable, "-m", message["module"]], message["env"])
-            _run_here(message["module"], message["env"])
-        except BaseException as error:  # whatever a plugin's module raises is its end, and is told on stderr
-            code = 1
-            if not isinstance(error, SystemExit):
-                sys.excepthook(type(error), error, error.__traceback__)
-            elif isinstance(error.code, str):
-                sys.stderr.write(error.code + "\n")
-            else:
-                code = error.code or 0
-            sys.stderr.flush()
-            os._exit(code)
-        os._exit(0)
+            message = json.loads(self._zygote.recv(_MOST_MESSAGE))
+            event, number, pid = message["event"], int(message["id"]), int(message["pid"])
+            status = int(message.get("status", 0)) & 0xFFFF
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return False
+        if event == "spawned":
+            stat = _stat(str(pid))
+            if stat and stat[1] != str(self._zygote_pid):
+                return False
+            if stat:
+                self._plugins[pid] = (number, stat[_BEGAN])
+                _step_back(pid, 19)
+            self.say({"event": "spawned", "id": number, "pid": pid if stat else 0})
+        elif event == "exited" and (known := self._plugins.pop(pid, (number, ""))) and known[0] == number:
+            if known[1]:
+                _signal_all(pid, known[1], signal.SIGKILL)  # what it started goes with it
+            self._sweep()
+            self.say({"event": "exited", "id": number, "status": status})
+        return True
 
     def say(self, message: dict[str, Any]) -> None:
         try:
@@ -128,48 +119,47 @@ class Warden:
         except OSError:
             pass  # the host is gone: the next look at the socket finds that out
 
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = _waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid in self._plugins:
-                number = self._plugins.pop(pid)
-                _signal_all(pid, signal.SIGKILL)  # what it started goes with it
-                self.say({"event": "exited", "id": number, "status": status})
-
     def _sweep(self) -> None:
         """Kill what has lost its parent and belongs to no living plugin's session: it fell to us."""
         for pid in _children(os.getpid()):
-            if pid not in self._plugins and _session(pid) not in self._plugins:
-                _quietly(_kill, pid, signal.SIGKILL)
+            if pid != self._zygote_pid and pid not in self._plugins and _session(pid) not in self._plugins:
+                _quietly(os.kill, pid, signal.SIGKILL)
+        _reap()
 
     def _end_all(self) -> None:
-        for pid in list(self._plugins):
-            _signal_all(pid, signal.SIGKILL)
+        for pid, (_, began) in list(self._plugins.items()):
+            _signal_all(pid, began, signal.SIGKILL)
         self._plugins.clear()
-        until = _monotonic() + 5.0
-        while _monotonic() < until:
+        _quietly(os.kill, self._zygote_pid, signal.SIGKILL)
+        until = time.monotonic() + 5.0
+        while time.monotonic() < until:
             for pid in _children(os.getpid()):
-                _quietly(_kill, pid, signal.SIGKILL)
-            try:
-                while _waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            except ChildProcessError:
+                _quietly(os.kill, pid, signal.SIGKILL)
+            if not _reap():
                 return
-            select.select([], [], [], 0.01)
+            time.sleep(0.01)
 
 
-def _signal_all(pid: int, number: int) -> None:
-    """To a plugin and, where it is the end, to its whole session."""
+def _reap() -> bool:
+    """Whether there are children still."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _signal_all(pid: int, began: str, number: int) -> None:
+    """To a plugin and, where it is the end, to its whole session; to nobody where its number is another's by now."""
+    stat = _stat(str(pid))
+    if stat and stat[_BEGAN] != began:
+        return
     if number == signal.SIGKILL:
-        _quietly(_killpg, pid, number)
+        _quietly(os.killpg, pid, number)
         for one in _of_session(pid):
-            _quietly(_kill, one, number)
-    _quietly(_kill, pid, number)
+            _quietly(os.kill, one, number)
+    _quietly(os.kill, pid, number)
 
 
 def _quietly(act: Any, *details: int) -> None:
@@ -207,98 +197,165 @@ def _session(pid: int) -> int:
     return int(stat[3]) if stat else 0
 
 
-def _limit(limits: dict[str, int]) -> None:
-    for name, value in limits.items():
-        if name == "nice":
-            os.nice(value)
-        elif name == "oom_score":
-            try:
-                with open("/proc/self/oom_score_adj", "w") as file:
-                    file.write(str(value))
-            except OSError:
-                pass  # not ours to set here: then it is killed in its turn
-        else:
-            kind = getattr(resource, f"RLIMIT_{name.upper()}")
-            hard = resource.getrlimit(kind)[1]
-            most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (most, most))
-
-
-def _step_back(nice: int) -> None:
+def _step_back(pid: int | str, nice: int) -> None:
     """Let others go first. A plugin does until the host has seen that it is ready: many that start disturb nobody."""
     try:
-        with open("/proc/self/autogroup", "w") as file:
+        with open(f"/proc/{pid}/autogroup", "w") as file:
             file.write(str(nice))
     except OSError:
         pass  # this kernel does not share processors out by sessions
 
 
-def _run_here(module: str, env: dict[str, str]) -> None:
-    """The plugin's module in this process, as `python -m` would run it."""
-    os.environ.clear()
-    os.environ.update(env)
-    sys.stdin, sys.stdout, sys.stderr = (
-        open(0, encoding="utf-8", closefd=False),
-        open(1, "w", encoding="utf-8", closefd=False),
-        open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False),
-    )
-    sys.argv = [module]
-    sys.path.insert(0, os.getcwd())
-    if "gevent" in sys.modules:
-        import gevent  # pyright: ignore[reportMissingModuleSource]  the environment's
-
-        gevent.reinit()
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+# ------------------------------------------------------------------------------------------------ the zygote
 
 
-def _load() -> str:
-    """Import what every plugin imports; why that cannot be, or nothing."""
+def _begin(control: socket.socket, order: dict[str, Any]) -> tuple[Warden, int | None, dict[str, Any]]:
+    """Start the zygote: its warden, the descriptor that connections arrive on, and what the host is told."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        control.close()
+        ours.close()
+        _become(theirs, order)
+    theirs.close()
+    # The first word is said before anything foreign runs. What holds is told there, and nowhere else.
+    first, descriptors = _heard(ours)
+    told: dict[str, Any] = {"event": "ready", "forks": False, "error": str(first.get("error", "")), "failed": True}
+    if "confined" in first:
+        second, _ = _heard(ours)
+        error, forks = str(second.get("error", ""))[:2000], second.get("forks") is True
+        is_there = second.get("event") == "ready"
+        told |= {"confined": first["confined"], "forks": forks, "error": error, "failed": not is_there, "zygote": pid}
+    listener = descriptors[0] if descriptors else None
+    return Warden(control, ours, pid), listener, told
+
+
+def _heard(zygote: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A word of the zygote's, and what came with it; empty where it is gone or says nothing that can be read."""
+    data, descriptors, _, _ = socket.recv_fds(zygote, _MOST_MESSAGE, 1)
     try:
-        __import__("dify_plugin")
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
-    gc.collect()
-    _immortalise()
-    gc.freeze()
-    return ""
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = {}
+    return (found if isinstance(found, dict) else {}), descriptors
 
 
-def _immortalise() -> None:
-    """Have Python leave the reference counts of all that is loaded alone: each that is written to after a fork takes a
-    page of memory from what the plugins share. All of it lives as long as this process anyway.
+def _become(control: socket.socket, order: dict[str, Any]) -> NoReturn:
+    """In the child: shut this process in, and be the zygote."""
+    try:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setsid()
+        _last_to_live()
+        null = os.open("/dev/null", os.O_RDWR)
+        for place in (0, 1, 2):
+            os.dup2(null, place)
+        os.dup2(control.fileno(), 3)
+        os.closerange(4, 4096)
+        kept = socket.socket(fileno=3)
+        os.set_inheritable(3, True)
+        _shut_in(kept, order)
+        python, program = order["python"], os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside/zygote.py")
+        options = ["--fork"] if order["fork"] else []
+        os.execve(python, [python, "-X", "utf8", program, "3", *options], order["env"])
+    except BaseException as error:  # the host is told, and starts nothing
+        told = {"event": "ready", "forks": False, "error": f"{type(error).__name__}: {error}", "failed": True}
+        try:
+            socket.socket(fileno=os.dup(3)).send(json.dumps(told).encode())
+        finally:
+            os._exit(1)
+    os._exit(1)
 
-    A count whose lower half is all ones is immortal in 3.12 and 3.13 (PEP 683); elsewhere nothing is done.
+
+def _shut_in(control: socket.socket, order: dict[str, Any]) -> None:
+    """All that is held against a plugin, before anything of its is loaded; what holds is told to the host.
+
+    Raises OSError where a part that must hold does not.
     """
-    if sys.version_info[:2] not in ((3, 12), (3, 13)) or sys.maxsize < 1 << 32 or sys.byteorder != "little":
+    if order["open"] or not confine.landlock_abi():
+        if not order["open"]:
+            raise OSError("this kernel has no Landlock")
+        control.send(json.dumps({"confined": {"level": "none", "network": "open", "uid": None}}).encode())
         return
-    count = ctypes.c_uint32.from_address
-    waiting = gc.get_objects()
-    seen = {id(waiting)}
-    while waiting:
-        found = [one for one in waiting if id(one) not in seen]
-        seen.update(map(id, found))
-        for one in found:
-            count(id(one)).value = 0xFFFFFFFF
-        waiting = gc.get_referents(*found)
+    abi = confine.landlock_abi()
+    read = [
+        *confine.system_folders(),
+        *order["read"],
+        os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside"),
+    ]
+    write = order["write"]
+    is_apart, listener = _apart(order, read)
+    port: int | None = None
+    own = confine.own_folders(read + write) if is_apart else []
+    if is_apart:
+        read, write = [*read, *confine.FILLED_IN], [*write, *own]
+    else:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    listener.listen(128)
+    has_network = is_apart or abi >= 4
+    confine.limit({"core": 0})
+    can_move = is_apart or all(_is_open_to_all(one) for one in (order["python"], *order["read"], *order["write"]))
+    is_other = confine.drop_rights(order["uid"] if can_move else None)
+    confined = {
+        "level": "landlock", "abi": abi, "namespaces": is_apart, "uid": order["uid"] if is_other else None,
+        "network": "namespace" if is_apart else "port" if has_network else "none", "port": port or PROXY_PORT,
+        "own": own,
+    }  # fmt: skip
+    message = [json.dumps({"confined": confined}).encode()]
+    control.sendmsg(message, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener.fileno()]))])
+    listener.close()
+    confine.enter_landlock(read, write, confine.DEVICES, port)
+    confine.enter_seccomp(is_apart=is_apart, has_network=has_network, has_scopes=abi >= 6 or is_other)
+
+
+def _apart(order: dict[str, Any], read: list[str]) -> tuple[bool, socket.socket]:
+    """A root and a network of its own, where they may be had, and a socket in that network."""
+    try:
+        confine.set_apart()
+    except OSError:
+        if order.get("needs_namespaces"):
+            raise
+        return False, socket.socket()
+    confine.raise_loopback()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", PROXY_PORT))
+    confine.enclose(read, order["write"], confine.DEVICES, order["tmp"])
+    return True, listener
+
+
+def _is_open_to_all(path: str) -> bool:
+    """Whether another user gets as far as this folder or file."""
+    while True:
+        path = os.path.dirname(os.path.realpath(path))
+        if not os.stat(path).st_mode & 1:
+            return False
+        if path == "/":
+            return True
+
+
+def _last_to_live() -> None:
+    """Where memory runs out, plugins are ended before the server is."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        pass  # not ours to set here: then it is killed in its turn
 
 
 def main() -> None:
-    control = _Socket(fileno=int(sys.argv[1]))
+    control = socket.socket(fileno=int(sys.argv[1]))
     control.setblocking(True)
-    wake, wakeup = os.pipe()
-    os.set_blocking(wake, False)
-    os.set_blocking(wakeup, False)
-    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *details: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the host, which ends us in its own way
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _step_back(5)
-    forks = "--fork" in sys.argv
-    error = _load() if forks else ""
-    warden = Warden(control, wake, forks=forks and not error)
-    warden.say({"event": "ready", "forks": forks and not error, "error": error})
-    warden.run()
-    os._exit(0)  # nothing of what the SDK patched is to be taken down in order
+    _step_back("self", 5)
+    warden, listener, told = _begin(control, json.loads(control.recv(_MOST_MESSAGE)))
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))] if listener is not None else []
+    control.sendmsg([json.dumps(told).encode()], rights)
+    if listener is not None:
+        os.close(listener)
+    if not told.get("failed"):
+        warden.run()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Which plugins a tenant has: installed, upgraded, removed; their calls, their models, their endpoints and webhooks."""
 
 import asyncio
+import hmac
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
@@ -27,6 +28,7 @@ from modelyard.plugins.package import Package, read_package
 from modelyard.plugins.signature import Verification, is_signed, verify
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import Builder
+from modelyard.runtime.caller import DEFAULT_TENANT, ForbiddenError
 from modelyard.runtime.plugin_credentials import PluginCredentials, checked_form
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.runtime.tenancy import (
@@ -71,6 +73,19 @@ class Installed:
         return asked if granted is None else asked.within(granted)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installer:
+    """Who asks for an installation."""
+
+    is_operator: bool
+    """Whether the machine is theirs. Tenants' own administrators are not."""
+    allows_unsigned: bool = False
+    """Whether they said, for this package, that it need not be signed by anybody trusted."""
+
+
+OPERATOR = Installer(is_operator=True)
+
+
 class _View(NamedTuple):
     stamp: tuple[int, int]
     listed: Sequence[Installed]
@@ -113,6 +128,7 @@ class Plugins:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serverless: frozenset[str] = frozenset()
         self.credentials = PluginCredentials(self, directory, keys, clock)
+        host.neighbours = self._local
         providers.add_from(self.added)
         directory.on_change(self._changed)
 
@@ -124,9 +140,12 @@ class Plugins:
             self._loop.call_soon_threadsafe(self._stop_unused)
 
     def _stop_unused(self) -> None:
-        for identifier in self.host.running():
-            if not self._directory.anybody(Installation, lambda one, it=identifier: one.plugin == it):
-                self._begin(self.host.stop(identifier))
+        for tenant, identifier in self.host.running():
+            if not any(one.plugin == identifier for _, one in self._directory.of(tenant, Installation)):
+                self._begin(self.host.stop(tenant, identifier))
+
+    def _local(self, tenant: str) -> list[str]:
+        return [one.plugin for _, one in self._directory.of(tenant, Installation)]
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -302,18 +321,22 @@ class Plugins:
 
     # packages
 
-    async def upload(self, data: bytes, *, verify_signature: bool = False) -> tuple[Package, Verification | None]:
+    async def upload(
+        self, data: bytes, by: Installer = OPERATOR, *, verify_signature: bool = False
+    ) -> tuple[Package, Verification | None]:
         """Keep a package that is to be installed. Raises PackageError for one that is damaged, or that must be signed
-        and is not."""
+        and is not; ForbiddenError for one that is not theirs to install."""
         package = await asyncio.to_thread(read_package, data)
         if package.manifest.type != "plugin":
             raise PackageError(f"this is a {package.manifest.type}, not a plugin")
-        found = await asyncio.to_thread(self._verified, data, must=verify_signature or self._must_be_signed)
+        found = await asyncio.to_thread(self._admitted, package, by, must=verify_signature)
         await asyncio.to_thread(self.host.keep, package)
         return package, found
 
-    async def upload_bundle(self, data: bytes) -> list[Package]:
-        """Keep all that a bundle holds or names, to be installed. Raises PackageError, PluginError."""
+    async def upload_bundle(
+        self, data: bytes, by: Installer = OPERATOR, *, verify_signature: bool = False
+    ) -> list[Package]:
+        """Keep all that a bundle holds or names, to be installed. Raises PackageError, PluginError, ForbiddenError."""
         bundle = await asyncio.to_thread(read_bundle, data)
         packages = bundle.packages()
         for one in bundle.dependencies:
@@ -322,17 +345,37 @@ class Plugins:
             elif one.kind == "marketplace":
                 plugin, _, version = one.where.partition(":")
                 packages.append(await asyncio.to_thread(read_package, await self.market.fetch(plugin, version)))
-        return [(await self.upload(one.data))[0] for one in packages]
+        return [(await self.upload(one.data, by, verify_signature=verify_signature))[0] for one in packages]
 
-    def _verified(self, data: bytes, *, must: bool) -> Verification | None:
-        if not must and not (is_signed(data) and self._public_keys):
-            return None
-        try:
-            return verify(data, self._public_keys)
-        except PackageError:
-            if must:
-                raise
-            return None
+    def _admitted(self, package: Package, by: Installer, *, must: bool = False) -> Verification | None:
+        """The one place that decides who may install what: every way to install comes through here.
+
+        A package runs code on this machine. One that somebody trusted has signed may be installed by any administrator;
+        another by the operator alone, who has to say so once the machine serves more tenants than one.
+        Raises PackageError where it must be signed and is not, ForbiddenError.
+        """
+        must = must or self._must_be_signed
+        if must or (is_signed(package.data) and self._public_keys):
+            try:
+                return verify(package.data, self._public_keys)
+            except PackageError:
+                if must:
+                    raise
+        name = f"{package.manifest.id} {package.manifest.version}"
+        if not by.is_operator:
+            raise ForbiddenError(
+                f"{name} is not signed with a key that the operator trusts, so the operator alone may install it; "
+                "have it signed, or ask the operator"
+            )
+        if not by.allows_unsigned and self._is_shared():
+            raise ForbiddenError(
+                f"{name} is not signed with a key under plugins.public_keys, and this server has several tenants; "
+                "install it with `modelyard plugin install --unsigned`, or send 'unsigned=true', if it is to be trusted"
+            )
+        return None
+
+    def _is_shared(self) -> bool:
+        return any(name != DEFAULT_TENANT for name, _ in self._directory.tenants())
 
     # installing
 
@@ -340,6 +383,7 @@ class Plugins:
         self,
         tenant: str,
         identifiers: Sequence[str],
+        by: Installer = OPERATOR,
         *,
         source: str = "package",
         metas: Sequence[JSON] = (),
@@ -347,11 +391,13 @@ class Plugins:
     ) -> tuple[str, bool]:
         """Install packages that were uploaded, in a task of their own: (task, whether there was nothing to do).
 
-        Raises NotFoundError, PackageError, InvokeBadRequestError.
+        Raises NotFoundError, PackageError, InvokeBadRequestError, ForbiddenError.
         """
         if not identifiers or len(identifiers) > _MOST_AT_ONCE:
             raise InvokeBadRequestError(f"1 to {_MOST_AT_ONCE} plugins can be installed at once")
         packages = [await asyncio.to_thread(self.host.package, one) for one in identifiers]
+        for package in packages:  # it may be here because somebody else uploaded it, who may do more
+            await asyncio.to_thread(self._admitted, package, by)
         present = {one.identifier for one in self.installed(tenant)}
         plugins = [
             {
@@ -442,16 +488,19 @@ class Plugins:
             row = await asyncio.wrap_future(self._resources.change(old, name=manifest.id, body=body))
         await asyncio.to_thread(self._directory.refresh)
         if before is not None and before[1].plugin != identifier:
+            await self.host.stop(tenant, before[1].plugin)
             await self.drop_unused(before[1].plugin)
         return Installed(id=row.id, identifier=identifier, declaration=declaration, installation=installation)
 
-    async def upgrade(self, tenant: str, old: str, new: str, *, source: str, meta: JSON | None = None) -> str:
+    async def upgrade(
+        self, tenant: str, old: str, new: str, by: Installer = OPERATOR, *, source: str, meta: JSON | None = None
+    ) -> str:
         """Another version in the place of one. The task's id. Raises NotFoundError, InvokeBadRequestError."""
         one = self.find(tenant, old)
         parsed = PluginIdentifier.parse(new)
         if parsed.id != one.plugin_id:
             raise InvokeBadRequestError(f"{new!r} is no version of {one.plugin_id!r}")
-        task, _ = await self.install(tenant, [new], source=source, metas=[meta or {}])
+        task, _ = await self.install(tenant, [new], by, source=source, metas=[meta or {}])
         return task
 
     async def uninstall(self, tenant: str, plugin: str) -> None:
@@ -466,6 +515,8 @@ class Plugins:
                     await asyncio.wrap_future(self._resources.remove(tenant, kind.kind, known.id))
         await self._storage.clear(tenant, one.plugin_id)
         await asyncio.to_thread(self._directory.refresh)
+        await self.host.stop(tenant, one.identifier)
+        await self.host.clear(tenant, one.plugin_id)
         await self.drop_unused(one.identifier)
 
     async def drop_unused(self, identifier: str) -> None:
@@ -661,16 +712,18 @@ class Plugins:
 
     def tenant_of_key(self, key: str) -> str | None:
         tenants = ["default", *(tenant for tenant, _ in self._directory.tenants())]
-        found = next((one for one in tenants if self.debugging_key(one) == key), None)
+        # As bytes: a key that is not ASCII cannot be compared in constant time, and is none.
+        shown = key.encode("utf-8", "replace")
+        found = next((one for one in tenants if hmac.compare_digest(self.debugging_key(one).encode(), shown)), None)
         return found if found is not None and not self._directory.shuts_out(found) else None
 
     def connected(self, tenant: str, identifier: str, declaration: Declaration, runtime: DebugRuntime) -> None:
-        self.host.connect(identifier, declaration, runtime)
+        self.host.connect(tenant, identifier, declaration, runtime)
         self._debugged.setdefault(tenant, {})[identifier] = (declaration, runtime)
         self._tell()
 
     def disconnected(self, tenant: str, identifier: str, runtime: DebugRuntime) -> None:
-        self.host.disconnect(identifier, runtime)
+        self.host.disconnect(tenant, identifier, runtime)
         here = self._debugged.get(tenant, {})
         if identifier in here and here[identifier][1] is runtime:
             del here[identifier]

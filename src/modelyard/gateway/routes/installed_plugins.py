@@ -11,7 +11,7 @@ from modelyard.gateway.manage_parts import ManageParts
 from modelyard.models.entities import I18nObject
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.monitor import Taken
-from modelyard.runtime.plugins import Installed, Plugins
+from modelyard.runtime.plugins import Installed, Installer, Plugins
 
 _PICTURES = {
     b"\x89PNG\r\n\x1a\n": b"image/png", b"\xff\xd8\xff": b"image/jpeg", b"GIF8": b"image/gif", b"RIFF": b"image/webp",
@@ -35,15 +35,15 @@ class PluginsRoute:
             case ("GET",):
                 return json_reply(await self._all(tenant))
             case ("POST",):
-                return await self._install(tenant, await request.body())
+                return await self._install(request, tenant, await request.body())
             case "POST", "market":
                 return await self._from_market(request, tenant)
             case "GET", "tasks", task:
                 return json_reply(self._task(tenant, task))
             case "GET", name:
-                return json_reply(await self._shown(self._find(tenant, name)))
+                return json_reply(await self._shown(tenant, self._find(tenant, name)))
             case "GET", name, "logs":
-                lines = self.plugins.host.lines(self._find(tenant, name).identifier)
+                lines = self.plugins.host.lines(tenant, self._find(tenant, name).identifier)
                 return json_reply({"data": [{"at": at, "text": text} for at, text in lines]})
             case "GET", name, "icon":
                 return self._icon(tenant, self._find(tenant, name))
@@ -51,7 +51,7 @@ class PluginsRoute:
                 granted = need(await request.json(), "granted", list)
                 one = self._find(tenant, name)
                 await self.plugins.grant(tenant, one.plugin_id, [str(word) for word in granted])
-                return json_reply(await self._shown(self._find(tenant, name)))
+                return json_reply(await self._shown(tenant, self._find(tenant, name)))
             case "DELETE", name:
                 one = self._find(tenant, name)
                 await self.plugins.uninstall(tenant, one.plugin_id)
@@ -68,14 +68,14 @@ class PluginsRoute:
     async def _all(self, tenant: str) -> PluginsShown:
         address = self.parts.server().debug_address
         return PluginsShown(
-            data=[await self._shown(one) for one in self.plugins.installed(tenant)],
+            data=[await self._shown(tenant, one) for one in self.plugins.installed(tenant)],
             debug_address=address,
             debug_key=self.plugins.debugging_key(tenant) if address else "",
         )
 
-    async def _shown(self, one: Installed) -> PluginShown:
+    async def _shown(self, tenant: str, one: Installed) -> PluginShown:
         manifest = one.declaration.manifest
-        took = await self.plugins.host.taken(one.identifier) if one.runtime == "local" else Taken()
+        took = await self.plugins.host.taken(tenant, one.identifier) if one.runtime == "local" else Taken()
         tool = one.declaration.tool
         return PluginShown(
             id=one.id, plugin_id=one.plugin_id, identifier=one.identifier, version=manifest.version,
@@ -97,23 +97,25 @@ class PluginsRoute:
             raise NotFoundError(f"the icon of {one.plugin_id!r} is no picture", code="asset_not_found")
         return Reply(data, content_type=kind, headers=_BY_ITSELF)
 
-    async def _install(self, tenant: str, data: bytes) -> Reply:
-        """A package as it is, or a bundle."""
+    async def _install(self, request: Request, tenant: str, data: bytes) -> Reply:
+        """A package as it is; `unsigned=true` in the address is the operator's word that it need not be signed."""
         if not data:
             raise InvokeBadRequestError("send the package itself: a .difypkg or .difybndl file")
         if data.startswith(b"{"):
             raise InvokeBadRequestError("send the package itself, not JSON")
-        packed, _ = await self.plugins.upload(data)
-        return await self._begun(tenant, str(packed.identifier), "package")
+        by = _installer(request)
+        packed, _ = await self.plugins.upload(data, by)
+        return await self._begun(tenant, str(packed.identifier), by, "package")
 
     async def _from_market(self, request: Request, tenant: str) -> Reply:
         body = await request.json()
         data = await self.plugins.market.fetch(need(body, "id", str), may(body, "version", str) or "")
-        packed, _ = await self.plugins.upload(data)
-        return await self._begun(tenant, str(packed.identifier), "marketplace")
+        by = _installer(request)
+        packed, _ = await self.plugins.upload(data, by)
+        return await self._begun(tenant, str(packed.identifier), by, "marketplace")
 
-    async def _begun(self, tenant: str, identifier: str, source: str) -> Reply:
-        task, _ = await self.plugins.install(tenant, [identifier], source=source)
+    async def _begun(self, tenant: str, identifier: str, by: Installer, source: str) -> Reply:
+        task, _ = await self.plugins.install(tenant, [identifier], by, source=source)
         return json_reply(self._task(tenant, task), status=201)
 
     def _task(self, tenant: str, name: str) -> InstallTask:
@@ -126,6 +128,10 @@ class PluginsRoute:
             for one in task.plugins
         ]  # fmt: skip
         return InstallTask(id=row.id, status=task.status, plugins=steps)
+
+
+def _installer(request: Request) -> Installer:
+    return Installer(is_operator=request.caller.is_operator, allows_unsigned=request.query("unsigned") == "true")
 
 
 def _words(given: dict[str, str], otherwise: str) -> I18nObject | None:

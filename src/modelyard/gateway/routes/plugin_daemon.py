@@ -32,7 +32,8 @@ from modelyard.gateway.http import (
 from modelyard.gateway.tenant_content import FILE
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
-from modelyard.runtime.plugins import Installed, Plugins
+from modelyard.runtime.caller import ForbiddenError
+from modelyard.runtime.plugins import Installed, Installer, Plugins
 from modelyard.runtime.tenancy import PluginEndpoint
 from modelyard.storage.resources import Resource
 
@@ -110,6 +111,7 @@ def failure(error: ModelyardError) -> JSON:
 
 _KINDS: Mapping[type[ModelyardError], tuple[int, str]] = {
     UnauthorizedError: (-401, "PluginDaemonUnauthorizedError"),
+    ForbiddenError: (-403, "PluginPermissionDeniedError"),
     NotFoundError: (-404, "PluginDaemonNotFoundError"),
     InvokeBadRequestError: (-400, "PluginDaemonBadRequestError"),
     ServerBusyError: (-500, "PluginDaemonInternalServerError"),
@@ -117,6 +119,11 @@ _KINDS: Mapping[type[ModelyardError], tuple[int, str]] = {
     RefusedError: (-400, "PluginDaemonBadRequestError"),
     PluginError: (-500, "PluginInvokeError"),
 }
+
+
+def _installer(allows_unsigned: bool) -> Installer:
+    """Who shows the key of the interface is a program of the operator's, for whichever tenant it acts."""
+    return Installer(is_operator=True, allows_unsigned=allows_unsigned)
 
 
 def _bare(error: PluginError) -> str:
@@ -131,7 +138,7 @@ def _failed(code: int, message: str, kind: str) -> JSON:
     return {"code": code, "message": _json({"message": message, "error_type": kind, "args": None}), "data": None}
 
 
-_STATUS = {-401: 401, -404: 404, -400: 400}
+_STATUS = {-401: 401, -403: 403, -404: 404, -400: 400}
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +289,8 @@ class _Management:
     async def upload_package(self) -> Reply:
         data, fields = await self._uploaded("dify_pkg", "the package")
         must = fields.get("verify_signature") == "true"
-        package, verification = await self.plugins.upload(data, verify_signature=must)
+        by = _installer(fields.get("unsigned") == "true")
+        package, verification = await self.plugins.upload(data, by, verify_signature=must)
         declaration = self.plugins.host.declaration(str(package.identifier))
         return succeeded({
             "unique_identifier": str(package.identifier),
@@ -291,8 +299,10 @@ class _Management:
         })  # fmt: skip
 
     async def upload_bundle(self) -> Reply:
-        data, _ = await self._uploaded("dify_bundle", "the bundle")
-        packages = await self.plugins.upload_bundle(data)
+        data, fields = await self._uploaded("dify_bundle", "the bundle")
+        must = fields.get("verify_signature") == "true"
+        by = _installer(fields.get("unsigned") == "true")
+        packages = await self.plugins.upload_bundle(data, by, verify_signature=must)
         return succeeded([
             {
                 "type": "package",
@@ -311,8 +321,9 @@ class _Management:
         if metas and len(metas) != len(identifiers):
             raise InvokeBadRequestError("'metas' must be as many as the plugins", param="metas")
         task, is_done = await self.plugins.install(
-            self.tenant, identifiers, source=str(body.get("source") or "package"), metas=metas
-        )
+            self.tenant, identifiers, _installer(body.get("unsigned") is True),
+            source=str(body.get("source") or "package"), metas=metas,
+        )  # fmt: skip
         return succeeded({"all_installed": is_done, "task_id": task})
 
     async def upgrade(self) -> Reply:
@@ -321,6 +332,7 @@ class _Management:
             self.tenant,
             _text(body, "original_plugin_unique_identifier"),
             _text(body, "new_plugin_unique_identifier"),
+            _installer(body.get("unsigned") is True),
             source=str(body.get("source") or "package"),
             meta=body.get("meta") or {},
         )

@@ -1,0 +1,1 @@
+"""Programs that run on plugins' own Python, and import nothing of ours."""
