@@ -40,6 +40,7 @@ PROOFS = {
     "bench-plugins": "Starts, calls, streams and installs of plugins, beside the plain way.",
     "app-files": "All exported apps of the test data: imported, and run with scripted models and stubs.",
     "node-cases": "A case of each node type and each quirk, and the laws of the frontier.",
+    "security": "Every hole that a hostile reader found, and the laws that keep its kind out.",
     "fuzz": "Mutated requests to every route: no unhandled error, no 500, no hang.",
     "attacks": "Attacks on the jail, as root and as an ordinary user; hostile addresses in a network of their own.",
     "egress": "Every form of an inner address through every feature that names one, in a network of its own.",
