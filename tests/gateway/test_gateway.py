@@ -329,7 +329,7 @@ def test_failover_to_another_model_is_invisible_but_for_the_answer(start_gateway
 def test_a_failover_that_names_nothing_is_the_deployments_mistake(start_gateway: Start, upstream: Play):
     running = start_gateway(upstream(lambda request: chat_answer("ok")), failover={"openai/gpt-5": ["echo/no"]})
     status, _, body = send(running, "POST", CHAT, json.dumps({"model": "openai/gpt-5", "messages": HI}))
-    assert (status, body["error"]["code"]) == (500, "configuration_error")
+    assert (status, body["error"]["code"]) == (503, "configuration_error")
     assert "failover of 'openai/gpt-5'" in body["error"]["message"]
 
 
