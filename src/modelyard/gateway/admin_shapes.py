@@ -25,7 +25,7 @@ class Stored(Shape, frozen=True, kw_only=True):
 
 class Kept(Stored, frozen=True, kw_only=True):
     set_by: str = ""
-    """`operator` where the tenant may not change it; empty where it is the tenant's own."""
+    """`operator` where the operator set it, and the tenant may not change it; empty where it is the tenant's own."""
 
 
 class TenantShown(Stored, frozen=True, kw_only=True):

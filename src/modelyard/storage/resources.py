@@ -24,7 +24,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     is_deleted: bool
     set_by: str = ""
-    """`operator` where the tenant may not change it; empty where it is the tenant's own."""
+    """`operator` where the operator set it; empty where it is the tenant's own."""
 
 
 def _from(row: Any) -> Resource:

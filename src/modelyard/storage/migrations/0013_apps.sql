@@ -1,0 +1,3 @@
+-- The app that made a call on behalf of the API key, as app:ID: its limits count what it used with any key. Of rows from
+-- before nobody knows it. In usage_sums the same is kept as scope 'app' (of an app) and 'app_user' (of a user of it).
+ALTER TABLE usage ADD COLUMN app TEXT NOT NULL DEFAULT '';
