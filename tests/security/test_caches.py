@@ -162,7 +162,7 @@ KEPT = {
     "runtime/provider_manager.py:ProviderManager._plans": "by tenant, provider, model, type and route",
     "runtime/provider_manager.py:ProviderManager._stored": "by tenant, provider and model",
     "runtime/response_store.py:ResponseStore._recent": "by a random id; holds the tenant, which is compared",
-    "runtime/retry_budget.py:RetryBudget._pots": _COUNT,
+    "runtime/retry_budget.py:RetryBudget._pots": "by tenant and provider",
     "runtime/tenancy.py:Directory._all": "by tenant and kind",
     "runtime/tenancy.py:Directory._owner_of_key": "by a key's id: whose it is",
     # storage

@@ -538,7 +538,7 @@ def test_nothing_that_a_call_waits_for_looks_at_more_rows_than_its_own(tmp_path:
         statements("usage")["of_call"].replace("{places}", ":name, :other"),
         statements("counters")["held_by"],
     ]
-    names = "tenant scope name other span first last api_key until most before owner"
+    names = "tenant scope apps name other span first last api_key until most before owner"
     values = dict.fromkeys(names.split(), "1")
     for statement in counted:
         plan = [row["detail"] for row in database.read(f"EXPLAIN QUERY PLAN {statement}", values)]

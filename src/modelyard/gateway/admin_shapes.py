@@ -674,6 +674,9 @@ class About(Shape, frozen=True, kw_only=True):
     jail: str
     workers: int
     problem: str | None
+    """Why the server is not ready; in short for whoever is not the operator."""
+    rejected_records: int | None
+    """How many records of processes that were killed could not be taken over; said to the operator alone."""
     uptime: float
     records_bodies: bool
     packages: list[Package]
