@@ -34,7 +34,8 @@ def test_a_bad_row_stops_neither_the_start_nor_the_others(
 
     async def names() -> set[str]:
         async with Modelyard(settings, environ={}) as yard:
-            return {known.name for known, _ in yard.directory.of("default", Limit)}
+            served = {known.name for known, _ in yard.directory.of("default", Limit)}
+            return served & {one["name"] for one in await yard.administration.list("default", "limit")}
 
     where = asyncio.run(fill())
     with closing(sqlite3.connect(where)) as connection, connection:

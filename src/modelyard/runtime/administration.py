@@ -100,7 +100,7 @@ class Administration:
     async def list(self, tenant: str, kind: str, *, after: str = "", most: int = 100) -> "list[JSON]":
         """In the order of their names, from the one after `after`."""
         found = await asyncio.to_thread(self._resources.all, tenant, kind, after=after, most=most)
-        return [shown(one) for one in found]
+        return [shown(one) for one in found if _is_readable(one)]
 
     def tenants(self) -> "list[JSON]":
         return [
@@ -540,6 +540,15 @@ def _credential(value: CredentialInput, secret: str) -> StoredCredential:
 
 def _dump(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _is_readable(one: Resource) -> bool:
+    """Whether a row's body is a JSON object: one that was damaged does not hide the others. The directory's log names
+    it."""
+    try:
+        return isinstance(msgspec.json.decode(one.body), dict)
+    except msgspec.MsgspecError:
+        return False
 
 
 def shown(one: Resource) -> JSON:
