@@ -286,6 +286,7 @@ const table = {
   noCredentialText: ["Add one, and its models can be called at once.", "添加后即可调用它的模型。"],
   rests: ["rests for {span}", "休息 {span}"],
   fromSettings: ["from the settings", "来自设置文件"],
+  setByOperator: ["set by the operator", "由运营者设置"],
   anyName: ["Any other model name is passed on as it is.", "其他模型名会原样传递。"],
   priceInOut: ["A million tokens in / out", "每百万 token 输入/输出"],
   credentialName: ["{name} {number}", "{name} {number}"],

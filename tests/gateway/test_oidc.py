@@ -163,3 +163,31 @@ def test_without_one_there_is_nothing_there(start_gateway: Start):
     with httpx.Client(base_url=start_gateway().origin) as client:
         assert client.get("/console/api/oidc/begin").status_code == 404
         assert "elsewhere" not in client.get("/console/api/session").json()
+
+
+def test_an_invitation_of_another_tenant_does_not_capture_who_comes_from_the_provider(start: Any, provider: Provider):
+    """A tenant's administrator may accept an invitation of any address: it proves nobody's."""
+    client = start()
+    origin = {"origin": str(client.base_url).rstrip("/")}
+    assert client.post("/admin/v1/tenants", json={"name": "acme"}).status_code == 201
+    invited = client.post(
+        "/console/api/invitations", json={"email": "ada@example.com", "role": "viewer"},
+        headers={"x-modelyard-tenant": "acme"},
+    )  # fmt: skip
+    accepted = {"token": invited.json()["token"], "name": "Ada", "password": "a long enough word"}
+    with httpx.Client(base_url=client.base_url, timeout=20) as other:
+        made = other.post("/console/api/invitations/accept", json=accepted, headers=origin)
+        assert (made.status_code, made.json()["account"]["tenant"]) == (201, "acme")
+        refused = sign_in(client, provider)
+        assert (refused.status_code, "sign in with that" in refused.text) == (401, True), refused.text
+        assert "modelyard-session" not in client.cookies
+        # Whoever is signed in to another account does not link this one.
+        provider.says = {"email": "bob@example.com"}
+        assert sign_in(client, provider).status_code == 303
+        provider.says = {}
+        assert sign_in(client, provider).status_code == 401
+        # Whoever knows the password and has the address links them, once.
+        assert sign_in(other, provider).status_code == 303
+        client.cookies.clear()
+        assert sign_in(client, provider).status_code == 303
+        assert client.get("/console/api/session").json()["account"]["tenant"] == "acme"

@@ -413,7 +413,8 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
         return gets_in
 
     async def come(yard: Modelyard, gateway: Gateway) -> bool:
-        return await opens(lambda: yard.accounts.come("ann@acme.example", "Ann", None))
+        link = yard.accounts.link_of(account, "state")
+        return await opens(lambda: yard.accounts.come("ann@acme.example", "Ann", None, link=link, state="state"))
 
     rpc = {"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "x"}}
     return {

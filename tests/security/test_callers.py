@@ -20,6 +20,7 @@ from modelyard.cli.serving import gateway_of
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings
 from modelyard.runtime.caller import Caller, acting_for, current_caller, on_behalf
+from modelyard.storage.usage_sums import Sought
 from modelyard.testing import Upstream, UpstreamRequest, chat_answer, chat_events, embedding_answer, stream_answer
 from modelyard.workflow.dsl import AppMapping
 from modelyard.workflow.journal import RunRecord
@@ -182,6 +183,41 @@ def test_a_keys_limit_holds_for_what_is_called_inside(run: Any, provider: Upstre
             assert len(provider.requests) == count, name
 
     run(work)
+
+
+def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too(run: Any, provider: Upstream):
+    async def work(world: World) -> None:
+        admin, owner = world.yard.administration, Caller(tenant="acme")
+        everything, app = ways(world), f"app:{world.app}"
+        through_app = ("mcp: app", "tool: app", "app run")
+
+        async def calls_of(name: str) -> int:
+            before = len(provider.requests)
+            await world.call(*everything[name][:2], "may", everything[name][2])
+            await settled(world)
+            return len(provider.requests) - before
+
+        limit = {"unit": "requests", "amount": 1, "window": "day", "key": app}
+        row = (await admin.create(owner, "acme", "limit", "of the app", limit))["id"]
+        assert [await calls_of(name) for name in through_app] == [1, 0, 0]
+        assert await calls_of("ask") > 0  # the key itself is not limited
+        await world.yard.ledger.flush()
+        assert await used_by(world, app) == 1
+        await admin.remove(owner, "acme", "limit", row)
+        # Counters of new limits start from the ledger: the app's calls are known there as its own and as the key's.
+        row = (await admin.create(owner, "acme", "limit", "of the app, anew", limit))["id"]
+        assert [await calls_of(name) for name in through_app] == [0, 0, 0]
+        await admin.change(owner, "acme", "limit", row, {"amount": 1000})
+        await admin.create(owner, "acme", "limit", "of the key", {**limit, "key": world.ids["may"]})
+        assert [await calls_of(name) for name in through_app] == [0, 0, 0]
+
+    run(work)
+
+
+async def used_by(world: World, app: str) -> int:
+    """How many calls an app made, on behalf of keys and with its own."""
+    sought = Sought("acme", "key", app, is_apps=True)
+    return sum(each.calls for each in await world.yard.ledger.sums.between(sought, 0, 1 << 40))
 
 
 def test_documents_are_indexed_on_behalf_of_the_key_that_added_them(run: Any):

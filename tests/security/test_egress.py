@@ -97,28 +97,51 @@ def test_the_operators_word_for_a_tenant_is_the_operators(house: tuple[Running, 
     running, key = house
     form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
     made = ask(running, "POST", "/admin/v1/credentials?tenant=acme", form, key=BOSS)
-    assert made.json["set_by_operator"] is True
+    assert made.json["set_by"] == "operator"
     assert call(running, "openai_api_compatible/m", key=key).json["choices"][0]["message"]["content"] == CANARY
-    # What the tenant changes of it later is the tenant's; what it cannot have changed stays.
+    # The row is the operator's: the tenant neither fills it in anew nor takes it to another provider.
     row = f"/admin/v1/credentials/{made.json['id']}"
-    assert ask(running, "PATCH", row, {"weight": 2.0}, key=key).json["set_by_operator"] is True
+    for change in ({"weight": 2.0}, {"values": form["values"]}, {"provider": "ollama"}):
+        assert ask(running, "PATCH", row, change, key=key).status == 403
     assert call(running, "openai_api_compatible/m", key=key).status == 200
-    assert ask(running, "PATCH", row, {"values": form["values"]}, key=key).json["set_by_operator"] is False
-    assert call(running, "openai_api_compatible/m", key=key).json["error"]["code"] == "egress_refused"
-    # The operator's touch of another field blesses nothing.
-    assert ask(running, "PATCH", f"{row}?tenant=acme", {"weight": 1.0}, key=BOSS).json["set_by_operator"] is False
-    refused = ask(running, "PATCH", row, {"set_by_operator": True}, key=key)
-    assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_request")
+    changed = ask(running, "PATCH", f"{row}?tenant=acme", {"weight": 2.0}, key=BOSS)
+    assert changed.json["set_by"] == "operator"
 
 
-def test_a_tenant_does_not_take_the_operators_form_to_another_provider(house: tuple[Running, str], internal: Upstream):
+def test_the_operators_touch_of_a_tenants_row_blesses_no_address(house: tuple[Running, str], internal: Upstream):
     running, key = house
     form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
-    made = ask(running, "POST", "/admin/v1/credentials?tenant=acme", form, key=BOSS)
+    made = ask(running, "POST", "/admin/v1/credentials", form, key=key)
     row = f"/admin/v1/credentials/{made.json['id']}"
-    assert ask(running, "PATCH", row, {"provider": "ollama"}, key=key).json["set_by_operator"] is False
-    assert call(running, "ollama/m", key=key).json["error"]["code"] == "egress_refused"
-    assert internal.requests == []
+    assert made.json["set_by"] == ""
+    assert ask(running, "PATCH", f"{row}?tenant=acme", {"weight": 1.5}, key=BOSS).json["set_by"] == ""
+    for field in ("set_by", "set_by_operator"):
+        refused = ask(running, "PATCH", row, {field: "operator"}, key=key)
+        assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_request")
+    assert call(running, "openai_api_compatible/m", key=key).json["error"]["code"] == "egress_refused"
+    filled_in = ask(running, "PATCH", f"{row}?tenant=acme", {"values": form["values"]}, key=BOSS)
+    assert filled_in.json["set_by"] == "operator"
+    assert call(running, "openai_api_compatible/m", key=key).status == 200
+
+
+@pytest.mark.parametrize("change", ["values", "provider"])
+def test_an_administrator_of_the_default_tenant_does_not_speak_for_the_operator(
+    house: tuple[Running, str], internal: Upstream, change: str
+):
+    running, _ = house
+    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
+    made = ask(running, "POST", "/admin/v1/credentials", form, key=BOSS)
+    assert made.json["set_by"] == "operator"
+    admin = ask(running, "POST", "/admin/v1/keys", {"name": "staff", "role": "admin"}, key=BOSS).json["key"]
+    row = f"/admin/v1/credentials/{made.json['id']}"
+    assert ask(running, "PATCH", row, {"weight": 2.0}, key=admin).json["set_by"] == "operator"
+    assert call(running, "openai_api_compatible/m", key=admin).status == 200
+    changed = ask(running, "PATCH", row, {change: form["values"] if change == "values" else "ollama"}, key=admin)
+    assert changed.json["set_by"] == ""
+    asked = len(internal.requests)
+    provider = "ollama" if change == "provider" else "openai_api_compatible"
+    assert call(running, f"{provider}/m", key=admin).json["error"]["code"] == "egress_refused"
+    assert len(internal.requests) == asked
 
 
 def test_the_operator_lists_what_tenants_may_reach(start_gateway: Start, internal: Upstream):

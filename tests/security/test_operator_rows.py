@@ -196,6 +196,48 @@ def test_limits_that_the_command_line_sets_are_the_operators(tmp_path: Path):
     run(work, tmp_path)
 
 
+def test_a_limit_from_before_rows_were_marked_is_marked_by_setting_it_again(tmp_path: Path):
+    home = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__HUB": ""}
+    setting = ["limits", "set", "budget", "--unit", "cost", "--amount", "1", "--window", "month", "--tenant", "acme"]
+
+    async def before(yard: Modelyard, gateway: Gateway) -> None:
+        await keys_of(yard)
+        limit = {"unit": "cost", "amount": 1.0, "window": "month"}
+        made = await yard.administration.create(Caller(tenant="acme"), "acme", "limit", "budget", limit)
+        assert made["set_by"] == ""
+
+    async def after(yard: Modelyard, gateway: Gateway) -> None:
+        (limit,) = await yard.administration.list("acme", "limit")
+        assert limit["set_by"] == "operator"
+
+    run(before, tmp_path)
+    assert CliRunner(env=home).invoke(root, setting).exit_code == 0
+    run(after, tmp_path)
+
+
+def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        house, _ = await keys_of(yard)
+        staff = await yard.administration.create(OPERATOR, "default", "key", "staff", {"role": "admin"})
+        for plural, kind in PLURALS.items():
+            if kind not in KEPT_BY_OPERATOR:
+                continue
+            given, wanted = GIVEN[kind]
+            where = f"/admin/v1/{plural}"
+            made = msgspec.json.decode((await ask(gateway, "POST", where, house, given)).body)
+            assert made["set_by"] == "operator"
+            # What is the operator's there stays open to the administrators of the default tenant.
+            assert (await ask(gateway, "PATCH", f"{where}/{made['id']}", staff["key"], wanted)).status == 200
+            assert (await ask(gateway, "DELETE", f"{where}/{made['id']}", staff["key"])).status == 200
+            made = msgspec.json.decode((await ask(gateway, "POST", where, staff["key"], given)).body)
+            assert made["set_by"] == ""
+        for kind in ("key", "user"):
+            made = await yard.administration.create(OPERATOR, "acme", kind, f"a {kind}", {"role": "viewer"})
+            assert yard.resources.one("acme", kind, made["id"]).set_by == "operator"
+
+    run(work, tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------ roles
 
 

@@ -1,5 +1,6 @@
 """What a killed process left: every good row is in the ledger once, whatever is wrong with the others."""
 
+import asyncio
 import base64
 import json
 import random
@@ -18,6 +19,7 @@ from modelyard.cli.doctor import doctor
 from modelyard.runtime.ledger import Intent, Ledger, Priced
 from modelyard.storage.database import Database
 from modelyard.storage.journal import Journal
+from modelyard.storage.usage_sums import Sought
 from tests.contract.conftest import postgres_url  # noqa: F401  a fixture
 from tests.gateway.conftest import start_gateway  # noqa: F401  a fixture
 from tests.gateway.test_traffic import ask
@@ -115,6 +117,24 @@ def _settled_row(tenant: str, number: int) -> list[Any]:
     ]  # fmt: skip
 
 
+def test_records_of_earlier_versions_are_taken_over_and_what_apps_used_with_them(database: Database, tmp_path: Path):
+    """Without what was asked for, with it, and with the app; settled, and opened alone."""
+    tenant = tmp_path.name.replace("_", "-")[:30]
+    settled = [json.loads(msgspec.json.encode(_settled_row(tenant, number))) for number in range(3)]
+    opened = [list(msgspec.to_builtins(_intent(tenant, number))) for number in (3, 4, 5)]
+    records = [("s", settled[0]), ("s", [*settled[1], "p/x"]), ("s", [*settled[2], "p/x", "app:1"]),
+               ("o", -1, 0, opened[0][:12]), ("o", -1, 0, [*opened[1][:12], "p/x"]),
+               ("o", -1, 0, [*opened[2][:12], "p/x", "app:1"])]  # fmt: skip
+    _leave(tmp_path / "ledger", [msgspec.json.encode(one) for one in records])
+    assert len(_recovered(database, tmp_path / "ledger", tenant)) == 6
+    statement = "SELECT asked, app FROM usage WHERE tenant = :tenant ORDER BY id"
+    rows = [(row["asked"], row["app"]) for row in database.read(statement, {"tenant": tenant})]
+    assert rows == [("p/m", ""), ("p/x", ""), ("p/x", "app:1")] * 2
+    sums = Ledger(database).sums
+    used = asyncio.run(sums.between(Sought(tenant, "key", "app:1", is_apps=True), 0, 1 << 40))
+    assert [(one.model, one.calls) for one in used] == [("p/x", 2)]
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_any_subset_of_damaged_records_leaves_the_good_ones_in_the_ledger_once(tmp_path: Path, seed: int):
     """The law: whichever bytes of whichever records are broken, lengths included."""
@@ -170,16 +190,19 @@ def test_one_journal_that_cannot_be_read_leaves_the_others(tmp_path: Path, monke
 
 
 def test_what_was_set_aside_is_reported(start_gateway: Any, tmp_path: Path):  # noqa: F811
-    """By /health, which tells how many and nothing else, and by the doctor."""
+    """By the doctor, and to the operator by /admin/v1/about; nothing of it to anybody by /health."""
     home = tmp_path / "home"
     _leave(home / "ledger", [_opened(_intent("t", 1)), b"torn", _opened(_intent("t", 2))])
     running = start_gateway(home=str(home))
     until = time.monotonic() + 20
-    while not (health := ask(running, "GET", "/health").json)["rejected_records"]:
+    while not (about := ask(running, "GET", "/admin/v1/about").json)["rejected_records"]:
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert health["rejected_records"] == 1
-    assert "torn" not in json.dumps(health)
+    assert about["rejected_records"] == 1
+    assert "torn" not in json.dumps(about)
+    assert ask(running, "GET", "/health").json.keys() == {"status", "version", "jail"}
+    viewer = ask(running, "POST", "/admin/v1/keys", {"name": "look", "role": "viewer"}).json["key"]
+    assert ask(running, "GET", "/admin/v1/about", key=viewer).json["rejected_records"] is None
     environ = {"MODELYARD_HOME": str(home), "MODELYARD_LOCAL__ENABLED": "false"}
     said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
     finding = next(one for one in json.loads(said.stdout) if one["what"] == "ledger")

@@ -72,9 +72,10 @@ def some_calls(rng: Random, tenant: str, count: int, *, since: float, until: flo
     found: list[dict[str, Any]] = []
     for number in range(count):
         asked, at = rng.choice(MODELS), rng.uniform(since, until)
+        key = rng.choice(["", "k1", "k2", "app:1"])
         base = {
-            "invocation": f"{tenant}-{number}-{rng.random()}", "tenant": tenant, "api_key": rng.choice(["", "k1", "k2"]),
-            "user": rng.choice([None, "ada", "bob", "-"]), "asked": asked,
+            "invocation": f"{tenant}-{number}-{rng.random()}", "tenant": tenant, "api_key": key,
+            "app": rng.choice(["", "app:1", "app:2"]) if key.startswith("k") else "", "user": rng.choice([None, "ada", "bob", "-"]), "asked": asked,
         }  # fmt: skip
         if rng.random() < 0.1:
             found.append(base | {"attempt": 0, "model": asked, "status": "cached", "first_chunk": None, "at": at})
@@ -90,8 +91,9 @@ def some_calls(rng: Random, tenant: str, count: int, *, since: float, until: flo
 def settle(ledger: Ledger, one: dict[str, Any]) -> None:
     provider, _, model = one["model"].partition("/")
     invocation = Invocation(
-        id=one["invocation"], tenant=one["tenant"], caller=Caller(tenant=one["tenant"], key=one["api_key"]),
-        user=one["user"], provider=provider, model=model, model_type=ModelType.LLM, request=None, credential="main",
+        id=one["invocation"], tenant=one["tenant"], user=one["user"],
+        caller=Caller(tenant=one["tenant"], key=one["api_key"], app=one.get("app", "")),
+        provider=provider, model=model, model_type=ModelType.LLM, request=None, credential="main",
     )  # fmt: skip
     invocation.record.asked = one["asked"]
     usage = LLMUsage.of(one["tokens"], 1, total_price=Decimal(one["price"]) / 1_000_000_000)
@@ -111,7 +113,8 @@ def every_limit() -> list[Limit]:
         for unit, window, per, (key, user, model) in product(
             ("requests", "tokens", "cost", "credits", "times"), ("day", "month", "total"),
             ("tenant", "key", "user", "model"),
-            (("", "", ""), ("k1", "", ""), ("", "ada", ""), ("k1", "ada", "openai/*"), ("", "", "openai/b")),
+            (("", "", ""), ("k1", "", ""), ("", "ada", ""), ("k1", "ada", "openai/*"), ("", "", "openai/b"),
+             ("app:1", "", ""), ("app:1", "ada", "")),
         )
     ]  # fmt: skip
 
@@ -119,13 +122,18 @@ def every_limit() -> list[Limit]:
 def by_hand(calls: Sequence[dict[str, Any]], limit: Limit, subject: Subject, now: float, *, by: str = "asked") -> float:
     """What a limit counts, row by row, without any sum."""
     first, last = days_of(limit.window, now)
-    whose = {"tenant": subject.tenant, "key": subject.key or "-", "user": subject.user or "-", "model": subject.model}
+    whose = {
+        "tenant": subject.tenant, "key": limit.key or subject.key or "-", "user": subject.user or "-",
+        "model": subject.model,
+    }  # fmt: skip
     used, seen, answered = 0.0, set[str](), set[str]()
     for one in sorted(calls, key=lambda one: (one["invocation"], one["attempt"])):
-        owner = {"tenant": one["tenant"], "key": one["api_key"] or "-", "user": one["user"] or "-", "model": one[by]}
+        keys = {one["api_key"], one.get("app", "")}
+        key = limit.key if limit.key and limit.key in keys else one["api_key"] or "-"
+        owner = {"tenant": one["tenant"], "key": key, "user": one["user"] or "-", "model": one[by]}
         if one["tenant"] != subject.tenant or not first <= one["at"] // DAY <= last:
             continue
-        if owner[limit.per] != whose[limit.per] or limit.key not in ("", one["api_key"]):
+        if owner[limit.per] != whose[limit.per] or (limit.key and limit.key not in keys):
             continue
         if limit.user not in ("", one["user"] or "") or not fits(limit.model, one[by]):
             continue
@@ -152,8 +160,14 @@ async def by_sums(ledger: Ledger, limit: Limit, subject: Subject, now: float) ->
 async def agrees(ledger: Ledger, calls: Sequence[dict[str, Any]], tenant: str, *, by: str = "asked") -> int:
     """How many limits were compared; each starts where counting by hand says."""
     subjects = [
-        Subject(tenant, key, user, model)
-        for key, user, model in (("k1", "ada", "openai/a"), ("", "", "openai/b"), ("k2", "-", "nimbus/c"))
+        Subject(tenant, key, user, model, app)
+        for key, user, model, app in (
+            ("k1", "ada", "openai/a", ""),
+            ("", "", "openai/b", ""),
+            ("k2", "-", "nimbus/c", ""),
+            ("k1", "ada", "openai/a", "app:1"),
+            ("app:1", "bob", "openai/b", ""),
+        )
     ]
     compared = 0
     for limit, subject in product(every_limit(), subjects):
@@ -274,6 +288,7 @@ def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(url: str,
     calls = some_calls(rng, tenant, 150, since=NOW - 70 * DAY, until=NOW)
     for one in calls:
         one["asked"] = one["model"]  # nobody wrote down then what the limits knew the call by
+        one["app"] = ""
     old_database(url, calls)
 
     async def work() -> None:
@@ -314,6 +329,7 @@ def test_whoever_is_killed_while_adding_up_is_gone_on_from(url: str, monkeypatch
     calls = some_calls(Random(5), tenant, 80, since=NOW - 70 * DAY, until=NOW)
     for one in calls:
         one["asked"] = one["model"] = "openai/a"
+        one["app"] = ""
     old_database(url, calls)
 
     async def work() -> None:
@@ -346,6 +362,7 @@ def test_old_rows_sum_up_as_new_ones_do(url: str, monkeypatch: pytest.MonkeyPatc
     calls = some_calls(Random(3), tenant, 120, since=NOW - 70 * DAY, until=NOW)
     for one in calls:  # one model a call: with several, the release before counted the call for each of them
         one["asked"] = one["model"] = "openai/a"
+        one["app"] = ""
     old_database(url, calls)
 
     async def work() -> None:
@@ -521,7 +538,7 @@ def test_nothing_that_a_call_waits_for_looks_at_more_rows_than_its_own(tmp_path:
         statements("usage")["of_call"].replace("{places}", ":name, :other"),
         statements("counters")["held_by"],
     ]
-    names = "tenant scope name other span first last api_key until most before owner"
+    names = "tenant scope apps name other span first last api_key until most before owner"
     values = dict.fromkeys(names.split(), "1")
     for statement in counted:
         plan = [row["detail"] for row in database.read(f"EXPLAIN QUERY PLAN {statement}", values)]

@@ -2,9 +2,22 @@ import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, events } from "../api";
 import { Dialog, PageTabs, Sure } from "../parts/aria";
-import { Card, Empty, Field, Meter, Page, Pick, Trouble, useDo, useToast, useWrong } from "../parts/base";
+import {
+  Card,
+  Empty,
+  Field,
+  Meter,
+  Page,
+  Pick,
+  SetByOperator,
+  Trouble,
+  useDo,
+  useToast,
+  useWrong,
+} from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
+import { useMay } from "../who";
 import { filled } from "../words";
 import { ModelList } from "./providers";
 
@@ -136,6 +149,7 @@ const Local = () => {
 
 const Defaults = () => {
   const { t } = useChosen();
+  const { isKept } = useMay();
   const models = useQuery({ queryKey: ["catalogue", "", true], queryFn: () => api.catalogue({ ready: true }) });
   const defaults = useQuery({ queryKey: ["defaults"], queryFn: () => api.all("defaults") });
   const save = useDo(
@@ -152,18 +166,27 @@ const Defaults = () => {
       <p className="soft">{t.defaultsText}</p>
       <Trouble of={[defaults]} />
       <div className="fields">
-        {TYPES.map((type) => (
-          <Pick
-            key={type}
-            label={t.types[type]}
-            value={defaults.data?.find((one) => one.name === type)?.model ?? ""}
-            onChange={(model) => void save.run(type, model)}
-            options={[
-              ["", t.firstReady],
-              ...(models.data ?? []).filter((one) => one.type === type).map((one) => [one.id, one.id] as const),
-            ]}
-          />
-        ))}
+        {TYPES.map((type) => {
+          const known = defaults.data?.find((one) => one.name === type);
+          return isKept(known) ? (
+            <Field key={type} label={t.types[type]}>
+              <span>
+                <code>{known?.model}</code> <SetByOperator />
+              </span>
+            </Field>
+          ) : (
+            <Pick
+              key={type}
+              label={t.types[type]}
+              value={known?.model ?? ""}
+              onChange={(model) => void save.run(type, model)}
+              options={[
+                ["", t.firstReady],
+                ...(models.data ?? []).filter((one) => one.type === type).map((one) => [one.id, one.id] as const),
+              ]}
+            />
+          );
+        })}
       </div>
     </Card>
   );
@@ -171,6 +194,7 @@ const Defaults = () => {
 
 const Custom = () => {
   const { t } = useChosen();
+  const { isKept } = useMay();
   const models = useQuery({ queryKey: ["models"], queryFn: () => api.all("models") });
   const providers = useQuery({ queryKey: ["providers"], queryFn: api.providers });
   const [isAdding, setAdding] = useState(false);
@@ -204,13 +228,16 @@ const Custom = () => {
             { title: t.type, cell: (one) => String(one.definition.model_type ?? "") },
             {
               title: t.actions,
-              cell: (one) => (
-                <Sure
-                  label={t.remove}
-                  question={filled(t.sureRemove, { name: one.name })}
-                  onSure={() => remove.run(one.id)}
-                />
-              ),
+              cell: (one) =>
+                isKept(one) ? (
+                  <SetByOperator />
+                ) : (
+                  <Sure
+                    label={t.remove}
+                    question={filled(t.sureRemove, { name: one.name })}
+                    onSure={() => remove.run(one.id)}
+                  />
+                ),
             },
           ]}
         />

@@ -3,9 +3,10 @@ import { Link, useParams } from "@tanstack/react-router";
 import { type FormEvent, useState } from "react";
 import { api, type Shape } from "../api";
 import { Dialog, Sure, Switch } from "../parts/aria";
-import { Card, Empty, Field, Page, Trouble, useDo, useToast, useWrong } from "../parts/base";
+import { Card, Empty, Field, Page, SetByOperator, Trouble, useDo, useToast, useWrong } from "../parts/base";
 import { Table } from "../parts/table";
 import { useChosen, useKept } from "../settings";
+import { useMay } from "../who";
 import { filled } from "../words";
 
 export const Providers = () => {
@@ -87,6 +88,7 @@ export const Providers = () => {
 
 export const Provider = () => {
   const { t, label, span } = useChosen();
+  const { isKept } = useMay();
   const { id } = useParams({ strict: false }) as { id: string };
   const provider = useQuery({ queryKey: ["providers", id], queryFn: () => api.provider(id) });
   const stored = useQuery({ queryKey: ["credentials"], queryFn: () => api.all("credentials") });
@@ -158,7 +160,9 @@ export const Provider = () => {
                     title: t.actions,
                     cell: (row) => {
                       const known = mine.find((each) => each.id === row.id);
-                      return known ? (
+                      return isKept(known) ? (
+                        <SetByOperator />
+                      ) : known ? (
                         <div className="row tight">
                           <Switch
                             label={t.on}

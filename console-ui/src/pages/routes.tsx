@@ -2,10 +2,11 @@ import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, type Shape } from "../api";
 import { Changes, Dialog, PageTabs } from "../parts/aria";
-import { Card, Empty, Field, Meter, Page, Pick, Trouble, useDo } from "../parts/base";
+import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble, useDo } from "../parts/base";
 import { ModelPick, useModels } from "../parts/models";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
+import { useMay } from "../who";
 import { filled } from "../words";
 
 const STRATEGIES = ["round_robin", "weighted", "least_in_flight", "lowest_latency", "lowest_cost", "random"] as const;
@@ -31,6 +32,7 @@ export const Routes = () => {
 
 const RouteList = () => {
   const { t } = useChosen();
+  const { isKept } = useMay();
   const routes = useQuery({ queryKey: ["routes"], queryFn: () => api.all("routes") });
   const [editing, setEditing] = useState<Shape<"RouteShown"> | "new" | null>(null);
   const remove = useDo((id: string) => api.remove("routes", id), ["routes", "plan"], t.removed);
@@ -64,9 +66,12 @@ const RouteList = () => {
             { title: t.failover, cell: (one) => one.failover.join(" → ") || "–" },
             {
               title: t.actions,
-              cell: (one) => (
-                <Changes name={one.name} onEdit={() => setEditing(one)} onRemove={() => remove.run(one.id)} />
-              ),
+              cell: (one) =>
+                isKept(one) ? (
+                  <SetByOperator />
+                ) : (
+                  <Changes name={one.name} onEdit={() => setEditing(one)} onRemove={() => remove.run(one.id)} />
+                ),
             },
           ]}
         />
@@ -239,6 +244,7 @@ const RouteForm = ({ known, onClose }: { known: Shape<"RouteShown"> | null; onCl
 
 const LimitList = () => {
   const { t, number, money } = useChosen();
+  const { isKept } = useMay();
   const limits = useQuery({ queryKey: ["limits"], queryFn: () => api.all("limits") });
   const keys = useQuery({ queryKey: ["keys"], queryFn: () => api.all("keys") });
   const [editing, setEditing] = useState<Shape<"LimitShown"> | "new" | null>(null);
@@ -287,9 +293,12 @@ const LimitList = () => {
             },
             {
               title: t.actions,
-              cell: (one) => (
-                <Changes name={one.name} onEdit={() => setEditing(one)} onRemove={() => remove.run(one.id)} />
-              ),
+              cell: (one) =>
+                isKept(one) ? (
+                  <SetByOperator />
+                ) : (
+                  <Changes name={one.name} onEdit={() => setEditing(one)} onRemove={() => remove.run(one.id)} />
+                ),
             },
           ]}
         />

@@ -196,6 +196,11 @@ export const Field = ({
   );
 };
 
+export const SetByOperator = () => {
+  const { t } = useChosen();
+  return <span className="status">{t.setByOperator}</span>;
+};
+
 export const Pick = ({
   label,
   value,

@@ -200,7 +200,7 @@ class HostedQuotas:
         if credential is None:
             return None
         name = f"{deployment.provider}/{deployment.model}"
-        subject = Subject(invocation.tenant, invocation.api_key, invocation.user or "", name)
+        subject = Subject(invocation.tenant, invocation.api_key, invocation.user or "", name, invocation.app)
         applied = applying([(row, row, limit) for row, limit in credential.quotas], subject)
         if not applied:
             return None

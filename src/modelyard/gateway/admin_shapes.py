@@ -25,7 +25,7 @@ class Stored(Shape, frozen=True, kw_only=True):
 
 class Kept(Stored, frozen=True, kw_only=True):
     set_by: str = ""
-    """`operator` where the tenant may not change it; empty where it is the tenant's own."""
+    """`operator` where the operator set it, and the tenant may not change it; empty where it is the tenant's own."""
 
 
 class TenantShown(Stored, frozen=True, kw_only=True):
@@ -674,6 +674,9 @@ class About(Shape, frozen=True, kw_only=True):
     jail: str
     workers: int
     problem: str | None
+    """Why the server is not ready; in short for whoever is not the operator."""
+    rejected_records: int | None
+    """How many records of processes that were killed could not be taken over; said to the operator alone."""
     uptime: float
     records_bodies: bool
     packages: list[Package]

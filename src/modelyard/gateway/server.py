@@ -179,7 +179,7 @@ def build_routes(parts: Parts) -> _Routes:
         "/v1/models": {"GET": models.ListRoute(manager)},
         "/v1/models/": {"GET": models.OneRoute(manager), "POST": generate_content.Route(manager, clock)},
     }
-    health_of = health.Route(parts.jail, parts.ledger.set_aside)
+    health_of = health.Route(parts.jail)
     routes: dict[str, dict[str, tuple[Role | None, Route]]] = {
         path: {verb: (Role.DEVELOPER, one) for verb, one in verbs.items()} for path, verbs in of_models.items()
     }

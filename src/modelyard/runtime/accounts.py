@@ -231,9 +231,14 @@ class Accounts:
         """It was right: it does not count."""
         self._by_place.give_back(neighbourhood(address))
 
-    async def come(self, email: str, name: str, role: Role | None) -> Account:
+    async def come(self, email: str, name: str, role: Role | None, *, link: str = "", state: str = "") -> Account:
         """Somebody whom an identity provider vouches for; with `role`, whoever comes the first time gets an account of
-        the default tenant. Raises SignInError."""
+        the default tenant. `link`: what `link_of` gave for this `state`. Raises SignInError.
+
+        An account that a tenant other than the default one invited, with a password, is not the address's owner's until
+        somebody who is signed in to it comes from the provider too: else the tenant's administrator, who may accept an
+        invitation of any address, would have that person work in an account of theirs.
+        """
         rows = await self._rows("by_email", email=checked_email(email))
         if not rows:
             if role is None:
@@ -244,7 +249,20 @@ class Accounts:
             rows = await self._rows("by_email", email=one.email)
         if not rows[0]["is_enabled"] or not self._admits(rows[0]["tenant"], rows[0]["email"]):
             raise SignInError(f"the account of {email} is switched off")
-        return _account(rows[0])
+        account = _account(rows[0])
+        if account.tenant != DEFAULT_TENANT and rows[0]["password"] and not rows[0]["is_linked"]:
+            if not self._is_signed(_linking(account, state), link):
+                raise SignInError(
+                    f"{email} has an account with a password here: sign in with that, and then open "
+                    "/console/api/oidc/begin in the same browser once"
+                )
+            await self._do("link", account.id)
+            await self.note(account.caller, "account.link", account.email)
+        return account
+
+    def link_of(self, account: Account, state: str) -> str:
+        """What a browser keeps that is signed in to an account while somebody is at the identity provider."""
+        return self._sign(_linking(account, state))
 
     async def open(self, account: Account, agent: str = "", address: str = "") -> tuple[str, Session]:
         """A session of somebody who is known. `address`: where it is opened from."""
@@ -485,6 +503,10 @@ def _keep(known: OrderedDict[str, T], name: str, value: T) -> None:
 
 def _device(body: str, email: str) -> bytes:
     return f"device\n{body}\n{email}".encode()
+
+
+def _linking(account: Account, state: str) -> bytes:
+    return f"link\n{state}\n{account.id}".encode()
 
 
 def _digest(token: str) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -24,6 +25,7 @@ from modelyard.runtime.tenancy import (
     KEPT_BY_OPERATOR,
     KINDS,
     OPERATOR,
+    SETTINGS,
     TAKEN_BY_OPERATOR,
     ApiKey,
     CustomModel,
@@ -73,7 +75,7 @@ INPUTS: Mapping[str, type[Any]] = {**KINDS, "key": KeyInput, "credential": Crede
 """Kind → what may be sent for one."""
 WITH_SECRET: tuple[type[Any], ...] = tuple(one for one in KINDS.values() if "secret" in one.__struct_fields__)
 """What holds something encrypted."""
-_OURS = {"key": ("digest", "revoked_at"), "credential": ("secret", "set_by_operator")}
+_OURS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
 
 
 class Administration:
@@ -98,7 +100,7 @@ class Administration:
     async def list(self, tenant: str, kind: str, *, after: str = "", most: int = 100) -> "list[JSON]":
         """In the order of their names, from the one after `after`."""
         found = await asyncio.to_thread(self._resources.all, tenant, kind, after=after, most=most)
-        return [shown(one) for one in found]
+        return [shown(one) for one in found if _is_readable(one)]
 
     def tenants(self) -> "list[JSON]":
         return [
@@ -114,7 +116,7 @@ class Administration:
     async def create(self, caller: Caller, tenant: str, kind: str, name: str, given: JSON) -> JSON:
         """Raises InvokeBadRequestError that says what is wrong with it."""
         if kind == Tenant.kind:
-            return await self._create_tenant(name, given)
+            return await self._create_tenant(caller, name, given)
         if not _NAME.fullmatch(name):
             raise InvokeBadRequestError("'name' must be 1 to 200 printable characters", param="name")
         value = self._read(kind, given)
@@ -123,18 +125,15 @@ class Administration:
         if isinstance(value, User):
             await self._may_name(caller, tenant, name, value)
         if isinstance(value, KeyInput):
-            return await self._mint(tenant, name, value)
-        made = self._resources.add(
-            tenant, kind, name, lambda row: self._body(caller, tenant, row, value),
-            set_by=_set_by(caller, tenant, kind),
-        )  # fmt: skip
-        return shown(await self._known(made))
+            return await self._mint(caller, tenant, name, value)
+        body = partial(self._body, tenant, value=value)
+        return shown(await self._known(self._resources.add(tenant, kind, name, body, set_by=_mark_of(caller))))
 
-    async def _create_tenant(self, name: str, given: JSON) -> JSON:
+    async def _create_tenant(self, caller: Caller, name: str, given: JSON) -> JSON:
         if not _TENANT.fullmatch(name):
             raise InvokeBadRequestError("a tenant's name is made of a-z, 0-9 and -, and at most 63 long", param="name")
         value = self._read(Tenant.kind, given)
-        made = self._resources.add(name, Tenant.kind, name, lambda row: _dump(value), id=name)
+        made = self._resources.add(name, Tenant.kind, name, lambda row: _dump(value), id=name, set_by=_mark_of(caller))
         try:
             return shown(await self._known(made))
         except Exception as error:
@@ -142,10 +141,10 @@ class Administration:
                 raise InvokeBadRequestError(f"there is a tenant named {name!r} already", param="name") from error
             raise
 
-    async def _mint(self, tenant: str, name: str, value: KeyInput) -> JSON:
+    async def _mint(self, caller: Caller, tenant: str, name: str, value: KeyInput) -> JSON:
         row, key = api_keys.mint()
         stored = _key(value, self._keys.digest(key.encode()), api_keys.hint(key))
-        made = self._resources.add(tenant, ApiKey.kind, name, lambda _: _dump(stored), id=row)
+        made = self._resources.add(tenant, ApiKey.kind, name, lambda _: _dump(stored), id=row, set_by=_mark_of(caller))
         return {**shown(await self._known(made)), "key": key}
 
     async def change(self, caller: Caller, tenant: str, kind: str, id: str, given: JSON) -> JSON:  # noqa: A002
@@ -169,14 +168,10 @@ class Administration:
                 msgspec.structs.replace(_key(value, ours["digest"], ours["hint"]), revoked_at=ours.get("revoked_at"))
             )
         elif isinstance(value, CredentialInput) and not value.values:
-            # The form stays as it was filled in; sent to another provider, it is the word of whoever sends it there.
-            is_theirs = bool(ours.get("set_by_operator"))
-            is_moved = value.provider != before.get("provider")
-            is_operators = _is_operator(caller) if is_moved else is_theirs
-            body = _dump(_credential(value, ours["secret"], set_by_operator=is_operators))
+            body = _dump(_credential(value, ours["secret"]))
         else:
-            body = self._body(caller, tenant, id, value)
-        set_by = OPERATOR if kind in TAKEN_BY_OPERATOR and _set_by(caller, tenant, kind) else None
+            body = self._body(tenant, id, value)
+        set_by = _mark_after_change(caller, old, value, before)
         return shown(await self._known(self._resources.change(old, name=name, body=body, set_by=set_by)))
 
     async def remove(self, caller: Caller, tenant: str, kind: str, id: str) -> None:  # noqa: A002
@@ -214,7 +209,7 @@ class Administration:
         given = KeyInput(
             role=value.role, user=value.user, models=value.models, priority=value.priority, expires_at=value.expires_at
         )
-        return await self._mint(tenant, old.name, given)
+        return await self._mint(caller, tenant, old.name, given)
 
     async def _touch_key(self, caller: Caller, tenant: str, id: str, act: Callable[[ApiKey], ApiKey]) -> JSON:  # noqa: A002
         old = await asyncio.to_thread(self._resources.one, tenant, ApiKey.kind, id)
@@ -229,7 +224,7 @@ class Administration:
             role = Role(msgspec.json.decode(old.body).get("role", Role.DEVELOPER))
             if not caller.role.covers(role):
                 raise ForbiddenError(f"a {old.kind} of role {role.value!r} is changed by its equals alone")
-        if old.set_by and old.kind in KEPT_BY_OPERATOR and not _is_operator(caller):
+        if is_kept_from(caller, old.tenant, old.kind, old.set_by):
             raise ForbiddenError(f"this {old.kind} was set by the operator: a tenant does not change it")
 
     def _may_replace(self, caller: Caller, tenant: str, kind: str, name: str, value: Any, *, but: str = "") -> None:
@@ -238,7 +233,7 @@ class Administration:
             return
         for known, other in self._directory.of(tenant, KINDS[kind]):
             is_same = known.name == name or (_stands_for(value) and _stands_for(value) == _stands_for(other))
-            if is_same and known.set_by and known.id != but:
+            if is_same and known.id != but and is_kept_from(caller, tenant, kind, known.set_by):
                 raise ForbiddenError(f"{kind} {known.name!r} was set by the operator: a tenant does not replace it")
 
     async def _may_name(self, caller: Caller, tenant: str, name: str, user: User) -> None:
@@ -380,13 +375,13 @@ class Administration:
 
     # secrets
 
-    def _body(self, caller: Caller, tenant: str, row: str, value: Any) -> str:
+    def _body(self, tenant: str, row: str, value: Any) -> str:
         if not isinstance(value, CredentialInput):
             return _dump(value)
         accepted = self._providers.factory_of(tenant).validate_credentials(value.provider, value.values)
         text = msgspec.json.encode(accepted).decode()
         secret = self._keys.encrypt(text, tenant=tenant, kind=StoredCredential.kind, row=row)
-        return _dump(_credential(value, secret, set_by_operator=_is_operator(caller)))
+        return _dump(_credential(value, secret))
 
     def unlock(self, tenant: str, row: str, secret: str) -> str:
         """Raises SecretError."""
@@ -445,9 +440,29 @@ def _is_operator(caller: Caller) -> bool:
     return caller.is_operator or caller.is_acting
 
 
-def _set_by(caller: Caller, tenant: str, kind: str) -> str:
-    """Who sets a row: what the operator sets for another tenant is not that tenant's to change."""
-    return OPERATOR if kind in KEPT_BY_OPERATOR and tenant != DEFAULT_TENANT and _is_operator(caller) else ""
+def _mark_of(caller: Caller) -> str:
+    """The mark of a row that this caller sets."""
+    return OPERATOR if _is_operator(caller) else ""
+
+
+def _mark_after_change(caller: Caller, old: Resource, value: Any, before: JSON) -> str:
+    """Who set a row, after a change of it.
+
+    A credential is the word of whoever filled its form in, or sent the form to another provider: what it is weighed
+    with changes nothing of that. Of other rows the operator takes some by changing them, and a tenant takes back none.
+    """
+    if isinstance(value, CredentialInput):
+        is_filled_in = bool(value.values) or value.provider != before.get("provider")
+        return _mark_of(caller) if is_filled_in else old.set_by
+    is_taken = old.kind in TAKEN_BY_OPERATOR and _is_operator(caller)
+    return OPERATOR if is_taken else old.set_by
+
+
+def is_kept_from(caller: Caller, tenant: str, kind: str, set_by: str) -> bool:
+    """Whether a row is the operator's, and not this caller's to change or replace. What the operator stored in the
+    default tenant is open to its administrators; what the settings say is nobody else's."""
+    is_operators = set_by == SETTINGS or (set_by == OPERATOR and tenant != DEFAULT_TENANT)
+    return is_operators and kind in KEPT_BY_OPERATOR and not _is_operator(caller)
 
 
 def _stands_for(value: Any) -> tuple[str, ...]:
@@ -516,15 +531,24 @@ def _key(value: KeyInput, digest: str, hint: str) -> ApiKey:
     )  # fmt: skip
 
 
-def _credential(value: CredentialInput, secret: str, *, set_by_operator: bool) -> StoredCredential:
+def _credential(value: CredentialInput, secret: str) -> StoredCredential:
     return StoredCredential(
         provider=value.provider, secret=secret, model=value.model, model_type=value.model_type, weight=value.weight,
-        priority=value.priority, domain=value.domain, is_enabled=value.is_enabled, set_by_operator=set_by_operator,
+        priority=value.priority, domain=value.domain, is_enabled=value.is_enabled,
     )  # fmt: skip
 
 
 def _dump(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _is_readable(one: Resource) -> bool:
+    """Whether a row's body is a JSON object: one that was damaged does not hide the others. The directory's log names
+    it."""
+    try:
+        return isinstance(msgspec.json.decode(one.body), dict)
+    except msgspec.MsgspecError:
+        return False
 
 
 def shown(one: Resource) -> JSON:

@@ -57,6 +57,11 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """The id of the key that the caller showed."""
         return self.caller.key
 
+    @property
+    def app(self) -> str:
+        """`app:ID` of the app that runs on behalf of that key; empty where none does."""
+        return self.caller.app
+
     def rough_tokens(self) -> int:
         """About how many tokens go in; counted once a call."""
         record = self.record

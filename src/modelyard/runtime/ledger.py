@@ -55,7 +55,8 @@ class LedgerUnavailableError(ModelyardError):
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """In the order of the table's columns; the last one, what was asked for, is the limits' alone."""
+    """In the order of the table's columns; the last two, what was asked for and the app that ran on
+    behalf of the key, are the limits' alone."""
 
     id: str
     invocation: str
@@ -127,6 +128,8 @@ class Intent(msgspec.Struct, frozen=True, array_like=True):
     """About; for the row that is written where the process ends before the provider has counted."""
     asked: str = ""
     """The model that the call's limits know it by, as `provider/model`; the attempt may be made with another."""
+    app: str = ""
+    """`app:ID` of the app that runs on behalf of the API key; empty where none does."""
 
 
 @dataclass(slots=True, eq=False)
@@ -214,6 +217,7 @@ class Ledger:
             invocation.credential_id,
             prompt_tokens,
             _asked(invocation),
+            invocation.app,
         )
         if self._database.damage is not None:
             raise LedgerUnavailableError("the database is damaged")
@@ -278,7 +282,7 @@ class Ledger:
         intent = Intent(
             invocation.id, attempt, invocation.tenant, invocation.api_key, invocation.user, created_at,
             invocation.provider, invocation.model, invocation.model_type.value, invocation.credential,
-            invocation.credential_id, 0, _asked(invocation),
+            invocation.credential_id, 0, _asked(invocation), invocation.app,
         )  # fmt: skip
         counted_by = "" if usage is None else "estimate" if usage.estimated else "provider"
         self.settle(
@@ -611,6 +615,7 @@ def _row(
         latency,
         first_chunk,
         intent.asked or f"{intent.provider}/{intent.model}",
+        intent.app,
     )
 
 
@@ -632,13 +637,13 @@ def _booked(row: Sequence[Any]) -> Booked:
     """What the sums take of a row; an answer from the cache took no tokens of any limit."""
     (
         id_, invocation, attempt, tenant, api_key, user, created_at, _, provider, model, _, credential, _, status, _,
-        went_in, came_out, *_, first_chunk, asked,
+        went_in, came_out, *_, first_chunk, asked, app,
     ) = row  # fmt: skip
     is_cached = status == "cached"
     return Booked(
         id_, invocation, attempt, tenant, api_key, user or "", created_at, asked, f"{provider}/{model}",
         f"{provider}/{credential}", is_answer(status, first_chunk), 0 if is_cached else went_in + came_out,
-        0 if is_cached else row[_NANOS] or 0,
+        0 if is_cached else row[_NANOS] or 0, app,
     )  # fmt: skip
 
 
@@ -713,8 +718,9 @@ def _read(
 
 
 def _whole(row: Sequence[Any]) -> tuple[Any, ...]:
-    """A row of a journal; the last version's say nothing of what was asked for."""
-    if len(row) > len(UsageRow.__struct_fields__):
-        return tuple(row)
-    one = _from_row(row)
-    return (*row, f"{one.provider}/{one.model}")
+    """A row of a journal, with the columns that versions before did not write: what was asked for, and the app."""
+    known = len(UsageRow.__struct_fields__)
+    if len(row) <= known:
+        one = _from_row(row)
+        row = [*row, f"{one.provider}/{one.model}"]
+    return (*row, "") if len(row) == known + 1 else tuple(row)

@@ -51,6 +51,8 @@ class Subject(NamedTuple):
     user: str
     model: str
     """`provider/model`."""
+    app: str = ""
+    """`app:ID` of the app that runs on behalf of the key; empty where none does."""
 
 
 class Estimate(NamedTuple):
@@ -92,14 +94,22 @@ def applying(limits: Iterable[tuple[str, str, Limit]], subject: Subject) -> list
         _applied(row, name, limit, subject)
         for row, name, limit in limits
         if limit.amount >= 0
-        and limit.key in ("", subject.key)
+        and (limit.key in ("", subject.key) or limit.key == subject.app)
         and limit.user in ("", subject.user)
         and fits(limit.model, subject.model)
     ]
 
 
+def _whose(limit: Limit, subject: Subject) -> str:
+    if limit.per == "tenant":
+        return subject.tenant
+    if limit.per == "key" and limit.key:
+        return limit.key  # the caller's key, or the app that runs on its behalf
+    return str(getattr(subject, limit.per) or "-")
+
+
 def _applied(row: str, name: str, limit: Limit, subject: Subject) -> Applied:
-    whose = subject.tenant if limit.per == "tenant" else str(getattr(subject, limit.per) or "-")
+    whose = _whose(limit, subject)
     cap = limit.amount * 1e9 if limit.unit == "cost" else limit.amount
     counter = f"{row}|{subject.tenant}|{whose}|"
     is_known = limit.unit in _KNOWN_BEFORE
@@ -206,10 +216,12 @@ def sought(one: Applied, subject: Subject, credential: str = "") -> Sought:
     limit = one.limit
     user = one.whose if limit.per == "user" else limit.user
     key = one.whose if limit.per == "key" else limit.key
+    # A limit of an app's counts the calls that it makes on behalf of keys as well as those with its own.
+    is_apps = limit.key.startswith("app:")
     if user:
-        return Sought(subject.tenant, "user", user, key)
+        return Sought(subject.tenant, "user", user, key, is_apps)
     if key:
-        return Sought(subject.tenant, "key", key)
+        return Sought(subject.tenant, "key", key, is_apps=is_apps)
     return Sought(subject.tenant, "credential", credential) if credential else Sought(subject.tenant, "tenant")
 
 

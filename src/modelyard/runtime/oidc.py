@@ -34,6 +34,8 @@ class Pending(msgspec.Struct, frozen=True):
     state: str
     nonce: str
     verifier: str
+    link: str = ""
+    """For which account somebody was signed in meanwhile: signed, and bound to the state."""
 
 
 class Person(msgspec.Struct, frozen=True):

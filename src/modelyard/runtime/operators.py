@@ -4,7 +4,8 @@ An address may lead into the private network where the operator wrote it:
 
 - in `modelyard.yaml`, in the environment, or with `modelyard providers add`;
 - in the catalogue, which comes with the product;
-- through the admin API or the console, as an owner of the default tenant (`Caller.is_operator`); the row says so.
+- through the admin API or the console, as an owner of the default tenant (`Caller.is_operator`): the row's `set_by`
+  says so.
 
 Where the default tenant is the only one, as on a laptop, whoever administers it is the operator.
 
@@ -13,7 +14,7 @@ reaches the public network and what the operator listed under `egress.private`.
 """
 
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
-from modelyard.runtime.tenancy import Directory, StoredCredential
+from modelyard.runtime.tenancy import Directory, Known
 
 
 def is_alone(directory: Directory | None) -> bool:
@@ -26,5 +27,6 @@ def caller_is_operator(directory: Directory | None, caller: Caller, tenant: str)
     return caller.is_operator or (tenant == DEFAULT_TENANT and is_alone(directory))
 
 
-def credential_is_operators(directory: Directory | None, tenant: str, stored: StoredCredential) -> bool:
-    return stored.set_by_operator or (tenant == DEFAULT_TENANT and is_alone(directory))
+def row_is_operators(directory: Directory | None, tenant: str, row: Known) -> bool:
+    """Whether an address in a stored row is the operator's word."""
+    return bool(row.set_by) or (tenant == DEFAULT_TENANT and is_alone(directory))

@@ -19,12 +19,13 @@ from modelyard.providers.factory import Builder, ModelProviderFactory
 from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Credential, Deployment, Health, LBModelManager, Plan
-from modelyard.runtime.operators import credential_is_operators
+from modelyard.runtime.operators import row_is_operators
 from modelyard.runtime.tenancy import (
     CustomModel,
     DefaultModel,
     Directory,
     Installation,
+    Known,
     Limit,
     Route,
     StoredCredential,
@@ -192,29 +193,29 @@ class ProviderManager:
                 found
                 for one, value in self._directory.of(tenant, StoredCredential)
                 if value.is_enabled and (value.provider, value.model) == (provider, model)
-                if (found := self._opened(tenant, one.id, one.name, value)) is not None
+                if (found := self._opened(tenant, one, value)) is not None
             ]
         return known
 
-    def _opened(self, tenant: str, row: str, name: str, one: StoredCredential) -> Credential | None:
+    def _opened(self, tenant: str, row: Known, one: StoredCredential) -> Credential | None:
         try:
-            values = msgspec.json.decode(self._unlock(tenant, row, one.secret), type=dict[str, Any])
+            values = msgspec.json.decode(self._unlock(tenant, row.id, one.secret), type=dict[str, Any])
         except (
             UnknownKeyError
         ):  # for the moment: a call that took another credential's way would be somebody else's cost
             raise
         except (SecretError, msgspec.MsgspecError) as error:  # damaged: the tenant's others still serve
-            fields = {"tenant": tenant, "id": row, "error": str(error)}
+            fields = {"tenant": tenant, "id": row.id, "error": str(error)}
             logger.error("a stored credential cannot be read", extra={"fields": fields})
             return None
-        given = Given(values=values, name=name, weight=one.weight, priority=one.priority, domain=one.domain)
+        given = Given(values=values, name=row.name, weight=one.weight, priority=one.priority, domain=one.domain)
         try:
-            credential = self._checked(tenant, row, one.provider, given, 0)
+            credential = self._checked(tenant, row.id, one.provider, given, 0)
         except ModelyardError:  # the form has changed since: the tenant's others still serve
             return None
         # What a tenant calls a domain must not let the credentials of others rest.
         credential = replace(credential, owner=tenant)
-        return _operators(credential) if credential_is_operators(self._directory, tenant, one) else credential
+        return _operators(credential) if row_is_operators(self._directory, tenant, row) else credential
 
     # where a call may go
 

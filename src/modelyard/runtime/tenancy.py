@@ -59,8 +59,6 @@ class StoredCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     domain: str = ""
     """Credentials that share a quota at the provider: what exhausts it for one does for all."""
     is_enabled: bool = True
-    set_by_operator: bool = False
-    """Whether the operator filled the form in; addresses in another's form are called through the egress guard."""
 
 
 Unit = Literal["requests", "tokens", "cost", "concurrency", "credits", "times"]
@@ -322,11 +320,12 @@ class Known(msgspec.Struct, frozen=True):
     name: str
     value: Any
     set_by: str = ""
-    """`operator` or `settings` where the tenant may not change it."""
+    """`operator` or `settings`; empty where the tenant itself set it."""
 
 
 OPERATOR, SETTINGS = "operator", "settings"
-"""Who set a row, where it was not the tenant itself."""
+"""Who set a row, where it was not the tenant itself: the one mark, for every kind of row and every tenant, the default
+one included. A credential's mark says whether its addresses are the operator's word (`runtime/operators.py`)."""
 KEPT_BY_OPERATOR = frozenset({Limit.kind, Route.kind, CustomModel.kind, DefaultModel.kind, StoredCredential.kind})
 """Kinds of rows that a tenant may neither change nor take away nor replace where the operator set them: what it may
 use, how fast, at what price, and with whose credential. Others that the operator makes for it (its keys, users, apps,

@@ -1,5 +1,6 @@
 """What tenants have set up, as rows: every call names a tenant, and reaches its rows alone."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -10,6 +11,8 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_id
 from modelyard.storage.database import Connection, Database, statements
+
+logger = logging.getLogger("modelyard.resources")
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,11 +27,20 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     is_deleted: bool
     set_by: str = ""
-    """`operator` where the tenant may not change it; empty where it is the tenant's own."""
+    """`operator` where the operator set it; empty where it is the tenant's own."""
 
 
 def _from(row: Any) -> Resource:
     return msgspec.convert(dict(row), Resource, strict=False)
+
+
+def _readable(row: Any) -> Resource | None:
+    try:
+        return _from(row)
+    except (msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
+        fields = {name: str(row[name])[:100] for name in ("tenant", "kind", "id")} | {"error": str(error)}
+        logger.error("a stored row cannot be read, and is left out", extra={"fields": fields})
+        return None
 
 
 class Resources:
@@ -43,8 +55,10 @@ class Resources:
         return int(self._database.read(self._sql["revision"])[0]["value"])
 
     def since(self, revision: int) -> list[Resource]:
-        """Changes of all tenants, removals too, oldest first."""
-        return [_from(row) for row in self._database.read(self._sql["since"], {"revision": revision})]
+        """Changes of all tenants, removals too, oldest first. A row that cannot be read is left out, and said: the
+        others serve."""
+        rows = self._database.read(self._sql["since"], {"revision": revision})
+        return [one for row in rows if (one := _readable(row)) is not None]
 
     # one tenant's
 

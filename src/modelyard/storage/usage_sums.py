@@ -27,6 +27,8 @@ _LONGEST_NAME = 256
 """Bytes: five such names fit into one entry of PostgreSQL's index."""
 
 Scope = Literal["tenant", "key", "user", "credential"]
+_OF_APPS = {"key": "app", "user": "app_user"}
+"""Scope → where the same is kept of calls that an app made on behalf of an API key."""
 
 
 class Used(NamedTuple):
@@ -50,6 +52,8 @@ class Sought(NamedTuple):
     """A key's id, a user's name, `provider/credential`; empty for a tenant's own."""
     api_key: str = ""
     """Of a user's use, that with this key alone."""
+    is_apps: bool = False
+    """The key is an app: what it used on behalf of API keys belongs to it too."""
 
 
 class Booked(NamedTuple):
@@ -71,10 +75,12 @@ class Booked(NamedTuple):
     """Whether it brought an answer, or the beginning of one."""
     tokens: int
     nanos: int
+    app: str = ""
+    """`app:ID` of the app that made the call on behalf of the API key; empty where none did."""
 
 
 _Key = tuple[str, str, str, int, int, str, str]  # tenant, scope, name, span, bucket, model, api_key
-_Alike = tuple[str, str, str, str, str, str, int]  # tenant, api_key, user, asked, model, credential, moment
+_Alike = tuple[str, str, str, str, str, str, str, int]  # tenant, api_key, app, user, asked, model, credential, moment
 _Line = tuple[_Key, tuple[int, ...]]  # calls, served, tokens, nanos
 
 
@@ -98,7 +104,8 @@ class UsageSums:
         for row in rows:
             served = row.is_answer and not self._was_answered(connection, row)
             what = (
-                row.tenant, row.api_key, row.user, row.asked, row.model, row.credential, int(row.created_at // MOMENT),
+                row.tenant, row.api_key, row.app, row.user, row.asked, row.model, row.credential,
+                int(row.created_at // MOMENT),
             )  # fmt: skip
             known = alike.get(what)
             if known is None:
@@ -142,7 +149,9 @@ class UsageSums:
         # Limits know calls without a key or user as those of '-'.
         name = indexable(sought.name)
         values = {
-            "tenant": sought.tenant, "scope": sought.scope, "name": name, "other": "" if name == "-" else name,
+            "tenant": sought.tenant, "scope": sought.scope,
+            "apps": _OF_APPS[sought.scope] if sought.is_apps else sought.scope,
+            "name": name, "other": "" if name == "-" else name,
             "span": span, "first": first, "last": last, "api_key": indexable(sought.api_key),
         }  # fmt: skip
         statement = self._sql["used"].replace("{group}", group).replace("{bucket}", bucket)
@@ -247,7 +256,8 @@ def _lines_of(tenant: str, rows: Sequence[Row]) -> list[_Line]:
     sums: dict[_Key, list[int]] = {}
     for row in rows:
         model, credential = f"{row['provider']}/{row['model']}", f"{row['provider']}/{row['credential']}"
-        what = tenant, row["api_key"], row["user"] or "", model, model, credential, int(row["bucket"]) * _MOMENTS_A_DAY
+        moment = int(row["bucket"]) * _MOMENTS_A_DAY
+        what = tenant, row["api_key"], "", row["user"] or "", model, model, credential, moment
         calls, served, attempts, answers, tokens, nanos = (int(row[name]) for name in _OLD_AMOUNTS)
         _spread(sums, what, (calls, served, tokens, nanos), (attempts, answers, tokens, nanos), has_moments=False)
     return sorted((key, tuple(amounts)) for key, amounts in sums.items())
@@ -262,8 +272,8 @@ def _spread(
     has_moments: bool = True,
 ) -> None:
     """Add the amounts to those of all whom they are counted for."""
-    tenant, api_key, user, asked, model, credential = (indexable(text) for text in what[:6])
-    moment = what[6]
+    tenant, api_key, app, user, asked, model, credential = (indexable(text) for text in what[:7])
+    moment = what[7]
     for span, bucket in (
         ((DAY, moment // _MOMENTS_A_DAY), (MOMENT, moment)) if has_moments else ((DAY, moment // _MOMENTS_A_DAY),)
     ):
@@ -271,6 +281,9 @@ def _spread(
         _increase(sums, (tenant, "key", api_key, span, bucket, asked, ""), by_call)
         _increase(sums, (tenant, "user", user, span, bucket, asked, api_key), by_call)
         _increase(sums, (tenant, "credential", credential, span, bucket, model, ""), by_attempt)
+        if app:
+            _increase(sums, (tenant, _OF_APPS["key"], app, span, bucket, asked, ""), by_call)
+            _increase(sums, (tenant, _OF_APPS["user"], user, span, bucket, asked, app), by_call)
 
 
 def _increase(sums: dict[_Key, list[int]], key: _Key, amounts: tuple[int, int, int, int]) -> None:

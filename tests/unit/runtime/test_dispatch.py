@@ -189,9 +189,21 @@ def test_backoff_is_bounded(failures: int, share: float):
 def test_repeats_stay_within_a_fifth_of_all_calls(fails: list[bool]):
     budget, repeats = RetryBudget(FakeClock(), free=5), 0
     for one in fails:
-        budget.called("p")
-        repeats += one and budget.may_repeat("p")
+        budget.called("t", "p")
+        repeats += one and budget.may_repeat("t", "p")
     assert repeats <= 5 + 0.2 * len(fails)
+
+
+def test_one_tenants_failures_use_up_nobody_elses_repeats():
+    budget = RetryBudget(FakeClock(), free=5)
+    while budget.may_repeat("acme", "p"):
+        pass
+    assert budget.may_repeat("globex", "p")
+    assert budget.may_repeat("acme", "q")
+    assert not budget.may_repeat("acme", "p")
+    for number in range(10_000):
+        budget.called(f"t{number}", "p")
+    assert len(budget._pots) <= 4096  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_provider_that_is_down_is_not_kept_down():

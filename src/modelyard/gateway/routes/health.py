@@ -10,28 +10,28 @@ from modelyard.gateway.http import Reply, Request, json_reply
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """That the server is there; how workflows' programs are held: the jail's level, `unknown` before any ran; how many
-    records of processes that were killed could not be taken over."""
+    """That the server is there; how workflows' programs are held: the jail's level, `unknown` before any ran. Anybody
+    may ask: what went wrong here is the operator's to see, in `modelyard doctor` and the console."""
 
     admits_itself: ClassVar[bool] = True
     jail: Callable[[], str]
-    rejected: Callable[[], int] = lambda: 0
 
     async def __call__(self, request: Request) -> Reply:
-        document = {"status": "ok", "version": __version__, "jail": self.jail(), "rejected_records": self.rejected()}
-        return json_reply(document)
+        return json_reply({"status": "ok", "version": __version__, "jail": self.jail()})
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Whether calls should be sent here: 503 while the server drains, or cannot write down what calls cost."""
+    """Whether calls should be sent here: 503 while the server drains, or cannot write down what calls cost. Anybody may
+    ask, so the reason is short; the rest is in GET /admin/v1/about and the log."""
 
     admits_itself: ClassVar[bool] = True
     problem: Callable[[], str | None]
 
     async def __call__(self, request: Request) -> Reply:
         problem = self.problem()
-        document = {"status": "ok" if problem is None else "unavailable", "problem": problem}
+        reason = problem.partition(":")[0] if problem is not None else None
+        document = {"status": "ok" if problem is None else "unavailable", "problem": reason}
         return json_reply(document, status=200 if problem is None else 503)
 
 

@@ -44,6 +44,9 @@ class OidcRoute:
 
     async def _begin(self, request: Request, oidc: Oidc) -> Reply:
         place, pending = await oidc.begin(_back(request))
+        session = await self.keeper.session_of(request.scope)
+        if session is not None:
+            pending = msgspec.structs.replace(pending, link=self.accounts.link_of(session.account, pending.state))
         kept = base64.urlsafe_b64encode(msgspec.json.encode(pending)).decode()
         secure = "; Secure" if request.is_https else ""
         cookie = f"{_COOKIE}={kept}; Path={PREFIX}; Max-Age={_SECONDS}; HttpOnly; SameSite=Lax{secure}"
@@ -60,7 +63,7 @@ class OidcRoute:
         person = await oidc.end(
             pending, code=request.query("code") or "", state=request.query("state") or "", back=_back(request)
         )
-        account = await self.accounts.come(person.email, person.name, oidc.role)
+        account = await self.accounts.come(person.email, person.name, oidc.role, link=pending.link, state=pending.state)
         token, _ = await self.accounts.open(
             account, request.header(b"user-agent") or "", self.keeper.address_of(request.scope)
         )

@@ -33,10 +33,15 @@ class AboutRoute:
 
     async def __call__(self, request: Request) -> Reply:
         parts, server = self.parts, self.parts.server()
+        problem, rejected = parts.problem(), None
+        if request.caller.is_operator:
+            rejected = await asyncio.to_thread(parts.ledger.set_aside)
+        elif problem is not None:
+            problem = problem.partition(":")[0]
         return json_reply(
             About(
                 version=__version__, python=platform.python_version(), database=parts.database, jail=parts.jail(),
-                workers=server.workers, problem=parts.problem(),
+                workers=server.workers, problem=problem, rejected_records=rejected,
                 uptime=round(parts.clock.monotonic() - parts.began, 1), records_bodies=server.records,
                 packages=await asyncio.to_thread(_packages),
             )

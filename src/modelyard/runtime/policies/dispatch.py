@@ -207,7 +207,7 @@ class _Course:
                 continue
             self.deployment = chosen
             self._say(group, chosen)
-            self._policy.budget.called(chosen.provider)
+            self._policy.budget.called(self._invocation.tenant, chosen.provider)
             return chosen
 
     async def _no_room(self, chosen: Deployment) -> str | None:
@@ -315,7 +315,7 @@ class _Course:
     def _plan_next(self, deployment: Deployment, error: InvokeError, rests: float) -> None:
         """The same again after a pause, or another one at once."""
         may_repeat = error.retryable and self._repeats < self._policy.retries
-        if may_repeat and not self._policy.budget.may_repeat(deployment.provider):
+        if may_repeat and not self._policy.budget.may_repeat(self._invocation.tenant, deployment.provider):
             self.note("not repeated", why="the retry budget is used up")
             may_repeat = False
         others = [one for one in self.group.deployments if one.id != deployment.id and one.id not in self._tried]
@@ -379,7 +379,7 @@ class _Course:
         chosen = self.group.fetch_next(without={*self._tried, deployment.id})
         if chosen is None or (chosen.credential and chosen.credential.quotas):
             return None  # what all share is for calls that have nothing else
-        return chosen if self._policy.budget.may_repeat(chosen.provider) else None
+        return chosen if self._policy.budget.may_repeat(self._invocation.tenant, chosen.provider) else None
 
 
 def _sticky_key(kind: str, invocation: Invocation) -> str:

@@ -33,7 +33,7 @@ class Limits:
             await self._wait(invocation)
         try:
             name = f"{invocation.provider}/{invocation.model}"
-            subject = Subject(tenant, invocation.api_key, invocation.user or "", name)
+            subject = Subject(tenant, invocation.api_key, invocation.user or "", name, invocation.app)
             invocation.record.asked = name
             applied = self.applying(subject)
             charges = await self._reserved(invocation, subject, applied) if applied else []

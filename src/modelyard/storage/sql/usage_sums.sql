@@ -15,7 +15,7 @@ SELECT status, first_chunk FROM usage WHERE tenant = ? AND invocation = ? AND at
 SELECT model, {bucket} AS bucket, SUM(calls) AS calls, SUM(served) AS served, SUM(tokens) AS tokens,
        SUM(nanos) AS nanos
 FROM usage_sums
-WHERE tenant = :tenant AND scope = :scope AND name IN (:name, :other) AND span = :span
+WHERE tenant = :tenant AND scope IN (:scope, :apps) AND name IN (:name, :other) AND span = :span
   AND bucket >= :first AND bucket <= :last AND (:api_key = '' OR api_key = :api_key)
 GROUP BY {group};
 
