@@ -22,8 +22,8 @@ MOST_SCHEMA_DEPTH = 100
 MOST_VALUE_DEPTH = 200
 _MOST_WORK = 4_000_000
 """About a twentieth of a second: a node held to a keyword is a unit, and so is half a step of a pattern."""
-_MOST_PAIRS = 30_000
-_MOST_PAIRS_APART = 1_000_000
+MOST_PAIRS = 30_000
+MOST_PAIRS_APART = 1_000_000
 _FEW = 2_000
 """Pairs that are added up faster than a thread is started."""
 _PATTERN_BYTES = 256 << 10
@@ -69,16 +69,18 @@ class Schema:
         self._size = _count(document, MOST_SCHEMA_BYTES)
         self._validator = _validator(document, draft)
 
-    def mismatch(self, value: Any) -> Mismatch | None:
-        """The first thing that does not fit; None where all does. Raises TooMuchWorkError, SchemaError."""
-        self._check_work(value, _MOST_PAIRS)
+    def mismatch(self, value: Any, *, most: int = MOST_PAIRS) -> Mismatch | None:
+        """The first thing that does not fit; None where all does. Raises TooMuchWorkError, SchemaError.
+
+        Off the loop `most` may be MOST_PAIRS_APART."""
+        self._check_work(value, most)
         return self._first(value)
 
     async def mismatch_apart(self, value: Any) -> Mismatch | None:
         """As `mismatch`, for larger values: the adding up, which is most of it, is done off the loop."""
         if _count(value, _FEW + 1) <= _FEW and self._size <= _FEW:
             return self.mismatch(value)
-        await asyncio.to_thread(self._check_work, value, _MOST_PAIRS_APART)
+        await asyncio.to_thread(self._check_work, value, MOST_PAIRS_APART)
         return self._first(value)
 
     def _check_work(self, value: Any, most_pairs: int) -> None:
@@ -99,6 +101,14 @@ class Schema:
         except (ValueError, TypeError, UnicodeError) as error:
             raise SchemaError(f"it cannot be held to a JSON schema: {str(error)[:200]}") from error
         return None if error is None else Mismatch(tuple(error.instance_path), error.message[:300])
+
+
+def is_large(value: Any) -> bool:
+    """Whether holding it to a schema takes longer than starting a thread for that."""
+    try:
+        return _count(value, _FEW + 1) > _FEW
+    except TooMuchWorkError:
+        return False  # it is refused at once
 
 
 def compiled(schema: Any, *, draft: Draft = "2020-12", is_lenient: bool = False) -> Schema:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
 from modelyard.models.sending import Sending
 from modelyard.models.types import JSON, Credentials, ModelType, OperatorCredentials
@@ -22,6 +23,10 @@ from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.transport.sse import DONE, MAX_EVENT_BYTES, EventStream
 
 MAX_ANSWER = 64 * 1024 * 1024
+_MOST_CONTAINERS = 250_000
+"""Four thousand tokens with twenty others each, as `logprobs` are given."""
+_MOST_VALUES = 10_000_000
+"""Vectors of 2,048 texts."""
 _MAX_ERROR = 256 * 1024
 _AGENT = "modelyard"
 _decode = msgspec.json.Decoder().decode
@@ -178,8 +183,9 @@ class Endpoint:
 
     def _decoded(self, data: bytes, what: str) -> Any:
         try:
+            check_amount(data, containers=_MOST_CONTAINERS, values=_MOST_VALUES)
             return _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (BodyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if data.lstrip()[:1] == b"<":
                 raise self.broken(f"{what} is a web page, not JSON; check the base URL") from error
             raise self.broken(f"{what} is not JSON: {error}") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError, suggestion
 from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.tenancy import Directory, Known, ToolProvider
@@ -300,8 +301,9 @@ class ToolProviders:
         if answer.status >= 300:
             raise ToolInvokeError(f"{url[:200]} answers with status {answer.status}")
         try:
+            check_amount(answer.body)
             return msgspec.json.decode(answer.body, type=dict)
-        except msgspec.MsgspecError as error:
+        except (BodyError, msgspec.MsgspecError) as error:
             raise ToolInvokeError(f"{url[:200]} answers with no JSON object") from error
 
     # clients

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
 from modelyard.workflow.node import NodeContext, NodeData, NodeError, NodeKind, NodeResult, QuickNode
 from modelyard.workflow.variables import File, WorkflowError
@@ -118,8 +119,8 @@ def _files(form: Variable, value: Any) -> list[Any]:
 def _object(form: Variable, value: Any) -> Any:
     if isinstance(value, str) and value:
         try:
-            value = msgspec.json.decode(value)
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            value = decode_body(value)
+        except BodyError:
             raise InputError(f"{form.variable} in input form must be a JSON object") from None
     if not isinstance(value, Mapping):
         raise InputError(f"{form.variable} in input form must be a JSON object")
