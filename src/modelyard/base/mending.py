@@ -29,7 +29,7 @@ class NotMendedError(ValueError):
 
 def mended(text: str) -> Any:
     """What a nearly-JSON text means. Raises NotMendedError, ImportError where the mender is not installed."""
-    most = MOST_ON_A_LOOP if _is_on_a_loop() else MOST_CHARACTERS
+    most = MOST_ON_A_LOOP if is_on_a_loop() else MOST_CHARACTERS
     if len(text) > most:
         raise NotMendedError(f"{len(text):,} characters that are no JSON; at most {most:,} are mended")
     try:
@@ -47,7 +47,7 @@ async def apart(size: int, work: Callable[P, T], *given: P.args, **more: P.kwarg
     return await asyncio.to_thread(work, *given, **more)
 
 
-def _is_on_a_loop() -> bool:
+def is_on_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -62,7 +62,7 @@ class _Budget:
 
     def __init__(self) -> None:
         self._left = _LOOKS_BEFORE_THE_CLOCK
-        self._is_on_a_loop = _is_on_a_loop()
+        self._is_on_a_loop = is_on_a_loop()
         self._until = time.thread_time() + _MOST_SECONDS
 
     def spend(self, looks: int) -> None:
