@@ -187,6 +187,8 @@ def _apps(url: str) -> dict[str, str]:
     structured = {**speaks, "structured_output_enabled": True, "structured_output": {"schema": schema}}
     return {
         "pattern": _workflow(held_to({"properties": {"a": {"pattern": "^(a+)+$"}}})),
+        "chat pattern": _workflow({"start": _form("json_object", json_schema={"properties": {"a": {"pattern": "^(a+)+$"}}}),
+                                   "answer": {"type": "answer", "answer": "x"}}, "advanced-chat"),
         "lookahead": _workflow(held_to({"properties": {"a": {"pattern": "^(?=.*x)(a+)+$"}}})),
         "password": _workflow(held_to({"properties": {"a": {"pattern": _PASSWORD}}})),
         "doubling": _workflow(held_to({"$ref": "#/definitions/a0", "definitions": {
@@ -272,6 +274,8 @@ class Field:
     answers: tuple[Callable[[], Answer], Callable[[], Answer]] | None = None
     """What the provider says to it: (hostile, harmless)."""
     stalls: list[float] = field(default_factory=list[float])
+    calm: list[float] = field(default_factory=list[float])
+    """The same beside the harmless text."""
     statuses: set[int] = field(default_factory=set[int])
     seconds: list[float] = field(default_factory=list[float])
 
@@ -420,7 +424,7 @@ def _wire_fields() -> Iterator[Field]:
         lambda: {"input": _words(100_000)},
     )
     yield Field(
-        "models: a name of 60,000 characters", f"/v1/models/{'a' * 8000}", lambda: b"", lambda: b"", method="GET"
+        "models: a name of 8,000 characters", f"/v1/models/{'a' * 8000}", lambda: b"", lambda: b"", method="GET"
     )
 
 
@@ -519,13 +523,13 @@ def _run(value: Any) -> dict[str, Any]:
 
 
 def _app_fields(world: Mapping[str, Any]) -> Iterator[Field]:
-    run, page = "/v1/workflows/run", world["pages"]["pattern"]
+    run, page = "/v1/workflows/run", world["pages"]["chat pattern"]
     fine = {"a": "aaaa1"}
     yield Field(
         "a published page: a pattern that goes back, by a stranger",
-        f"/chat/{page}/workflows/run",
-        lambda: _run({"a": "a" * 41 + "!"}),
-        lambda: _run({"a": "aaaa"}),
+        f"/chat/{page}/chat-messages",
+        lambda: {**_run({"a": "a" * 41 + "!"}), "query": "q"},
+        lambda: {**_run({"a": "aaaa"}), "query": "q"},
         key="",
     )
     yield Field(
@@ -791,6 +795,16 @@ def _admin_fields(world: Mapping[str, Any]) -> Iterator[Field]:
             "params": {"name": "calculate", "arguments": arguments},
         }
 
+    for name, text in (
+        ("rounded to a thousand million places", "round(1/3, 10**9)"),
+        ("an exponent of 999,999,999", "1e-999999999"),
+    ):
+        yield Field(
+            f"MCP: {name}",
+            "/mcp",
+            lambda text=text: called({"expression": text}),
+            lambda: called({"expression": "1+1"}),
+        )
     yield Field(
         "MCP: an expression that grows",
         "/mcp",
@@ -926,8 +940,8 @@ def _phase(fields: Sequence[Field], attacker: Attacker, probe: Probe, *, is_host
     windows = [attacker.call(one, is_hostile=is_hostile) for one in fields]
     seen = probe.seen()
     for window in windows:
-        if is_hostile:
-            window.field.stalls.append(max(_in_window([*seen["health"], *seen["chat"]], window), default=0.0))
+        longest = max(_in_window([*seen["health"], *seen["chat"]], window), default=0.0)
+        (window.field.stalls if is_hostile else window.field.calm).append(longest)
     return {
         kind: _p99([took for window in windows for took in _in_window(calls, window)]) for kind, calls in seen.items()
     }
@@ -989,7 +1003,7 @@ def _tell(proof: Proof, fields: Sequence[Field], rounds: Sequence[tuple[dict[str
     for one in fields:
         stall = min(one.stalls)
         answered = max(one.seconds) < _MOST_SECONDS
-        seen = f"{stall * 1000:5.0f} ms at longest; status {sorted(one.statuses)} in {min(one.seconds):.2f} s"
+        seen = f"{stall * 1000:5.0f} ms at longest, {min(one.calm) * 1000:3.0f} harmless; status {sorted(one.statuses)} in {min(one.seconds):.2f} s"
         proof.line(one.name, seen, stall < _MOST_STALL and answered)
     for kind in ("health", "chat"):
         harmless, hostile = (statistics.median(one[at][kind] for one in rounds) for at in (0, 1))

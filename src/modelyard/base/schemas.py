@@ -226,11 +226,8 @@ def _check_patterns(document: Any, *, is_lenient: bool) -> None:
         for pattern in _patterns_of(node):
             count += 1
             steps += _steps(pattern)
-            problem = (
-                _problem_of(pattern, is_linear=is_lenient)
-                if steps <= _MOST_PATTERN_STEPS and count <= _MOST_PATTERNS
-                else _TOO_MANY
-            )
+            fits = steps <= _MOST_PATTERN_STEPS and count <= _MOST_PATTERNS
+            problem = _problem_of(pattern, is_linear=is_lenient) if fits else _TOO_MANY
             if problem and not is_lenient:
                 raise SchemaError(problem)
             if problem:
