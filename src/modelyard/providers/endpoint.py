@@ -1,5 +1,6 @@
 """Where a provider is and how to knock: addresses, headers, and answers taken apart into JSON and events."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ _MOST_CONTAINERS = 250_000
 """Four thousand tokens with twenty others each, as `logprobs` are given."""
 _MOST_VALUES = 10_000_000
 """Vectors of 2,048 texts."""
+_LARGE = 1 << 20
 _MAX_ERROR = 256 * 1024
 _AGENT = "modelyard"
 _decode = msgspec.json.Decoder().decode
@@ -164,7 +166,7 @@ class Endpoint:
     async def json(self, response: Response) -> Any:
         """The whole answer. Raises InvokeServerUnavailableError where it is no JSON."""
         try:
-            return self._decoded(await response.read(most=MAX_ANSWER), "the answer")
+            return await self._decoded_apart(await response.read(most=MAX_ANSWER))
         except InvokeError as error:
             raise self.named(error) from error
 
@@ -172,9 +174,15 @@ class Endpoint:
         """The whole answer as an object. Raises InvokeServerUnavailableError where it is none."""
         return self._object(await self.json(response))
 
-    def read_object(self, data: bytes) -> JSON:
+    async def read_object(self, data: bytes) -> JSON:
         """A whole answer that was read already."""
-        return self._object(self._decoded(data, "the answer"))
+        return self._object(await self._decoded_apart(data))
+
+    async def _decoded_apart(self, data: bytes) -> Any:
+        """Large answers are looked through off the loop."""
+        if len(data) < _LARGE:
+            return self._decoded(data, "the answer")
+        return await asyncio.to_thread(self._decoded, data, "the answer")
 
     def _object(self, body: Any) -> JSON:
         if not isinstance(body, dict):
