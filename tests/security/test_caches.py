@@ -67,6 +67,7 @@ KEPT = {
     "base/patterns.py:_compiled()": _PURE,
     "base/patterns.py:_glob()": _PURE,
     "base/schemas.py:_Work._known": _CALL,
+    "base/schemas.py:_can_be_read()": _PURE,
     "base/schemas.py:_compiled()": _PURE,
     "base/schemas.py:_problem_of()": _PURE,
     "base/schemas.py:_steps()": _PURE,
@@ -84,6 +85,11 @@ KEPT = {
     "jail/inside/zygote.py:Zygote.children": "by the number of a process: its descriptors",
     "jail/slots.py:Slots._running": _COUNT,
     "jail/slots.py:Slots._waiting": _COUNT,
+    # plugins, each tenant's apart
+    "plugins/inside/zygote.py:Zygote._plugins": "by the number of a process, of one tenant and environment",
+    "plugins/quarters.py:Quarters._users": "by tenant: the number of its user on this machine",
+    "plugins/wardens.py:_Warden.environ": "what one tenant's plugins of one environment are given",
+    "tools/providers.py:_Apis._by_name": "by tenant and row",
     # sign-in
     "runtime/accounts.py:Accounts._unknown": "by the digest of a session's token: that there is none",
     "runtime/attempts.py:Attempts._made": _COUNT,

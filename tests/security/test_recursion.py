@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from modelyard.base.bodies import MOST_DEPTH, BodyError, decode_body
+from modelyard.base.bodies import MOST_DEPTH, BodyError, check_amount, decode_body
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.gateway.http import read_json
 from modelyard.gateway.service_calls import ServiceError, read_object
@@ -19,13 +19,41 @@ def nested(levels: int) -> bytes:
     (decode_body, BodyError), (read_json, InvokeBadRequestError), (read_object, ServiceError),
 ])  # fmt: skip
 def test_deep_json_is_refused(levels: int, read: object, raises: type[Exception]):
-    with pytest.raises(raises, match="nested deeper than|JSON"):
+    with pytest.raises(raises, match="nested deeper than|more than|JSON"):
         read(nested(levels))
 
 
 def test_depth_that_is_allowed_is_read():
     assert decode_body(nested(MOST_DEPTH)) == msgspec.json.decode(nested(MOST_DEPTH))
     assert decode_body(b"[" + b"[1]," * 1000 + b'"[[["]')[-1] == "[[["
+
+
+HOSTILE = [
+    b"[" + b"[]," * 100_000 + b"1]", b"[" + b"{}," * 100_000 + b"1]", b"[" + b"1," * 400_000 + b"1]",
+    b"[" + b"1.2345678901234567890123e-300," * 10_000 + b"1]", b"[" + b'"",' * 400_000 + b"1]",
+    b"[" + (b"1" * 4000 + b",") * 2_000 + b"1]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_body_of_very_many_values_is_refused_before_they_are_made(body: bytes):
+    for given in (body, body.decode()):
+        with pytest.raises(BodyError, match="more than|too many"):
+            decode_body(given)
+
+
+def test_size_alone_refuses_nothing():
+    text = 'a, [b], {c}, \\ and "d"' * 100_000
+    assert decode_body(msgspec.json.encode({"a": text, "b": [1.5] * 5_000})) == {"a": text, "b": [1.5] * 5_000}
+    tokens = [list(range(100)) for _ in range(2_000)]
+    assert decode_body(msgspec.json.encode(tokens)) == tokens
+
+
+def test_what_a_provider_says_may_be_larger():
+    vectors = {"data": [{"embedding": [0.012345678901234567] * 1024, "index": at} for at in range(400)]}
+    check_amount(msgspec.json.encode(vectors), containers=250_000, values=10_000_000)
+    with pytest.raises(BodyError):
+        check_amount(msgspec.json.encode(vectors))
 
 
 def test_deep_arguments_of_a_model_are_no_object():

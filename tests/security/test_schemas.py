@@ -10,7 +10,7 @@ import pytest
 
 from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
 from modelyard.tools.entities import ToolParameterError
-from modelyard.tools.values import fitted
+from modelyard.tools.values import fitted, fitted_apart
 from modelyard.workflow.nodes.start import InputError, Variable, checked_inputs
 
 SOURCE = Path(__file__).parents[2] / "src/modelyard"
@@ -53,13 +53,47 @@ def test_what_would_take_for_ever_is_refused(schema: Any, value: Any):
 
 
 @pytest.mark.parametrize("schema", [
-    {"type": "strng"}, {"pattern": "("}, {"pattern": "(?=a)b"}, {"pattern": "((a{1000}){1000}){1000}"}, deep(100_000),
+    {"type": "strng"}, {"pattern": "("}, {"pattern": "((a{1000}){1000}){1000}"}, deep(100_000),
     {"$dynamicRef": "#a"}, {"$ref": "#/nowhere"}, [1], "x", {"enum": ["x" * 300_000]},
     {"allOf": [{"pattern": f"a{{{one}}}"} for one in range(300)]},
 ])  # fmt: skip
 def test_a_schema_that_is_none_says_so(schema: Any):
     with pytest.raises(SchemaError):
         compiled(schema)
+
+
+PASSWORD = {"pattern": r"^(?=.*\d)(?=.*[a-z]).{8,}$"}
+
+
+def test_lookaround_and_references_are_matched_within_bounds():
+    assert compiled(PASSWORD).mismatch("abcdefg1") is None
+    assert compiled(PASSWORD).mismatch("abcdefgh") is not None
+    assert compiled({"pattern": r"^(a+)b\1$"}).mismatch("aabaa") is None
+    assert compiled({"pattern": r"^(?=.*x)(a+)+$"}).mismatch("a" * 50 + "!x") is not None
+    given_up = compiled({"pattern": r"(?=.*z)y"}).mismatch("a" * 5_000)
+    assert given_up is not None
+    assert "backtracking" in given_up.message
+    with pytest.raises(TooMuchWorkError):
+        compiled({"pattern": r"(?=.*z)y"}).mismatch("a" * 60_000)
+
+
+def test_large_values_are_held_to_schemas_off_the_loop():
+    schema = {"properties": {"a": {"items": {"type": "integer", "minimum": 0}}}}
+    form = [Variable(variable="v", type="json_object", json_schema=schema)]
+    fine, wrong = {"v": {"a": [1] * 60_000}}, {"v": {"a": [1] * 59_999 + ["x"]}}
+    assert checked_inputs(form, fine)["v"] == fine["v"]
+    with pytest.raises(InputError, match="does not fit"):
+        checked_inputs(form, wrong)
+
+    async def on_the_loop() -> None:
+        with pytest.raises(InputError, match="too many"):
+            checked_inputs(form, fine)
+        tool = {"properties": {"a": {"items": {"type": "integer"}, "type": "array"}}}
+        assert await fitted_apart(fine["v"], tool) == fine["v"]
+        with pytest.raises(ToolParameterError, match="integer"):
+            await fitted_apart({"a": [1] * 59_999 + [{}]}, tool)
+
+    asyncio.run(on_the_loop())
 
 
 @pytest.mark.parametrize("schema", [{"$ref": "#"}, {"allOf": [{"$ref": "#"}]}])

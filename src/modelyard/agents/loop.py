@@ -31,6 +31,7 @@ from modelyard.agents.events import (
 )
 from modelyard.agents.state import ABSOLUTE_MOST, AgentLimits, Reply, Result, State, Strategy, Task, Turn
 from modelyard.base.errors import ModelyardError
+from modelyard.base.mending import apart
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, LLMUsage
 from modelyard.models.messages import AssistantPromptMessage, UserPromptMessage
 from modelyard.tools.entities import Tool, ToolContext
@@ -217,10 +218,16 @@ class AgentLoop:
             reader = self._strategy.reader(state)
             started = self._now()
             async with aclosing(self._model.stream_llm(request)) as chunks:
+                length = 0
                 async for chunk in chunks:
-                    for event in self._pieces(reader.feed(chunk), number):
+                    text = chunk.delta.message.text
+                    length += len(text)
+                    ends = any(
+                        sign in text for sign in _ENDS
+                    )  # of JSON: it is read, and mended where it nearly is some
+                    for event in self._pieces(await apart(length if ends else 0, reader.feed, chunk), number):
                         yield event
-            rest, reply = reader.finish()
+            rest, reply = await apart(length, reader.finish)
             for event in self._pieces(rest, number):
                 yield event
             if state.is_last and reply.calls:  # it was offered none, and asks all the same
@@ -408,7 +415,7 @@ class AgentLoop:
     async def _structured(self, run: _Run, task: Task, answer: str) -> tuple[Any, str]:
         """The answer as JSON that satisfies the schema; asked for once more where it is not."""
         schema = dict(task.schema or {})
-        found = _fits(answer, schema)
+        found = await apart(len(answer), _fits, answer, schema)
         if found is not None:
             return found, answer
         known = run.known.get("final")
@@ -428,7 +435,7 @@ class AgentLoop:
             known = Entry(key="final", text=whole.text, usage=whole.usage)
             if self._record is not None:
                 self._record.keep(known)
-        found = _fits(known.text, schema)
+        found = await apart(len(known.text), _fits, known.text, schema)
         if found is None:
             raise StructuredAnswerError(f"the answer does not fit its schema: {known.text[:200]!r}")
         return found, known.text
@@ -438,6 +445,9 @@ class StructuredAnswerError(ModelyardError):
     """The model gave no answer that its schema allows, though it was asked twice."""
 
     code = "invalid_answer"
+
+
+_ENDS = ("}", "]", "`")
 
 
 def _fits(text: str, schema: Mapping[str, Any]) -> Any:

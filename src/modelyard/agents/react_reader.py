@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.mending import NotMendedError, mended
 
 _LABELS = {
@@ -451,7 +452,10 @@ class _JsonReader:
 
 def _decoded(raw: str, *, is_whole: bool) -> Any:
     try:
+        check_amount(raw)
         return json.loads(raw, strict=False)
+    except BodyError:
+        return None
     except (json.JSONDecodeError, RecursionError):
         pass
     if not is_whole and ":" not in raw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,9 @@ def make_agent(
     )  # fmt: skip
 
 
+_AT_ONCE = 100
+
+
 async def offer_of(yard: Modelyard, tenant: str, names: Sequence[str]) -> Offer:
     """What a tenant's clients see over MCP: the tools that are named, or all of them, apps and datasets included."""
     manager = yard.workflow_parts.tools.manager
@@ -52,7 +56,9 @@ async def offer_of(yard: Modelyard, tenant: str, names: Sequence[str]) -> Offer:
     if names:
         tools = [tool_of(yard, one, tenant) for one in names]
     else:
-        for entity in manager.list(tenant):
+        for at, entity in enumerate(manager.list(tenant)):
+            if at % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # a large API has thousands: others go on between them
             try:
                 tools.append(manager.find(tenant, entity.kind, entity.provider, entity.name))
             except ModelyardError as error:

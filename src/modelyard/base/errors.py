@@ -233,8 +233,13 @@ def kind_of_error(status: int | None, *words: object) -> type[InvokeError]:
     return InvokeBadRequestError if 400 <= status < 500 else InvokeServerUnavailableError
 
 
+_LONGEST_NAME = 200
+
+
 def near(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
-    """The names most like `word`, best first; case does not count."""
+    """The names most like `word`, best first; case does not count. What is no name anybody would type has none."""
+    if len(word) > _LONGEST_NAME:
+        return []
     by_fold = {name.casefold(): name for name in known}
     folded = word.casefold()
     close = difflib.get_close_matches(folded, by_fold, n=most, cutoff=0.5)

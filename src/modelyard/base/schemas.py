@@ -7,7 +7,7 @@ value's node once, and what would be too much is refused.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -22,14 +22,17 @@ MOST_SCHEMA_DEPTH = 100
 MOST_VALUE_DEPTH = 200
 _MOST_WORK = 4_000_000
 """About a twentieth of a second: a node held to a keyword is a unit, and so is half a step of a pattern."""
-_MOST_PAIRS = 30_000
-_MOST_PAIRS_APART = 1_000_000
+MOST_PAIRS = 30_000
+MOST_PAIRS_APART = 1_000_000
 _FEW = 2_000
 """Pairs that are added up faster than a thread is started."""
 _PATTERN_BYTES = 256 << 10
 _MOST_PATTERNS = 200
 _MOST_PATTERN_STEPS = 10_000
 _UNKNOWN_STEPS = 2_000
+_MOST_BACKTRACKS = 1_000
+"""Each may look at the rest of a text, in a third of a hundredth of a microsecond for each character."""
+_BACKTRACKING_STEPS = 200
 
 Draft = Literal["7", "2020-12"]
 
@@ -67,18 +70,21 @@ class Schema:
         nodes = list(_schemas_in(document))
         self._is_simple = not any("$ref" in one or "pattern" in one or "patternProperties" in one for one in nodes)
         self._size = _count(document, MOST_SCHEMA_BYTES)
-        self._validator = _validator(document, draft)
+        backtracks = any(_backtracks(pattern) for one in nodes for pattern in _patterns_of(one))
+        self._validator = _validator(document, draft, _backtracking() if backtracks else _linear())
 
-    def mismatch(self, value: Any) -> Mismatch | None:
-        """The first thing that does not fit; None where all does. Raises TooMuchWorkError, SchemaError."""
-        self._check_work(value, _MOST_PAIRS)
+    def mismatch(self, value: Any, *, most: int = MOST_PAIRS) -> Mismatch | None:
+        """The first thing that does not fit; None where all does. Raises TooMuchWorkError, SchemaError.
+
+        Off the loop `most` may be MOST_PAIRS_APART."""
+        self._check_work(value, most)
         return self._first(value)
 
     async def mismatch_apart(self, value: Any) -> Mismatch | None:
         """As `mismatch`, for larger values: the adding up, which is most of it, is done off the loop."""
         if _count(value, _FEW + 1) <= _FEW and self._size <= _FEW:
             return self.mismatch(value)
-        await asyncio.to_thread(self._check_work, value, _MOST_PAIRS_APART)
+        await asyncio.to_thread(self._check_work, value, MOST_PAIRS_APART)
         return self._first(value)
 
     def _check_work(self, value: Any, most_pairs: int) -> None:
@@ -101,10 +107,18 @@ class Schema:
         return None if error is None else Mismatch(tuple(error.instance_path), error.message[:300])
 
 
+def is_large(value: Any) -> bool:
+    """Whether holding it to a schema takes longer than starting a thread for that."""
+    try:
+        return _count(value, _FEW + 1) > _FEW
+    except TooMuchWorkError:
+        return False  # it is refused at once
+
+
 def compiled(schema: Any, *, draft: Draft = "2020-12", is_lenient: bool = False) -> Schema:
     """A schema, made once for each content. Raises SchemaError that says what is wrong with it.
 
-    `is_lenient` leaves patterns out that cannot be matched in linear time; else they are an error.
+    Patterns that cannot be matched in linear time are given up after some steps; `is_lenient` leaves them out.
     """
     try:
         body = msgspec.json.encode(schema)
@@ -130,11 +144,25 @@ def _compiled(body: bytes, draft: Draft, is_lenient: bool) -> Schema:
     return Schema(document, draft)
 
 
-def _validator(document: Any, draft: Draft) -> Any:
+def _linear() -> Any:
+    import jsonschema_rs
+
+    return jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES, dfa_size_limit=_PATTERN_BYTES)
+
+
+def _backtracking() -> Any:
+    """Lookaround and back-references, as exported apps have them in `^(?=.*\\d).{8,}$`; given up after some steps."""
+    import jsonschema_rs
+
+    return jsonschema_rs.FancyRegexOptions(
+        backtrack_limit=_MOST_BACKTRACKS, size_limit=_PATTERN_BYTES, dfa_size_limit=_PATTERN_BYTES
+    )
+
+
+def _validator(document: Any, draft: Draft, limits: Any) -> Any:
     import jsonschema_rs
 
     kind = jsonschema_rs.Draft7Validator if draft == "7" else jsonschema_rs.Draft202012Validator
-    limits = jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES, dfa_size_limit=_PATTERN_BYTES)
     try:
         return kind(document, offline=True, validate_formats=False, pattern_options=limits)
     except jsonschema_rs.ValidationError as error:
@@ -198,7 +226,8 @@ def _check_patterns(document: Any, *, is_lenient: bool) -> None:
         for pattern in _patterns_of(node):
             count += 1
             steps += _steps(pattern)
-            problem = _problem_of(pattern) if steps <= _MOST_PATTERN_STEPS and count <= _MOST_PATTERNS else _TOO_MANY
+            fits = steps <= _MOST_PATTERN_STEPS and count <= _MOST_PATTERNS
+            problem = _problem_of(pattern, is_linear=is_lenient) if fits else _TOO_MANY
             if problem and not is_lenient:
                 raise SchemaError(problem)
             if problem:
@@ -224,16 +253,26 @@ def _leave_out(node: dict[str, Any], pattern: str) -> None:
         node.pop("additionalProperties", None)  # nobody knows which ones are left
 
 
-@lru_cache(1024)
-def _problem_of(pattern: str) -> str | None:
+def _problem_of(pattern: str, *, is_linear: bool) -> str | None:
+    if _can_be_read(pattern, _linear) or (not is_linear and _backtracks(pattern)):
+        return None
+    return _words_for(pattern)
+
+
+def _backtracks(pattern: str) -> bool:
+    """Whether a pattern can be matched, but not in linear time."""
+    return not _can_be_read(pattern, _linear) and _can_be_read(pattern, _backtracking)
+
+
+@lru_cache(2048)
+def _can_be_read(pattern: str, limits: Callable[[], Any]) -> bool:
     import jsonschema_rs
 
-    limits = jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES, dfa_size_limit=_PATTERN_BYTES)
     try:
-        jsonschema_rs.Draft202012Validator({"pattern": pattern}, offline=True, pattern_options=limits)
+        jsonschema_rs.Draft202012Validator({"pattern": pattern}, offline=True, pattern_options=limits())
     except (jsonschema_rs.ValidationError, ValueError):
-        return _words_for(pattern)
-    return None
+        return False
+    return True
 
 
 def _words_for(pattern: str) -> str:
@@ -241,7 +280,7 @@ def _words_for(pattern: str) -> str:
         compile_pattern(pattern)
     except PatternError as error:
         return str(error)
-    return f"the pattern {pattern[:80]!r} cannot be used; lookaround and back-references are not supported"
+    return f"the pattern {pattern[:80]!r} cannot be used; it is broken or too large"
 
 
 @lru_cache(1024)
@@ -250,7 +289,8 @@ def _steps(pattern: str) -> int:
     try:
         return compile_pattern(pattern).size
     except PatternError:
-        return _UNKNOWN_STEPS  # the other engine may know it, this one does not
+        # The other engine may know it, this one does not.
+        return _BACKTRACKING_STEPS if _backtracks(pattern) else _UNKNOWN_STEPS
 
 
 def _depth(document: Any) -> int:

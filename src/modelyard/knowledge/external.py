@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge.entities import Conditions, Dataset
@@ -90,8 +91,8 @@ class ExternalKnowledge:
 
 def _records(status: int, body: bytes, name: str) -> Sequence[Mapping[str, Any]]:
     try:
-        told: Any = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
+        told: Any = decode_body(body)
+    except BodyError:
         told = None
     if not 200 <= status < 300:
         code = told.get("error_code") if isinstance(told, Mapping) else None

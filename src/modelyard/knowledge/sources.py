@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import whole_number
 from modelyard.jail.sandbox import Jail, JailError
@@ -165,6 +166,6 @@ async def json_at(egress: Egress, url: str, path: str, headers: Sequence[tuple[s
     if not 200 <= page.status < 300:
         raise InvokeBadRequestError(f"{url[:200]} answers with status {page.status}")
     try:
-        return values_at(msgspec.json.decode(page.body), path)
-    except msgspec.MsgspecError as error:
+        return values_at(decode_body(page.body), path)
+    except BodyError as error:
         raise InvokeBadRequestError(f"{url[:200]} answers with no JSON: {error}") from error

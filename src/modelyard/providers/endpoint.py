@@ -1,5 +1,6 @@
 """Where a provider is and how to knock: addresses, headers, and answers taken apart into JSON and events."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
 from modelyard.models.sending import Sending
 from modelyard.models.types import JSON, Credentials, ModelType, OperatorCredentials
@@ -22,6 +24,11 @@ from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.transport.sse import DONE, MAX_EVENT_BYTES, EventStream
 
 MAX_ANSWER = 64 * 1024 * 1024
+_MOST_CONTAINERS = 250_000
+"""Four thousand tokens with twenty others each, as `logprobs` are given."""
+_MOST_VALUES = 10_000_000
+"""Vectors of 2,048 texts."""
+_LARGE = 1 << 20
 _MAX_ERROR = 256 * 1024
 _AGENT = "modelyard"
 _decode = msgspec.json.Decoder().decode
@@ -159,7 +166,7 @@ class Endpoint:
     async def json(self, response: Response) -> Any:
         """The whole answer. Raises InvokeServerUnavailableError where it is no JSON."""
         try:
-            return self._decoded(await response.read(most=MAX_ANSWER), "the answer")
+            return await self._decoded_apart(await response.read(most=MAX_ANSWER))
         except InvokeError as error:
             raise self.named(error) from error
 
@@ -167,9 +174,15 @@ class Endpoint:
         """The whole answer as an object. Raises InvokeServerUnavailableError where it is none."""
         return self._object(await self.json(response))
 
-    def read_object(self, data: bytes) -> JSON:
+    async def read_object(self, data: bytes) -> JSON:
         """A whole answer that was read already."""
-        return self._object(self._decoded(data, "the answer"))
+        return self._object(await self._decoded_apart(data))
+
+    async def _decoded_apart(self, data: bytes) -> Any:
+        """Large answers are looked through off the loop."""
+        if len(data) < _LARGE:
+            return self._decoded(data, "the answer")
+        return await asyncio.to_thread(self._decoded, data, "the answer")
 
     def _object(self, body: Any) -> JSON:
         if not isinstance(body, dict):
@@ -178,8 +191,9 @@ class Endpoint:
 
     def _decoded(self, data: bytes, what: str) -> Any:
         try:
+            check_amount(data, containers=_MOST_CONTAINERS, values=_MOST_VALUES)
             return _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (BodyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if data.lstrip()[:1] == b"<":
                 raise self.broken(f"{what} is a web page, not JSON; check the base URL") from error
             raise self.broken(f"{what} is not JSON: {error}") from error

@@ -139,7 +139,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
                 if (whole := passing.result(body) if not request.stream else None) is not None:
                     yield whole
                     return
-                for chunk in form.parse_result(endpoint.read_object(body), quirks).as_chunks():
+                for chunk in form.parse_result((await endpoint.read_object(body)), quirks).as_chunks():
                     yield chunk
                 return
             glance = passing.glance(request)

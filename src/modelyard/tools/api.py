@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
+from modelyard.base.bodies import check_amount
 from modelyard.base.charsets import charset_of, decode
 from modelyard.tools.entities import (
     Message,
@@ -210,6 +211,7 @@ class ApiTool(Tool):
 def _answer(body: bytes, media: str, charset: str, name: str) -> Message:
     if media.endswith("json") or body[:1] in (b"{", b"["):
         try:
+            check_amount(body)
             return json_message(json.loads(body))
         except (ValueError, RecursionError):
             pass

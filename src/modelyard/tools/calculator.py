@@ -12,6 +12,7 @@ from modelyard.tools.entities import ToolParameterError
 
 _MOST_TEXT = 2000
 _MOST_BITS = 40_000  # of a whole number: 12,000 digits
+_MOST_PLACES = 4_000
 _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
@@ -65,7 +66,7 @@ def _value(node: ast.expr, text: str) -> Any:  # noqa: C901  one case a kind
         case ast.Constant(value=int()):
             return Fraction(_small(node.value))
         case ast.Constant(value=float()):
-            return Fraction(ast.get_source_segment(text, node) or str(node.value))
+            return _decimal(ast.get_source_segment(text, node) or str(node.value))
         case ast.BinOp(op=ast.Pow()):
             return _power(_value(node.left, text), _value(node.right, text))
         case ast.BinOp() if type(node.op) in _BINARY:
@@ -93,6 +94,14 @@ def _value(node: ast.expr, text: str) -> Any:  # noqa: C901  one case a kind
             raise ToolParameterError(f"{type(node).__name__} cannot be calculated")
 
 
+def _decimal(written: str) -> Fraction:
+    """A decimal as it was written: its exponent says how many digits are made of it."""
+    exponent = written.lower().partition("e")[2].lstrip("+-").replace("_", "")
+    if len(exponent.lstrip("0")) > 4 or int(exponent or 0) > _MOST_PLACES:
+        raise ToolParameterError(f"exponents go up to {_MOST_PLACES:,}")
+    return Fraction(written)
+
+
 def _spread(arguments: list[ast.expr]) -> list[ast.expr]:
     """`sum([1, 2])` is `sum(1, 2)`."""
     if len(arguments) == 1 and isinstance(arguments[0], ast.List | ast.Tuple):
@@ -115,7 +124,10 @@ def _called(name: str, given: list[Any]) -> Any:  # noqa: C901  one case a funct
         case "round", [one]:
             return Fraction(round(one))
         case "round", [one, digits]:
-            return round(one, _whole(digits, "round"))
+            places = _whole(digits, "round")
+            if abs(places) > _MOST_PLACES:
+                raise ToolParameterError(f"numbers are rounded to {_MOST_PLACES:,} places at most")
+            return round(one, places)
         case ("floor", [one]):
             return Fraction(math.floor(one))
         case ("ceil", [one]):
@@ -161,8 +173,8 @@ def _whole(value: Any, name: str) -> int:
 
 
 def _small(value: Any) -> Any:
-    whole = value.numerator if isinstance(value, Fraction) else value
-    if isinstance(whole, int) and whole.bit_length() > _MOST_BITS:
+    parts = (value.numerator, value.denominator) if isinstance(value, Fraction) else (value,)
+    if any(isinstance(part, int) and part.bit_length() > _MOST_BITS for part in parts):
         raise ToolParameterError(f"the number is too large: more than {_MOST_BITS // 3:,} digits")
     return value
 
@@ -173,11 +185,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, Fraction):
         if value.denominator == 1:
             return _digits(value.numerator)
-        rest = value.denominator
-        for prime in (2, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and value.denominator < 10**15:  # a decimal that ends
+        if value.denominator < 10**15 and _is_decimal(value.denominator):
             places = 0
             while (value * 10**places).denominator != 1:
                 places += 1
@@ -186,6 +194,14 @@ def _shown(value: Any) -> str:
         value = float(value)
     text = f"{value:.15g}"
     return text.replace("e+", "e")
+
+
+def _is_decimal(denominator: int) -> bool:
+    """Whether what is divided by it ends."""
+    for prime in (2, 5):
+        while denominator % prime == 0:
+            denominator //= prime
+    return denominator == 1
 
 
 def _digits(value: int) -> str:

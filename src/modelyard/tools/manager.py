@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError, suggestion
+from modelyard.base.mending import apart
 from modelyard.tools.entities import (
     Message,
     Tool,
@@ -27,7 +28,7 @@ from modelyard.tools.entities import (
     ToolParameterError,
 )
 from modelyard.tools.observation import Gathering
-from modelyard.tools.values import cast_all, fitted, read_arguments
+from modelyard.tools.values import cast_all, fitted_apart, read_arguments
 
 logger = logging.getLogger("modelyard.tools")
 
@@ -185,7 +186,7 @@ class ToolManager:
         if is_form and entity.parameters:
             given = cast_all(entity.parameters, parameters)
         else:
-            given = fitted(parameters, tool.schema)
+            given = await fitted_apart(parameters, tool.schema)
         key = _cache_key(tool, given, context) if entity.keeps else b""
         if key and (known := self._cache.get(key)) is not None and known[0] > time.monotonic():
             for one in known[1]:
@@ -233,7 +234,7 @@ class ToolManager:
         found = Observation()
         began = time.monotonic()
         try:
-            found.arguments = read_arguments(written, tool.schema)
+            found.arguments = await apart(len(written), read_arguments, written, tool.schema)
             async with aclosing(self.invoke(tool, found.arguments, context)) as messages:
                 async for one in messages:
                     found.gathered.take(one)

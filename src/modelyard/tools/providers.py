@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError, suggestion
 from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.tenancy import Directory, Known, ToolProvider
@@ -34,7 +35,7 @@ from modelyard.tools.entities import (
 )
 from modelyard.tools.mcp import protocol
 from modelyard.tools.mcp.client import McpClient, StdioChannel, http_client, listed
-from modelyard.tools.openapi import Api, DescriptionError, manifest_url, parse
+from modelyard.tools.openapi import Api, DescriptionError, Operation, manifest_url, parse
 from modelyard.transport.egress import Egress
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -300,8 +301,9 @@ class ToolProviders:
         if answer.status >= 300:
             raise ToolInvokeError(f"{url[:200]} answers with status {answer.status}")
         try:
+            check_amount(answer.body)
             return msgspec.json.decode(answer.body, type=dict)
-        except msgspec.MsgspecError as error:
+        except (BodyError, msgspec.MsgspecError) as error:
             raise ToolInvokeError(f"{url[:200]} answers with no JSON object") from error
 
     # clients
@@ -348,6 +350,8 @@ class _Apis:
         self._providers = providers
         self._egress = egress
         self._tokens = tokens
+        self._by_name: OrderedDict[tuple[str, str], tuple[Api, Mapping[str, Operation]]] = OrderedDict()
+        """(tenant, provider) → what was read of it, and its operations by name."""
 
     def tools(self, tenant: str) -> Sequence[ToolEntity]:
         found: list[ToolEntity] = []
@@ -368,7 +372,7 @@ class _Apis:
             if stored.type != "api" or provider not in ("", known.name, known.id):
                 continue
             api = self._providers.api(tenant, known.id)
-            operation = next((one for one in api.operations if one.name == name), None)
+            operation = self._named(tenant, known.id, api).get(name)
             if operation is not None:
                 auth = self._providers.secret(tenant, known.id, stored).auth
                 return ApiTool(
@@ -376,6 +380,17 @@ class _Apis:
                     tokens=self._tokens, tenant=tenant, row=known.id, title=api.title,
                 )  # fmt: skip
         raise ToolNotFoundError(f"there is not a tool named {name}")
+
+    def _named(self, tenant: str, row: str, api: Api) -> Mapping[str, Operation]:
+        """By name: a large API has thousands, and whoever lists its tools asks for each."""
+        key = (tenant, row)
+        known = self._by_name.get(key)
+        if known is None or known[0] is not api:
+            known = (api, {one.name: one for one in reversed(api.operations)})
+            self._by_name[key] = known
+            if len(self._by_name) > _MOST_CACHED:
+                self._by_name.popitem(last=False)
+        return known[1]
 
 
 class _Mcps:

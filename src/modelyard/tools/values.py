@@ -1,12 +1,14 @@
 """Arguments: read from whatever a model wrote, held against a schema, cast to what a parameter says. Pure."""
 
+import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.mending import NotMendedError, mended
-from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
+from modelyard.base.schemas import MOST_PAIRS, MOST_PAIRS_APART, SchemaError, TooMuchWorkError, compiled, is_large
 from modelyard.tools.entities import ToolParameter, ToolParameterError
 
 _TRUE = frozenset({"true", "yes", "y", "1", "on"})
@@ -43,7 +45,10 @@ def _decoded(text: str) -> Any:
     if text.startswith("```"):
         text = text[3:].removeprefix("json").strip().removesuffix("```").strip()
     try:
+        check_amount(text)
         return json.loads(text, strict=False)
+    except BodyError as error:
+        raise ToolParameterError(f"the arguments: {error}") from error
     except (json.JSONDecodeError, RecursionError):
         pass
     if text[:1] not in ("{", "["):
@@ -55,7 +60,14 @@ def _decoded(text: str) -> Any:
     return found if isinstance(found, dict | list) else text
 
 
-def fitted(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+async def fitted_apart(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """As `fitted`; large ones in a thread."""
+    if is_large(arguments):
+        return await asyncio.to_thread(fitted, arguments, schema, most=MOST_PAIRS_APART)
+    return fitted(arguments, schema)
+
+
+def fitted(arguments: Mapping[str, Any], schema: Mapping[str, Any], *, most: int = MOST_PAIRS) -> dict[str, Any]:
     """Arguments that satisfy a tool's schema: near misses are cast, unknown ones left out where the schema has no room
     for them. Defaults are the tool's own affair. Raises ToolParameterError that names the parameter."""
     properties: Mapping[str, Any] = schema.get("properties") or {}
@@ -75,7 +87,7 @@ def fitted(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str,
         if name not in found:
             raise ToolParameterError(f"parameter {name!r} is missing")
     try:
-        mismatch = compiled(schema, is_lenient=True).mismatch(found)
+        mismatch = compiled(schema, is_lenient=True).mismatch(found, most=most)
     except TooMuchWorkError as error:
         raise ToolParameterError(f"the arguments: {error}") from error
     except SchemaError:

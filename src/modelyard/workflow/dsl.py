@@ -29,6 +29,8 @@ MOST_BYTES = 10 * 1024 * 1024
 MOST_NODES = 5_000
 _MOST_DEPTH = 120
 _MOST_VALUES = 2_000_000
+_MOST_EVENTS = 200_000
+"""Of the parser: one a value, and the end of each list and object."""
 WORKFLOW_MODES = ("workflow", "advanced-chat")
 SIMPLE_MODES = ("chat", "completion", "agent-chat")
 ROOTS = ("start", "datasource", "trigger-webhook", "trigger-schedule", "trigger-plugin")
@@ -240,7 +242,8 @@ _NESTS = re.compile(r"^(?:[ \t]*[-?:] ){12,}", re.MULTILINE)
 def parse_yaml(text: str, name: str = "") -> Any:
     """Plain values. Raises DslError for what is no YAML, goes too deep, or blows up by its aliases."""
     try:
-        if text.count("[") + text.count("{") > 3000 or _NESTS.search(text) or re.search(r"^ {200}", text, re.MULTILINE):
+        is_large = text.count("\n") + text.count(",") > _MOST_EVENTS or text.count("[") + text.count("{") > 3000
+        if is_large or _NESTS.search(text) or re.search(r"^ {200}", text, re.MULTILINE):
             _check_depth(text, name)  # the parser itself would overrun its stack
         document = yaml.load(text, _Loader)  # noqa: S506  the safe one
     except yaml.YAMLError as error:
@@ -259,7 +262,9 @@ def parse_yaml(text: str, name: str = "") -> Any:
 
 def _check_depth(text: str, name: str) -> None:
     depth = 0
-    for event in yaml.parse(text, _Loader):
+    for count, event in enumerate(yaml.parse(text, _Loader)):
+        if count > _MOST_EVENTS:
+            raise DslError([Problem(message=f"it has more than {_MOST_EVENTS:,} values", file=name)])
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             depth += 1
             if depth > _MOST_DEPTH:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
 from modelyard.workflow.events import (
     AnyEvent,
@@ -540,7 +541,7 @@ def _default_of(default: Any) -> Any:
         return zero_of(kind)
     if isinstance(value, str) and kind != "string":
         try:
-            return msgspec.json.decode(value)
-        except msgspec.DecodeError:
+            return decode_body(value)
+        except BodyError:
             return value if value else zero_of(kind)
     return value

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.base.schemas import is_large
 from modelyard.runtime.caller import Caller, current_api_key, set_current_caller
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, GraphEngine, Outcome, Recorder, Status, Step
@@ -475,7 +476,7 @@ class Runs:
             raise TooManyRunsError(f"{self._most} runs go on at once already; try again later")
         if record.depth >= self._limits.depth:
             raise WorkflowError(f"workflows call each other {record.depth} deep; {self._limits.depth} is the most")
-        pool = self._pool(app, record)
+        pool = await self._pool_apart(app, record)
         record = msgspec.structs.replace(
             record, root=record.root or app.roots[0], api_key=current_api_key(record.tenant)
         )
@@ -532,7 +533,7 @@ class Runs:
         try:
             app = await self._find_app(record)
             history = await self.journal.history(record)
-            pool = self._pool(app, record)
+            pool = await self._pool_apart(app, record)
             caller = self._caller_of(record)
         except ModelyardError as error:
             fields = {"run": record.id, "error": str(error)}
@@ -547,6 +548,12 @@ class Runs:
             return
         record = msgspec.structs.replace(record, status=Status.RUNNING, reasons=[])
         self._begin(app, record, pool, history, caller, is_resumed=True)
+
+    async def _pool_apart(self, app: App, record: RunRecord) -> VariablePool:
+        """Large inputs are held to their schemas off the loop."""
+        if is_large(record.inputs):
+            return await asyncio.to_thread(self._pool, app, record)
+        return self._pool(app, record)
 
     def _pool(self, app: App, record: RunRecord) -> VariablePool:
         return pool_for(

@@ -55,6 +55,8 @@ class ThinkFilter:
 
 def separated(text: str) -> tuple[str, str]:
     """(thoughts, text) of a whole answer."""
+    if "<" not in text:
+        return "", _EMPTY_LINES.sub("\n\n", text).strip()
     filter_ = ThinkFilter()
     thought, said = filter_.feed(text)
     more, rest = filter_.finish()

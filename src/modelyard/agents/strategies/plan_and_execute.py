@@ -5,10 +5,9 @@ Where a run stands follows from its turns alone: a turn without calls ends the s
 
 import re
 
-import msgspec
-
 from modelyard.agents.prompting import SAFETY, PlainReader, question_of, request_of, system_of, tool_turns
 from modelyard.agents.state import Reader, State, Turn, prompt_tools
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import AnyPromptMessage, UserPromptMessage
 
@@ -68,11 +67,11 @@ def steps_of(state: State) -> list[str]:
     steps: list[str] = []
     if 0 <= begin < end:
         try:
-            found = msgspec.json.decode(text[begin : end + 1])
+            found = decode_body(text[begin : end + 1])
             steps = [
                 str(one.get("step") or one.get("title") or one) if isinstance(one, dict) else str(one) for one in found
             ]
-        except (msgspec.DecodeError, TypeError):
+        except (BodyError, TypeError):
             steps = []
     steps = steps or [one.strip() for one in _LINE.findall(text)]
     return [one for one in steps if one.strip()][:MOST_STEPS] or [state.task.query]

@@ -18,6 +18,7 @@ from modelyard.agents.prompting import (
     system_of,
 )
 from modelyard.agents.state import Reader, Reply, State, Turn, prompt_tools
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.ids import new_id
 from modelyard.models.llm import LLMRequest, fold
 from modelyard.models.messages import (
@@ -114,8 +115,8 @@ def scratchpad(turns: Sequence[Turn]) -> str:
 
 def _input(arguments: str) -> object:
     try:
-        return msgspec.json.decode(arguments)
-    except msgspec.DecodeError:
+        return decode_body(arguments)
+    except BodyError:
         return arguments
 
 

@@ -148,7 +148,7 @@ class AppRuns:
     async def _tested(self, request: Request, found: FoundApp) -> NodeTest:
         """Run `node` of `file` alone; `inputs` are what it reads, as `start.query` → value."""
         body = await request.json()
-        app = loads(need(body, "file", str), name=found.name)
+        app = await asyncio.to_thread(loads, need(body, "file", str), name=found.name)
         name, given = need(body, "node", str), may(body, "inputs", dict) or {}
         node = next((one for one in app.nodes if one.id == name), None)
         if node is None:

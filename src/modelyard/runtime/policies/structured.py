@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import check_amount
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
 from modelyard.models.entities import ModelFeature
@@ -70,6 +71,7 @@ class _Check:
     async def problem(self, text: str) -> str | None:
         """What is wrong with it, in words for a model; None where it fits."""
         try:
+            check_amount(text)
             document = json.loads(text)
         except ValueError as error:
             return f"it is not JSON: {error}"

@@ -1,5 +1,6 @@
 """Arithmetic that does not guess."""
 
+import asyncio
 from collections.abc import Sequence
 
 from modelyard.tools import calculator
@@ -16,6 +17,6 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
 
         expression: as (19.99 * 3) * (1 - 15%)
         """
-        return calculator.calculate(expression)
+        return await asyncio.to_thread(calculator.calculate, expression)
 
     return [FunctionTool(calculate, provider="calculator", kind="builtin", is_repeatable=True)]

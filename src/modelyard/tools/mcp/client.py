@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
 from modelyard.base.urls import join
 from modelyard.tools.mcp import protocol
@@ -386,8 +387,8 @@ class SseChannel:
 
 def _message(data: bytes) -> Mapping[str, Any] | None:
     try:
-        found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = decode_body(data)
+    except BodyError:
         return None
     return found if isinstance(found, Mapping) else None
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from modelyard.base.bodies import check_amount
 from modelyard.base.version import __version__
 from modelyard.tools.entities import Message, ToolError, blob_message, json_message, text_message, variable_message
 from modelyard.tools.observation import Gathering
@@ -123,6 +124,7 @@ def _text(text: str) -> Iterator[Message]:
     stripped = text.strip()
     if stripped[:1] in ("{", "["):
         try:
+            check_amount(stripped)
             value = json.loads(stripped)
         except (ValueError, RecursionError):
             value = None

@@ -28,6 +28,7 @@ from modelyard.agents.events import (
 from modelyard.agents.loop import AgentLoop, Entry
 from modelyard.agents.state import AgentLimits, Task
 from modelyard.agents.strategies import strategy_of
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -526,8 +527,8 @@ def _text(value: Any) -> str:
 
 def _arguments(one: AgentCall) -> Any:
     try:
-        return msgspec.json.decode(one.arguments) if one.arguments else {}
-    except msgspec.DecodeError:
+        return decode_body(one.arguments) if one.arguments else {}
+    except BodyError:
         return one.arguments
 
 

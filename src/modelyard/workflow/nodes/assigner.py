@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.workflow.node import NodeContext, NodeData, NodeError, NodeResult, QuickNode, Update
 from modelyard.workflow.variables import ARRAYS, MISSING, PSEUDO, VariablePool, fits, to_object, type_of, zero_of
 
@@ -110,8 +111,8 @@ def _parsed(value: Any, declared: str) -> Any:
     """A constant as it was typed into a form."""
     if isinstance(value, str) and (declared == "object" or declared in ARRAYS):
         try:
-            return msgspec.json.decode(value)
-        except msgspec.DecodeError:
+            return decode_body(value)
+        except BodyError:
             return value
     return value
 

@@ -9,9 +9,10 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
+from modelyard.base.bodies import check_amount
 from modelyard.base.charsets import charset_of, decoded
 from modelyard.base.errors import ModelyardError
-from modelyard.base.mending import NotMendedError, mended
+from modelyard.base.mending import NotMendedError, apart, mended
 from modelyard.workflow.node import Effect, Node, NodeContext, NodeData, NodeError, NodeResult
 from modelyard.workflow.template import render, selectors_in
 from modelyard.workflow.variables import File
@@ -174,7 +175,7 @@ class HttpRequestNode(Node):
                 return text.encode(), _TYPES["raw-text"]
             case "json":
                 text = render(_text(parts[0].value), context.pool) if parts else ""
-                return _json(text), _TYPES["json"]
+                return await apart(len(text), _json, text), _TYPES["json"]
             case "binary":
                 return await self._binary(parts, context), _TYPES["binary"]
             case "x-www-form-urlencoded":
@@ -289,6 +290,7 @@ def _json(text: str) -> bytes:
     if not text.strip():
         return b""
     try:
+        check_amount(text)
         return msgspec.json.encode(json.loads(text))
     except (ValueError, RecursionError) as first:
         try:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.messages import (
@@ -364,8 +365,8 @@ def _structured(text: str, inputs: Mapping[str, Any], process: Mapping[str, Any]
     from modelyard.runtime.policies.structured import bare_json
 
     try:
-        found = msgspec.json.decode(bare_json(separated(text)[1]))
-    except msgspec.DecodeError as error:
+        found = decode_body(bare_json(separated(text)[1]))
+    except BodyError as error:
         raise NodeError(
             f"Failed to parse structured output: {error}", kind="OutputParserError", inputs=inputs, process_data=process
         ) from error

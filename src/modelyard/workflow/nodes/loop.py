@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import BodyError, decode_body
 from modelyard.workflow.conditions import Condition, ConditionError, holds_all
 from modelyard.workflow.engine import GraphEngine, Outcome, Status
 from modelyard.workflow.events import NodeRunLoopFailed, NodeRunLoopNext, NodeRunLoopStarted, NodeRunLoopSucceeded
@@ -97,8 +98,8 @@ class LoopNode(Node):
             return zero_of(variable.var_type)
         if isinstance(value, str) and variable.var_type not in ("string", "secret"):
             try:
-                return msgspec.json.decode(value)
-            except msgspec.DecodeError:
+                return decode_body(value)
+            except BodyError:
                 raise NodeError(
                     f"loop variable {variable.label} is {variable.var_type}; {value[:60]!r} is not", kind="ValueError"
                 ) from None

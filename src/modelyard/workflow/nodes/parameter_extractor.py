@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError
-from modelyard.base.mending import NotMendedError, mended
+from modelyard.base.mending import NotMendedError, apart, mended
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.messages import (
@@ -129,9 +129,10 @@ class ParameterExtractorNode(Node):
             raise NodeError(str(error), kind=type(error).__name__, inputs=inputs, process_data=process) from error
         usage = dump_usage(result.usage)
         process.update(usage=usage, llm_text=result.text)
-        found = _arguments(result) if by_tool else None
+        found = await _arguments(result) if by_tool else None
         if found is None:
-            found = first_object(separated(result.text)[1])
+            text = separated(result.text)[1]
+            found = await apart(len(text), first_object, text)
         outputs = self._outputs(found)
         return NodeResult(
             inputs=inputs, process_data=process, outputs={**outputs, "__usage": usage},
@@ -188,14 +189,20 @@ def _has_tools(model: Any) -> bool:
     return features is None or bool(features & {ModelFeature.TOOL_CALL, ModelFeature.MULTI_TOOL_CALL})
 
 
-def _arguments(result: LLMResult) -> Mapping[str, Any] | None:
+async def _arguments(result: LLMResult) -> Mapping[str, Any] | None:
     if not result.tool_calls:
         return None
-    return first_object(result.tool_calls[0].function.arguments)
+    text = result.tool_calls[0].function.arguments
+    return await apart(len(text), first_object, text)
+
+
+_MOST_TEXT = 1 << 20
 
 
 def first_object(text: str) -> Mapping[str, Any] | None:
     """The first balanced `{…}` of a text that is JSON; mended a little where it nearly is."""
+    if len(text) > _MOST_TEXT:
+        return None
     decoder = json.JSONDecoder(strict=False)
     place = text.find("{")
     tries = 0

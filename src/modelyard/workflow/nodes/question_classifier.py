@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import check_amount
 from modelyard.base.errors import ModelyardError
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import (
@@ -150,7 +151,9 @@ class QuestionClassifierNode(Node):
         if not classes:
             raise ValueError("the classifier has no classes")
         try:
-            found = json.loads(bare_json(separated(text)[1]))
+            answer = bare_json(separated(text)[1])
+            check_amount(answer)
+            found = json.loads(answer)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"got invalid json object. error: {error}") from error
         if isinstance(found, list):

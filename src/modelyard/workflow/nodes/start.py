@@ -1,12 +1,15 @@
 """start: checks what the run was given against the form."""
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
+from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.mending import is_on_a_loop
+from modelyard.base.schemas import MOST_PAIRS, MOST_PAIRS_APART, SchemaError, TooMuchWorkError, compiled, is_large
 from modelyard.workflow.node import NodeContext, NodeData, NodeError, NodeKind, NodeResult, QuickNode
 from modelyard.workflow.variables import File, WorkflowError
 
@@ -118,8 +121,8 @@ def _files(form: Variable, value: Any) -> list[Any]:
 def _object(form: Variable, value: Any) -> Any:
     if isinstance(value, str) and value:
         try:
-            value = msgspec.json.decode(value)
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            value = decode_body(value)
+        except BodyError:
             raise InputError(f"{form.variable} in input form must be a JSON object") from None
     if not isinstance(value, Mapping):
         raise InputError(f"{form.variable} in input form must be a JSON object")
@@ -136,7 +139,7 @@ def _object(form: Variable, value: Any) -> Any:
 
 def _check_schema(name: str, schema: Mapping[str, Any], value: Any) -> None:
     try:
-        mismatch = compiled(schema, draft="7").mismatch(value)
+        mismatch = compiled(schema, draft="7").mismatch(value, most=MOST_PAIRS if is_on_a_loop() else MOST_PAIRS_APART)
     except TooMuchWorkError as error:
         raise InputError(f"{name} cannot be held to its JSON schema: {error}") from error
     except SchemaError as error:
@@ -156,7 +159,14 @@ class StartNode(QuickNode):
     kind = NodeKind.ROOT
     Data = StartData
 
-    def compute(self, context: NodeContext) -> NodeResult:
+    def compute(self, context: NodeContext) -> NodeResult | None:
+        """None where there is much to check: that is done off the loop."""
+        return None if is_large(context.pool.of(self.id)) else self._checked(context)
+
+    async def run(self, context: NodeContext) -> NodeResult:
+        return self.compute(context) or await asyncio.to_thread(self._checked, context)
+
+    def _checked(self, context: NodeContext) -> NodeResult:
         given = context.pool.of(self.id)
         try:
             outputs = checked_inputs(self.data.variables, given)

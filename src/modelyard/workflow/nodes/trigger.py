@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bodies import decode_body
 from modelyard.workflow.node import NodeContext, NodeData, NodeError, NodeKind, NodeResult, QuickNode
 from modelyard.workflow.variables import type_of
 
@@ -98,10 +99,10 @@ def _cast(parameter: Parameter, value: Any) -> Any:
             case "boolean":
                 return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
             case "object" | "array[string]" | "array[number]" | "array[boolean]" | "array[object]":
-                return msgspec.json.decode(value)
+                return decode_body(value)
             case _:
                 return value
-    except (ValueError, KeyError, msgspec.DecodeError) as error:
+    except (ValueError, KeyError) as error:
         raise NodeError(
             f"{parameter.name} must be {parameter.type}, not {type_of(value)} {value[:60]!r}", kind="InputError"
         ) from error

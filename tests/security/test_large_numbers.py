@@ -1,0 +1,44 @@
+"""Numbers and names that would be made without end: refused by what they would become, before they are."""
+
+import asyncio
+import time
+
+import pytest
+
+from modelyard.base.errors import near, suggestion
+from modelyard.tools.calculator import calculate
+from modelyard.tools.entities import ToolParameterError
+from modelyard.workflow.dsl import DslError, parse_yaml
+
+
+@pytest.mark.parametrize("expression", [
+    "round(1/3, 10**9)", "round(1.5, -10**9)", "1e999999999", "1e-999999999", "1e-4000" + "*1e-4000" * 3, "9**9**9**9",
+    "(1/3)**30000", "1e4_000_0", "factorial(3000)*factorial(3000)", "sum(1e-4000, 1e4000)*1e-4000*1e-4000*1e-4000",
+])  # fmt: skip
+def test_the_calculator_makes_no_number_without_end(expression: str):
+    with pytest.raises(ToolParameterError):
+        calculate(expression)
+
+
+@pytest.mark.parametrize(("expression", "value"), [
+    ("1.5e3", "1500"), ("1e-3", "0.001"), ("round(2/3, 2)", "0.67"), ("1e0004", "10000"), ("0.1+0.2", "0.3"),
+])  # fmt: skip
+def test_the_calculator_calculates(expression: str, value: str):
+    assert calculate(expression) == value
+
+
+def test_a_huge_name_is_near_nothing():
+    began = time.process_time()
+    assert near("openai" * 100_000, ["openai"] * 3) == []
+    assert suggestion("openai" * 100_000, ["openai"]) == "it offers 'openai'"
+    assert near("opena", ["openai"]) == ["openai"]
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("text", ["a: [" + "[]," * 300_000 + "]", "- a\n" * 300_000, "a: [" + "1," * 300_000 + "]"])
+def test_a_yaml_of_very_many_values_is_refused_while_it_is_read(text: str):
+    async def apart() -> None:
+        await asyncio.to_thread(parse_yaml, text)
+
+    with pytest.raises(DslError, match="more than"):
+        asyncio.run(apart())
