@@ -69,7 +69,6 @@ KEPT = {
     "base/schemas.py:_Work._known": _CALL,
     "base/schemas.py:_can_be_read()": _PURE,
     "base/schemas.py:_compiled()": _PURE,
-    "base/schemas.py:_problem_of()": _PURE,
     "base/schemas.py:_steps()": _PURE,
     # connections
     "cli/door.py:Door._beginning": _COUNT,

@@ -349,6 +349,10 @@ _OWN_WAYS = {
     ("providers/local/engines/chat.py", "socket.socket"): "the same",
     ("providers/local/process.py", "open_connection"): "one half of a pair of sockets",
     ("plugins/process.py", "create_connection"): "the pipes of a plugin's process",
+    ("plugins/way_out.py", "getaddrinfo"): "plugins' own traffic: names are looked up, held to the rules",
+    ("plugins/way_out.py", "open_connection"): "and connected to by the address that was checked",
+    ("plugins/warden.py", "socket.socket"): "listens inside a plugin's own network, and connects to nothing",
+    ("plugins/inside/confine.py", "socket.socket"): "brings up the loopback of a plugin's own network",
     ("cli/doctor.py", "socket.socket"): "whether a port is free",
     ("cli/doctor.py", "connect_ex"): "the same",
 }

@@ -27,7 +27,7 @@ _HEAD_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 _PIECE = 64 * 1024
 _MOST_CONNECTIONS = 256
-_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]{2,60}\]|[A-Za-z0-9._-]{1,255}):(?P<port>[0-9]{1,5})")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOP_BY_HOP = frozenset({"connection", "proxy-connection", "proxy-authorization", "keep-alive", "te", "upgrade"})
 _NAMES = ThreadPoolExecutor(8, thread_name_prefix="plugin-names")
