@@ -97,7 +97,7 @@ def test_the_doctor_says_it(tmp_path: Path):
     config = tmp_path / "modelyard.yaml"
     config.write_text('api_keys: ["short"]\nworkflows: {code: false}\n')
     config.chmod(0o644)
-    environ = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_CONFIG": str(config)}
+    environ = {"MODELYARD_HOME": str(tmp_path / "home"), "MODELYARD_CONFIG": str(config)}
     said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
     unsafe = {one["what"] for one in json.loads(said.output) if one["kind"] == "unsafe"}
     assert {"weak API key", "readable secrets"} <= unsafe
