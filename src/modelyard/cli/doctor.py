@@ -17,8 +17,19 @@ from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.base.modes import open_to_others
 from modelyard.base.settings import Settings
 from modelyard.base.version import __version__
+from modelyard.cli import safety
 from modelyard.cli.database import problem_of
-from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
+from modelyard.cli.show import (
+    bad,
+    good,
+    json_option,
+    note,
+    print_json,
+    print_table,
+    run_with_yard,
+    settings_file,
+    settings_of,
+)
 from modelyard.jail.sandbox import JailError
 from modelyard.models.types import ModelType
 from modelyard.plugins.wardens import machine
@@ -36,6 +47,8 @@ class Finding(msgspec.Struct, frozen=True):
     remedy: str = ""
     needed: bool = True
     """False for what is merely nice to have."""
+    kind: str = "installed"
+    """`unsafe` for a setting that is, `information` for one that may be."""
 
 
 @click.command()
@@ -47,11 +60,18 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     findings = [*_machine(settings), *_local(settings), *_stored(settings)]
     if all(one.ok for one in findings if one.what == "database"):  # nothing else can be asked of a damaged one
         findings += [*run_with_yard(ctx, _jail), _plugins(settings), *run_with_yard(ctx, _providers)]
+        facts = run_with_yard(ctx, _tenants)
+    else:
+        facts = safety.Facts()
+    findings += _unsafe(settings, _known(settings_file(ctx), settings, facts))
     if as_json:
         print_json(findings)
     else:
-        rows = [(_mark(one), one.what, one.detail, one.remedy) for one in findings]
+        rows = [(_mark(one), one.what, one.detail, one.remedy) for one in findings if one.kind == "installed"]
         print_table("", ("", "what", "found", "what brings it"), rows)
+        unsafe = [(one.kind, one.what, one.detail, one.remedy) for one in findings if one.kind != "installed"]
+        if unsafe:
+            print_table("", ("", "setting", "why it matters", "what to change"), unsafe)
         types = {kind for kind in ModelType if any(one.what == f"local {kind.value}" and one.ok for one in findings)}
         note(f"\n{len(types)} of 6 model types can run on this machine without a key.")
     return 0 if all(one.ok for one in findings if one.needed) else 1
@@ -136,6 +156,36 @@ def _local(settings: Settings) -> Iterator[Finding]:
     reader = manifest().models["pp-ocrv4"]
     remedy = "" if not reader.missing else f"pip install 'modelyard[{reader.extra}]'"
     yield Finding("text in pictures", not reader.missing, "OCR, English and Chinese", remedy, needed=False)
+
+
+def _unsafe(settings: Settings, facts: safety.Facts) -> Iterator[Finding]:
+    for one in safety.findings(settings, facts):
+        kind = "information" if one.is_information else "unsafe"
+        yield Finding(one.name, ok=False, detail=one.why, remedy=one.remedy, needed=False, kind=kind)
+
+
+def _known(path: Path, settings: Settings, facts: safety.Facts) -> safety.Facts:
+    """What the machine says, beside what the database does."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    return msgspec.structs.replace(
+        facts, settings_file=str(path), is_file_readable=any(open_to_others(path)), text=text,
+        is_root=hasattr(os, "geteuid") and os.geteuid() == 0,
+        has_master_key_file=(settings.home_path / "master.key").exists(),
+    )  # fmt: skip
+
+
+async def _tenants(yard: Any) -> safety.Facts:
+    """What the database and the jail say."""
+    tenants = tuple(one["id"] for one in yard.administration.tenants() if one["id"] != DEFAULT_TENANT)
+    unlimited = [one for one in tenants if not await yard.administration.list(one, "limit", most=1)]
+    try:
+        jail = await yard.workflow_parts.jail.check()
+    except JailError:
+        jail = ""
+    return safety.Facts(tenants=tenants, unlimited_tenants=tuple(unlimited), jail=jail)
 
 
 async def _jail(yard: Any) -> list[Finding]:

@@ -222,15 +222,21 @@ def why_gone(message: Mapping[str, Any]) -> ModelyardError:
 
 
 _UNSNIFFED = (b"x-content-type-options", b"nosniff")
+_NOT_KEPT = (b"cache-control", b"no-store")
 _ENDS = bytes.maketrans(b"\r\n\0", b"   ")
 
 
 def finish_headers(headers: list[tuple[bytes, bytes]]) -> None:
-    """What holds for every answer: no browser guesses another type than the one that is said, and no header's value
-    ends its line, since whoever wrote that would write the next header."""
+    """What holds for every answer: no browser guesses another type than the one that is said, nobody on the way
+    keeps what does not say how long, and no header's value ends its line, since whoever wrote that would write the next
+    header."""
+    says_how_long = False
     for place, (name, value) in enumerate(headers):
         if b"\r" in value or b"\n" in value or b"\0" in value:
             headers[place] = (name, value.translate(_ENDS))
+        says_how_long = says_how_long or name == b"cache-control"
+    if not says_how_long:
+        headers.append(_NOT_KEPT)
     if _UNSNIFFED not in headers:
         headers.append(_UNSNIFFED)
 

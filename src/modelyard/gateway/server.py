@@ -10,7 +10,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.ids import new_id
 from modelyard.gateway import admin_calls, chat_page
-from modelyard.gateway.auth import Gatekeeper
+from modelyard.gateway.auth import Gatekeeper, UnauthorizedError
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.chat_page import PageRoute
 from modelyard.gateway.dataset_calls import DatasetParts
@@ -456,6 +456,8 @@ def _failure(error: Exception, request: Request) -> Reply:
     elif not isinstance(error, ModelyardError):  # the last line of defence: whatever is wrong, the caller gets words
         logger.error("a request failed", extra={"fields": fields}, exc_info=error)
         error = ModelyardError(f"something is wrong with the server; its log has the reason under {request.id}")
+    elif isinstance(error, (UnauthorizedError, ForbiddenError)):
+        logger.info("a request was refused", extra={"fields": {**fields, "code": error.code}})
     return error_reply(error, shape_of(request.path), request.id)
 
 

@@ -9,6 +9,7 @@ what strangers try counts against strangers, and takes a queue of its own.
 
 import asyncio
 import hashlib
+import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -28,6 +29,8 @@ from modelyard.runtime.caller import DEFAULT_TENANT, Caller, ForbiddenError, Rol
 from modelyard.storage.database import Connection, Database, StorageUnavailableError, statements
 
 T = TypeVar("T")
+
+logger = logging.getLogger("modelyard.accounts")
 
 SESSION_SECONDS = 14 * 86_400.0
 ROTATE_SECONDS = 3600.0
@@ -183,6 +186,10 @@ class Accounts:
         except (TooManyTriesError, passwords.BusyError, StorageUnavailableError):
             self._by_one.give_back(one)  # nobody looked whether it is right
             raise
+        except SignInError:
+            # Not what was typed for an address: now and then that is a password.
+            logger.warning("a sign-in failed", extra={"fields": {"address": address}})
+            raise
         self._by_one.forget(one)
         self._by_place.give_back(place)
         return await self.open(account, agent, address)
@@ -279,6 +286,8 @@ class Accounts:
             it.execute(self._sql["seen"], (now, account.id))
 
         await self._transact(work)
+        fields = {"account": account.id, "tenant": account.tenant, "address": address}
+        logger.info("somebody signed in", extra={"fields": fields})
         return token, one
 
     async def session(self, token: str) -> Session | None:

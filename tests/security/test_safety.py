@@ -1,0 +1,113 @@
+"""What `modelyard doctor` says of settings that are unsafe."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from modelyard.base.settings import Settings
+from modelyard.cli.doctor import doctor
+from modelyard.cli.safety import UNSAFE, Facts, findings
+from modelyard.gateway.http import finish_headers
+
+
+def settings(**given: Any) -> Settings:
+    return msgspec.convert(given, Settings)
+
+
+def names(chosen: Settings, facts: Facts | None = None) -> set[str]:
+    return {one.name for one in findings(chosen, facts or Facts()) if not one.is_information}
+
+
+KEY = "kT9vQ2xLr8WbZ4nYc7JdM3pH"
+OPEN = {"host": "0.0.0.0", "trusted_proxies": ["10.0.0.0/8"], "plugins": {"debug_port": 0, "must_be_signed": True}}
+CASES: list[tuple[str, dict[str, Any], Facts]] = [
+    ("plain network", {**OPEN, "trusted_proxies": []}, Facts()),
+    ("everybody is a proxy", {"trusted_proxies": ["0.0.0.0/0"]}, Facts()),
+    ("everybody is a proxy", {"trusted_proxies": ["::/0"]}, Facts()),
+    ("weak API key", {"api_keys": ["short"]}, Facts()),
+    ("weak API key", {"api_keys": ["a" * 40]}, Facts()),
+    ("weak API key", {"api_keys": ["my-password-for-the-server-of-us"]}, Facts()),
+    ("readable secrets", {"api_keys": [KEY]}, Facts(settings_file="m", is_file_readable=True, text=f"- {KEY}")),
+    (
+        "readable secrets", {"database": "postgresql://me:pw9@localhost/a"},
+        Facts(settings_file="m", is_file_readable=True, text="me:pw9@"),
+    ),
+    ("database without TLS", {"database": "postgresql://me:pw@db.example/a"}, Facts()),
+    ("Valkey without a password", {"shared": "valkeys://cache.example:6379"}, Facts()),
+    ("Valkey without TLS", {"shared": "valkey://:pw@cache.example:6379"}, Facts()),
+    ("private addresses", {"egress": {"private": ["10.0.0.1:80"]}}, Facts()),
+    ("odd ports", {"egress": {"ports": [80, 25]}}, Facts()),
+    ("prompts in traces", {"telemetry": {"content": True}}, Facts()),
+    ("prompts are recorded", {"telemetry": {"record": True}}, Facts()),
+    ("credentials passed on", {"content": {"pass_authorization": True}}, Facts()),
+    ("one origin", {}, Facts(tenants=("acme",))),
+    ("unsigned plugins", {**OPEN, "plugins": {"debug_port": 0}}, Facts()),
+    ("plugin debug port", {**OPEN, "plugins": {"must_be_signed": True}}, Facts()),
+    ("plugin interface", {"plugins": {"open_interface": True}}, Facts()),
+    ("root", {}, Facts(is_root=True)),
+    ("jail", {}, Facts(jail="")),
+    ("jail", {}, Facts(jail="namespaces")),
+    ("no limit on connections", {"connections": {"head_seconds": 1e6}}, Facts()),
+    ("tenants without limits", {"content": {"origin": "https://c.example"}}, Facts(unlimited_tenants=("acme",))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "given", "facts"), CASES)
+def test_each_unsafe_setting_is_said_and_nothing_else(name: str, given: dict[str, Any], facts: Facts):
+    assert names(settings(**given), facts) == {name}
+
+
+def test_what_is_usual_is_safe():
+    assert names(settings()) == set()
+    assert names(settings(**OPEN)) == set()
+    local = {"database": "postgresql://me:pw@127.0.0.1/a", "shared": "valkey://localhost:6379"}
+    assert names(settings(**local)) == set()
+    away = {"database": "postgresql://me:pw@db.example/a?sslmode=verify-full", "shared": "valkeys://:pw@c.example"}
+    assert names(settings(**away)) == set()
+    assert names(settings(api_keys=[KEY]), Facts(is_file_readable=True)) == set()
+
+
+def test_what_may_be_meant_is_information():
+    said = list(findings(settings(upgrade_database=False), Facts(has_master_key_file=True)))
+    assert {one.name for one in said} == {"unsigned plugins", "upgrades by hand", "master key"}
+    assert all(one.is_information for one in said)
+
+
+def test_the_table_names_real_settings_and_every_finding():
+    for name, paths in UNSAFE.items():
+        for path in paths:
+            value: Any = settings()
+            for part in path.split("."):
+                assert part in value.__struct_fields__, (name, path)
+                value = getattr(value, part)
+    tested = {name for name, _, _ in CASES} | {"upgrades by hand", "master key"}
+    assert tested == set(UNSAFE)
+    for _, given, facts in CASES:
+        for one in findings(settings(**given), facts):
+            assert one.name in UNSAFE
+            assert one.why
+            assert one.remedy
+
+
+def test_the_doctor_says_it(tmp_path: Path):
+    config = tmp_path / "modelyard.yaml"
+    config.write_text('api_keys: ["short"]\nworkflows: {code: false}\n')
+    config.chmod(0o644)
+    environ = {"MODELYARD_HOME": str(tmp_path / "home"), "MODELYARD_CONFIG": str(config)}
+    said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
+    unsafe = {one["what"] for one in json.loads(said.output) if one["kind"] == "unsafe"}
+    assert {"weak API key", "readable secrets"} <= unsafe
+    assert "short" not in {word for one in json.loads(said.output) for word in one["detail"].split()}
+
+
+def test_answers_that_do_not_say_how_long_are_kept_by_nobody():
+    headers = [(b"content-type", b"text/plain")]
+    finish_headers(headers)
+    assert (b"cache-control", b"no-store") in headers
+    kept = [(b"cache-control", b"no-cache")]
+    finish_headers(kept)
+    assert [value for name, value in kept if name == b"cache-control"] == [b"no-cache"]
