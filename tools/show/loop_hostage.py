@@ -14,6 +14,7 @@ whatever else runs on the machine does not. The others' p99 is that of all windo
 
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import statistics
@@ -129,7 +130,7 @@ def _workflow(nodes: Mapping[str, Mapping[str, Any]], mode: str = "workflow") ->
         {"id": name, "data": {"title": name, **({"model": model} if data["type"] in needy else {}), **data}}
         for name, data in nodes.items()
     ]
-    edges = [{"source": one, "target": other} for one, other in zip(names, names[1:], strict=False)]
+    edges = [{"source": one, "target": other} for one, other in itertools.pairwise(names)]
     return yaml.safe_dump({
         "kind": "app", "version": "0.6.0", "app": {"name": "test", "mode": mode},
         "workflow": {"graph": {"nodes": made, "edges": edges}, "features": {}},
