@@ -208,7 +208,7 @@ def _fill(origin: str, said: str, plugin: Path) -> dict[str, str]:
         asked = post(f"/admin/v1/evaluations/{ids['dataset']}", {"questions": questions, "ways": ["full_text"]})
         ids["evaluation"] = json.loads(asked.text.split("data: ")[-1])["evaluation"]["id"]
         package = package_folder(plugin).data
-        task = client.post("/admin/v1/plugins", content=package).json()
+        task = client.post("/admin/v1/plugins?unsigned=true", content=package).json()
         until = time.monotonic() + 120
         while task.get("status") == "running" and time.monotonic() < until:
             time.sleep(0.2)
