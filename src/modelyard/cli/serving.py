@@ -41,7 +41,9 @@ def gateway_of(
         if yard.database.damage is not None:
             return f"the database is damaged, and calls are refused until it is restored: {yard.database.damage}"
         if yard.database.trouble is not None:
-            return f"what calls cost cannot be written down: {yard.database.trouble}"
+            # What stands before the colon is for anybody: a full disk may be said, a server's address may not.
+            cause = ", since the database's disk is full" if "full" in yard.database.trouble else ""
+            return f"what calls cost cannot be written down{cause}: {yard.database.trouble}"
         return None if yard.upkeep.is_fresh else "changes to keys and limits are not heard of"
 
     began = yard.clock.monotonic()
