@@ -243,10 +243,7 @@ class Gatekeeper:
             raise UnauthorizedError(f"tenant {tenant!r} is switched off")
         if not directory.admits(tenant, key.user):
             raise UnauthorizedError(f"user {key.user!r} is switched off")
-        return Caller(
-            tenant=tenant, key=row, user=key.user, role=key.role, models=tuple(key.models), priority=key.priority,
-            expires_at=key.expires_at,
-        )  # fmt: skip
+        return key.caller(tenant, row)
 
 
 _OWNER = Caller(tenant=DEFAULT_TENANT)

@@ -44,6 +44,13 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Seconds since 1970."""
     revoked_at: float | None = None
 
+    def caller(self, tenant: str, id: str) -> Caller:  # noqa: A002
+        """Whoever shows this key, once it was found to be valid."""
+        return Caller(
+            tenant=tenant, key=id, user=self.user, role=self.role, models=tuple(self.models), priority=self.priority,
+            expires_at=self.expires_at,
+        )  # fmt: skip
+
 
 class StoredCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: ClassVar[str] = "credential"
@@ -436,15 +443,10 @@ class Directory:
         if found is None:
             return None
         tenant, key = found
-        user = self.named(tenant, User, key.user) if key.user else None
         is_expired = key.expires_at is not None and key.expires_at <= now
-        is_disabled = not self.is_enabled(tenant) or (user is not None and not user.is_enabled)
-        if key.revoked_at is not None or is_expired or is_disabled:
+        if key.revoked_at is not None or is_expired or not self.admits(tenant, key.user):
             return None
-        return Caller(
-            tenant=tenant, key=id, user=key.user, role=key.role, models=tuple(key.models), priority=key.priority,
-            expires_at=key.expires_at,
-        )  # fmt: skip
+        return key.caller(tenant, id)
 
     @property
     def has_keys(self) -> bool:
