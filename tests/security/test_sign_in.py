@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 import yaml
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from modelyard.app import Modelyard
 from modelyard.base.errors import NotFoundError
@@ -207,6 +208,34 @@ def test_an_account_that_there_is_takes_as_long_as_one_that_there_is_not():
     assert [len(part) for part in nobodys.split("$")] == [len(part) for part in somebodys.split("$")]
     assert asyncio.run(passwords.fits(PASSWORD, somebodys))
     assert not asyncio.run(passwords.fits(PASSWORD, ""))
+
+
+def test_passwords_are_hashed_as_asvs_asks():
+    """ASVS 5, appendix C: at least 19 MiB with two rounds; and two at once take less than 50 MB."""
+    _, name, _, parameters, *_ = passwords._hash(PASSWORD).split("$")  # pyright: ignore[reportPrivateUsage]
+    memory, rounds, _ = (int(one.partition("=")[2]) for one in parameters.split(","))
+    assert name == "argon2id"
+    assert memory >= 19_456
+    assert rounds >= 2
+    assert 2 * memory * 1024 < 50_000_000
+
+
+def test_a_hash_of_earlier_parameters_fits_and_is_made_again(tmp_path: Path):
+    kdf = Argon2id(salt=b"sixteen bytes ok", length=32, iterations=3, lanes=1, memory_cost=64 * 1024)
+    earlier = kdf.derive_phc_encoded(PASSWORD.encode())
+
+    async def work(yard: Modelyard) -> None:
+        await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        change = "UPDATE accounts SET password = ?"
+        await asyncio.wrap_future(yard.database.transact(lambda it: it.execute(change, (earlier,))))
+        for _ in range(2):
+            await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME)
+            (row,) = await yard.database.fetch("SELECT password FROM accounts")
+            assert not passwords.is_dated(row["password"])
+        with pytest.raises(SignInError):
+            await yard.accounts.sign_in(OWNER, "another long word", address=HOME)
+
+    run(work, tmp_path)
 
 
 def test_windows_pass_and_names_are_forgotten():

@@ -1,6 +1,7 @@
 """`modelyard serve`."""
 
 import asyncio
+import ctypes
 import fcntl
 import gc
 import os
@@ -40,6 +41,22 @@ from modelyard.storage.database import Database, await_database
 from modelyard.storage.resources import Resources
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_LARGE_BLOCK = 4 << 20
+
+
+def _return_large_blocks() -> None:
+    """Give what a large body or a password's hash took back to the system as soon as it is done.
+
+    glibc learns from the first such block to keep all that are not larger, one for each thread. Where the C library is
+    another, it has no mallopt, and nothing is to be done. See mallopt(3).
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+        library.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE_BLOCK)
+
+
 class Server(uvicorn.Server):
     """Says that it is ready when it is. When it ends, callers whose time is over are told why.
 
@@ -64,6 +81,7 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
+        _return_large_blocks()
         await super().startup(sockets)
         if self.started:
             self._door.open()

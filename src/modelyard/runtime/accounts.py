@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from modelyard.base.ids import new_id
 from modelyard.runtime import passwords
 from modelyard.runtime.attempts import Attempts, TooManyTriesError, neighbourhood
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
-from modelyard.storage.database import Connection, Database, StorageUnavailableError, statements
+from modelyard.storage.database import Connection, Database, Row, StorageUnavailableError, statements
 
 T = TypeVar("T")
 
@@ -211,7 +212,14 @@ class Accounts:
             raise SignInError("address or password is wrong")
         if not is_known:
             self._on_account.give_back(email)
+        await self._hash_again(rows[0], password)
         return _account(rows[0])
+
+    async def _hash_again(self, row: Row, password: str) -> None:
+        """Keep a password by the parameters of today; where many sign in now, another time."""
+        if passwords.is_dated(row["password"]):
+            with suppress(passwords.BusyError):
+                await self._do("rehash", await passwords.hashed(password), row["id"], row["password"])
 
     async def _came_from(self, account: str, address: str) -> bool:
         """Whether somebody is signed in to an account from an address."""

@@ -31,6 +31,10 @@ SELECT COUNT(*) AS count FROM accounts WHERE tenant = ? AND role = 'owner' AND i
 -- Name, password, role, and whether it may sign in.
 UPDATE accounts SET name = ?, password = ?, role = ?, is_enabled = ? WHERE tenant = ? AND id = ? RETURNING id;
 
+-- name: rehash
+-- The same password hashed by other parameters; nothing where another one was chosen meanwhile.
+UPDATE accounts SET password = ? WHERE id = ? AND password = ?;
+
 -- name: link
 -- Whoever signs in at the identity provider with its address is its owner.
 UPDATE accounts SET is_linked = 1 WHERE id = ?;
