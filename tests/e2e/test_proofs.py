@@ -21,9 +21,8 @@ def test_no_row_is_lost_when_the_server_is_killed(tmp_path: Path):
     found, _ = killed_servers(_KILLS, tmp_path)
     assert (found.lost, found.doubled, found.wrong) == (0, 0, 0)
     assert found.requests > _KILLS
-    # How many tokens had come is what reached the process before it was killed: on a busy machine it lags behind what
-    # the provider sent. `make show WHAT=ledger-kill` holds it to one in a hundred on a quiet one.
-    assert found.difference < 0.2
+    # Of what had reached the process: what still lay in the system's buffers nobody could count.
+    assert found.difference < 0.02
 
 
 @pytest.mark.timeout(300)

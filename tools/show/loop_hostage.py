@@ -7,8 +7,9 @@ answers with hostile texts) is not what is measured; and the server.
 
 Each field is called twice a round: first all fields with a harmless text of the same size, then all with the hostile
 one. A call's window lasts until it is answered, and at least a moment. What is told of a field is the longest that a
-call of the probe took in its windows: the lowest of the rounds, since a text that holds the loop holds it each time and
+call of the probe took in its windows: the median of the rounds, since a text that holds the loop holds it each time and
 whatever else runs on the machine does not. The others' p99 is that of all windows of a phase, the median of the rounds.
+Each harmless text has to be taken: where it is refused, the hostile one may never reach what it is meant for.
 `python -m tools.show.loop_hostage probe` is the probe, `… world` makes the home.
 """
 
@@ -236,9 +237,9 @@ async def _build(home: str, attacked: str, others: str) -> dict[str, Any]:
             made = await yard.administration.create(owner, tenant, "key", "owner", {"role": "owner"})
             told["keys"][tenant] = made["key"]
             values = {"api_key": f"sk-{tenant}", "base_url": url}
-            await yard.administration.create(
-                owner, tenant, "credential", "main", {"provider": "openai", "values": values}
-            )
+            for provider in ("openai", "jina"):
+                given = {"provider": provider, "values": values}
+                await yard.administration.create(owner, tenant, "credential", provider, given)
         mapping = AppMapping(models={"*": _MODEL})
         for name, text in _apps(attacked.removesuffix("/v1")).items():
             found, _, _ = await yard.apps.add("mallory", text, name=name, mapping=mapping)
@@ -272,17 +273,28 @@ class Field:
     key: str = "mallory"
     method: str = "POST"
     content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """More of them, beside the hostile body."""
+    harmless_path: str = ""
+    """Where the path is what is hostile."""
     answers: tuple[Callable[[], Answer], Callable[[], Answer]] | None = None
     """What the provider says to it: (hostile, harmless)."""
     stalls: list[float] = field(default_factory=list[float])
     calm: list[float] = field(default_factory=list[float])
     """The same beside the harmless text."""
     statuses: set[int] = field(default_factory=set[int])
+    calm_statuses: set[int] = field(default_factory=set[int])
+    """What the harmless text got."""
     seconds: list[float] = field(default_factory=list[float])
 
     @cached_property
     def bodies(self) -> tuple[bytes, bytes]:
         return _bytes(self.hostile()), _bytes(self.harmless())
+
+    @property
+    def stall(self) -> float:
+        """Seconds."""
+        return statistics.median(self.stalls)
 
 
 def _bytes(value: Any) -> bytes:
@@ -304,6 +316,11 @@ def _within(document: Any, text: bytes) -> bytes:
     return json.dumps(document).encode().replace(b'"HERE"', text)
 
 
+def _text_of(size: int) -> bytes:
+    """A JSON text of so many bytes."""
+    return b'"' + b"a word " * (size // 7) + b'"'
+
+
 def _tool(schema: Any) -> list[Any]:
     return [{"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}}]
 
@@ -315,7 +332,6 @@ _DEEP = b"[" + (b"[" * 150 + b"]" * 150 + b",") * (10 * _MB // 301) + b"1]"
 _FLOATS = b"[" + b"1.2345678901234567890123e-300," * (10 * _MB // 30) + b"1]"
 _INTS = b"[" + (b"1" * 4000 + b",") * (10 * _MB // 4001) + b"1]"
 _KEYS = b"{" + b",".join(b'"%d":1' % at for at in range(10 * _MB // 12)) + b"}"
-_TEXT = json.dumps(_words(10 * _MB)).encode()
 _NEARLY = (
     '{"a": "' + '"' * 61_000, '{"a": ' + '"b":' * 15_000, "[" + "/*" * 30_000, '{"a": "' + 'b " c ' * 10_000,
     '{"a": "b" "c" ' * 4_300,
@@ -345,16 +361,16 @@ def _wire_fields() -> Iterator[Field]:
     gemini, cohere, embeddings = f"/v1beta/models/{_MODEL}:generateContent", "/v2/chat", "/v1/embeddings"
 
     def raw(name: str, path: str, document: Any, text: bytes) -> Field:
-        return Field(
-            name, path, lambda: _within(document, text), lambda: _within(document, _TEXT[: len(text) - 1] + b'"')
-        )
+        fine = _chat("HERE") if path == chat else document
+        return Field(name, path, lambda: _within(document, text), lambda: _within(fine, _text_of(len(text))))
 
     yield raw("chat: 10 MB of lists in a message", chat, _chat("HERE"), _LISTS)
     yield raw("chat: 10 MB, 150 deep, over and over", chat, _chat(more="HERE"), _DEEP)
     yield raw("responses: 10 MB of long fractions", responses, {"model": _MODEL, "input": "HERE"}, _FLOATS)
     yield raw("messages: 10 MB of numbers with 4,000 digits", messages, _chat("HERE"), _INTS)
     yield raw("gemini: 10 MB of names", gemini, {"contents": [{"parts": [{"text": "x"}]}], "more": "HERE"}, _KEYS)
-    yield raw("cohere: 10 MB of lists", cohere, {"model": _MODEL, "messages": "HERE"}, _LISTS)
+    said = {"model": _MODEL, "messages": [{"role": "user", "content": "HERE"}]}
+    yield raw("cohere: 10 MB of lists", cohere, said, _LISTS)
     yield raw("chat: 10 MB of brackets", chat, _chat("HERE"), b"[" * (10 * _MB))
     yield raw("chat: a model's name of 10 MB", chat, {"model": "HERE", "messages": []}, b'"' + b"a" * (10 * _MB) + b'"')
     yield raw(
@@ -400,33 +416,59 @@ def _wire_fields() -> Iterator[Field]:
     yield Field(
         "chat: a picture of 3 MB of broken base64", chat, lambda: _chat([picture]), lambda: _chat(_words(3 * _MB))
     )
-    yield Field(
-        "embeddings: 100,000 texts",
-        embeddings,
-        lambda: {"model": "openai/text-embedding-3-small", "input": ["a"] * 100_000},
-        lambda: {"model": "openai/text-embedding-3-small", "input": _words(500_000)},
-    )
-    yield Field(
-        "rerank: 50,000 documents",
-        "/v2/rerank",
-        lambda: {"model": _MODEL, "query": "q", "documents": ["d"] * 50_000},
-        lambda: {"model": _MODEL, "query": "q", "documents": [_words(250_000)]},
-    )
+    embedding = "openai/text-embedding-3-small"
+    for count in (2048, 100_000):
+        yield Field(
+            f"embeddings: {count:,} texts",
+            embeddings,
+            lambda count=count: {"model": embedding, "input": ["a"] * count},
+            lambda count=count: {"model": embedding, "input": _words(count * 5)},
+        )
+    reranker = "jina/jina-reranker-v2-base-multilingual"
+    for count in (1000, 50_000):
+        yield Field(
+            f"rerank: {count:,} documents",
+            "/v2/rerank",
+            lambda count=count: {"model": reranker, "query": "q", "documents": ["d"] * count},
+            lambda count=count: {"model": reranker, "query": "q", "documents": [_words(count * 5)]},
+        )
     yield Field(
         "count_tokens: 3 MB of one letter",
         "/v1/messages/count_tokens",
         lambda: _chat("a" * (3 * _MB)),
         lambda: _chat(_words(3 * _MB)),
     )
-    yield Field(
-        "moderations: 20,000 texts",
-        "/v1/moderations",
-        lambda: {"input": ["a"] * 20_000},
-        lambda: {"input": _words(100_000)},
+    for count in (256, 20_000):
+        yield Field(
+            f"moderations: {count:,} texts",
+            "/v1/moderations",
+            lambda count=count: {"input": ["a" * 4000 if count == 256 else "a"] * count},
+            lambda count=count: {"input": _words(count * 5)},
+        )
+    yield from _head_fields()
+
+
+def _head_fields() -> Iterator[Field]:
+    """What stands before a body."""
+
+    def asked(name: str, path: str, harmless: str, **headers: str) -> Field:
+        named = {each.replace("_", "-"): value for each, value in headers.items()}
+        return Field(name, path, lambda: b"", lambda: b"", method="GET", harmless_path=harmless, headers=named)
+
+    models = "/v1/models"
+    yield asked("models: a name of 8,000 characters", f"{models}/{'a' * 8000}", models)
+    yield asked("a query of 4,000 parameters", f"{models}?{'a&' * 4000}", models)
+    yield asked("a path of 8,000 escapes", f"{models}/{'%41' * 2600}", models)
+    yield asked("a path of 4,000 dots", f"{models}{'/..' * 2600}", models)
+    yield asked("cookies: 10,000 of them", models, models, cookie="a=b; " * 6000)
+    yield asked("cookies: 30 kB of quotes", models, models, cookie='a="' + '\\"' * 14_000)
+    yield asked("forwarded: 10,000 addresses", models, models, x_forwarded_for="127.0.0.1, " * 2700)
+    yield asked("accept: 10,000 kinds", models, models, accept="a/b;q=0.1, " * 2700)
+    yield asked(
+        "traceparent and tracestate of 30 kB", models, models, traceparent="0" * 15_000, tracestate="a=b," * 3700
     )
-    yield Field(
-        "models: a name of 8,000 characters", f"/v1/models/{'a' * 8000}", lambda: b"", lambda: b"", method="GET"
-    )
+    yield asked("a key of 30 kB", models, models, authorization=f"Bearer {'a' * 30_000}")
+    yield asked("a sign-in's name and password in 30 kB", models, models, authorization=f"Basic {'A' * 30_000}")
 
 
 def _answered_fields() -> Iterator[Field]:
@@ -525,10 +567,10 @@ def _run(value: Any) -> dict[str, Any]:
 
 def _app_fields(world: Mapping[str, Any]) -> Iterator[Field]:
     run, page = "/v1/workflows/run", world["pages"]["chat pattern"]
-    fine = {"a": "aaaa1"}
+    fine = {"a": "aaaa1xyz"}
     yield Field(
         "a published page: a pattern that goes back, by a stranger",
-        f"/chat/{page}/chat-messages",
+        f"/chat/{page}/v1/chat-messages",
         lambda: {**_run({"a": "a" * 41 + "!"}), "query": "q"},
         lambda: {**_run({"a": "aaaa"}), "query": "q"},
         key="",
@@ -544,13 +586,14 @@ def _app_fields(world: Mapping[str, Any]) -> Iterator[Field]:
         "start form: a lookahead that goes back",
         run,
         lambda: _run({"a": "a" * 50 + "!x"}),
-        lambda: _run(fine),
+        lambda: _run({}),
         key="lookahead",
     )
     yield Field(
         "start form: a password of 100,000", run, lambda: _run({"a": "A" * 100_000}), lambda: _run(fine), key="password"
     )
-    yield Field("start form: a schema that doubles", run, lambda: _run({"a": "x"}), lambda: _run(fine), key="doubling")
+    without = {"inputs": {}, "user": "u", "response_mode": "blocking"}
+    yield Field("start form: a schema that doubles", run, lambda: _run({"a": "x"}), lambda: without, key="doubling")
     yield Field(
         "start form: 40,000 values",
         run,
@@ -562,7 +605,7 @@ def _app_fields(world: Mapping[str, Any]) -> Iterator[Field]:
         "start form: text of 5,000 digits as a number", run, lambda: _run("9" * 5000), lambda: _run("9"), key="number"
     )
     yield Field(
-        "start form: 1e999999999 as a number", run, lambda: _run("1e999999999"), lambda: _run("1e9"), key="number"
+        "start form: 1e999999999 as a number", run, lambda: _run("1e999999999"), lambda: _run("1.9"), key="number"
     )
     yield Field(
         "condition: 200 kB in 200 kB",
@@ -672,11 +715,22 @@ def _knowledge_fields(world: Mapping[str, Any]) -> Iterator[Field]:
         },
         lambda: {"text": _words(20_000)},
     )
+
+    def values(count: int, size: int) -> dict[str, Any]:
+        one = {"id": "5b4f4e3e-0000-4000-8000-000000000001", "name": "year", "value": "a" * size}
+        return {"operation_data": [{"document_id": world["document"], "metadata_list": [one] * count}]}
+
     yield Field(
-        "crawl: patterns",
-        "/admin/v1/split",
-        lambda: {"url": "http://" + "a." * 30_000 + "/(a+)+$"},
-        lambda: {"text": "x"},
+        "knowledge: 20,000 values of metadata",
+        f"{base}/documents/metadata",
+        lambda: values(20_000, 40),
+        lambda: values(1, 40),
+    )
+    yield Field(
+        "knowledge: a segment's 100,000 keywords",
+        f"{base}/documents/{world['document']}/segments",
+        lambda: {"segments": [{"content": "x", "keywords": ["a" * 20] * 100_000}]},
+        lambda: {"segments": [{"content": "x", "keywords": ["a"]}]},
     )
 
 
@@ -828,19 +882,19 @@ def _admin_fields(world: Mapping[str, Any]) -> Iterator[Field]:
         "a tool's name of 60,000 characters",
         "/admin/tools/call",
         lambda: {"tool": "calc" * 15_000, "arguments": {}},
-        lambda: {"tool": "calc", "arguments": {}},
+        lambda: {"tool": "calculate", "arguments": {"expression": "1"}},
     )
     yield Field(
         "a key: 10,000 globs of stars",
         "/admin/v1/keys",
-        lambda: {"name": "k", "role": "viewer", "models": ["*a" * 50] * 10_000},
-        lambda: {"name": "k", "role": "viewer", "models": ["*"]},
+        lambda: {"name": "k NUMBER", "role": "viewer", "models": ["*a" * 50] * 10_000},
+        lambda: {"name": "k NUMBER", "role": "viewer", "models": ["*"]},
     )
     yield Field(
         "a limit: a number of 5,000 digits",
         "/admin/v1/limits",
-        lambda: b'{"name": "l", "unit": "tokens", "amount": ' + b"9" * 5000 + b"}",
-        lambda: {"name": "l", "unit": "tokens", "amount": 10**15},
+        lambda: b'{"name": "l NUMBER", "unit": "tokens", "amount": ' + b"9" * 5000 + b"}",
+        lambda: {"name": "l NUMBER", "unit": "tokens", "amount": 10**15},
     )
     yield Field(
         "a model: a price of 1e999999999",
@@ -854,7 +908,7 @@ def _admin_fields(world: Mapping[str, Any]) -> Iterator[Field]:
                 "pricing": {"input": "1e999999999", "output": "1", "unit": "0.000001", "currency": "USD"},
             },
         },
-        lambda: {"name": "m"},
+        lambda: {"name": "m NUMBER", "provider": "openai", "definition": {"name": "m NUMBER", "context_size": 9}},
     )
     yield Field(
         "usage: filters of 8,000 characters",
@@ -873,7 +927,7 @@ def _admin_fields(world: Mapping[str, Any]) -> Iterator[Field]:
         "a provider's name of 1 MB",
         "/admin/v1/credentials",
         lambda: {"name": "c", "provider": "open" * (_MB // 4), "values": {}},
-        lambda: {"name": "c", "provider": "opena", "values": {}},
+        lambda: {"name": "c NUMBER", "provider": "openai", "values": {"api_key": "sk"}},
     )
 
 
@@ -888,28 +942,62 @@ class Window:
     ended: float
 
 
+def _response_of(document: Any) -> Answer:
+    message = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [
+        {"type": "output_text", "text": "fine", "annotations": []}]}  # fmt: skip
+    usage = {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}
+    told = {"id": "r", "object": "response", "created_at": 1, "model": "m", "status": "completed"}
+    return json_answer({**told, "output": [message], "usage": usage})
+
+
+def _moderation_of(document: Any) -> Answer:
+    count = len(document["input"]) if isinstance(document["input"], list) else 1
+    result = {"flagged": False, "categories": {"hate": False}, "category_scores": {"hate": 0.0}}
+    return json_answer({"id": "m", "model": "m", "results": [result] * count})
+
+
+def _rerank_of(document: Any) -> Answer:
+    results = [{"index": at, "relevance_score": 0.5} for at in range(len(document["documents"]))]
+    return json_answer({"model": "m", "results": results, "usage": {"total_tokens": 3}})
+
+
+def _embedding_of(document: Any) -> Answer:
+    return embedding_answer([[1.0, 0.5]] * (len(document["input"]) if isinstance(document["input"], list) else 1))
+
+
+_ANSWERS: Mapping[str, Callable[[Any], Answer]] = {
+    "responses": _response_of, "moderations": _moderation_of, "rerank": _rerank_of, "embeddings": _embedding_of,
+}  # fmt: skip
+
+
 class Attacker:
     def __init__(self, port: int, keys: Mapping[str, str]) -> None:
         self._port, self._keys = port, keys
         self._answer: Answer | None = None
+        self._number = 0
 
     def upstream(self, request: UpstreamRequest) -> Answer:
         if self._answer is not None:
             return self._answer
-        if request.path.endswith("/embeddings"):
-            return embedding_answer([[1.0, 0.5]])
+        answer = _ANSWERS.get(request.path.rpartition("/")[2])
+        if answer is not None:
+            return answer(json.loads(request.body))
         return json_answer({"a": 1}) if request.method == "GET" else chat_answer("fine")
 
     def call(self, one: Field, *, is_hostile: bool) -> Window:
-        body = one.bodies[0 if is_hostile else 1]
+        self._number += 1  # what can be made once is made by another name each time
+        body = one.bodies[0 if is_hostile else 1].replace(b"NUMBER", b"%d" % self._number)
+        path = one.path if is_hostile else one.harmless_path or one.path
         self._answer = one.answers[0 if is_hostile else 1]() if one.answers else None
         headers = {"content-type": one.content_type, "x-visitor": "v" * 24, "host": f"127.0.0.1:{self._port}"}
         if one.key:
             headers["authorization"] = f"Bearer {self._keys[one.key]}"
+        if is_hostile:
+            headers |= one.headers
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_MOST_SECONDS)
         status, began = 0, time.monotonic()
         try:
-            connection.request(one.method, one.path, body or None, headers)
+            connection.request(one.method, path, body or None, headers)
             answer = connection.getresponse()
             status = answer.status
             said = answer.read()
@@ -920,8 +1008,8 @@ class Attacker:
         finally:
             connection.close()
         ended = time.monotonic()
+        (one.statuses if is_hostile else one.calm_statuses).add(status)
         if is_hostile:
-            one.statuses.add(status)
             one.seconds.append(ended - began)
         time.sleep(max(0.05, began + _LEAST_SECONDS - ended))
         return Window(one, is_hostile, began, time.monotonic())
@@ -1002,17 +1090,21 @@ def _measure(proof: Proof, probe: Probe, port: int, home: str) -> None:
 
 def _tell(proof: Proof, fields: Sequence[Field], rounds: Sequence[tuple[dict[str, float], dict[str, float]]]) -> None:
     for one in fields:
-        stall = min(one.stalls)
         answered = max(one.seconds) < _MOST_SECONDS
-        seen = f"{stall * 1000:5.0f} ms at longest, {min(one.calm) * 1000:3.0f} harmless; status {sorted(one.statuses)} in {min(one.seconds):.2f} s"
-        proof.line(one.name, seen, stall < _MOST_STALL and answered)
+        calm = statistics.median(one.calm)
+        seen = (
+            f"{one.stall * 1000:5.0f} ms at longest, {calm * 1000:3.0f} harmless; "
+            f"status {sorted(one.statuses)} in {min(one.seconds):.2f} s, harmless {sorted(one.calm_statuses)}"
+        )
+        is_real = all(200 <= status < 300 for status in one.calm_statuses)
+        proof.line(one.name, seen, one.stall < _MOST_STALL and answered and is_real)
     for kind in ("health", "chat"):
         harmless, hostile = (statistics.median(one[at][kind] for one in rounds) for at in (0, 1))
         ratio = hostile / harmless if harmless else 1.0
         seen = f"{harmless * 1000:.0f} ms beside harmless texts, {hostile * 1000:.0f} ms beside hostile ones: {ratio:.2f} times"
         proof.line(f"others' p99, {kind}", seen, ratio <= _MOST_RATIO)
         proof.figures[f"{kind}_ratio"] = round(ratio, 2)
-    worst = max((min(one.stalls) for one in fields), default=0.0)
+    worst = max((one.stall for one in fields), default=0.0)
     proof.figures |= {"fields": len(fields), "longest_ms": round(worst * 1000), "rounds": len(rounds)}
 
 

@@ -34,6 +34,8 @@ class Served:
     stream: bool
     sent: int = 0
     """Tokens: one an event; a whole answer has all of them."""
+    unread: int = 0
+    """Those of them that still lay in the system's buffers when the server was killed: nobody can bill these."""
     is_complete: bool = False
     closed_at: float | None = None
 
@@ -47,13 +49,19 @@ class TruthfulUpstream:
         self.gap = gap
         self.latency = latency
         self._deaths = 0
+        self._streams: dict[int, tuple[Served, asyncio.StreamWriter]] = {}
+        """By the port that the server calls from."""
 
     def kill(self, server: int) -> None:
-        """Kill a server between two events: what is sent into its grave after that is nobody's."""
+        """Kill a server between two events, and note what it had not read by then; what is sent into its grave after
+        that is nobody's."""
         done = threading.Event()
 
         def now() -> None:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, FileNotFoundError):
+                os.kill(server, signal.SIGSTOP)
+                _until_stopped(server)
+                self._note_unread()
                 os.kill(server, signal.SIGKILL)
             self._deaths += 1
             done.set()
@@ -61,6 +69,12 @@ class TruthfulUpstream:
         self._loop.call_soon_threadsafe(now)
         done.wait(10)
         kill(server)
+
+    def _note_unread(self) -> None:
+        waiting = _unread_bytes(self.port)
+        for port, (one, writer) in self._streams.items():
+            left = waiting.get(port, 0) + writer.transport.get_write_buffer_size()
+            one.unread = min(one.sent, -(-left // _EVENT_BYTES))
 
     def __enter__(self) -> Self:
         self._ready = threading.Event()
@@ -116,31 +130,59 @@ class TruthfulUpstream:
 
     async def _stream(self, one: Served, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        base = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-        deaths = self._deaths
+        deaths, port = self._deaths, writer.get_extra_info("peername")[1]
+        self._streams[port] = one, writer
         try:
             for _ in range(self.events):
                 await asyncio.sleep(self.gap)
                 if reader.at_eof() or writer.is_closing() or deaths != self._deaths:
                     raise ConnectionResetError
-                delta = {"index": 0, "delta": {"content": " the"}}  # one token
-                _event(writer, {**base, "choices": [delta]})
+                writer.write(_TOKEN)
                 one.sent += 1
                 await writer.drain()
-            _event(writer, {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            writer.write(_event([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
             usage = {"prompt_tokens": PROMPT, "completion_tokens": one.sent, "total_tokens": PROMPT + one.sent}
-            _event(writer, {**base, "choices": [], "usage": usage})
+            writer.write(_event([], usage=usage))
             writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
             one.is_complete = True
             await writer.drain()
         except ConnectionError:
             one.closed_at = time.monotonic()
             raise
+        finally:
+            self._streams.pop(port, None)
 
 
-def _event(writer: asyncio.StreamWriter, event: Any) -> None:
+def _event(choices: list[Any], **more: Any) -> bytes:
+    """A chunk of HTTP with one event of a chat's stream."""
+    event = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices, **more}
     data = b"data: " + json.dumps(event).encode() + b"\n\n"
-    writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+_TOKEN = _event([{"index": 0, "delta": {"content": " the"}}])
+_EVENT_BYTES = len(_TOKEN)
+
+
+def _until_stopped(pid: int) -> None:
+    """A signal that stops is heeded a moment later."""
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+        if state in ("T", "Z", "X"):
+            return
+        time.sleep(0.0005)
+
+
+def _unread_bytes(port: int) -> dict[int, int]:
+    """Port → bytes that came for its owner and were not read, of all connections to a port of this machine. See proc(5)
+    of `/proc/net/tcp`."""
+    found: dict[int, int] = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if int(remote.partition(":")[2], 16) == port:
+            found[int(local.partition(":")[2], 16)] = int(queues.partition(":")[2], 16)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ servers to be killed
@@ -320,7 +362,7 @@ def account(served: list[Served], rows: list[Any], whole: dict[str, bool]) -> Ac
             wrong += not ok
         elif many[0].stream:
             killed += 1
-            truth_tokens += many[0].sent
+            truth_tokens += many[0].sent - many[0].unread
             row_tokens += found[0]["completion_tokens"]
     unserved = sum(1 for user in by_user if user not in truth)
     return Account(len(served), len(rows), lost, doubled, wrong, killed, truth_tokens, row_tokens, unserved)

@@ -40,7 +40,6 @@ from modelyard.runtime.tenancy import Directory
 from modelyard.storage.database import Database, await_database
 from modelyard.storage.resources import Resources
 
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGE_BLOCK = 4 << 20
 

@@ -1,10 +1,11 @@
 """Token counts without a network: by the model's own vocabulary where it is at hand, else an estimate that says so."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from modelyard.models.messages import AnyPromptMessage, AssistantPromptMessage, PromptMessageTool
 
@@ -78,7 +79,7 @@ def _texts(message: AnyPromptMessage) -> list[str]:
 
 
 def _told(tool: PromptMessageTool) -> str:
-    return tool.name + tool.description + json.dumps(tool.parameters, ensure_ascii=False)
+    return tool.name + tool.description + msgspec.json.encode(tool.parameters).decode()
 
 
 def truncate(model: str, text: str, most: int) -> tuple[str, TokenCount]:
