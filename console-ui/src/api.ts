@@ -82,6 +82,9 @@ admin.use(refuses);
 const taken = async <T>(call: Promise<{ data?: T }>): Promise<T> => (await call).data as T;
 const one = (id: string) => ({ params: { path: { id } } });
 
+// The operator's word that a package need not be signed.
+const unsigned = (is: boolean): { unsigned?: string } => (is ? { unsigned: "true" } : {});
+
 const send = async <T>(path: string, method = "GET", body?: unknown): Promise<T> =>
   (
     await asked(path, {
@@ -239,10 +242,11 @@ export const api = {
   grant: (id: string, granted: string[]) =>
     taken(admin.PATCH("/admin/v1/plugins/{id}", { ...one(id), body: { granted } })),
   market: (q: string) => taken(admin.GET("/admin/v1/market", { params: { query: { q } } })).then((it) => it.data),
-  installFromMarket: (id: string) => taken(admin.POST("/admin/v1/plugins/market", { body: { id } })),
-  install: async (file: Blob) =>
+  installFromMarket: (id: string, isUnsigned = false) =>
+    taken(admin.POST("/admin/v1/plugins/market", { body: { id }, params: { query: unsigned(isUnsigned) } })),
+  install: async (file: Blob, isUnsigned = false) =>
     (
-      await asked("/admin/v1/plugins", {
+      await asked(`/admin/v1/plugins?${new URLSearchParams(unsigned(isUnsigned))}`, {
         method: "POST",
         body: file,
         headers: { "content-type": "application/octet-stream" },

@@ -561,6 +561,11 @@ const table = {
     "每个插件在自己的进程中运行，只能请求被允许的内容。",
   ],
   install: ["Install", "安装"],
+  installUnsigned: ["Install without a signature", "不验证签名，直接安装"],
+  sureUnsigned: [
+    "Nobody whom this server trusts has signed this package. It runs programs here, and this server has several tenants. Install it only if you trust where it comes from.",
+    "此安装包没有本服务器信任的签名。它会在这里运行程序，而本服务器有多个租户。只有在信任其来源时才安装。",
+  ],
   dropPlugin: ["Drop a .difypkg file here, or choose one", "把 .difypkg 文件拖到这里，或选择文件"],
   reading: ["reading", "读取中"],
   market: ["From a market", "从市场安装"],

@@ -126,6 +126,7 @@ def test_the_operator_has_to_say_it_once_there_are_several_tenants(plugged: Plug
     one, call = with_tenants(plugged)
     unsaid = call("POST", "plugins", content=package.data)
     assert (unsaid.status_code, "--unsigned" in unsaid.text) == (403, True)
+    assert unsaid.json()["error"]["code"] == "unsigned_plugin"  # the console asks the operator by this
     headers = {"x-api-key": one.yard.plugin_parts.key}
     there = f"{one.running.origin}/plugin/acme/management/install"
 

@@ -1,6 +1,6 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
-import { api, asked, type Shape } from "../api";
+import { api, asked, Refused, type Shape } from "../api";
 import { Dialog, Sure } from "../parts/aria";
 import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useDo, useWrong } from "../parts/base";
 import { useTools } from "../parts/tools";
@@ -11,7 +11,11 @@ interface Step {
   name: string;
   status: string;
   message: string;
+  // Where it was refused only because nobody signed it: install it all the same.
+  trust?: () => void;
 }
+
+type Begin = (isUnsigned: boolean) => Promise<Shape<"InstallTask">>;
 
 export const Plugins = () => {
   const { t } = useChosen();
@@ -19,12 +23,12 @@ export const Plugins = () => {
   const client = useQueryClient();
   const plugins = useQuery({ queryKey: ["plugins"], queryFn: api.plugins, refetchInterval: 10_000 });
   const [steps, setSteps] = useState<Step[]>([]);
-  const put = (name: string, status: string, message: string) =>
-    setSteps((all) => [...all.filter((one) => one.name !== name), { name, status, message }]);
-  const follow = async (name: string, begin: () => Promise<Shape<"InstallTask">>) => {
+  const put = (name: string, status: string, message: string, trust?: () => void) =>
+    setSteps((all) => [...all.filter((one) => one.name !== name), { name, status, message, trust }]);
+  const follow = async (name: string, begin: Begin, isUnsigned = false) => {
     put(name, "running", t.reading);
     try {
-      let task = await begin();
+      let task = await begin(isUnsigned);
       while (task.status === "running") {
         const step = task.plugins[0];
         put(name, "running", step ? step.message || step.status : "");
@@ -33,14 +37,15 @@ export const Plugins = () => {
       }
       put(name, task.status, task.plugins[0]?.message ?? "");
     } catch (error) {
-      put(name, "failed", said(error));
+      const isUntrusted = error instanceof Refused && error.code === "unsigned_plugin";
+      put(name, "failed", said(error), isUntrusted ? () => void follow(name, begin, true) : undefined);
     }
     await Promise.all(
       ["plugins", "providers", "catalogue"].map((key) => client.invalidateQueries({ queryKey: [key] })),
     );
   };
   const take = async (files: File[]) => {
-    for (const file of files) await follow(file.name, () => api.install(file));
+    for (const file of files) await follow(file.name, (isUnsigned) => api.install(file, isUnsigned));
   };
   return (
     <Page title={t.plugins} text={t.pluginsText}>
@@ -52,11 +57,12 @@ export const Plugins = () => {
             {steps.map((one) => (
               <li key={one.name}>
                 <strong>{one.name}</strong> <Status is={one.status} /> {one.message}
+                {one.trust && <Sure label={t.installUnsigned} question={t.sureUnsigned} onSure={one.trust} />}
               </li>
             ))}
           </ul>
         </div>
-        <Market onInstall={(id) => void follow(id, () => api.installFromMarket(id))} />
+        <Market onInstall={(id) => void follow(id, (isUnsigned) => api.installFromMarket(id, isUnsigned))} />
       </Card>
       {plugins.data && !plugins.data.data.length && <Empty title={t.noPlugins} />}
       {(plugins.data?.data ?? []).map((one) => (

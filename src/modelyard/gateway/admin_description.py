@@ -21,6 +21,7 @@ _QUERY: Mapping[str, tuple[str, str]] = {
     "since": ("number", "Seconds since 1970; thirty days ago where nothing is said."),
     "until": ("number", "Seconds since 1970; now where nothing is said."),
     "by": ("string", "Joined by commas: provider, model, model_type, credential, key, user, tenant, status, day, hour"),
+    "unsigned": ("string", "true where the operator says that the package need not be signed."),
     "format": ("string", "jsonl or csv."),
     "type": ("string", "A model type."),
     "ready": ("boolean", "Those alone that can be called now."),
@@ -167,6 +168,7 @@ def _operations() -> list[Operation]:
             shapes.InstallTask,
             "application/octet-stream",
             status=201,
+            query=("unsigned",),
         ),
         Operation(
             "POST",
@@ -175,6 +177,7 @@ def _operations() -> list[Operation]:
             shapes.InstallTask,
             {"id": text, "version?": text},
             status=201,
+            query=("unsigned",),
         ),
         Operation("GET", "/admin/v1/plugins/tasks/{id}", "How far an installation is.", shapes.InstallTask),
         Operation("GET", "/admin/v1/plugins/{id}", "One plugin.", shapes.PluginShown),

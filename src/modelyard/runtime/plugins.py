@@ -73,6 +73,12 @@ class Installed:
         return asked if granted is None else asked.within(granted)
 
 
+class UnsignedError(ForbiddenError):
+    """The operator may install this package, and has to say that it need not be signed."""
+
+    code = "unsigned_plugin"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installer:
     """Who asks for an installation."""
@@ -352,7 +358,7 @@ class Plugins:
 
         A package runs code on this machine. One that somebody trusted has signed may be installed by any administrator;
         another by the operator alone, who has to say so once the machine serves more tenants than one.
-        Raises PackageError where it must be signed and is not, ForbiddenError.
+        Raises PackageError where it must be signed and is not, ForbiddenError, UnsignedError.
         """
         must = must or self._must_be_signed
         if must or (is_signed(package.data) and self._public_keys):
@@ -368,7 +374,7 @@ class Plugins:
                 "have it signed, or ask the operator"
             )
         if not by.allows_unsigned and self._is_shared():
-            raise ForbiddenError(
+            raise UnsignedError(
                 f"{name} is not signed with a key under plugins.public_keys, and this server has several tenants; "
                 "install it with `modelyard plugin install --unsigned`, or send 'unsigned=true', if it is to be trusted"
             )
