@@ -48,6 +48,17 @@ def may(body: dict[str, Any], name: str, kind: type[T], where: str = "") -> T | 
     return None if value is None else typed(value, kind, where + name)
 
 
+def few(values: list[Any] | None, most: int, name: str) -> list[Any]:
+    """The values, none where nothing is given. Raises InvokeBadRequestError where there are more than that."""
+    if values and len(values) > most:
+        raise InvokeBadRequestError(f"{name!r} holds {len(values):,}; at most {most:,} at once", param=name)
+    return values or []
+
+
+def few_of(body: dict[str, Any], name: str, most: int) -> list[Any]:
+    return few(may(body, name, list), most, name)
+
+
 def in_range(value: float | None, low: float, high: float, name: str) -> None:
     if value is not None and not low <= value <= high:
         raise wrong(name, value, f"between {low:g} and {high:g}")

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.fields import few, may
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import (
+    MOST_KEYWORDS,
     Dataset,
     DatasetSettings,
     DocForm,
@@ -336,9 +338,10 @@ class Datasets:
         answer = str(given.get("answer") or "")
         if document.form is DocForm.QA and not answer.strip():
             raise InvokeBadRequestError("Answer is required", param="answer")
+        keywords = may(dict(given), "keywords", list)
         return Segment(
             tenant=document.tenant, dataset=document.dataset, document=document.id, id="", content=content,
-            answer=answer, keywords=[str(one) for one in given.get("keywords") or []],
+            answer=answer, keywords=[str(one) for one in few(keywords, MOST_KEYWORDS, "keywords")],
         )  # fmt: skip
 
     async def change_segment(

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import msgspec
 
+MOST_KEYWORDS = 1000
+"""Of one segment."""
 MOST_TOP_K = 1000
 
 

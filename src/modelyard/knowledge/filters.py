@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.fields import few
 from modelyard.knowledge.entities import Condition, Conditions
 
 BUILT_IN = {
@@ -12,6 +13,7 @@ BUILT_IN = {
     "source": "string",
 }  # fmt: skip
 
+_MOST_CONDITIONS = 200
 Test = Callable[[Any, Any], bool]
 
 
@@ -85,7 +87,8 @@ _SAME = {"!=": "≠", ">=": "≥", "<=": "≤", "==": "="}
 
 
 def check(conditions: Conditions) -> None:
-    """Raises InvokeBadRequestError for an operator that there is not."""
+    """Raises InvokeBadRequestError for an operator that there is not, and for too many conditions."""
+    few(conditions.conditions, _MOST_CONDITIONS, "metadata_filtering_conditions")
     for one in conditions.conditions:
         if _SAME.get(one.comparison_operator, one.comparison_operator) not in TESTS:
             raise InvokeBadRequestError(

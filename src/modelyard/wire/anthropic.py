@@ -6,9 +6,17 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, said, typed, wrong
+from modelyard.base.fields import beyond, compact, count, counted, few_of, in_range, kept, may, need, said, typed, wrong
 from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    MOST_TOOLS,
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.media import checked_base64, checked_image, mime_of, part_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -75,7 +83,7 @@ def parse_request(body: JSON, *, is_count: bool = False) -> LLMRequest:
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
-        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(may(body, "tools", list) or ())],
+        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(few_of(body, "tools", MOST_TOOLS))],
         tool_choice=choice,
         stop=[
             typed(word, str, f"stop_sequences[{i}]") for i, word in enumerate(may(body, "stop_sequences", list) or ())

@@ -10,9 +10,17 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, typed, wrong
+from modelyard.base.fields import beyond, compact, count, counted, few, in_range, kept, may, need, typed, wrong
 from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    MOST_TOOLS,
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.media import checked_base64, checked_image, format_of, mime_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -97,7 +105,7 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
-        tools=list(_parse_tools(tools.get("tools") or ())),
+        tools=list(_parse_tools(few(may(tools, "tools", list, "toolConfig."), MOST_TOOLS, "toolConfig.tools"))),
         tool_choice=_parse_tool_choice(tools.get("toolChoice")),
         stop=may(config, "stopSequences", list, "inferenceConfig.") or [],
         stream=stream,

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import beyond, counted, in_range, kept, may, need, typed, wrong
+from modelyard.base.fields import beyond, counted, few, in_range, kept, may, need, typed, wrong
 from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
 
+_MOST_DOCUMENTS = 10_000
+"""Cohere's own limit. Source: docs.cohere.com/v2/reference/rerank."""
 FORMAT = "cohere"
 
 _KINDS = {EmbeddingInputType.DOCUMENT: "search_document", EmbeddingInputType.QUERY: "search_query"}
@@ -76,7 +78,7 @@ def dump_embed_result(result: TextEmbeddingResult, *, response_id: str, texts: l
 def parse_rerank_request(body: JSON) -> RerankRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     query = need(body, "query", str)
-    documents = need(body, "documents", list)
+    documents = few(need(body, "documents", list), _MOST_DOCUMENTS, "documents")
     if not query.strip() or not documents:
         name = "documents" if query.strip() else "query"
         raise InvokeBadRequestError(f"{name!r} is empty; there is nothing to rank", param=name)

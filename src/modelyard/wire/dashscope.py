@@ -4,9 +4,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, typed, wrong
+from modelyard.base.fields import beyond, compact, count, counted, few, in_range, kept, may, need, typed, wrong
 from modelyard.models.arguments import as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    MOST_TOOLS,
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.media import from_url
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -88,7 +96,7 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
         parameters["thinking_budget"] = config.get("thinking_budget", -1) if thinks else 0
     stop = config.get("stop") or []
     choice = config.get("tool_choice")
-    tools: list[Any] = may(config, "tools", list, "parameters.") or []
+    tools = few(may(config, "tools", list, "parameters."), MOST_TOOLS, "parameters.tools")
     return LLMRequest(
         format=FORMAT,
         messages=[_parse_message(one, f"input.messages[{place}]") for place, one in enumerate(turns)],

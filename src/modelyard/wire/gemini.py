@@ -12,9 +12,17 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, said, typed, wrong
+from modelyard.base.fields import beyond, compact, count, counted, few, in_range, kept, may, need, said, typed, wrong
 from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    MOST_TOOLS,
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.media import checked_base64, checked_image, mime_of, part_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -94,7 +102,7 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
-        tools=list(_parse_tools(may(body, "tools", list) or ())),
+        tools=few(list(_parse_tools(may(body, "tools", list) or ())), MOST_TOOLS, "tools"),
         tool_choice=choice,
         stop=may(config, "stopSequences", list, "generationConfig.") or [],
         stream=stream,

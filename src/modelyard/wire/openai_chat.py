@@ -12,9 +12,17 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, said, typed, wrong
+from modelyard.base.fields import beyond, compact, count, counted, few_of, in_range, kept, may, need, said, typed, wrong
 from modelyard.models.arguments import as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    MOST_TOOLS,
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.media import checked_base64, format_of, from_url, mime_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -142,8 +150,8 @@ def _parse_stop(value: Any) -> list[str]:
 
 
 def _parse_tools(body: JSON) -> list[PromptMessageTool]:
-    tools = [_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(may(body, "tools", list) or ())]
-    for place, function in enumerate(may(body, "functions", list) or ()):
+    tools = [_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(few_of(body, "tools", MOST_TOOLS))]
+    for place, function in enumerate(few_of(body, "functions", MOST_TOOLS)):
         tools.append(_parse_function(typed(function, dict, f"functions[{place}]"), f"functions[{place}]", {}))
     return tools
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import count, in_range, kept, may, need, typed, wrong
+from modelyard.base.fields import count, few, in_range, kept, may, need, typed, wrong
 from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
 
@@ -18,13 +18,9 @@ def parse_request(body: JSON) -> RerankRequest:
     query = need(body, "query", str)
     if not query.strip():
         raise InvokeBadRequestError("'query' is empty; there is nothing to rank by", param="query")
-    documents = need(body, "documents", list)
+    documents = few(need(body, "documents", list), _MAX_DOCUMENTS, "documents")
     if not documents:
         raise InvokeBadRequestError("'documents' is empty; there is nothing to rank", param="documents")
-    if len(documents) > _MAX_DOCUMENTS:
-        raise InvokeBadRequestError(
-            f"'documents' holds {len(documents)}; at most {_MAX_DOCUMENTS} at once", param="documents"
-        )
     top_n = may(body, "top_n", int)
     in_range(top_n, 1, 1 << 31, "top_n")
     return RerankRequest(

@@ -11,8 +11,16 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, typed, wrong
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.base.fields import beyond, compact, count, counted, few_of, in_range, kept, may, need, typed, wrong
+from modelyard.models.llm import (
+    MOST_TOOLS,
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.media import checked_base64, format_of, from_url, mime_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -69,7 +77,7 @@ def parse_request(body: JSON) -> LLMRequest:
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
-        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(may(body, "tools", list) or ())],
+        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(few_of(body, "tools", MOST_TOOLS))],
         tool_choice=tool_choice,
         stream=may(body, "stream", bool) or False,
         user=may(body, "user", str),

@@ -11,6 +11,8 @@ from modelyard.workflow.nodes.trigger import ScheduleData, VisualSchedule
 from modelyard.workflow.variables import WorkflowError
 
 cronsim = lazy("cronsim", extra="workflows")
+_LONGEST_CRON = 1000
+"""Characters."""
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
@@ -53,6 +55,8 @@ def schedule_of(data: ScheduleData) -> Schedule:
     """What a node says. Raises ScheduleError."""
     if data.mode == "cron":
         cron = data.cron_expression.strip()
+        if len(cron) > _LONGEST_CRON:
+            raise ScheduleError(f"cron_expression has {len(cron):,} characters; it may have {_LONGEST_CRON:,}")
         if len(cron.split()) != 5:
             raise ScheduleError(f"cron_expression {cron!r} must have five fields: minute hour day month weekday")
     elif data.mode == "visual":

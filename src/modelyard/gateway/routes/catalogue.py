@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, ModelyardError, NotFoundError, suggestion
-from modelyard.base.fields import may, need
+from modelyard.base.fields import may, need, wrong
 from modelyard.gateway.admin_calls import PREFIX, broken_stream, tenant_of
 from modelyard.gateway.admin_shapes import (
     AppliedLimit,
@@ -37,6 +37,7 @@ from modelyard.runtime.provider_manager import ProviderStatus
 from modelyard.runtime.tenancy import CustomModel, StoredCredential
 
 _MILLION = 1_000_000
+_LONGEST_NAME = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +252,8 @@ class PlanRoute:
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
         name, tenant = need(body, "model", str), tenant_of(request)
+        if len(name) > _LONGEST_NAME:
+            raise wrong("model", name, f"at most {_LONGEST_NAME} characters")
         kind = ALIASES.get(name) or _kind(may(body, "type", str) or "llm")
         found = self.parts.models.find(Caller(tenant=tenant), name, kind)
         user, key = may(body, "user", str) or "", may(body, "key", str) or ""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.fields import few
 from modelyard.base.ids import new_uuid
 from modelyard.gateway import dataset_shapes as shapes
 from modelyard.gateway.auth import OriginError, UnauthorizedError
@@ -32,6 +33,7 @@ from modelyard.gateway.service_calls import (
 )
 from modelyard.knowledge.answer import Manner
 from modelyard.knowledge.entities import (
+    MOST_KEYWORDS,
     Condition,
     Conditions,
     Dataset,
@@ -54,6 +56,8 @@ from modelyard.runtime.caller import Caller, Role
 
 T = TypeVar("T")
 _MOST_ZIPPED = 512 << 20
+_MOST_DOCUMENTS, _MOST_FIELDS = 1000, 200
+"""Whose metadata are set at once, and values of each."""
 _FILE_SECONDS = 3600.0
 _ACTIONS = ("enable", "disable", "archive", "un_archive")
 
@@ -477,7 +481,7 @@ class DatasetRoutes:
             if given.get(name) is not None:
                 changed[name] = str(given[name])
         if given.get("keywords") is not None:
-            changed["keywords"] = [str(one) for one in list_of(given, "keywords")]
+            changed["keywords"] = [str(one) for one in few(list_of(given, "keywords"), MOST_KEYWORDS, "keywords")]
         if given.get("enabled") is not None:
             changed["is_enabled"] = bool(given["enabled"])
         if "content" in changed and not changed["content"].strip():
@@ -683,12 +687,12 @@ class DatasetRoutes:
         store = asked.datasets.store
         if not asked.body.get("operation_data"):
             raise ServiceError(400, "invalid_param", "operation_data is required")
-        for operation in list_of(asked.body, "operation_data"):
+        for operation in few(list_of(asked.body, "operation_data"), _MOST_DOCUMENTS, "operation_data"):
             if not isinstance(operation, dict):
                 raise ServiceError(400, "invalid_param", "operation_data is a list of objects")
             document = await store.document(asked.tenant, dataset.id, str(operation.get("document_id")))
             given: dict[str, Any] = {}
-            for one in list_of(operation, "metadata_list"):
+            for one in few(list_of(operation, "metadata_list"), _MOST_FIELDS, "metadata_list"):
                 field = fields.get(str(one.get("id"))) if isinstance(one, dict) else None
                 if field is None:
                     raise ServiceError(

@@ -1,0 +1,62 @@
+"""Lists that a caller can make long have an end, and the refusal says which and how many."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from modelyard.base.errors import InvokeBadRequestError
+from modelyard.knowledge.entities import Condition, Conditions
+from modelyard.knowledge.filters import check
+from modelyard.wire import (
+    anthropic,
+    bedrock,
+    cohere,
+    cohere_retrieval,
+    dashscope,
+    gemini,
+    ollama,
+    openai_chat,
+    openai_rerank,
+    openai_responses,
+)
+from modelyard.workflow.nodes.trigger import ScheduleData
+from modelyard.workflow.schedule import ScheduleError, schedule_of
+
+_MANY = 1025
+_CHAT = {"model": "m", "messages": [{"role": "user", "content": "a"}], "max_tokens": 5}
+_FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+_REQUESTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "openai": (openai_chat.parse_request, {**_CHAT, "tools": [_FUNCTION] * _MANY}),
+    "openai's functions": (openai_chat.parse_request, {**_CHAT, "functions": [{"name": "f"}] * _MANY}),
+    "responses": (openai_responses.parse_request, {
+        "model": "m", "input": "a", "tools": [{"type": "function", "name": "f", "parameters": {}}] * _MANY}),
+    "anthropic": (anthropic.parse_request, {**_CHAT, "tools": [{"name": "f", "input_schema": {}}] * _MANY}),
+    "cohere": (cohere.parse_request, {**_CHAT, "tools": [_FUNCTION] * _MANY}),
+    "ollama": (ollama.parse_request, {**_CHAT, "tools": [_FUNCTION] * _MANY}),
+    "gemini": (lambda body: gemini.parse_request(body, stream=False), {
+        "contents": [{"parts": [{"text": "a"}]}], "tools": [{"functionDeclarations": [{"name": "f"}] * _MANY}]}),
+    "bedrock": (lambda body: bedrock.parse_request(body, stream=False), {
+        "messages": [{"role": "user", "content": [{"text": "a"}]}],
+        "toolConfig": {"tools": [{"toolSpec": {"name": "f", "inputSchema": {"json": {}}}}] * _MANY}}),
+    "dashscope": (lambda body: dashscope.parse_request(body, stream=False), {
+        "input": {"messages": [{"role": "user", "content": "a"}]}, "parameters": {"tools": [_FUNCTION] * _MANY}}),
+    "rerank": (openai_rerank.parse_request, {"query": "q", "documents": ["d"] * 1001}),
+    "cohere's rerank": (cohere_retrieval.parse_rerank_request, {"query": "q", "documents": ["d"] * 10_001}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _REQUESTS)
+def test_a_request_with_too_many_of_one_thing_says_of_which(name: str):
+    parse, body = _REQUESTS[name]
+    with pytest.raises(InvokeBadRequestError, match=r"'[\w.]+' holds \d+,\d{3}; at most \d+,\d{3} at once"):
+        parse(body)
+
+
+def test_conditions_and_cron_expressions_have_an_end():
+    one = Condition(name="a", comparison_operator="is", value="b")
+    check(Conditions(logical_operator="or", conditions=[one] * 200))
+    with pytest.raises(InvokeBadRequestError, match="holds 201; at most 200"):
+        check(Conditions(logical_operator="or", conditions=[one] * 201))
+    with pytest.raises(ScheduleError, match="has 60,009 characters; it may have 1,000"):
+        schedule_of(ScheduleData(title="t", mode="cron", cron_expression="1," * 30_000 + "1 * * * *"))
