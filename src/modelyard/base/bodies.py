@@ -91,11 +91,12 @@ def is_deeper(document: Any, most: int) -> bool:
     """Whether lists and objects stand in each other more than `most` times."""
     level = [document] if isinstance(document, dict | list) else []
     for _ in range(most):
-        below: list[Any] = []
-        for node in level:
-            values = node.values() if isinstance(node, dict) else node
-            below += [one for one in values if type(one) is dict or type(one) is list]
-        if not below:
+        level = [
+            one
+            for node in level
+            for one in (node.values() if type(node) is dict else node)
+            if type(one) is dict or type(one) is list
+        ]
+        if not level:
             return False
-        level = below
     return True

@@ -4,9 +4,10 @@ The names are those of the WHATWG's Encoding Standard, which is what browsers re
 no encodings of text, and some (`punycode`, `idna`) take minutes for what fits in a small answer.
 """
 
-import asyncio
 import codecs
 import re
+
+from modelyard.base import computing
 
 _CODECS = {
     "utf-8": "utf-8 utf8 unicode-1-1-utf-8 unicode11utf8 unicode20utf8 x-unicode20utf8",
@@ -78,4 +79,4 @@ async def decoded(data: bytes, label: str = "") -> str:
     """The same; where it is much, without holding up the loop."""
     if len(data) <= _MOST_AT_ONCE:
         return decode(data, label)
-    return await asyncio.to_thread(decode, data, label)
+    return await computing.apart(decode, data, label)

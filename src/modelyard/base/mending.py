@@ -12,12 +12,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
+from modelyard.base import computing
+
 MOST_CHARACTERS = 64 << 10
 MOST_ON_A_LOOP = 4 << 10
 _LOOKS_BEFORE_THE_CLOCK = 20_000
 """What is done in a hundredth of a second needs no clock: it comes out the same on every machine."""
-_MOST_SECONDS = 0.3
-"""Of a processor's time, off the loop. Sixty kilobytes that a model cut off in the middle take half of it."""
+_MOST_SECONDS = 0.2
+"""Of a processor's time, off the loop. Sixty kilobytes that a model cut off in the middle take three quarters of it."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,7 +46,7 @@ async def apart(size: int, work: Callable[P, T], *given: P.args, **more: P.kwarg
     """What reads a text of `size` characters and may mend it: in a thread where that may take long."""
     if size <= MOST_ON_A_LOOP:
         return work(*given, **more)
-    return await asyncio.to_thread(work, *given, **more)
+    return await computing.apart(work, *given, **more)
 
 
 def is_on_a_loop() -> bool:

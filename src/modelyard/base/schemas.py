@@ -6,7 +6,6 @@ tries each branch at each level of a tree. So the work is added up first (`_Work
 value's node once, and what would be too much is refused.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from modelyard.base import computing
 from modelyard.base.errors import ModelyardError
 from modelyard.base.patterns import PatternError, compile_pattern
 
@@ -84,7 +84,7 @@ class Schema:
         """As `mismatch`, for larger values: the adding up, which is most of it, is done off the loop."""
         if _count(value, _FEW + 1) <= _FEW and self._size <= _FEW:
             return self.mismatch(value)
-        await asyncio.to_thread(self._check_work, value, MOST_PAIRS_APART)
+        await computing.apart(self._check_work, value, MOST_PAIRS_APART)
         return self._first(value)
 
     def _check_work(self, value: Any, most_pairs: int) -> None:

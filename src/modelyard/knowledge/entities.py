@@ -1,10 +1,12 @@
 """What is kept, and the settings of it. The names and values of settings are those that Dify's files and API use."""
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+MOST_CONDITIONS = 200
+"""On documents' metadata, of one search."""
 MOST_KEYWORDS = 1000
 """Of one segment."""
 MOST_TOP_K = 1000
@@ -132,7 +134,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     logical_operator: Literal["and", "or"] = "and"
-    conditions: list[Condition] = []
+    conditions: Annotated[list[Condition], msgspec.Meta(max_length=MOST_CONDITIONS)] = []
 
 
 class RetrievalSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,14 +6,13 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import few
-from modelyard.knowledge.entities import Condition, Conditions
+from modelyard.knowledge.entities import MOST_CONDITIONS, Condition, Conditions
 
 BUILT_IN = {
     "document_name": "string", "uploader": "string", "upload_date": "time", "last_update_date": "time",
     "source": "string",
 }  # fmt: skip
 
-_MOST_CONDITIONS = 200
 Test = Callable[[Any, Any], bool]
 
 
@@ -88,7 +87,7 @@ _SAME = {"!=": "≠", ">=": "≥", "<=": "≤", "==": "="}
 
 def check(conditions: Conditions) -> None:
     """Raises InvokeBadRequestError for an operator that there is not, and for too many conditions."""
-    few(conditions.conditions, _MOST_CONDITIONS, "metadata_filtering_conditions")
+    few(conditions.conditions, MOST_CONDITIONS, "metadata_filtering_conditions")
     for one in conditions.conditions:
         if _SAME.get(one.comparison_operator, one.comparison_operator) not in TESTS:
             raise InvokeBadRequestError(

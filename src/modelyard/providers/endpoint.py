@@ -1,6 +1,5 @@
 """Where a provider is and how to knock: addresses, headers, and answers taken apart into JSON and events."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from modelyard.base import computing
 from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
 from modelyard.models.sending import Sending
@@ -182,7 +182,7 @@ class Endpoint:
         """Large answers are looked through off the loop."""
         if len(data) < _LARGE:
             return self._decoded(data, "the answer")
-        return await asyncio.to_thread(self._decoded, data, "the answer")
+        return await computing.apart(self._decoded, data, "the answer")
 
     def _object(self, body: Any) -> JSON:
         if not isinstance(body, dict):

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
+from modelyard.base import computing
 from modelyard.base.bodies import check_amount
 from modelyard.base.charsets import charset_of, decode
 from modelyard.tools.entities import (
@@ -176,7 +177,7 @@ class ApiTool(Tool):
             return
         charset = charset_of(answer.headers.get("content-type", ""))
         # A large answer takes a while to be read: not on the loop, where all others would wait.
-        yield await asyncio.to_thread(_answer, answer.body, media, charset, operation.name)
+        yield await computing.apart(_answer, answer.body, media, charset, operation.name)
 
     async def _show(
         self, headers: list[tuple[str, str]], query: list[tuple[str, str]], cookies: list[tuple[str, str]]

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base import computing
 from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError, suggestion
 from modelyard.runtime.plugins import Plugins
@@ -157,7 +158,7 @@ class ToolProviders:
         _check_name(name)
         if not description:
             description, url = await self._fetched(url)
-        api = await asyncio.to_thread(parse, description, url=url)
+        api = await computing.apart(parse, description, url=url)
         if server:
             api = with_server(api, server)
         chosen = auth or Auth()
@@ -176,7 +177,7 @@ class ToolProviders:
             answer = await self._egress.fetch("GET", url, most_bytes=20 << 20)
             if answer.status != 200:
                 raise DescriptionError(f"{url[:200]} answers with status {answer.status}")
-            if not (following := await asyncio.to_thread(manifest_url, answer.body)):
+            if not (following := await computing.apart(manifest_url, answer.body)):
                 return answer.body, answer.url
             url = following
         raise DescriptionError("the manifest leads to another manifest")
@@ -233,7 +234,7 @@ class ToolProviders:
         if not stored.url:
             raise InvokeBadRequestError(f"{known.name!r} was given as a text: give it anew")
         description, url = await self._fetched(stored.url)
-        after = await asyncio.to_thread(parse, description, url=url)
+        after = await computing.apart(parse, description, url=url)
         if stored.server:
             after = with_server(after, stored.server)
         before = self.api(tenant, known.id)

@@ -1,11 +1,11 @@
 """Arguments: read from whatever a model wrote, held against a schema, cast to what a parameter says. Pure."""
 
-import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelyard.base import computing
 from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.mending import NotMendedError, mended
 from modelyard.base.schemas import MOST_PAIRS, MOST_PAIRS_APART, SchemaError, TooMuchWorkError, compiled, is_large
@@ -63,7 +63,7 @@ def _decoded(text: str) -> Any:
 async def fitted_apart(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     """As `fitted`; large ones in a thread."""
     if is_large(arguments):
-        return await asyncio.to_thread(fitted, arguments, schema, most=MOST_PAIRS_APART)
+        return await computing.apart(fitted, arguments, schema, most=MOST_PAIRS_APART)
     return fitted(arguments, schema)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base import computing
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, suggestion
 from modelyard.base.ids import new_id
 from modelyard.runtime import api_keys
@@ -69,7 +70,7 @@ class Apps:
 
         With `publishes` callers get it at once; else it is a draft, and callers get what they got before.
         """
-        app = await asyncio.to_thread(loads, text, name=file, mapping=mapping)
+        app = await computing.apart(loads, text, name=file, mapping=mapping)
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         await self._journal.keep_document(tenant, digest, text)
         known = next((one for one in self.all(tenant) if one.name == (name or app.name)), None)
@@ -189,7 +190,7 @@ class Apps:
         text = await self._journal.document(tenant, digest)
         if text is None:
             raise NotFoundError("the app's file is gone", code="app_not_found")
-        app = await asyncio.to_thread(loads, text, name="", mapping=msgspec.convert(given, AppMapping))
+        app = await computing.apart(loads, text, name="", mapping=msgspec.convert(given, AppMapping))
         self._parsed[key] = app
         if len(self._parsed) > _MOST_PARSED:
             self._parsed.popitem(last=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base import computing
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.fields import may, need, whole_number
 from modelyard.gateway.admin_calls import PREFIX, count_of, offset_of, tenant_of
@@ -148,7 +149,7 @@ class AppRuns:
     async def _tested(self, request: Request, found: FoundApp) -> NodeTest:
         """Run `node` of `file` alone; `inputs` are what it reads, as `start.query` → value."""
         body = await request.json()
-        app = await asyncio.to_thread(loads, need(body, "file", str), name=found.name)
+        app = await computing.apart(loads, need(body, "file", str), name=found.name)
         name, given = need(body, "node", str), may(body, "inputs", dict) or {}
         node = next((one for one in app.nodes if one.id == name), None)
         if node is None:

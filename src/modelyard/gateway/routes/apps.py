@@ -1,12 +1,12 @@
 """/admin/v1/apps: apps imported, looked at, published, put back, shown on a page; and the keys of their callers."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from modelyard.base import computing
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
 from modelyard.gateway.admin_calls import PREFIX, tenant_of
@@ -34,7 +34,7 @@ class AppsRoute:
         if (request.method, rest) == ("POST", "check"):
             body = await request.json()
             text = need(body, "file", str)
-            return json_reply(await asyncio.to_thread(_checked, text, may(body, "name", str) or ""))
+            return json_reply(await computing.apart(_checked, text, may(body, "name", str) or ""))
         match request.method, bool(name), *more:
             case "GET", False:
                 return json_reply({"data": [self._shown(one) for one in self.apps.all(tenant)], "has_more": False})

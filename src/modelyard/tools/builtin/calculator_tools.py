@@ -1,8 +1,8 @@
 """Arithmetic that does not guess."""
 
-import asyncio
 from collections.abc import Sequence
 
+from modelyard.base import computing
 from modelyard.tools import calculator
 from modelyard.tools.builtin import Parts
 from modelyard.tools.function import FunctionTool
@@ -17,6 +17,6 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
 
         expression: as (19.99 * 3) * (1 - 15%)
         """
-        return await asyncio.to_thread(calculator.calculate, expression)
+        return await computing.apart(calculator.calculate, expression)
 
     return [FunctionTool(calculate, provider="calculator", kind="builtin", is_repeatable=True)]

@@ -1,12 +1,12 @@
 """start: checks what the run was given against the form."""
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from modelyard.base import computing
 from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.mending import is_on_a_loop
 from modelyard.base.schemas import MOST_PAIRS, MOST_PAIRS_APART, SchemaError, TooMuchWorkError, compiled, is_large
@@ -164,7 +164,7 @@ class StartNode(QuickNode):
         return None if is_large(context.pool.of(self.id)) else self._checked(context)
 
     async def run(self, context: NodeContext) -> NodeResult:
-        return self.compute(context) or await asyncio.to_thread(self._checked, context)
+        return self.compute(context) or await computing.apart(self._checked, context)
 
     def _checked(self, context: NodeContext) -> NodeResult:
         given = context.pool.of(self.id)
