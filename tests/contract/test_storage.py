@@ -114,7 +114,7 @@ def test_work_is_done_whole_or_not_at_all(database_url: str):
         connection.execute(resources_sql, (tenant, "k", "i", "n", "{}", 1, 0.0, 0.0))  # type: ignore[attr-defined]
         raise ValueError("half way")
 
-    failing = database.transact(half)
+    failing = database.submit(half)
     fine = resources.add(tenant, "limit", "fine", lambda row: "{}")
     with pytest.raises(ValueError, match="half way"):
         failing.result(5)
@@ -122,4 +122,4 @@ def test_work_is_done_whole_or_not_at_all(database_url: str):
     assert resources.all(tenant, "k") == []
     database.close()
     with pytest.raises(StorageUnavailableError, match="closed"):
-        database.transact(half).result(5)
+        database.submit(half).result(5)

@@ -408,7 +408,7 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
         gets_in = await opens(lambda: yard.accounts.accept(late, "Late", PASSWORD))
         if gets_in:  # for the next who tries
             row = dict(rows[0])
-            work = yard.database.transact(lambda it: _again(it, row))
+            work = yard.database.submit(lambda it: _again(it, row))
             await asyncio.wrap_future(work)
         return gets_in
 

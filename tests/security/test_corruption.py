@@ -129,7 +129,7 @@ def test_what_is_settled_on_damaged_pages_waits_in_the_journal(tmp_path: Path):
         first_chunk=None,
     )  # fmt: skip
     with pytest.raises(StorageUnavailableError):
-        database.transact(lambda it: it.execute("SELECT 1")).result(5)
+        database.submit(lambda it: it.execute("SELECT 1")).result(5)
     database.close()
     ledger.close()
     backups.restore(backup, path)
@@ -145,11 +145,11 @@ def test_a_database_that_is_whole_again_is_written_to_without_a_restart(tmp_path
     path = tmp_path / "x.db"
     database = Database(path)
     add = "INSERT INTO revisions (name, value) VALUES (?, 1)"
-    database.transact(lambda it: it.execute(add, ("before",))).result(5)
+    database.submit(lambda it: it.execute(add, ("before",))).result(5)
     backup = backups.back_up(path)
     damage(path)
     assert database.check() is not None
-    kept = database.transact(lambda it: it.execute(add, ("during",)), is_kept=True)
+    kept = database.submit(lambda it: it.execute(add, ("during",)), is_kept=True)
     for one in backups.files_of(path):
         one.unlink()
     backups.restore(backup, path)

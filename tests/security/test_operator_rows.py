@@ -339,7 +339,7 @@ async def joined(yard: Modelyard, email: str, role: Role) -> Any:
         "INSERT INTO accounts (id, tenant, email, name, password, role, is_enabled, created_at) "
         "VALUES (?, ?, ?, ?, ?, ?, 1, ?)"
     )
-    await asyncio.wrap_future(yard.database.transact(lambda it: it.execute(statement, values)))
+    await yard.database.transact(lambda it: it.execute(statement, values))
     return next(one for one in await yard.accounts.of("acme") if one.email == email)
 
 
@@ -357,7 +357,7 @@ def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: 
                 )
                 left = [one for one in await yard.accounts.of("acme") if one.role is Role.OWNER]
                 assert left, ended
-                await asyncio.wrap_future(yard.database.transact(lambda it: it.execute("DELETE FROM accounts")))
+                await yard.database.transact(lambda it: it.execute("DELETE FROM accounts"))
 
     run(work, tmp_path, database=database)
 

@@ -347,7 +347,7 @@ def test_whoever_is_killed_while_adding_up_is_gone_on_from(url: str, monkeypatch
         with suppress(Exception):
             await killed.sums.sum_more(NOW)
         assert not await other.sums.sum_more(NOW + 1)  # it may still be at it
-        await asyncio.wrap_future(database.transact(lambda it: other.sums.release(it, killed.owner)))
+        await database.transact(lambda it: other.sums.release(it, killed.owner))
         while await other.sums.sum_more(NOW + 2):
             pass
         assert await agrees(other, calls, tenant) > 300

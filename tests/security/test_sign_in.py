@@ -227,7 +227,7 @@ def test_a_hash_of_earlier_parameters_fits_and_is_made_again(tmp_path: Path):
     async def work(yard: Modelyard) -> None:
         await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
         change = "UPDATE accounts SET password = ?"
-        await asyncio.wrap_future(yard.database.transact(lambda it: it.execute(change, (earlier,))))
+        await yard.database.transact(lambda it: it.execute(change, (earlier,)))
         for _ in range(2):
             await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME)
             (row,) = await yard.database.fetch("SELECT password FROM accounts")

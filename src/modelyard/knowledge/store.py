@@ -53,7 +53,7 @@ class KnowledgeStore:
     # ways in
 
     async def _transact(self, work: Callable[[Connection], T], *, may_gather: bool = False) -> T:
-        return await asyncio.wrap_future(self.database.transact(work, may_gather=may_gather))
+        return await self.database.transact(work, may_gather=may_gather)
 
     async def _rows(self, statement: str, /, **values: Any) -> list[Row]:
         return await asyncio.to_thread(self.database.read, self._sql[statement], values)
@@ -276,7 +276,7 @@ class KnowledgeStore:
         statement = "UPDATE documents SET owner = '', lease_until = 0 WHERE id = ? AND owner = ?"
         rows = [(one, self.owner) for one in ids]
         await asyncio.wrap_future(
-            self.database.transact(lambda it: it.execute_many(statement, rows), is_kept=True, may_gather=True)
+            self.database.submit(lambda it: it.execute_many(statement, rows), is_kept=True, may_gather=True)
         )
 
     async def progress(self, documents: Iterable[tuple[Document, int]]) -> None:
@@ -642,7 +642,7 @@ class KnowledgeStore:
                     places = ",".join("?" * len(some))
                     it.execute(f"UPDATE {table} SET hits = hits + 1 WHERE id IN ({places})", some)
 
-        self.database.transact(work, may_gather=True)
+        self.database.submit(work, may_gather=True)
 
     def remember_query(self, tenant: str, dataset: str, content: str, source: str) -> None:
         self.database.write(self._sql["asked"], (tenant, dataset, content[:2000], source, self.now()))

@@ -134,7 +134,7 @@ class Accounts:
         return await self._transact(lambda it: it.execute(self._sql[name], values))
 
     async def _transact(self, work: Callable[[Connection], Any]) -> Any:
-        return await asyncio.wrap_future(self._database.transact(work))
+        return await self._database.transact(work)
 
     # the first one
 

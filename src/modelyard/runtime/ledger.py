@@ -317,7 +317,7 @@ class Ledger:
             elif self._journal is not None:
                 self._journal.forget(segments)
 
-        self._database.transact(work, is_kept=True, may_gather=True).add_done_callback(after)
+        self._database.submit(work, is_kept=True, may_gather=True).add_done_callback(after)
 
     async def flush(self) -> None:
         """Until all rows added so far are in the database."""
@@ -411,7 +411,7 @@ class Ledger:
             if owner:
                 self.sums.release(connection, owner)
 
-        self._database.transact(work).result(30)
+        self._database.submit(work).result(30)
 
     def set_aside(self) -> int:
         """How many records of processes that are gone could not be taken over."""
@@ -512,8 +512,7 @@ class Ledger:
         for row in await self._database.fetch(self._sql["tenants"]):
             while (until := await self._oldest(row["tenant"], before)) is not None:
                 values = row["tenant"], until
-                work = self._database.transact(lambda it, values=values: it.execute(self._sql["forget"], values))
-                await asyncio.wrap_future(work)
+                await self._database.transact(lambda it, values=values: it.execute(self._sql["forget"], values))
 
     async def _oldest(self, tenant: str, before: float) -> float | None:
         values = {"tenant": tenant, "before": before, "most": _FORGOTTEN_AT_ONCE}

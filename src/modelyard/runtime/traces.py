@@ -77,7 +77,7 @@ class Traces(Callback):
         }
 
     def forget(self, before: float) -> None:
-        self._database.transact(lambda it: it.execute(self._sql["forget"], (before,)), is_kept=True, may_gather=True)
+        self._database.submit(lambda it: it.execute(self._sql["forget"], (before,)), is_kept=True, may_gather=True)
 
 
 def _asked(invocation: Invocation) -> Any:

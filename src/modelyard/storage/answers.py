@@ -72,11 +72,10 @@ class DatabaseAnswers:
         self._database.write(self._sql["put"], (tenant, name, body, now + seconds))
         self._turns += 1
         if self._turns % 1000 == 0:
-            self._database.transact(lambda it: it.execute(self._sql["forget"], (now,)), may_gather=True)
+            self._database.submit(lambda it: it.execute(self._sql["forget"], (now,)), may_gather=True)
 
     async def clear(self, tenant: str) -> None:
-        work = self._database.transact(lambda it: it.execute(self._sql["clear"], (tenant,)))
-        await asyncio.wrap_future(work)
+        await self._database.transact(lambda it: it.execute(self._sql["clear"], (tenant,)))
 
 
 class Patient:

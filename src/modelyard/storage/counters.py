@@ -217,7 +217,7 @@ class DatabaseCounters:
             connection.execute(self._sql["keep"], (name, msgspec.json.encode(ordered).decode(), now, self._owner))
             return None
 
-        return await asyncio.wrap_future(self._database.transact(work))
+        return await self._database.transact(work)
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
         self._settle(name, amounts)
@@ -242,7 +242,7 @@ class DatabaseCounters:
                         levels[charge.name] = corrected(level, charge.amount, taken)
                 self._put(connection, levels, list(levels))
 
-        return self._database.transact(work, is_kept=True)
+        return self._database.submit(work, is_kept=True)
 
     def _locked(self, connection: Connection, names: Sequence[str]) -> dict[str, Level]:
         found: dict[str, Level] = {}
@@ -262,21 +262,21 @@ class DatabaseCounters:
         def work(connection: Connection) -> None:
             connection.execute_many(self._sql["start"], rows)
 
-        await asyncio.wrap_future(self._database.transact(work))
+        await self._database.transact(work)
 
     async def levels(self, names: Sequence[str]) -> Mapping[str, float]:
         def work(connection: Connection) -> dict[str, float]:
             rows = [row for name in names for row in connection.execute(self._sql["level"], (name,))]
             return {row["name"]: row["used"] for row in rows}
 
-        return await asyncio.wrap_future(self._database.transact(work))
+        return await self._database.transact(work)
 
     async def reset(self, names: Sequence[str]) -> None:
         def work(connection: Connection) -> None:
             for name in names:
                 connection.execute(self._sql["drop"], (name,))
 
-        await asyncio.wrap_future(self._database.transact(work))
+        await self._database.transact(work)
 
     def release_older(self, before: float) -> None:
         def work(connection: Connection) -> list[str]:
@@ -286,6 +286,6 @@ class DatabaseCounters:
             for name in done.result() if done.exception() is None else ():
                 self.settle(name, NOTHING)
 
-        self._database.transact(work).add_done_callback(then)
+        self._database.submit(work).add_done_callback(then)
 
     async def aclose(self) -> None: ...

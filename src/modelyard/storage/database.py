@@ -384,13 +384,19 @@ class Database:
             raise StorageUnavailableError(f"database {self.where!r} is too slow: {_MAX_WAITING:,} writes are waiting")
         self._put((statement, values))
 
-    def transact(self, work: Work, *, is_kept: bool = False, may_gather: bool = False) -> "Future[Any]":
-        """Have `work` done in a transaction; its result, once that is committed.
+    async def transact(self, work: Callable[[Connection], T], *, is_kept: bool = False, may_gather: bool = False) -> T:
+        """Do `work` in a transaction; its result, once that is committed. See `submit`."""
+        return await asyncio.wrap_future(self.submit(work, is_kept=is_kept, may_gather=may_gather))
+
+    def submit(
+        self, work: Callable[[Connection], T], *, is_kept: bool = False, may_gather: bool = False
+    ) -> "Future[T]":
+        """Have `work` done in a transaction soon; its result, once that is committed. Never blocks.
 
         With `is_kept` it is tried again until the database takes it, else StorageUnavailableError is the outcome; with
         `may_gather` it need not be at once.
         """
-        done: Future[Any] = Future()
+        done: Future[T] = Future()
         if not self._writer.is_alive():
             done.set_exception(StorageUnavailableError(f"database {self.where!r} is closed"))
             return done

@@ -47,7 +47,7 @@ class Kept:
                 raise InvokeBadRequestError(f"{self._most_names:,} names are kept already: remove some first")
             connection.execute(self._sql["put"], (tenant, scope, name, value, len(value), now))
 
-        await asyncio.wrap_future(self._database.transact(work))
+        await self._database.transact(work)
 
     async def list(self, tenant: str, scope: str, *, most: int = 200) -> list[Entry]:
         values = {"tenant": tenant, "scope": scope, "most": most}
@@ -62,14 +62,12 @@ class Kept:
 
     async def remove(self, tenant: str, scope: str, name: str) -> bool:
         values = (tenant, scope, _checked(name))
-        work = self._database.transact(lambda it: bool(it.execute(self._sql["remove"], values)))
-        return await asyncio.wrap_future(work)
+        return await self._database.transact(lambda it: bool(it.execute(self._sql["remove"], values)))
 
     async def forget(self, prefix: str, before: float) -> None:
         """Of all tenants: scopes that begin so, untouched since then."""
         like = prefix.replace("%", "").replace("_", "") + "%"
-        work = self._database.transact(lambda it: it.execute(self._sql["forget"], (like, before)))
-        await asyncio.wrap_future(work)
+        await self._database.transact(lambda it: it.execute(self._sql["forget"], (like, before)))
 
 
 def _checked(name: str) -> str:

@@ -28,17 +28,15 @@ class PluginStorage:
                 raise PluginError(f"it would keep {held + len(value):,} bytes; {most:,} are allowed", plugin=plugin)
             connection.execute(self._sql["put"], (tenant, plugin, name, value, len(value)))
 
-        await asyncio.wrap_future(self._database.transact(work))
+        await self._database.transact(work)
 
     async def remove(self, tenant: str, plugin: str, name: str) -> int:
         """How many there were: one, or none."""
         values = (tenant, plugin, _checked(name))
-        work = self._database.transact(lambda it: len(it.execute(self._sql["remove"], values)))
-        return await asyncio.wrap_future(work)
+        return await self._database.transact(lambda it: len(it.execute(self._sql["remove"], values)))
 
     async def clear(self, tenant: str, plugin: str) -> None:
-        work = self._database.transact(lambda it: it.execute(self._sql["clear"], (tenant, plugin)))
-        await asyncio.wrap_future(work)
+        await self._database.transact(lambda it: it.execute(self._sql["clear"], (tenant, plugin)))
 
 
 def _checked(name: str) -> str:

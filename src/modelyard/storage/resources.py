@@ -89,7 +89,7 @@ class Resources:
                 updated_at=now, is_deleted=False, set_by=set_by,
             )  # fmt: skip
 
-        return self._database.transact(work)
+        return self._database.submit(work)
 
     def change(self, old: Resource, *, name: str, body: str, set_by: str | None = None) -> "Future[Resource]":
         """Who set it stays where nobody else is named. Raises NotFoundError where it is gone, InvokeBadRequestError
@@ -103,7 +103,7 @@ class Resources:
                 raise missing(old.kind, old.id)
             return msgspec.structs.replace(old, name=name, body=body, revision=revision, updated_at=now, set_by=who)
 
-        return self._database.transact(work)
+        return self._database.submit(work)
 
     def swap(self, old: Resource, body: str) -> "Future[bool]":
         """Put `body` in the place of `old`'s; False, and nothing is done, where somebody else changed it meanwhile."""
@@ -114,7 +114,7 @@ class Resources:
             values = (body, revision, now, old.tenant, old.kind, old.id, old.revision)
             return bool(connection.execute(self._sql["swap"], values))
 
-        return self._database.transact(work)
+        return self._database.submit(work)
 
     def remove(self, tenant: str, kind: str, id: str) -> "Future[int]":  # noqa: A002
         """Raises NotFoundError where there is no such thing. The revision it went with."""
@@ -125,10 +125,10 @@ class Resources:
                 raise missing(kind, id)
             return revision
 
-        return self._database.transact(work)
+        return self._database.submit(work)
 
     def forget(self, before: float) -> None:
-        self._database.transact(lambda it: it.execute(self._sql["forget"], (before,)), may_gather=True)
+        self._database.submit(lambda it: it.execute(self._sql["forget"], (before,)), may_gather=True)
 
     def _raise(self, connection: Connection) -> int:
         return int(connection.execute(self._sql["raise"])[0]["value"])

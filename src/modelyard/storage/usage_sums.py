@@ -249,7 +249,7 @@ class UsageSums:
             await self._transact(lambda it, bucket=oldest: it.execute(self._sql["drop"], (bucket,)))
 
     async def _transact(self, work: Callable[[Connection], Any]) -> Any:
-        return await asyncio.wrap_future(self._database.transact(work))
+        return await self._database.transact(work)
 
 
 def _lines_of(tenant: str, rows: Sequence[Row]) -> list[_Line]:

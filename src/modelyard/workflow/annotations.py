@@ -56,7 +56,7 @@ class Annotations:
         self._sql = statements("annotations")
 
     async def _do(self, name: str, values: Sequence[Any]) -> list[Any]:
-        return await asyncio.wrap_future(self._database.transact(lambda it: it.execute(self._sql[name], values)))
+        return await self._database.transact(lambda it: it.execute(self._sql[name], values))
 
     async def _rows(self, name: str, **values: Any) -> list[Any]:
         return await asyncio.to_thread(self._database.read, self._sql[name], values)
@@ -132,7 +132,7 @@ class Annotations:
                 values = [(model, one.tobytes(), tenant, row["id"]) for row, one in zip(some, vectors, strict=True)]
                 connection.execute_many(self._sql["embed"], values)
 
-            await asyncio.wrap_future(self._database.transact(work))
+            await self._database.transact(work)
             found += list(zip(some, vectors, strict=True))
         return found
 

@@ -75,7 +75,7 @@ class Conversations:
         return await asyncio.to_thread(self._database.read, self._sql[name], values)
 
     async def _do(self, name: str, values: Sequence[Any]) -> list[Any]:
-        return await asyncio.wrap_future(self._database.transact(lambda it: it.execute(self._sql[name], values)))
+        return await self._database.transact(lambda it: it.execute(self._sql[name], values))
 
     # conversations
 

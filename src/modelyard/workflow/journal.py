@@ -139,7 +139,7 @@ class DatabaseJournal:
         self.owner = owner_name()
 
     async def _transact(self, work: Any, *, is_kept: bool = False) -> Any:
-        return await asyncio.wrap_future(self._database.transact(work, is_kept=is_kept))
+        return await self._database.transact(work, is_kept=is_kept)
 
     async def _read(self, name: str, **values: Any) -> list[Any]:
         return await asyncio.to_thread(self._database.read, self._sql[name], values)
