@@ -247,3 +247,15 @@ def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(r
         assert kept == []
 
     run(work)
+
+
+def test_a_tag_is_not_given_the_name_of_another(run: Any):
+    async def work(call: Call, yard: Modelyard) -> None:
+        for name in ("red", "blue"):
+            status, tag = await call("POST", "/v1/datasets/tags", {"name": name})
+            assert status == 200
+        status, said = await call("PATCH", "/v1/datasets/tags", {"tag_id": tag["id"], "name": "red"})
+        assert (status, said["code"]) == (400, "invalid_param")
+        assert "'red'" in said["message"]
+
+    run(work)

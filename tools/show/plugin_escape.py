@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from tools.show.attacks import as_user, packages
+from tools.show.attacks import as_user
 from tools.show.plugin_attacks import INSIDE, PRELUDE, TOO_MUCH, attacker, wheel, wheelhouse
 from tools.show.proof import ROOT, Proof, free_port, running, serve_command
 
@@ -379,32 +379,31 @@ def suite() -> dict[str, Any]:
 def prove() -> Proof:
     proof = Proof()
     began = time.monotonic()
-    runs = {"root" if os.geteuid() == 0 else "this user": [sys.executable]}
-    if command := as_user():
-        runs["an ordinary user"] = command
-    for who, command in runs.items():
-        home = tempfile.mkdtemp(prefix="modelyard-escape-home-")
-        Path(home).chmod(0o777)
-        uv = ROOT / ".venv" / "bin"
-        environ = {**os.environ, "HOME": home, "PYTHONPATH": f"{packages()}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1",
-                   "PATH": f"/usr/local/bin:/usr/bin:/bin:{uv}"}  # fmt: skip
-        try:
-            done = subprocess.run(
-                [*command, "-m", "tools.show.plugin_escape"],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=False,
-                env=environ,
-            )
-        finally:
-            shutil.rmtree(home, ignore_errors=True)
-        if done.returncode:
-            proof.line(f"as {who}", (done.stderr or done.stdout)[-1500:], ok=False)
-            continue
-        report(proof, who, json.loads(done.stdout.splitlines()[-1]))
+    with tempfile.TemporaryDirectory(prefix="modelyard-escape-python-") as folder:
+        Path(folder).chmod(0o755)
+        runs = {"root" if os.geteuid() == 0 else "this user": [sys.executable]}
+        if command := as_user(Path(folder)):
+            runs["an ordinary user"] = command
+        for who, command in runs.items():
+            _tried(proof, who, command)
     proof.figures["seconds"] = round(time.monotonic() - began, 1)
     return proof
+
+
+def _tried(proof: Proof, who: str, command: list[str]) -> None:
+    packages = [str(ROOT / "src"), *(one for one in sys.path if "site-packages" in one), str(ROOT)]
+    with tempfile.TemporaryDirectory(prefix="modelyard-escape-home-", ignore_cleanup_errors=True) as home:
+        Path(home).chmod(0o777)
+        environ = {
+            **os.environ, "HOME": home, "PYTHONPATH": os.pathsep.join(packages), "PYTHONDONTWRITEBYTECODE": "1",
+            "PATH": f"/usr/local/bin:/usr/bin:/bin:{ROOT / '.venv' / 'bin'}",
+        }  # fmt: skip
+        inside = [*command, "-m", "tools.show.plugin_escape"]
+        done = subprocess.run(inside, cwd=ROOT, capture_output=True, text=True, check=False, env=environ)
+    if done.returncode:
+        proof.line(f"as {who}", (done.stderr or done.stdout)[-1500:], ok=False)
+    else:
+        report(proof, who, json.loads(done.stdout.splitlines()[-1]))
 
 
 def report(proof: Proof, who: str, seen: dict[str, Any]) -> None:

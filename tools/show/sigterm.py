@@ -188,7 +188,9 @@ def world(upstream: Upstream, *arguments: str, grace: float, with_apps: bool = T
                 time.sleep(0.05)
             for name, text in apps().items() if with_apps else ():
                 made = one.post("/admin/v1/apps", {"file": text, "name": name})
+                time.sleep(1.5)  # another worker hears of the app within a second
                 one.keys[name] = one.post(f"/admin/v1/apps/{made['id']}/keys", {})["key"]
+            time.sleep(1.5)  # and of its key
             yield one
         finally:
             with suppress(ProcessLookupError):

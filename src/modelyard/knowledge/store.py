@@ -718,17 +718,21 @@ class KnowledgeStore:
 
     async def add_tag(self, tenant: str, name: str) -> str:
         name_id = new_uuid()
+        await self._name_tag(name, "add_tag", tenant, name_id, name)
+        return name_id
+
+    async def _name_tag(self, name: str, statement: str, *values: Any) -> list[Row]:
         try:
-            await self._do("add_tag", tenant, name_id, name)
+            return await self._do(statement, *values)
         except self.database.duplicates as error:
             raise ConflictError(f"there is a tag named {name!r} already", param="name") from error
-        return name_id
 
     async def tags(self, tenant: str) -> list[Row]:
         return await self._rows("tags", tenant=tenant)
 
     async def rename_tag(self, tenant: str, id: str, name: str) -> None:  # noqa: A002
-        if not await self._do("rename_tag", name, tenant, id):
+        """Raises NotFoundError, and ConflictError where another tag has the name."""
+        if not await self._name_tag(name, "rename_tag", name, tenant, id):
             raise NotFoundError(f"tag {id[:80]!r} does not exist", code="tag_not_found")
 
     async def delete_tag(self, tenant: str, id: str) -> None:  # noqa: A002

@@ -34,6 +34,7 @@ from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
 from modelyard.providers.formats import CHAT, EMBEDDING, MODERATION, RERANK, SPEECH2TEXT, TTS, ChatFormat
 from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.wire import dashscope, openai_moderations
+from modelyard.wire.shapes import STUMBLES
 
 FormatT = TypeVar("FormatT")
 
@@ -166,15 +167,18 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     ) -> AsyncGenerator[LLMResultChunk, None]:
         """Events in full, to the end of the stream or to the word that ends it."""
         parser, is_done = form.parser(quirks), False
-        async with aclosing(events):
-            async for event in events:
-                if event is None:
-                    is_done = True
-                elif not is_done:
-                    for chunk in parser.feed(event):
-                        yield chunk
-        for chunk in parser.finish(done=is_done):
-            yield chunk
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    if event is None:
+                        is_done = True
+                    elif not is_done:
+                        for chunk in parser.feed(event):
+                            yield chunk
+            for chunk in parser.finish(done=is_done):
+                yield chunk
+        except STUMBLES as error:
+            raise self.endpoint.broken(f"an event of the stream has another shape than it should: {error!r}") from error
 
     async def _post(
         self, model: str, credentials: Credentials, request: LLMRequest, wire: Wire, form: ChatFormat
@@ -363,7 +367,7 @@ def _read(endpoint: Endpoint, parse: Callable[[], ResultT]) -> ResultT:
         return parse()
     except InvokeError as error:
         raise endpoint.named(error) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except STUMBLES as error:
         raise endpoint.broken(f"the answer has another shape than it should: {error!r}") from error
 
 

@@ -43,6 +43,7 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "anthropic"
 DEFAULT_MAX_TOKENS = 8192
@@ -61,6 +62,7 @@ PARAMETERS = {"stop"} | frozenset({
 # ------------------------------------------------------------------------------------------------ requests
 
 
+@reads_request
 def parse_request(body: JSON, *, is_count: bool = False) -> LLMRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     turns = need(body, "messages", list)
@@ -569,6 +571,7 @@ def _parse_reason(body: JSON) -> tuple[str | None, dict[str, Any]]:
     return reason, rest
 
 
+@reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
     """A whole answer. Raises InvokeError where it is none."""
     del quirks
@@ -785,6 +788,7 @@ def typed_event(event: JSON, name: str) -> JSON:
     return value
 
 
+@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

@@ -48,6 +48,7 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import parsed
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "bedrock"
 
@@ -71,6 +72,7 @@ _FILES: dict[str, type[FilePromptMessageContent]] = {
 # ------------------------------------------------------------------------------------------------ requests
 
 
+@reads_request
 def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     turns = need(body, "messages", list)
@@ -506,6 +508,7 @@ def _parse_reason(own: str | None) -> tuple[str | None, JSON]:
     return reason, {"stopReason": own} if _STOPS[reason] != own else {}
 
 
+@reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
     """A whole answer. Raises InvokeError where it is none."""
     del quirks
@@ -635,6 +638,7 @@ class StreamParser:
         return []
 
 
+@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

@@ -39,6 +39,7 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "cohere"
 
@@ -65,6 +66,7 @@ _PLAN = {FORMAT: {"tool_plan": True}}
 # ------------------------------------------------------------------------------------------------ requests
 
 
+@reads_request
 def parse_request(body: JSON) -> LLMRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     messages = need(body, "messages", list)
@@ -355,6 +357,7 @@ def _parse_reason(own: str | None) -> tuple[str | None, JSON]:
     return reason, {"finish_reason": own} if own and _STOPS.get(reason or "") != own else {}
 
 
+@reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
     """A whole answer. Raises InvokeError where it is none."""
     del quirks
@@ -450,6 +453,7 @@ class StreamParser:
         return []
 
 
+@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

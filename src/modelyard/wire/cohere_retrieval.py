@@ -8,6 +8,7 @@ from modelyard.base.fields import beyond, counted, few, in_range, kept, may, nee
 from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_request
 
 _MOST_DOCUMENTS = 10_000
 """Cohere's own limit. Source: docs.cohere.com/v2/reference/rerank."""
@@ -21,6 +22,7 @@ _RERANK_KNOWN = frozenset({"model", "query", "documents", "top_n", "return_docum
 # ------------------------------------------------------------------------------------------------ embed
 
 
+@reads_request
 def parse_embed_request(body: JSON) -> TextEmbeddingRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     texts = need(body, "texts", list)
@@ -75,6 +77,7 @@ def dump_embed_result(result: TextEmbeddingResult, *, response_id: str, texts: l
 # ------------------------------------------------------------------------------------------------ rerank
 
 
+@reads_request
 def parse_rerank_request(body: JSON) -> RerankRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     query = need(body, "query", str)

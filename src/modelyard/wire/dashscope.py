@@ -39,6 +39,7 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "dashscope"
 
@@ -74,6 +75,7 @@ def has_files(request: LLMRequest) -> bool:
 # ------------------------------------------------------------------------------------------------ requests
 
 
+@reads_request
 def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     given = need(body, "input", dict)
@@ -303,6 +305,7 @@ def _parse_reason(choice: JSON) -> str | None:
     return None if reason in (None, "null", "") else reason
 
 
+@reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
     """A whole answer. Raises InvokeError where it is none."""
     del quirks
@@ -387,6 +390,7 @@ class StreamParser:
         return []
 
 
+@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

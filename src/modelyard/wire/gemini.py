@@ -44,6 +44,7 @@ from modelyard.models.messages import (
 )
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "gemini"
 _MADE = "gcall_"
@@ -81,6 +82,7 @@ def _camel(body: JSON) -> JSON:
 # ------------------------------------------------------------------------------------------------ requests
 
 
+@reads_request
 def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     body = _camel(body)
@@ -636,6 +638,7 @@ def _sources(candidate: JSON) -> list[Citation]:
     ]
 
 
+@reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
     """A whole answer. Raises InvokeError where it is none."""
     del quirks
@@ -886,6 +889,7 @@ def _place(arguments: JSON, piece: JSON) -> None:
             here = here[step]
 
 
+@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

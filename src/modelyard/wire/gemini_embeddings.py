@@ -7,11 +7,13 @@ from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailable
 from modelyard.base.fields import in_range, may, need, typed
 from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_request
 
 FORMAT = "gemini"
 _KINDS = {EmbeddingInputType.DOCUMENT: "RETRIEVAL_DOCUMENT", EmbeddingInputType.QUERY: "RETRIEVAL_QUERY"}
 
 
+@reads_request
 def parse_request(body: JSON) -> TextEmbeddingRequest:
     """One request, or a batch of them. Raises InvokeBadRequestError that names the field."""
     requests = may(body, "requests", list)

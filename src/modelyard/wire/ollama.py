@@ -35,6 +35,7 @@ from modelyard.models.messages import (
 )
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "ollama"
 
@@ -58,6 +59,7 @@ _KNOWN = frozenset({
 # ------------------------------------------------------------------------------------------------ requests
 
 
+@reads_request
 def parse_request(body: JSON) -> LLMRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     messages = need(body, "messages", list)
@@ -272,6 +274,7 @@ def _parse_logprobs(body: JSON) -> dict[str, Any] | None:
     return {"content": body["logprobs"]} if body.get("logprobs") else None
 
 
+@reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
     """A whole answer. Raises InvokeError where it is none."""
     del quirks
@@ -354,6 +357,7 @@ class StreamParser:
         return []
 
 
+@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

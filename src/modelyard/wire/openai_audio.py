@@ -17,6 +17,7 @@ from modelyard.models.speech2text import (
 )
 from modelyard.models.tts import AUDIO_TYPES, TTSRequest
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_request
 
 FORMAT = "openai_audio"
 
@@ -28,6 +29,7 @@ TRANSCRIPT_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 # ------------------------------------------------------------------------------------------------ speech
 
 
+@reads_request
 def parse_speech_request(body: JSON) -> TTSRequest:
     text = need(body, "input", str)
     if not text.strip():
@@ -75,6 +77,7 @@ def dump_speech_request(request: TTSRequest, model: str, quirks: Mapping[str, An
 # ------------------------------------------------------------------------------------------------ transcription
 
 
+@reads_request
 def parse_transcription_request(fields: Mapping[str, str], audio: bytes, filename: str) -> Speech2TextRequest:
     """A form as a client sends it; `fields` are its text fields."""
     temperature: float | None = None

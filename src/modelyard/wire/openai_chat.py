@@ -50,6 +50,7 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import budget_of, effort_of
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "openai_chat"
 
@@ -81,6 +82,7 @@ _MAX_MESSAGES = 10_000
 # ------------------------------------------------------------------------------------------------ requests
 
 
+@reads_request
 def parse_request(body: JSON) -> LLMRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     messages = need(body, "messages", list)
@@ -890,6 +892,7 @@ _REASONS = {
 }  # fmt: skip
 
 
+@reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
     """A whole answer. Raises InvokeError where it is none."""
     del quirks
@@ -1070,6 +1073,7 @@ def _parse_delta(delta: Any) -> AssistantPromptMessage:
     return msgspec.structs.replace(message, content=parts)
 
 
+@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

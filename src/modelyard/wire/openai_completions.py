@@ -10,6 +10,7 @@ from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChun
 from modelyard.models.messages import AssistantPromptMessage, SystemPromptMessage, UserPromptMessage
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "openai_completions"
 
@@ -27,6 +28,7 @@ _KNOWN = frozenset(_NUMBERS) | {"model", "prompt", "stop", "stream", "stream_opt
 PARAMETERS = {"stop"} | frozenset(_NUMBERS)
 
 
+@reads_request
 def parse_request(body: JSON) -> LLMRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     prompt = body.get("prompt")
@@ -127,6 +129,7 @@ def _parse_choice(choice: Any, place: int) -> LLMChoice:
     )
 
 
+@reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
     """A whole answer. Raises InvokeError where it is none."""
     del quirks
@@ -204,6 +207,7 @@ class StreamParser:
         return []
 
 
+@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

@@ -10,6 +10,7 @@ from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailable
 from modelyard.base.fields import count, in_range, kept, may, typed, wrong
 from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_request
 
 FORMAT = "openai_embeddings"
 
@@ -18,6 +19,7 @@ _QUERIES = ("query", "search_query", "retrieval.query")
 _MAX_TEXTS = 2048
 
 
+@reads_request
 def parse_request(body: JSON) -> TextEmbeddingRequest:
     raw = body.get("input")
     texts = [raw] if isinstance(raw, str) else raw

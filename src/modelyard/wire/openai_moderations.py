@@ -7,6 +7,7 @@ from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailable
 from modelyard.base.fields import kept, need, typed, wrong
 from modelyard.models.moderation import ModerationRequest, ModerationResult, ModerationUsage, ModerationVerdict
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_request
 
 FORMAT = "openai_moderations"
 
@@ -31,6 +32,7 @@ CATEGORIES = (
 """Clients of this format expect every one in every answer."""
 
 
+@reads_request
 def parse_request(body: JSON) -> ModerationRequest:
     raw = body.get("input")
     inputs = [raw] if isinstance(raw, str) else raw

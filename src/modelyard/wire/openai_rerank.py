@@ -7,6 +7,7 @@ from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailable
 from modelyard.base.fields import count, few, in_range, kept, may, need, typed, wrong
 from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_request
 
 FORMAT = "openai_rerank"
 
@@ -14,6 +15,7 @@ _KNOWN = {"model", "query", "documents", "top_n", "return_documents", "score_thr
 _MAX_DOCUMENTS = 1000
 
 
+@reads_request
 def parse_request(body: JSON) -> RerankRequest:
     query = need(body, "query", str)
     if not query.strip():

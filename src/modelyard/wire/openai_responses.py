@@ -46,6 +46,7 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import effort_of
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
+from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "openai_responses"
 
@@ -63,6 +64,7 @@ PARAMETERS = frozenset({
 # ------------------------------------------------------------------------------------------------ requests
 
 
+@reads_request
 def parse_request(body: JSON) -> LLMRequest:
     """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
     parameters, rest = _parse_parameters(body)
@@ -661,6 +663,7 @@ def _parse_reason(body: JSON, *, has_calls: bool) -> tuple[str, JSON]:
     return ("tool_calls" if has_calls else "stop"), rest
 
 
+@reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
     """A whole answer. Raises InvokeError where it is none, or tells of a failure."""
     del quirks
@@ -905,6 +908,7 @@ def _text_index(event: JSON, place: int) -> int:
     return place * 100 + (count(event.get("content_index")) or 0)
 
 
+@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

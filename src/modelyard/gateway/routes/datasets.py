@@ -727,7 +727,10 @@ class DatasetRoutes:
     async def rename_tag(self, asked: Asked) -> Reply:
         name, tag = _tag_name(asked.body), str(asked.body.get("tag_id") or "")
         store = asked.datasets.store
-        await store.rename_tag(asked.tenant, tag, name)
+        try:
+            await store.rename_tag(asked.tenant, tag, name)
+        except ConflictError as error:
+            raise ServiceError(400, "invalid_param", str(error)) from error
         row = next(row for row in await store.tags(asked.tenant) if row["id"] == tag)
         return json_reply({"id": tag, "name": name, "type": "knowledge", "binding_count": str(row["count"])})
 
