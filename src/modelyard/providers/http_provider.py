@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeError, suggestion
+from modelyard.base.shapes import STUMBLES
 from modelyard.models.base import (
     AnyModel,
     LargeLanguageModel,
@@ -34,7 +35,6 @@ from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
 from modelyard.providers.formats import CHAT, EMBEDDING, MODERATION, RERANK, SPEECH2TEXT, TTS, ChatFormat
 from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.wire import dashscope, openai_moderations
-from modelyard.wire.shapes import STUMBLES
 
 FormatT = TypeVar("FormatT")
 

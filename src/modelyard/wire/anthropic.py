@@ -7,6 +7,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
 from modelyard.base.fields import beyond, compact, count, counted, few_of, in_range, kept, may, need, said, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_events, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.llm import (
     MOST_TOOLS,
@@ -43,7 +44,6 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "anthropic"
 DEFAULT_MAX_TOKENS = 8192

@@ -11,6 +11,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
 from modelyard.base.fields import beyond, compact, count, counted, few, in_range, kept, may, need, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_events, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.llm import (
     MOST_TOOLS,
@@ -48,7 +49,6 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import parsed
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "bedrock"
 

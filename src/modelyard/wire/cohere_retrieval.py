@@ -5,10 +5,10 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import beyond, counted, few, in_range, kept, may, need, typed, wrong
+from modelyard.base.shapes import reads_request
 from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_request
 
 _MOST_DOCUMENTS = 10_000
 """Cohere's own limit. Source: docs.cohere.com/v2/reference/rerank."""

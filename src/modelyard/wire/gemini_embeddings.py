@@ -5,9 +5,9 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import in_range, may, need, typed
+from modelyard.base.shapes import reads_request
 from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_request
 
 FORMAT = "gemini"
 _KINDS = {EmbeddingInputType.DOCUMENT: "RETRIEVAL_DOCUMENT", EmbeddingInputType.QUERY: "RETRIEVAL_QUERY"}

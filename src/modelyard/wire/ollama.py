@@ -8,6 +8,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import beyond, compact, count, counted, few_of, kept, may, need, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_events, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.llm import (
     MOST_TOOLS,
@@ -35,7 +36,6 @@ from modelyard.models.messages import (
 )
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "ollama"
 

@@ -7,6 +7,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import count, counted, in_range, kept, may, need, wrong
+from modelyard.base.shapes import reads_request
 from modelyard.models.sending import Sending, as_form
 from modelyard.models.speech2text import (
     Speech2TextRequest,
@@ -17,7 +18,6 @@ from modelyard.models.speech2text import (
 )
 from modelyard.models.tts import AUDIO_TYPES, TTSRequest
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_request
 
 FORMAT = "openai_audio"
 

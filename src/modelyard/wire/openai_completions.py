@@ -6,11 +6,11 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
 from modelyard.base.fields import beyond, count, counted, in_range, kept, may, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_events, reads_request
 from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.messages import AssistantPromptMessage, SystemPromptMessage, UserPromptMessage
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "openai_completions"
 

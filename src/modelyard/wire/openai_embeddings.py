@@ -8,9 +8,9 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import count, in_range, kept, may, typed, wrong
+from modelyard.base.shapes import reads_request
 from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_request
 
 FORMAT = "openai_embeddings"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import count, few, in_range, kept, may, need, typed, wrong
+from modelyard.base.shapes import reads_request
 from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_request
 
 FORMAT = "openai_rerank"
 

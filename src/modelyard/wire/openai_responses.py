@@ -12,6 +12,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
 from modelyard.base.fields import beyond, compact, count, counted, few_of, in_range, kept, may, need, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_events, reads_request
 from modelyard.models.llm import (
     MOST_TOOLS,
     LLMChoice,
@@ -46,7 +47,6 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import effort_of
 from modelyard.models.streams import dumped, parsed
 from modelyard.models.types import JSON
-from modelyard.wire.shapes import reads_answer, reads_events, reads_request
 
 FORMAT = "openai_responses"
 
