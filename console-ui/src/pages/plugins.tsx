@@ -12,7 +12,7 @@ interface Step {
   status: string;
   message: string;
   // Where it was refused only because nobody signed it: install it all the same.
-  trust?: () => void;
+  trust?: (() => void) | undefined;
 }
 
 type Begin = (isUnsigned: boolean) => Promise<Shape<"InstallTask">>;
