@@ -351,3 +351,19 @@ def test_a_models_own_knobs_are_on_the_canvas_too(made: Any):
         params = node_of(one, there.ids["workflow"], "ask")["model"]["completion_params"]
         assert params == {"temperature": 0.3}
         assert one.wrongs == []
+
+
+def test_the_operator_installs_what_nobody_signed_beside_other_tenants(one: Person):
+    assert httpx.post(f"{one.origin}/admin/v1/tenants", json={"name": "globex"}).status_code == 201
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "toolbox.difypkg"
+        path.write_bytes(package_folder(ROOT / "examples" / "plugins" / "toolbox").data)
+        one.goto("/plugins")
+        one.page.locator("input[type=file]").set_input_files(str(path))
+        one.page.get_by_role("button", name="Install without a signature").click()
+        box = one.page.get_by_role("dialog")
+        box.get_by_text("Nobody whom this server trusts has signed this package").wait_for()
+        box.get_by_role("button", name="Install without a signature").click()
+        one.page.locator("[role=status] .status.good").first.wait_for(timeout=120_000)
+    assert all("403" in wrong for wrong in one.wrongs)
+    one.wrongs.clear()
