@@ -195,7 +195,7 @@ def test_one_that_goes_down_is_a_503_and_comes_back(postgres_url: str):  # noqa:
         proxy.restart(refusals=2)
         with pytest.raises(StorageUnavailableError):
             opened.read("SELECT 1 AS one")
-        kept = opened.transact(lambda it: it.execute("SELECT 1 AS one"), is_kept=True)
+        kept = opened.submit(lambda it: it.execute("SELECT 1 AS one"), is_kept=True)
         assert kept.result(30)[0]["one"] == 1
         assert _comes(lambda: opened.read("SELECT 1 AS one")[0]["one"] == 1)
         opened.close()
