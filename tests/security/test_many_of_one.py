@@ -54,9 +54,9 @@ def test_a_request_with_too_many_of_one_thing_says_of_which(name: str):
 
 
 def test_conditions_and_cron_expressions_have_an_end():
-    one = Condition(name="a", comparison_operator="is", value="b")
-    check(Conditions(logical_operator="or", conditions=[one] * 200))
+    condition = Condition(name="a", comparison_operator="is", value="b")
+    check(Conditions(logical_operator="or", conditions=[condition] * 200))
     with pytest.raises(InvokeBadRequestError, match="holds 201; at most 200"):
-        check(Conditions(logical_operator="or", conditions=[one] * 201))
+        check(Conditions(logical_operator="or", conditions=[condition] * 201))
     with pytest.raises(ScheduleError, match="has 60,009 characters; it may have 1,000"):
         schedule_of(ScheduleData(title="t", mode="cron", cron_expression="1," * 30_000 + "1 * * * *"))

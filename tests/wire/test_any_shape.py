@@ -18,15 +18,15 @@ Path = tuple[str | int, ...]
 
 
 def places(document: Any, path: Path = ()) -> Iterator[Path]:
-    """All of it, from above. Of a list's items that are alike in shape only the first."""
+    """All of it, from above; of a list its first three items, since the others are mostly alike."""
     if path:
         yield path
     if isinstance(document, dict):
         for name, value in document.items():
             yield from places(value, (*path, name))
     elif isinstance(document, list):
-        for at, value in enumerate(document[:3]):
-            yield from places(value, (*path, at))
+        for index, value in enumerate(document[:3]):
+            yield from places(value, (*path, index))
 
 
 def changed(document: Any, path: Path, value: Any) -> Any:
@@ -40,18 +40,18 @@ def changed(document: Any, path: Path, value: Any) -> Any:
 def distinct(documents: Iterator[Any]) -> list[Any]:
     """Those that bring a place that none before had, whatever stands there."""
     seen: set[tuple[str, ...]] = set()
-    found: list[Any] = []
+    chosen: list[Any] = []
     for document in documents:
         kinds = {tuple("*" if isinstance(step, int) else step for step in path) for path in places(document)}
         if kinds - seen:
             seen |= kinds
-            found.append(document)
-    return found[:_MOST]
+            chosen.append(document)
+    return chosen[:_MOST]
 
 
 def faults(documents: list[Any], read: Callable[[Any], Any]) -> Mapping[str, str]:
     """Error → the first place and value that met it."""
-    found: dict[str, str] = {}
+    stumbles: dict[str, str] = {}
     tried: set[tuple[Any, ...]] = set()
     for document in documents:
         for path in places(document):
@@ -66,17 +66,19 @@ def faults(documents: list[Any], read: Callable[[Any], Any]) -> Mapping[str, str
                 except ModelyardError:
                     pass
                 except Exception as error:  # noqa: BLE001  whatever it is, it is what is looked for
-                    at = error.__traceback__
-                    while at is not None and at.tb_next is not None:
-                        at = at.tb_next
-                    where = f"{at.tb_frame.f_code.co_filename.rpartition('/')[2]}:{at.tb_lineno}" if at else ""
-                    found.setdefault(f"{where} {type(error).__name__}: {error}", f"{path} = {value!r}")
-    return found
+                    frame = error.__traceback__
+                    while frame is not None and frame.tb_next is not None:
+                        frame = frame.tb_next
+                    where = f"{frame.tb_frame.f_code.co_filename.rpartition('/')[2]}:{frame.tb_lineno}" if frame else ""
+                    stumbles.setdefault(f"{where} {type(error).__name__}: {error}", f"{path} = {value!r}")
+    return stumbles
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_request_of_any_shape_is_read_or_refused(name: str):
-    requests = distinct(one.request for one in exchanges() if one.format == name and isinstance(one.request, dict))
+    requests = distinct(
+        exchange.request for exchange in exchanges() if exchange.format == name and isinstance(exchange.request, dict)
+    )
     if not requests:
         pytest.skip("no recording of it")
     assert faults(requests, MODULES[name].parse_request) == {}
@@ -84,7 +86,9 @@ def test_a_request_of_any_shape_is_read_or_refused(name: str):
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_an_answer_of_any_shape_is_read_or_refused(name: str):
-    answers = distinct(one.response for one in exchanges() if one.format == name and isinstance(one.response, dict))
+    answers = distinct(
+        exchange.response for exchange in exchanges() if exchange.format == name and isinstance(exchange.response, dict)
+    )
     if not answers:
         pytest.skip("no recording of it")
     assert faults(answers, MODULES[name].parse_result) == {}
@@ -92,7 +96,9 @@ def test_an_answer_of_any_shape_is_read_or_refused(name: str):
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_events_of_any_shape_are_read_or_refused(name: str):
-    streams = distinct({"events": one.events[:12]} for one in exchanges() if one.format == name and one.events)
+    streams = distinct(
+        {"events": exchange.events[:12]} for exchange in exchanges() if exchange.format == name and exchange.events
+    )
     if not streams:
         pytest.skip("no recording of it")
     module = MODULES[name]

@@ -180,6 +180,7 @@ def world(upstream: Upstream, *arguments: str, grace: float, with_apps: bool = T
             command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         one = World(process, port, home)
+        heard = 1.5 if "--workers" in arguments else 0.0  # another worker hears of an app, and of its key, in a second
         try:
             until = time.monotonic() + 60
             while not answers(port):
@@ -188,9 +189,9 @@ def world(upstream: Upstream, *arguments: str, grace: float, with_apps: bool = T
                 time.sleep(0.05)
             for name, text in apps().items() if with_apps else ():
                 made = one.post("/admin/v1/apps", {"file": text, "name": name})
-                time.sleep(1.5)  # another worker hears of the app within a second
+                time.sleep(heard)
                 one.keys[name] = one.post(f"/admin/v1/apps/{made['id']}/keys", {})["key"]
-            time.sleep(1.5)  # and of its key
+            time.sleep(heard)
             yield one
         finally:
             with suppress(ProcessLookupError):

@@ -19,14 +19,14 @@ class _Running:
     usual = 0.0
 
 
-async def apart(work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
+async def apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """As `asyncio.to_thread`, for what computes rather than waits: the loop hardly notices.
 
     A loop lets go of the interpreter at each event. Where a thread computes meanwhile, it gets it back after
     `sys.getswitchinterval()` seconds, and a call meets a dozen events.
     """
     with _changing_hands_often():
-        return await asyncio.to_thread(work, *given, **more)
+        return await asyncio.to_thread(work, *args, **kwargs)
 
 
 @contextmanager

@@ -6,6 +6,9 @@ from modelyard.base.errors import InvokeBadRequestError
 
 T = TypeVar("T")
 
+MOST_TOOLS = 1024
+"""That one request declares. OpenAI takes 128, Google 512."""
+
 _WORDS: dict[Any, str] = {
     str: "a string",
     bool: "true or false",
@@ -55,8 +58,9 @@ def few(values: list[Any] | None, most: int, name: str) -> list[Any]:
     return values or []
 
 
-def few_of(body: dict[str, Any], name: str, most: int) -> list[Any]:
-    return few(may(body, name, list), most, name)
+def tools_of(body: dict[str, Any], name: str = "tools", where: str = "") -> list[Any]:
+    """What a request declares of tools. Raises InvokeBadRequestError where they are no list, or too many."""
+    return few(may(body, name, list, where), MOST_TOOLS, where + name)
 
 
 def in_range(value: float | None, low: float, high: float, name: str) -> None:

@@ -4,11 +4,11 @@ Readers name the field wherever they look at a value's kind. Where one is not lo
 what is said is less exact, and the status is right all the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,43 +19,30 @@ STUMBLES = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 def reads_request(read: Callable[P, T]) -> Callable[P, T]:
     """A reader of callers' requests: raises InvokeBadRequestError."""
-
-    @wraps(read)
-    def reading(*given: P.args, **more: P.kwargs) -> T:
-        try:
-            return read(*given, **more)
-        except STUMBLES as error:
-            said = f"a value in the request is not of the kind that its field takes: {str(error)[:200]}"
-            raise InvokeBadRequestError(said) from error
-
-    return reading
+    return _guarded(read, _wrong_kind)
 
 
 def reads_answer(read: Callable[P, T]) -> Callable[P, T]:
     """A reader of providers' answers: raises InvokeServerUnavailableError."""
+    return _guarded(read, other_shape)
 
+
+def other_shape(error: Exception) -> InvokeServerUnavailableError:
+    """What is said of an answer that a reader stumbled over."""
+    return InvokeServerUnavailableError(f"the answer has another shape than its format: {str(error)[:200]}")
+
+
+def _wrong_kind(error: Exception) -> InvokeBadRequestError:
+    message = f"a value in the request is not of the kind that its field takes: {str(error)[:200]}"
+    return InvokeBadRequestError(message)
+
+
+def _guarded(read: Callable[P, T], refusal: Callable[[Exception], InvokeError]) -> Callable[P, T]:
     @wraps(read)
-    def reading(*given: P.args, **more: P.kwargs) -> T:
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return read(*given, **more)
+            return read(*args, **kwargs)
         except STUMBLES as error:
-            raise InvokeServerUnavailableError(_other_shape(error)) from error
+            raise refusal(error) from error
 
-    return reading
-
-
-def reads_events(read: Callable[P, Iterator[T]]) -> Callable[P, Iterator[T]]:
-    """A reader of the events of providers' streams: raises InvokeServerUnavailableError."""
-
-    @wraps(read)
-    def reading(*given: P.args, **more: P.kwargs) -> Iterator[T]:
-        try:
-            yield from read(*given, **more)
-        except STUMBLES as error:
-            raise InvokeServerUnavailableError(_other_shape(error)) from error
-
-    return reading
-
-
-def _other_shape(error: Exception) -> str:
-    return f"the answer has another shape than its format: {str(error)[:200]}"
+    return guarded

@@ -275,9 +275,7 @@ class KnowledgeStore:
         """Somebody else may have these; told until the database takes it."""
         statement = "UPDATE documents SET owner = '', lease_until = 0 WHERE id = ? AND owner = ?"
         rows = [(one, self.owner) for one in ids]
-        await asyncio.wrap_future(
-            self.database.submit(lambda it: it.execute_many(statement, rows), is_kept=True, may_gather=True)
-        )
+        await self.database.transact(lambda it: it.execute_many(statement, rows), is_kept=True, may_gather=True)
 
     async def progress(self, documents: Iterable[tuple[Document, int]]) -> None:
         """How far documents are, each in its turn."""

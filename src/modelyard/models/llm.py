@@ -22,8 +22,6 @@ from modelyard.models.messages import (
 )
 from modelyard.models.types import ZERO, Chunk, ModelUsage
 
-MOST_TOOLS = 1024
-"""Of one request. OpenAI takes 128, Google 512."""
 _SUMMED = (
     "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cache_write_tokens",
     "cache_write_1h_tokens", "audio_prompt_tokens", "image_prompt_tokens", "tool_prompt_tokens", "reasoning_tokens",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+from modelyard.base.shapes import STUMBLES, other_shape
 from modelyard.models.llm import LLMResultChunk
 from modelyard.models.types import JSON
 
@@ -22,10 +23,29 @@ class StreamDumper(Protocol):
 
 
 def parsed(parser: StreamParser, events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    """Raises InvokeServerUnavailableError where the events break off."""
-    for event in events:
-        yield from parser.feed(event)
-    yield from parser.finish(done=False)
+    """Raises InvokeServerUnavailableError where the events break off, or have another shape than their format."""
+    try:
+        for event in events:
+            yield from parser.feed(event)
+        yield from parser.finish(done=False)
+    except STUMBLES as error:
+        raise other_shape(error) from error
+
+
+def fed(parser: StreamParser, event: JSON) -> list[LLMResultChunk]:
+    """One event of a stream that is still coming. Raises InvokeServerUnavailableError as `parsed` does."""
+    try:
+        return parser.feed(event)
+    except STUMBLES as error:
+        raise other_shape(error) from error
+
+
+def finished(parser: StreamParser, *, done: bool) -> list[LLMResultChunk]:
+    """As `fed`, of what is left at the end."""
+    try:
+        return parser.finish(done=done)
+    except STUMBLES as error:
+        raise other_shape(error) from error
 
 
 def dumped(chunks: Iterable[LLMResultChunk], make: Callable[..., StreamDumper]) -> Iterator[JSON]:

@@ -25,6 +25,7 @@ from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
+from modelyard.models.streams import fed, finished
 from modelyard.models.thinking import ThinkStream
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
@@ -167,18 +168,15 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     ) -> AsyncGenerator[LLMResultChunk, None]:
         """Events in full, to the end of the stream or to the word that ends it."""
         parser, is_done = form.parser(quirks), False
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    if event is None:
-                        is_done = True
-                    elif not is_done:
-                        for chunk in parser.feed(event):
-                            yield chunk
-            for chunk in parser.finish(done=is_done):
-                yield chunk
-        except STUMBLES as error:
-            raise self.endpoint.broken(f"an event of the stream has another shape than it should: {error!r}") from error
+        async with aclosing(events):
+            async for event in events:
+                if event is None:
+                    is_done = True
+                elif not is_done:
+                    for chunk in fed(parser, event):
+                        yield chunk
+        for chunk in finished(parser, done=is_done):
+            yield chunk
 
     async def _post(
         self, model: str, credentials: Credentials, request: LLMRequest, wire: Wire, form: ChatFormat

@@ -131,10 +131,7 @@ class Accounts:
         return await asyncio.to_thread(self._database.read, self._sql[name], values)
 
     async def _do(self, name: str, *values: Any) -> list[Any]:
-        return await self._transact(lambda it: it.execute(self._sql[name], values))
-
-    async def _transact(self, work: Callable[[Connection], Any]) -> Any:
-        return await self._database.transact(work)
+        return await self._database.transact(lambda it: it.execute(self._sql[name], values))
 
     # the first one
 
@@ -154,7 +151,7 @@ class Accounts:
             it.execute(self._sql["add"], _row(one, stored))
             return True
 
-        if not await self._transact(work):
+        if not await self._database.transact(work):
             raise SetUpError("this server has an owner already: sign in")
         await self.note(one.caller, "account.set_up", one.email)
         return one
@@ -259,7 +256,7 @@ class Accounts:
             if role is None:
                 raise SignInError(f"{email} has no account here: ask somebody who has one to be invited")
             one = self._account(DEFAULT_TENANT, email, name, role)
-            await self._transact(lambda it: it.execute(self._sql["add"], _row(one, "")))
+            await self._database.transact(lambda it: it.execute(self._sql["add"], _row(one, "")))
             await self.note(one.caller, "account.come", one.email)
             rows = await self._rows("by_email", email=one.email)
         if not rows[0]["is_enabled"] or not self._admits(rows[0]["tenant"], rows[0]["email"]):
@@ -293,7 +290,7 @@ class Accounts:
             it.execute(self._sql["open"], _session_row(token, one))
             it.execute(self._sql["seen"], (now, account.id))
 
-        await self._transact(work)
+        await self._database.transact(work)
         fields = {"account": account.id, "tenant": account.tenant, "address": address}
         logger.info("somebody signed in", extra={"fields": fields})
         return token, one
@@ -353,7 +350,7 @@ class Accounts:
             it.execute(self._sql["open"], _session_row(fresh, later))
             return True
 
-        is_fresh = await self._transact(work)
+        is_fresh = await self._database.transact(work)
         self._forget()
         return fresh if is_fresh else None
 
@@ -433,7 +430,7 @@ class Accounts:
                 it.execute(self._sql["close_others"], (new.id, ""))
             return new
 
-        changed: Account = await self._transact(work)
+        changed: Account = await self._database.transact(work)
         self._forget()
         details = {"role": changed.role.value, "is_enabled": changed.is_enabled}
         await self.note(by, "account.change", changed.email, details)
@@ -475,7 +472,7 @@ class Accounts:
                 raise InvokeBadRequestError(f"{one.email} has an account already", param="email")
             return one
 
-        made: Account = await self._transact(work)
+        made: Account = await self._database.transact(work)
         await self.note(made.caller, "account.accept", made.email)
         return made
 

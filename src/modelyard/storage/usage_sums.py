@@ -7,9 +7,9 @@ were sums are added in the background. Why so: docs/design/0016-usage-sums.md.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from modelyard.storage.database import Connection, Database, Row, statements
 
@@ -199,7 +199,7 @@ class UsageSums:
         """How far the tenant's rows are added, where it is for this process to go on."""
         until = now + _HOLD_SECONDS
         values = self._writer, until, tenant, self._writer, now, until + _HOLD_SECONDS
-        rows = await self._transact(lambda it: it.execute(self._sql["hold"], values))
+        rows = await self._database.transact(lambda it: it.execute(self._sql["hold"], values))
         return rows[0] if rows else None
 
     async def _sum_span(self, tenant: str, held: Row, now: float) -> None:
@@ -208,17 +208,18 @@ class UsageSums:
             values = {"tenant": tenant, "until": until, "most": _ROWS_OF_SPAN}
             since = (await self._database.fetch(self._sql["chunk"], values, is_long=True))[0]["since"]
             statement, given = ("summed", ()) if since is None else ("span", (since,))
-            await self._transact(lambda it: it.execute(self._sql[statement], (*given, tenant, self._writer)))
+            await self._database.transact(lambda it: it.execute(self._sql[statement], (*given, tenant, self._writer)))
             if since is None:
                 return
         # The same lines in the same order, whoever adds them up: these rows do not change.
         lines = await self._old_lines(tenant, since, until)
         for first in range(done, len(lines), _LINES_AT_ONCE):
             some = lines[first : first + _LINES_AT_ONCE]
-            if not await self._transact(partial(self._advance, tenant, since, first, some, now + _HOLD_SECONDS)):
+            advance = partial(self._advance, tenant, since, first, some, now + _HOLD_SECONDS)
+            if not await self._database.transact(advance):
                 return
         passed = tenant, self._writer, since, len(lines)
-        await self._transact(lambda it: it.execute(self._sql["passed"], passed))
+        await self._database.transact(lambda it: it.execute(self._sql["passed"], passed))
 
     def _advance(
         self, tenant: str, since: float, first: int, lines: Sequence[_Line], until: float, connection: Connection
@@ -246,10 +247,7 @@ class UsageSums:
             oldest = (await self._database.fetch(self._sql["oldest"]))[0]["bucket"]
             if oldest is None or oldest >= before:
                 return
-            await self._transact(lambda it, bucket=oldest: it.execute(self._sql["drop"], (bucket,)))
-
-    async def _transact(self, work: Callable[[Connection], Any]) -> Any:
-        return await self._database.transact(work)
+            await self._database.transact(lambda it, bucket=oldest: it.execute(self._sql["drop"], (bucket,)))
 
 
 def _lines_of(tenant: str, rows: Sequence[Row]) -> list[_Line]:

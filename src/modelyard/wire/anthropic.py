@@ -6,18 +6,23 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, few_of, in_range, kept, may, need, said, typed, wrong
-from modelyard.base.shapes import reads_answer, reads_events, reads_request
-from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import (
-    MOST_TOOLS,
-    LLMChoice,
-    LLMRequest,
-    LLMResult,
-    LLMResultChunk,
-    LLMResultChunkDelta,
-    LLMUsage,
+from modelyard.base.fields import (
+    beyond,
+    compact,
+    count,
+    counted,
+    in_range,
+    kept,
+    may,
+    need,
+    said,
+    tools_of,
+    typed,
+    wrong,
 )
+from modelyard.base.shapes import reads_answer, reads_request
+from modelyard.models.arguments import as_object, as_text
+from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.media import checked_base64, checked_image, mime_of, part_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -85,7 +90,7 @@ def parse_request(body: JSON, *, is_count: bool = False) -> LLMRequest:
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
-        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(few_of(body, "tools", MOST_TOOLS))],
+        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))],
         tool_choice=choice,
         stop=[
             typed(word, str, f"stop_sequences[{i}]") for i, word in enumerate(may(body, "stop_sequences", list) or ())
@@ -788,7 +793,6 @@ def typed_event(event: JSON, name: str) -> JSON:
     return value
 
 
-@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

@@ -10,18 +10,10 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, few, in_range, kept, may, need, typed, wrong
-from modelyard.base.shapes import reads_answer, reads_events, reads_request
+from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, tools_of, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import (
-    MOST_TOOLS,
-    LLMChoice,
-    LLMRequest,
-    LLMResult,
-    LLMResultChunk,
-    LLMResultChunkDelta,
-    LLMUsage,
-)
+from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.media import checked_base64, checked_image, format_of, mime_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -107,7 +99,7 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
-        tools=list(_parse_tools(few(may(tools, "tools", list, "toolConfig."), MOST_TOOLS, "toolConfig.tools"))),
+        tools=list(_parse_tools(tools_of(tools, where="toolConfig."))),
         tool_choice=_parse_tool_choice(tools.get("toolChoice")),
         stop=may(config, "stopSequences", list, "inferenceConfig.") or [],
         stream=stream,
@@ -638,7 +630,6 @@ class StreamParser:
         return []
 
 
-@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

@@ -6,18 +6,10 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import beyond, compact, count, counted, few_of, in_range, kept, may, need, typed, wrong
-from modelyard.base.shapes import reads_answer, reads_events, reads_request
+from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, tools_of, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_text
-from modelyard.models.llm import (
-    MOST_TOOLS,
-    LLMChoice,
-    LLMRequest,
-    LLMResult,
-    LLMResultChunk,
-    LLMResultChunkDelta,
-    LLMUsage,
-)
+from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.media import from_url
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -92,7 +84,7 @@ def parse_request(body: JSON) -> LLMRequest:
         format=FORMAT,
         messages=[_parse_message(one, f"messages[{place}]", seen) for place, one in enumerate(messages)],
         model_parameters=parameters,
-        tools=[_parse_tool(one, f"tools[{i}]", strict) for i, one in enumerate(few_of(body, "tools", MOST_TOOLS))],
+        tools=[_parse_tool(one, f"tools[{i}]", strict) for i, one in enumerate(tools_of(body))],
         tool_choice={"REQUIRED": "required", "NONE": "none"}[choice] if choice else None,
         stop=may(body, "stop_sequences", list) or [],
         stream=may(body, "stream", bool) or False,
@@ -453,7 +445,6 @@ class StreamParser:
         return []
 
 
-@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

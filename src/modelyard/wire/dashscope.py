@@ -4,18 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, few, in_range, kept, may, need, typed, wrong
-from modelyard.base.shapes import reads_answer, reads_events, reads_request
+from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, tools_of, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_text
-from modelyard.models.llm import (
-    MOST_TOOLS,
-    LLMChoice,
-    LLMRequest,
-    LLMResult,
-    LLMResultChunk,
-    LLMResultChunkDelta,
-    LLMUsage,
-)
+from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.media import from_url
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -98,7 +90,7 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
         parameters["thinking_budget"] = config.get("thinking_budget", -1) if thinks else 0
     stop = config.get("stop") or []
     choice = config.get("tool_choice")
-    tools = few(may(config, "tools", list, "parameters."), MOST_TOOLS, "parameters.tools")
+    tools = tools_of(config, where="parameters.")
     return LLMRequest(
         format=FORMAT,
         messages=[_parse_message(one, f"input.messages[{place}]") for place, one in enumerate(turns)],
@@ -390,7 +382,6 @@ class StreamParser:
         return []
 
 
-@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

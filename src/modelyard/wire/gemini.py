@@ -12,18 +12,24 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, few, in_range, kept, may, need, said, typed, wrong
-from modelyard.base.shapes import reads_answer, reads_events, reads_request
-from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import (
+from modelyard.base.fields import (
     MOST_TOOLS,
-    LLMChoice,
-    LLMRequest,
-    LLMResult,
-    LLMResultChunk,
-    LLMResultChunkDelta,
-    LLMUsage,
+    beyond,
+    compact,
+    count,
+    counted,
+    few,
+    in_range,
+    kept,
+    may,
+    need,
+    said,
+    typed,
+    wrong,
 )
+from modelyard.base.shapes import reads_answer, reads_request
+from modelyard.models.arguments import as_object, as_text
+from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.media import checked_base64, checked_image, mime_of, part_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -889,7 +895,6 @@ def _place(arguments: JSON, piece: JSON) -> None:
             here = here[step]
 
 
-@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

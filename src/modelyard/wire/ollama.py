@@ -7,18 +7,10 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import beyond, compact, count, counted, few_of, kept, may, need, typed, wrong
-from modelyard.base.shapes import reads_answer, reads_events, reads_request
+from modelyard.base.fields import beyond, compact, count, counted, kept, may, need, tools_of, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import (
-    MOST_TOOLS,
-    LLMChoice,
-    LLMRequest,
-    LLMResult,
-    LLMResultChunk,
-    LLMResultChunkDelta,
-    LLMUsage,
-)
+from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.media import checked_image
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -97,7 +89,7 @@ def parse_request(body: JSON) -> LLMRequest:
         format=FORMAT,
         messages=_parse_messages(messages),
         model_parameters=parameters,
-        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(few_of(body, "tools", MOST_TOOLS))],
+        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))],
         stop=[stop] if isinstance(stop, str) else stop,
         stream=body.get("stream") is not False,
         extra=kept(FORMAT, rest),
@@ -357,7 +349,6 @@ class StreamParser:
         return []
 
 
-@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

@@ -12,18 +12,23 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, few_of, in_range, kept, may, need, said, typed, wrong
-from modelyard.base.shapes import reads_answer, reads_events, reads_request
-from modelyard.models.arguments import as_text
-from modelyard.models.llm import (
-    MOST_TOOLS,
-    LLMChoice,
-    LLMRequest,
-    LLMResult,
-    LLMResultChunk,
-    LLMResultChunkDelta,
-    LLMUsage,
+from modelyard.base.fields import (
+    beyond,
+    compact,
+    count,
+    counted,
+    in_range,
+    kept,
+    may,
+    need,
+    said,
+    tools_of,
+    typed,
+    wrong,
 )
+from modelyard.base.shapes import reads_answer, reads_request
+from modelyard.models.arguments import as_text
+from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.media import checked_base64, format_of, from_url, mime_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -152,8 +157,8 @@ def _parse_stop(value: Any) -> list[str]:
 
 
 def _parse_tools(body: JSON) -> list[PromptMessageTool]:
-    tools = [_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(few_of(body, "tools", MOST_TOOLS))]
-    for place, function in enumerate(few_of(body, "functions", MOST_TOOLS)):
+    tools = [_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))]
+    for place, function in enumerate(tools_of(body, "functions")):
         tools.append(_parse_function(typed(function, dict, f"functions[{place}]"), f"functions[{place}]", {}))
     return tools
 
@@ -1073,7 +1078,6 @@ def _parse_delta(delta: Any) -> AssistantPromptMessage:
     return msgspec.structs.replace(message, content=parts)
 
 
-@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

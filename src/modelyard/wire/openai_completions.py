@@ -6,7 +6,7 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
 from modelyard.base.fields import beyond, count, counted, in_range, kept, may, typed, wrong
-from modelyard.base.shapes import reads_answer, reads_events, reads_request
+from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.messages import AssistantPromptMessage, SystemPromptMessage, UserPromptMessage
 from modelyard.models.streams import dumped, parsed
@@ -207,7 +207,6 @@ class StreamParser:
         return []
 
 
-@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 

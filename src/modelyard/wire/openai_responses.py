@@ -11,17 +11,9 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, few_of, in_range, kept, may, need, typed, wrong
-from modelyard.base.shapes import reads_answer, reads_events, reads_request
-from modelyard.models.llm import (
-    MOST_TOOLS,
-    LLMChoice,
-    LLMRequest,
-    LLMResult,
-    LLMResultChunk,
-    LLMResultChunkDelta,
-    LLMUsage,
-)
+from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, tools_of, typed, wrong
+from modelyard.base.shapes import reads_answer, reads_request
+from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
 from modelyard.models.media import checked_base64, format_of, from_url, mime_of
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -79,7 +71,7 @@ def parse_request(body: JSON) -> LLMRequest:
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
-        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(few_of(body, "tools", MOST_TOOLS))],
+        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))],
         tool_choice=tool_choice,
         stream=may(body, "stream", bool) or False,
         user=may(body, "user", str),
@@ -908,7 +900,6 @@ def _text_index(event: JSON, place: int) -> int:
     return place * 100 + (count(event.get("content_index")) or 0)
 
 
-@reads_events
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     return parsed(StreamParser(), events)
 
