@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.base import settings
 from modelyard.cli import root
-from modelyard.gateway.admin_description import described
+from modelyard.gateway.admin.description import described
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import catalog_definition, catalog_names
 

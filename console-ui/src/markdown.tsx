@@ -1,6 +1,6 @@
 import { useEffect, useRef } from "react";
 // The one that apps' pages use: it makes elements, and never sets HTML.
-import { markdown } from "../../src/modelyard/gateway/page/markdown.js";
+import { markdown } from "../../src/modelyard/gateway/chat_page/static/markdown.js";
 
 export const Markdown = ({ text }: { text: string }) => {
   const place = useRef<HTMLDivElement>(null);

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from modelyard.gateway.routes import console
+from modelyard.gateway.console_api import static as console
 from tests.gateway.conftest import Running
 
 PAGE = b"<!doctype html><title>Console</title>"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from modelyard.base.settings import LocalSettings, PluginSettings, ProviderSettings, TelemetrySettings
-from modelyard.gateway.admin_description import described
+from modelyard.gateway.admin.description import described
 from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, error_answer, json_answer
 from tests.gateway.conftest import Running
 

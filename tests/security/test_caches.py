@@ -95,20 +95,20 @@ KEPT = {
     "runtime/passwords.py:_Lane._waiting": _COUNT,
     "runtime/passwords.py:_lane()": _OURS,
     # gateway
-    "gateway/agui_events.py:AgUiEvents._calls": _CALL,
+    "gateway/service/agui_events.py:AgUiEvents._calls": _CALL,
     "gateway/auth.py:Gatekeeper._known": "by the digest of the whole key that was shown; emptied at each change",
     "gateway/auth.py:_names_loopback()": _PURE,
-    "gateway/chat_page.py:_read()": _OURS,
+    "gateway/chat_page/page.py:_read()": _OURS,
     "gateway/forms.py:Form.files": _CALL,
-    "gateway/hosted_tools.py:Hosted.kinds": _CALL,
-    "gateway/hosted_tools.py:Hosted.tools": _CALL,
-    "gateway/routes/api_docs.py:_description()": _OURS,
-    "gateway/routes/api_docs.py:_page()": _OURS,
-    "gateway/routes/app_runs.py:_kinds()": _OURS,
-    "gateway/routes/console.py:_built()": _OURS,
-    "gateway/routes/console.py:_read()": _OURS,
-    "gateway/routes/server_state.py:_packages()": _OURS,
-    "gateway/service_annotations.py:AnnotationCalls._jobs": "by a random id; holds tenant and app, which are compared",
+    "gateway/openai/hosted_tools.py:Hosted.kinds": _CALL,
+    "gateway/openai/hosted_tools.py:Hosted.tools": _CALL,
+    "gateway/admin/docs.py:_description()": _OURS,
+    "gateway/admin/docs.py:_page()": _OURS,
+    "gateway/admin/app_runs.py:_kinds()": _OURS,
+    "gateway/console_api/static.py:_built()": _OURS,
+    "gateway/console_api/static.py:_read()": _OURS,
+    "gateway/admin/server_state.py:_packages()": _OURS,
+    "gateway/service/annotations.py:AnnotationCalls._jobs": "by a random id; holds tenant and app, which are compared",
     # jail
     "jail/sandbox.py:Jail._starting": _LOCK,
     "jail/sandbox.py:Jail._zygotes": "by what is imported before: a fork for each run, which sees no other",
@@ -264,7 +264,7 @@ KEPT = {
 """file:owner.name → what its key holds, or why it holds nothing of a tenant."""
 _CALLS_OWN = ("wire/", "models/")
 """Folders whose objects are those of one call: formats and values, which know no tenant."""
-_VALUES = ("workflow/events.py", "agents/events.py", "gateway/admin_shapes.py", "gateway/a2a_shapes.py")
+_VALUES = ("workflow/events.py", "agents/events.py", "gateway/admin/shapes.py", "gateway/a2a/shapes.py")
 """Files of nothing but values: what happened, and what is answered."""
 
 _MAPS = frozenset({"dict", "OrderedDict", "defaultdict", "Counter", "WeakValueDictionary", "WeakKeyDictionary", "ChainMap",

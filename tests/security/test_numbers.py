@@ -270,8 +270,8 @@ def test_what_a_provider_says_that_a_call_cost_is_never_below_nothing():
 
 
 def test_datasets_and_apps_take_no_texts_that_read_as_no_number():
-    from modelyard.gateway.dataset_calls import converted
-    from modelyard.gateway.service_calls import ServiceError
+    from modelyard.gateway.knowledge.calls import converted
+    from modelyard.gateway.service.calls import ServiceError
     from modelyard.knowledge.entities import ProcessRule, RetrievalSettings
     from modelyard.workflow.dsl import _convert
 

@@ -19,8 +19,8 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoun
 from modelyard.base.settings import Settings
 from modelyard.cli import root
 from modelyard.cli.serving import gateway_of
+from modelyard.gateway.admin.resources import PLURALS
 from modelyard.gateway.auth import TENANT
-from modelyard.gateway.routes.admin import PLURALS
 from modelyard.gateway.server import Gateway
 from modelyard.runtime.caller import Caller, ForbiddenError, Role
 from modelyard.runtime.tenancy import KEPT_BY_OPERATOR, KINDS

@@ -6,7 +6,7 @@ import pytest
 from modelyard.base.bodies import MOST_DEPTH, BodyError, check_amount, decode_body
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.gateway.http import read_json
-from modelyard.gateway.service_calls import ServiceError, read_object
+from modelyard.gateway.service.calls import ServiceError, read_object
 from modelyard.models.arguments import BROKEN, as_object
 
 

@@ -16,7 +16,7 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import MAX_WHOLE_NUMBER, whole_number
 from modelyard.gateway.errors import _STATUS
 from modelyard.gateway.http import ClientGoneError
-from modelyard.gateway.service_calls import ServiceError
+from modelyard.gateway.service.calls import ServiceError
 
 SOURCE = Path(modelyard.__file__).parent
 OUTSIDE = ("gateway", "storage", "tools", "workflow", "knowledge", "agents", "wire", "runtime", "transport")

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from modelyard.app import Modelyard
 from modelyard.base.errors import NotFoundError
 from modelyard.base.settings import OidcSettings, Settings
-from modelyard.gateway import chat_page
+from modelyard.gateway.chat_page import page as chat_page
 from modelyard.runtime import accounts as accounts_module
 from modelyard.runtime import passwords
 from modelyard.runtime.accounts import Accounts, SetUpError, SignInError

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import yaml
 
-from modelyard.gateway.admin_description import described
+from modelyard.gateway.admin.description import described
 from tools.show.browser import browser, build, lines_of, person, server
 from tools.show.console_access import settled
 from tools.show.console_world import World, world

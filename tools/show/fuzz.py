@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelyard.gateway import admin_description
+from modelyard.gateway.admin import description as admin_description
 from modelyard.runtime.caller import Caller
 from modelyard.testing import (
     Answer,

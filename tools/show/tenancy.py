@@ -22,10 +22,10 @@ from modelyard.base.ids import new_uuid
 from modelyard.base.log import JsonFormatter, TextFormatter
 from modelyard.base.settings import EgressSettings, Settings
 from modelyard.cli.serving import gateway_of
-from modelyard.gateway.admin_calls import PREFIX
+from modelyard.gateway.admin.requests import PREFIX
+from modelyard.gateway.admin.resources import PLURALS
 from modelyard.gateway.auth import TENANT
-from modelyard.gateway.routes.admin import PLURALS
-from modelyard.gateway.routes.datasets import DatasetRoutes
+from modelyard.gateway.knowledge.datasets import DatasetRoutes
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings, DocForm, MetadataField, Technique
 from modelyard.knowledge.evaluations import Evaluation, Question

@@ -32,9 +32,9 @@ from modelyard.cli.serving import gateway_of
 from modelyard.cli.show import settings_file, settings_of
 from modelyard.cli.workers import Peers, Supervisor
 from modelyard.gateway.auth import check_bind, is_loopback
+from modelyard.gateway.console_api.static import is_built
 from modelyard.gateway.http import Ending
-from modelyard.gateway.routes.console import is_built
-from modelyard.gateway.routes.models import listed
+from modelyard.gateway.openai.models import listed
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.runtime.tenancy import Directory
 from modelyard.storage.database import Database, await_database

@@ -11,14 +11,14 @@ from modelyard.app.agents import offer_of, tool_of
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
+from modelyard.gateway.admin.app_runs import AppRuns
+from modelyard.gateway.admin.apps import AppsRoute
+from modelyard.gateway.admin.parts import ManageParts, ServerState
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.bodies import BodyBudget
-from modelyard.gateway.dataset_calls import DatasetParts
-from modelyard.gateway.manage_parts import ManageParts, ServerState
-from modelyard.gateway.routes.app_runs import AppRuns
-from modelyard.gateway.routes.apps import AppsRoute
+from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.gateway.server import Gateway, Parts
-from modelyard.gateway.service_parts import ServiceParts
+from modelyard.gateway.service.parts import ServiceParts
 from modelyard.gateway.tenant_content import ContentRules
 from modelyard.runtime.caller import Role
 from modelyard.runtime.oidc import Oidc

@@ -86,7 +86,7 @@ def _fields(by: str) -> list[str]:
 
 
 def _export(ledger: Ledger, tenant: str, since: float, form: str) -> None:
-    from modelyard.gateway.routes.admin import as_csv, as_lines
+    from modelyard.gateway.admin.resources import as_csv, as_lines
 
     write = as_csv if form == "csv" else as_lines
     page: list[UsageRow] = []

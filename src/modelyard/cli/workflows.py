@@ -545,7 +545,7 @@ def page(ctx: click.Context, name: str, off: bool, origins: tuple[str, ...], ten
 @click.pass_context
 def triggers(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
     """What begins runs of the app NAME without a caller: webhooks' addresses, times, events."""
-    from modelyard.gateway.service_parts import WEBHOOK
+    from modelyard.gateway.tenant_content import WEBHOOK
     from modelyard.workflow.trigger_nodes import next_times
 
     async def work(yard: Any) -> Any:

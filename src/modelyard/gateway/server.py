@@ -9,13 +9,35 @@ from typing import Any
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.ids import new_id
-from modelyard.gateway import admin_calls, chat_page
+from modelyard.gateway.a2a import agents as a2a
+from modelyard.gateway.admin import (
+    app_runs,
+    catalogue,
+    evaluations,
+    installed_plugins,
+    node_parts,
+    oauth,
+    server_state,
+    splitting,
+    tools,
+)
+from modelyard.gateway.admin import docs as api_docs
+from modelyard.gateway.admin import model_calls as calls
+from modelyard.gateway.admin import requests as admin_calls
+from modelyard.gateway.admin import resources as admin
+from modelyard.gateway.admin.apps import AppsRoute
+from modelyard.gateway.admin.parts import ManageParts
+from modelyard.gateway.anthropic import messages
 from modelyard.gateway.auth import Gatekeeper, UnauthorizedError
 from modelyard.gateway.bodies import BodyBudget
-from modelyard.gateway.chat_page import PageRoute
-from modelyard.gateway.dataset_calls import DatasetParts
+from modelyard.gateway.chat_page import page as chat_page
+from modelyard.gateway.chat_page.page import PageRoute
+from modelyard.gateway.cohere import rerank
+from modelyard.gateway.cohere import version_two as cohere
+from modelyard.gateway.console_api import accounts, oidc
+from modelyard.gateway.console_api import static as console
 from modelyard.gateway.errors import error_reply, shape_of
-from modelyard.gateway.hosted_tools import FindTool, HostedTools
+from modelyard.gateway.google import generate_content
 from modelyard.gateway.http import (
     ClientGoneError,
     Ending,
@@ -28,47 +50,17 @@ from modelyard.gateway.http import (
     StreamReply,
     finish_headers,
 )
-from modelyard.gateway.manage_parts import ManageParts
-from modelyard.gateway.routes import (
-    a2a,
-    accounts,
-    admin,
-    api_docs,
-    app_runs,
-    audio,
-    calls,
-    catalogue,
-    chat_completions,
-    cohere,
-    completions,
-    console,
-    datasets,
-    embeddings,
-    evaluations,
-    generate_content,
-    health,
-    hooks,
-    installed_plugins,
-    mcp,
-    messages,
-    metrics,
-    models,
-    moderations,
-    node_parts,
-    oauth,
-    oidc,
-    plugin_daemon,
-    rerank,
-    responses,
-    server_state,
-    service,
-    splitting,
-    tools,
-    webhooks,
-)
-from modelyard.gateway.routes.apps import AppsRoute
-from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT, ServiceParts
-from modelyard.gateway.tenant_content import ContentRules
+from modelyard.gateway.knowledge import datasets
+from modelyard.gateway.knowledge.calls import DatasetParts
+from modelyard.gateway.mcp import streamable_http as mcp
+from modelyard.gateway.openai import audio, chat_completions, completions, embeddings, models, moderations, responses
+from modelyard.gateway.openai.hosted_tools import FindTool, HostedTools
+from modelyard.gateway.operations import health, metrics
+from modelyard.gateway.plugins import daemon as plugin_daemon
+from modelyard.gateway.plugins import hooks, webhooks
+from modelyard.gateway.service import apps as service
+from modelyard.gateway.service.parts import ServiceParts
+from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT, ContentRules
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.accounts import Accounts

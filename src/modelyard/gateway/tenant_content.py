@@ -13,11 +13,14 @@ from urllib.parse import urlsplit
 
 from modelyard.base.errors import NotFoundError, PluginError
 from modelyard.base.fields import whole_number
-from modelyard.gateway.service_parts import WEBHOOK, WEBHOOK_OF_DRAFT
 from modelyard.runtime import api_keys
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+WEBHOOK = "/triggers/webhook/"
+"""Webhooks of published apps have addresses below it."""
+WEBHOOK_OF_DRAFT = "/triggers/webhook-debug/"
+"""As above, for apps that are not published yet."""
 PATHS = ("/e/", "/t/", WEBHOOK, WEBHOOK_OF_DRAFT, "/files/")
 """Below these, content is tenants'."""
 _UPLOAD = "/files/plugins/upload"

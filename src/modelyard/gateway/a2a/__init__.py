@@ -1,0 +1,1 @@
+"""Apps as agents that other agents call."""

@@ -1,0 +1,155 @@
+"""/admin/v1/plugins and /market: what is installed and what it takes, installing from a file or a market."""
+
+from dataclasses import dataclass
+
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.fields import may, need
+from modelyard.gateway.admin.parts import ManageParts
+from modelyard.gateway.admin.requests import PREFIX, tenant_of
+from modelyard.gateway.admin.shapes import InstallStep, InstallTask, MarketPlugin, PluginShown, PluginsShown
+from modelyard.gateway.http import Reply, Request, json_reply
+from modelyard.models.entities import I18nObject
+from modelyard.plugins.identity import PluginIdentifier
+from modelyard.plugins.monitor import Taken
+from modelyard.runtime.plugins import Installed, Installer, Plugins
+
+_PICTURES = {
+    b"\x89PNG\r\n\x1a\n": b"image/png", b"\xff\xd8\xff": b"image/jpeg", b"GIF8": b"image/gif", b"RIFF": b"image/webp",
+}  # fmt: skip
+_BY_ITSELF = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+              "x-content-type-options": "nosniff", "cache-control": "private, max-age=3600"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PluginsRoute:
+    """GET plugins, plugins/ID, …/logs, …/icon; POST plugins (a package), plugins/market (`id`); GET plugins/tasks/ID;
+    PATCH plugins/ID (`granted`); DELETE plugins/ID."""
+
+    plugins: Plugins
+    parts: ManageParts
+
+    async def __call__(self, request: Request) -> Reply:
+        tenant = tenant_of(request)
+        rest = [one for one in request.path.removeprefix(f"{PREFIX}plugins").strip("/").split("/") if one]
+        match request.method, *rest:
+            case ("GET",):
+                return json_reply(await self._all(tenant))
+            case ("POST",):
+                return await self._install(request, tenant, await request.body())
+            case "POST", "market":
+                return await self._from_market(request, tenant)
+            case "GET", "tasks", task:
+                return json_reply(self._task(tenant, task))
+            case "GET", name:
+                return json_reply(await self._shown(tenant, self._find(tenant, name)))
+            case "GET", name, "logs":
+                lines = self.plugins.host.lines(tenant, self._find(tenant, name).identifier)
+                return json_reply({"data": [{"at": at, "text": text} for at, text in lines]})
+            case "GET", name, "icon":
+                return self._icon(tenant, self._find(tenant, name))
+            case "PATCH", name:
+                granted = need(await request.json(), "granted", list)
+                one = self._find(tenant, name)
+                await self.plugins.grant(tenant, one.plugin_id, [str(word) for word in granted])
+                return json_reply(await self._shown(tenant, self._find(tenant, name)))
+            case "DELETE", name:
+                one = self._find(tenant, name)
+                await self.plugins.uninstall(tenant, one.plugin_id)
+                return json_reply({"id": name, "deleted": True})
+            case _:
+                raise request.not_offered()
+
+    def _find(self, tenant: str, name: str) -> Installed:
+        for one in self.plugins.installed(tenant):
+            if name in (one.id, one.plugin_id.replace("/", ":")):
+                return one
+        raise NotFoundError(f"plugin {name!r} is not installed", code="plugin_not_found")
+
+    async def _all(self, tenant: str) -> PluginsShown:
+        address = self.parts.server().debug_address
+        return PluginsShown(
+            data=[await self._shown(tenant, one) for one in self.plugins.installed(tenant)],
+            debug_address=address,
+            debug_key=self.plugins.debugging_key(tenant) if address else "",
+        )
+
+    async def _shown(self, tenant: str, one: Installed) -> PluginShown:
+        manifest = one.declaration.manifest
+        took = await self.plugins.host.taken(tenant, one.identifier) if one.runtime == "local" else Taken()
+        tool = one.declaration.tool
+        return PluginShown(
+            id=one.id, plugin_id=one.plugin_id, identifier=one.identifier, version=manifest.version,
+            author=manifest.author, label=_words(manifest.label, manifest.name) or I18nObject(en_us=manifest.name),
+            description=_words(manifest.description, ""), kinds=manifest.plugins.kinds(), runtime=one.runtime,
+            source=one.installation.source, asked=manifest.permissions.words(), granted=one.permissions.words(),
+            has_icon=bool(manifest.icon), processes=len(took.processes), memory_bytes=took.bytes,
+            cpu_seconds=round(took.seconds, 2), created_at=one.created_at,
+            tools=[f"{tool.identity.name}/{each.identity.name}" for each in tool.tools] if tool else [],
+        )  # fmt: skip
+
+    def _icon(self, tenant: str, one: Installed) -> Reply:
+        """A picture, or nothing: whatever else a plugin calls its icon is not sent."""
+        data = self.plugins.asset(tenant, one.plugin_id, one.declaration.manifest.icon)
+        kind = next((kind for begins, kind in _PICTURES.items() if data.startswith(begins)), None)
+        if kind is None and b"<svg" in data[:1000]:
+            kind = b"image/svg+xml"
+        if kind is None or len(data) > 1 << 20:
+            raise NotFoundError(f"the icon of {one.plugin_id!r} is no picture", code="asset_not_found")
+        return Reply(data, content_type=kind, headers=_BY_ITSELF)
+
+    async def _install(self, request: Request, tenant: str, data: bytes) -> Reply:
+        """A package as it is; `unsigned=true` in the address is the operator's word that it need not be signed."""
+        if not data:
+            raise InvokeBadRequestError("send the package itself: a .difypkg or .difybndl file")
+        if data.startswith(b"{"):
+            raise InvokeBadRequestError("send the package itself, not JSON")
+        by = _installer(request)
+        packed, _ = await self.plugins.upload(data, by)
+        return await self._begun(tenant, str(packed.identifier), by, "package")
+
+    async def _from_market(self, request: Request, tenant: str) -> Reply:
+        body = await request.json()
+        data = await self.plugins.market.fetch(need(body, "id", str), may(body, "version", str) or "")
+        by = _installer(request)
+        packed, _ = await self.plugins.upload(data, by)
+        return await self._begun(tenant, str(packed.identifier), by, "marketplace")
+
+    async def _begun(self, tenant: str, identifier: str, by: Installer, source: str) -> Reply:
+        task, _ = await self.plugins.install(tenant, [identifier], by, source=source)
+        return json_reply(self._task(tenant, task), status=201)
+
+    def _task(self, tenant: str, name: str) -> InstallTask:
+        row, task = self.plugins.task(tenant, name)
+        steps = [
+            InstallStep(
+                plugin_id=PluginIdentifier.parse(str(one["plugin_unique_identifier"])).id, status=str(one["status"]),
+                message=str(one["message"]),
+            )
+            for one in task.plugins
+        ]  # fmt: skip
+        return InstallTask(id=row.id, status=task.status, plugins=steps)
+
+
+def _installer(request: Request) -> Installer:
+    return Installer(is_operator=request.caller.is_operator, allows_unsigned=request.query("unsigned") == "true")
+
+
+def _words(given: dict[str, str], otherwise: str) -> I18nObject | None:
+    text = given.get("en_US") or otherwise or next(iter(given.values()), "")
+    return I18nObject(en_us=text, zh_hans=given.get("zh_Hans")) if text else None
+
+
+@dataclass(frozen=True, slots=True)
+class MarketRoute:
+    """GET market: what the markets of the settings list; `q` are words to find."""
+
+    plugins: Plugins
+
+    async def __call__(self, request: Request) -> Reply:
+        found = await self.plugins.market.search(request.query("q") or "")
+        return json_reply({
+            "data": [
+                MarketPlugin(id=one.plugin, version=one.version, label=one.label, description=one.description)
+                for _, one in found[:500]
+            ]
+        })  # fmt: skip

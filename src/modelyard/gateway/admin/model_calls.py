@@ -1,0 +1,106 @@
+"""/admin/v1/calls: attempts with filters, why a call went its way, and the same asked again; /admin/v1/latency."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.fields import need
+from modelyard.gateway.admin.parts import ManageParts
+from modelyard.gateway.admin.requests import PREFIX, count_of, offset_of, span_of, tenant_of
+from modelyard.gateway.admin.shapes import CallPage, CallRow, Explanation, Percentiles, Replayed
+from modelyard.gateway.http import Reply, Request, json_reply
+from modelyard.models.llm import LLMRequest
+from modelyard.models.types import ModelType
+from modelyard.runtime.caller import ForbiddenError, Role
+from modelyard.runtime.invocation import Context
+from modelyard.runtime.ledger import FILTERS, UsageRow
+
+
+@dataclass(frozen=True, slots=True)
+class CallsRoute:
+    """GET calls (`since`, `until`, `limit`, `offset`, filters); GET calls/ID; POST calls/ID/replay with `model`."""
+
+    parts: ManageParts
+
+    async def __call__(self, request: Request) -> Reply:
+        tenant = tenant_of(request)
+        name, _, action = request.path.removeprefix(f"{PREFIX}calls").strip("/").partition("/")
+        match request.method, bool(name), action:
+            case "GET", False, "":
+                return json_reply(await self._page(request, tenant))
+            case "GET", True, "":
+                return json_reply(await self._explained(tenant, name))
+            case "POST", True, "replay":
+                if not request.caller.role.covers(Role.DEVELOPER):
+                    raise ForbiddenError("this takes the role 'developer': it calls a model")
+                return json_reply(await request.while_here(self._replayed(request, tenant, name)))
+            case _:
+                raise request.not_offered()
+
+    async def _page(self, request: Request, tenant: str) -> CallPage:
+        since, until = span_of(request)
+        most = count_of(request, "limit", 100)
+        skip = offset_of(request)
+        wanted = {name: value for name in FILTERS if (value := request.query(name))}
+        rows, total = await self.parts.ledger.at_length(
+            lambda: self.parts.ledger.page(tenant, since=since, until=until, most=most, skip=skip, **wanted)
+        )
+        return CallPage(data=[_row(one) for one in rows], total=total)
+
+    async def _explained(self, tenant: str, name: str) -> Explanation:
+        await self.parts.ledger.flush()
+        return msgspec.convert(await asyncio.to_thread(self.parts.traces.explain, tenant, name), Explanation)
+
+    async def _replayed(self, request: Request, tenant: str, name: str) -> Replayed:
+        model = need(await request.json(), "model", str)
+        story = await self._explained(tenant, name)
+        if story.request is None:
+            raise InvokeBadRequestError(
+                f"what call {name!r} asked was not kept: set telemetry.record, and calls after that can be asked again"
+            )
+        if story.type != ModelType.LLM.value:
+            raise InvokeBadRequestError(f"calls of type {story.type!r} cannot be asked again; chats can")
+        asked = msgspec.convert(story.request, LLMRequest, strict=False)
+        # What only the first model's format has a name for is not another model's.
+        asked = msgspec.structs.replace(asked, stream=False, format="", extra={})
+        caller = request.caller if tenant == request.tenant else msgspec.structs.replace(request.caller, tenant=tenant)
+        found = self.parts.models.find(caller, model, ModelType.LLM, context=Context(id=request.id, cache="off"))
+        began = time.perf_counter()
+        answer = await found.invoke_llm(asked)
+        usage, message = answer.usage, answer.message
+        return Replayed(
+            model=found.name, call=request.id, text=answer.text, thought=message.thinking,
+            tool_calls=[{"name": one.function.name, "arguments": one.function.arguments} for one in message.tool_calls],
+            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,
+            cost=f"{usage.total_price or 0:f}", currency=usage.currency,
+            ms=round((time.perf_counter() - began) * 1000, 1),
+        )  # fmt: skip
+
+
+def _row(one: UsageRow) -> CallRow:
+    return CallRow(
+        id=one.id, call=one.invocation, attempt=one.attempt, created_at=one.created_at, provider=one.provider,
+        model=one.model, type=one.model_type, credential=one.credential, key=one.api_key, user=one.user,
+        status=one.status, prompt_tokens=one.prompt_tokens, completion_tokens=one.completion_tokens,
+        cached_tokens=one.cached_tokens, cost=None if one.total_price is None else f"{one.total_price:f}",
+        currency=one.currency, latency=one.latency, first_chunk=one.first_chunk, counted_by=one.counted_by,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRoute:
+    """GET latency: percentiles by model, between `since` and `until`."""
+
+    parts: ManageParts
+
+    async def __call__(self, request: Request) -> Reply:
+        since, until = span_of(request)
+        rows = await self.parts.ledger.at_length(
+            lambda: self.parts.ledger.percentiles(tenant_of(request), since=since, until=until)
+        )
+        blank: dict[str, Any] = dict.fromkeys(("first_p50", "first_p90", "first_p99"))
+        return json_reply({"data": [Percentiles(**{**blank, **row}) for row in rows]})

@@ -1,0 +1,1 @@
+"""The console's files, and who is signed in to it."""

@@ -1,0 +1,1 @@
+"""What plugins and their hosts call."""

@@ -1,1 +1,0 @@
-"""One file a route: a request in, a model called, an answer out."""

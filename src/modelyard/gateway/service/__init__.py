@@ -1,0 +1,1 @@
+"""The API of apps, for their callers."""
