@@ -246,10 +246,10 @@ def _all_cases(world: World) -> list[Case]:
         found.append(Case("alpha/owner", method, path, body))
     for method, path, body, _ in call_cases(world):
         found.append(Case("alpha/app", method, path, body))
-    for path, verbs in world.gateway.routes.items():
-        for method in verbs:
-            keys = ("operator", "alpha/owner") if verbs[method][0] is not None else ("alpha/owner", "")
-            found += [Case(key, method, path) for key in keys]
+    for _, row in world.gateway.router.rows():
+        keys = ("operator", "alpha/owner") if row.auth.role is not None else ("alpha/owner", "")
+        path = re.sub(r"\{\w+(:path)?\}", "x", row.path)
+        found += [Case(key, row.method, path) for key in keys]
     found += _forms(world)
     found += [Case("", "GET", path) for path in ADDRESSES]
     page = world.ids.get("page", ["none"])[0]

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import logging
+import re
 import tempfile
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -284,28 +285,26 @@ def cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
     yield from app_cases(world)
     every = [(kind, id_) for kind, many in world.ids.items() for id_ in many if kind != "own dataset"]
     names = [f"{CANARY}-route", f"openai/{CANARY}-model", f"{CANARY}-model"]
-    for path, verbs in world.gateway.routes.items():
-        for method in verbs:
-            body = _body(path) if method in ("POST", "PATCH") else None
-            if path.endswith("/") and path != "/":
-                for _, id_ in every:
-                    yield method, f"{path}{id_}", body, id_
-                    if path.startswith(PREFIX):
-                        for verb in ("revoke", "rotate"):
-                            yield "POST", f"{path}{id_}/{verb}", {}, id_
-                    if "/responses/" in path:
-                        yield method, f"{path}{id_}/input_items", body, id_
-            yield method, f"{path}?tenant=alpha", body, "alpha"
-            if body is not None:
-                for name in names:
-                    yield method, _full(path, name), _with_model(body, name), name
-                for _, id_ in every:
-                    yield method, _full(path, "openai/gpt-5-mini"), {**body, **_ids(id_)}, id_
+    for _, row in world.gateway.router.rows():
+        method, path = row.method, row.path
+        body = _body(path) if method in ("POST", "PUT", "PATCH") else None
+        if row.names:
+            for _, id_ in every:
+                yield method, _filled(path, id_), body, id_
+                if path.startswith(PREFIX) and path.endswith("{rest:path}"):
+                    for verb in ("revoke", "rotate"):
+                        yield "POST", f"{_filled(path, id_)}/{verb}", {}, id_
+        yield method, f"{_filled(path, 'x')}?tenant=alpha", body, "alpha"
+        if body is not None:
+            for name in names:
+                yield method, _filled(path, name), _with_model(body, name), name
+            for _, id_ in every:
+                yield method, _filled(path, "openai/gpt-5-mini"), {**body, **_ids(id_)}, id_
 
 
-def _full(path: str, model: str) -> str:
-    """Where the model stands in the address."""
-    return f"{path}{model}:generateContent" if path.endswith("models/") and path.startswith("/v1") else path
+def _filled(path: str, name: str) -> str:
+    """An address of a row, with the same in the place of each of its named parts."""
+    return re.sub(r"\{\w+(:path)?\}", name, path)
 
 
 def _ids(id_: str) -> dict[str, Any]:
@@ -333,19 +332,19 @@ async def _acting(world: World, foreign: list[str], differing: list[str]) -> int
     """Calls of one tenant's that name the other as whom they act for; how many."""
     tried = 0
     for role in Role:
-        for path, verbs in world.gateway.routes.items():
-            for method in verbs:
-                body, key = _body(path) if method in ("POST", "PATCH") else None, world.keys[f"beta/{role.value}"]
-                seen, other = [
-                    await ask(world.gateway, method, path, key, body, [(TENANT, name)]) for name in (b"alpha", b"zzpha")
-                ]
-                tried += 1
-                what = f"beta/{role.value} for alpha {method} {path}: {seen.status} {seen.body[:160]!r}"
-                said = seen.body.replace(b"alpha", b"")
-                if CANARY.encode() in said or SECRET.encode() in seen.body:
-                    foreign.append(what)
-                if (seen.status, _shape(seen, "alpha")) != (other.status, _shape(other, "zzpha")):
-                    differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
+        for _, row in world.gateway.router.rows():
+            method, path = row.method, _filled(row.path, "x")
+            body, key = _body(path) if method in ("POST", "PUT", "PATCH") else None, world.keys[f"beta/{role.value}"]
+            seen, other = [
+                await ask(world.gateway, method, path, key, body, [(TENANT, name)]) for name in (b"alpha", b"zzpha")
+            ]
+            tried += 1
+            what = f"beta/{role.value} for alpha {method} {path}: {seen.status} {seen.body[:160]!r}"
+            said = seen.body.replace(b"alpha", b"")
+            if CANARY.encode() in said or SECRET.encode() in seen.body:
+                foreign.append(what)
+            if (seen.status, _shape(seen, "alpha")) != (other.status, _shape(other, "zzpha")):
+                differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
     return tried
 
 
@@ -499,7 +498,7 @@ async def _prove() -> Proof:
             for handler in handlers:
                 logger.removeHandler(handler)
         await world.yard.aclose()
-    routes = sum(len(verbs) for verbs in world.gateway.routes.values())
+    routes = sum(1 for _ in world.gateway.router.rows())
     proof.line("routes, cases tried by four roles", f"{routes}, {tried}", tried > 1000)
     proof.line("foreign bytes", foreign[:3] or "none", not foreign)
     proof.line("answers unlike those to an id that never was", differing[:3] or "none", not differing)

@@ -23,6 +23,7 @@ from modelyard.base.patterns import PatternError
 from modelyard.base.schemas import SchemaError
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.http import Reply, json_reply
+from modelyard.gateway.table import ErrorShape
 from modelyard.jail.sandbox import JailError, JailUnavailableError
 from modelyard.models.types import JSON
 from modelyard.runtime.accounts import SetUpError, SignInError
@@ -100,15 +101,6 @@ def status_of(error: ModelyardError) -> tuple[int, str]:
 Shape = Literal["openai", "anthropic", "gemini", "cohere"]
 
 
-def shape_of(path: str) -> Shape:
-    """Whose errors the callers of this address read."""
-    if path.startswith("/v1/messages"):
-        return "anthropic"
-    if path.startswith("/v1beta/") or (path.startswith("/v1/models/") and ":" in path):
-        return "gemini"
-    return "cohere" if path.startswith("/v2/") else "openai"
-
-
 def error_document(error: ModelyardError, shape: Shape = "openai", request_id: str = "") -> JSON:
     status, kind = status_of(error)
     match shape:
@@ -125,6 +117,40 @@ def error_document(error: ModelyardError, shape: Shape = "openai", request_id: s
 
 def error_reply(error: ModelyardError, shape: Shape = "openai", request_id: str = "") -> Reply:
     status, _ = status_of(error)
+    return json_reply(error_document(error, shape, request_id), status=status, headers=error_headers(error))
+
+
+def error_headers(error: ModelyardError) -> dict[str, str]:
+    """What an error says in headers: when to come again, what a path takes."""
+    headers = dict(getattr(error, "headers", None) or {})
     retry_after = getattr(error, "retry_after", None)
-    headers = {"retry-after": str(math.ceil(retry_after))} if retry_after is not None else None
-    return json_reply(error_document(error, shape, request_id), status=status, headers=headers)
+    if retry_after is not None:
+        headers["retry-after"] = str(math.ceil(retry_after))
+    return headers
+
+
+def _object(**properties: JSON) -> JSON:
+    """The schema of an object that has all of these."""
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+_TEXT: JSON = {"type": "string"}
+_TEXT_OR_NONE: JSON = {"type": ["string", "null"]}
+
+OPENAI = ErrorShape(
+    lambda error, request_id: error_reply(error, "openai", request_id),
+    _object(error=_object(message=_TEXT, type=_TEXT, param=_TEXT_OR_NONE, code=_TEXT_OR_NONE)),
+)
+"""As OpenAI's clients read errors; the admin API's are the same."""
+ANTHROPIC = ErrorShape(
+    lambda error, request_id: error_reply(error, "anthropic", request_id),
+    _object(type={"const": "error"}, error=_object(type=_TEXT, message=_TEXT)),
+)
+GOOGLE = ErrorShape(
+    lambda error, request_id: error_reply(error, "gemini", request_id),
+    _object(error=_object(code={"type": "integer"}, message=_TEXT, status=_TEXT)),
+)
+COHERE = ErrorShape(
+    lambda error, request_id: error_reply(error, "cohere", request_id),
+    _object(message=_TEXT),
+)

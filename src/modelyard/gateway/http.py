@@ -102,6 +102,8 @@ class Request:
     caller: Caller
     max_body: int
     bodies: BodyBudget = field(default_factory=BodyBudget)
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the named parts of the path hold."""
     payer: str = ""
     """The tenant that what is read counts for; set by those who admit callers by other means than our keys."""
 

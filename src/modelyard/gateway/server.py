@@ -4,10 +4,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_id
 from modelyard.gateway.a2a import agents as a2a
 from modelyard.gateway.admin import (
@@ -15,6 +15,7 @@ from modelyard.gateway.admin import (
     catalogue,
     evaluations,
     installed_plugins,
+    model_calls,
     node_parts,
     oauth,
     server_state,
@@ -22,22 +23,21 @@ from modelyard.gateway.admin import (
     tools,
 )
 from modelyard.gateway.admin import docs as api_docs
-from modelyard.gateway.admin import model_calls as calls
 from modelyard.gateway.admin import requests as admin_calls
 from modelyard.gateway.admin import resources as admin
 from modelyard.gateway.admin.apps import AppsRoute
 from modelyard.gateway.admin.parts import ManageParts
-from modelyard.gateway.anthropic import messages
+from modelyard.gateway.anthropic import table as anthropic_table
 from modelyard.gateway.auth import Gatekeeper, UnauthorizedError
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.chat_page import page as chat_page
 from modelyard.gateway.chat_page.page import PageRoute
-from modelyard.gateway.cohere import rerank
-from modelyard.gateway.cohere import version_two as cohere
+from modelyard.gateway.cohere import table as cohere_table
 from modelyard.gateway.console_api import accounts, oidc
 from modelyard.gateway.console_api import static as console
-from modelyard.gateway.errors import error_reply, shape_of
-from modelyard.gateway.google import generate_content
+from modelyard.gateway.docs import table as docs_table
+from modelyard.gateway.errors import OPENAI
+from modelyard.gateway.google import table as google_table
 from modelyard.gateway.http import (
     ClientGoneError,
     Ending,
@@ -53,14 +53,18 @@ from modelyard.gateway.http import (
 from modelyard.gateway.knowledge import datasets
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.gateway.mcp import streamable_http as mcp
-from modelyard.gateway.openai import audio, chat_completions, completions, embeddings, models, moderations, responses
+from modelyard.gateway.openai import table as openai_table
 from modelyard.gateway.openai.hosted_tools import FindTool, HostedTools
-from modelyard.gateway.operations import health, metrics
+from modelyard.gateway.operations import table as operations_table
 from modelyard.gateway.plugins import daemon as plugin_daemon
 from modelyard.gateway.plugins import hooks, webhooks
-from modelyard.gateway.service import apps as service
+from modelyard.gateway.plugins.daemon import DAEMON
+from modelyard.gateway.router import Found, Router
+from modelyard.gateway.service.apps import Service
+from modelyard.gateway.service.calls import PROBLEM
 from modelyard.gateway.service.parts import ServiceParts
-from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT, ContentRules
+from modelyard.gateway.table import OWN_SECRET, SAME_SITE, Admission, Api, Auth, ErrorShape, Row
+from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT, ContentRules, Headers
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.accounts import Accounts
@@ -141,59 +145,68 @@ class Parts:
     """What a tenant's clients see over MCP."""
 
 
+def build_apis(parts: Parts) -> tuple[Api, ...]:
+    """All APIs, each with its table. The first one's words refuse what lies below nobody's prefix."""
+    apps = Service(parts.service)
+    apis = (
+        openai_table.api(parts.models, parts.responses, parts.clock, HostedTools(parts.tools, parts.tool)),
+        anthropic_table.api(parts.models, parts.clock),
+        google_table.api(parts.models, parts.clock),
+        cohere_table.api(parts.models, parts.clock),
+        cohere_table.jina_api(parts.models),
+        _of("service", "/v1", PROBLEM, {path: dict(_closed(apps.route(path))) for path in apps.routes}),
+        _of("knowledge", "/v1/datasets", PROBLEM, _knowledge_routes(parts)),
+        _of("admin", "/admin", OPENAI, {**_admin_routes(parts), **_tool_routes(parts)}),
+        _of("plugins", "/plugin", DAEMON, _daemon_routes(parts)),
+        _of("content", "/e", OPENAI, _content_routes(parts)),
+        _of("mcp", "/mcp", OPENAI, _mcp_routes(parts)),
+        _of("a2a", "/a2a", PROBLEM, {a2a.PREFIX: dict.fromkeys(("GET", "POST"), (None, a2a.A2ARoute(parts.service)))}),
+        _of("chat_page", "/chat", PROBLEM, {
+            chat_page.PREFIX: dict.fromkeys(
+                ("GET", "POST", "PUT", "DELETE"), (None, PageRoute(parts.service.apps, apps, parts.keeper))
+            )
+        }),
+        _of("console", "/console", OPENAI, _console_routes(parts)),
+        operations_table.api(parts.jail, parts.problem, parts.metrics, parts.others),
+    )  # fmt: skip
+    return (*apis, docs_table.api(apis))
+
+
 _Routes = Mapping[str, Mapping[str, tuple[Role | None, Route]]]
 
 
-def build_routes(parts: Parts) -> _Routes:
-    """Path → method → (the role that it takes, route). A path that ends in a slash holds for all below it: names may
-    hold slashes. What takes no role may be asked without a key: it says nothing about anybody's models or use."""
-    manager, clock, store = parts.models, parts.clock, parts.responses
-    stored = responses.OneRoute(manager, store)
-    google = generate_content.ListRoute(manager)
-    of_models: dict[str, Mapping[str, Route]] = {
-        "/v1/chat/completions": {"POST": chat_completions.Route(manager, clock)},
-        "/v1/responses": {"POST": responses.CreateRoute(manager, clock, store, HostedTools(parts.tools, parts.tool))},
-        "/v1/responses/": {"GET": stored, "DELETE": stored, "POST": stored},
-        "/v1/messages": {"POST": messages.Route(manager, clock)},
-        "/v1/messages/count_tokens": {"POST": messages.CountRoute(manager)},
-        "/v1beta/models": {"GET": google},
-        "/v1beta/models/": {"GET": google, "POST": generate_content.Route(manager, clock)},
-        "/v2/chat": {"POST": cohere.ChatRoute(manager, clock)},
-        "/v2/embed": {"POST": cohere.EmbedRoute(manager)},
-        "/v2/rerank": {"POST": cohere.RerankRoute(manager)},
-        "/v1/completions": {"POST": completions.Route(manager, clock)},
-        "/v1/embeddings": {"POST": embeddings.Route(manager)},
-        "/v1/rerank": {"POST": rerank.Route(manager)},
-        "/v1/moderations": {"POST": moderations.Route(manager)},
-        "/v1/audio/speech": {"POST": audio.SpeechRoute(manager)},
-        "/v1/audio/transcriptions": {"POST": audio.TranscriptionRoute(manager)},
-        "/v1/audio/translations": {"POST": audio.TranscriptionRoute(manager, task="translate")},
-        "/v1/models": {"GET": models.ListRoute(manager)},
-        "/v1/models/": {"GET": models.OneRoute(manager), "POST": generate_content.Route(manager, clock)},
-    }
-    health_of = health.Route(parts.jail)
-    routes: dict[str, dict[str, tuple[Role | None, Route]]] = {
-        path: {verb: (Role.DEVELOPER, one) for verb, one in verbs.items()} for path, verbs in of_models.items()
-    }
-    # Apps' callers show keys of their own. Some of their addresses are others' too, with other verbs.
-    apps = service.Service(parts.service)
-    for path in apps.routes:
-        routes.setdefault(path, {}).update({verb: (None, one) for verb, one in apps.route(path).items()})
-    page = PageRoute(parts.service.apps, apps, parts.keeper)
+def _closed(verbs: Mapping[str, Route]) -> dict[str, tuple[Role | None, Route]]:
+    return {verb: (None, route) for verb, route in verbs.items()}
+
+
+def _of(name: str, prefix: str, errors: ErrorShape, routes: _Routes) -> Api:
+    rows = [
+        Row(method=verb, path=f"{path}{{rest:path}}" if path.endswith("/") else path, auth=_auth(role, route),
+            handler=route, summary="")
+        for path, verbs in routes.items() for verb, (role, route) in verbs.items()
+    ]  # fmt: skip
+    return Api(name=name, title=name, about="", prefixes=(prefix,), errors=errors, rows=tuple(rows))
+
+
+def _auth(role: Role | None, route: Route) -> Auth:
+    if role is not None:
+        return Auth(Admission.API_KEY, role)
+    return OWN_SECRET if getattr(getattr(route, "__self__", route), "admits_itself", False) else SAME_SITE
+
+
+def _knowledge_routes(parts: Parts) -> _Routes:
     knowledge = datasets.DatasetRoutes(parts.datasets)
     every: Mapping[str, tuple[Role | None, Route]] = dict.fromkeys(
         ("GET", "POST", "PATCH", "DELETE"), (None, knowledge)
     )
-    routes |= {
+    return {
         "/v1/datasets": {**every}, "/v1/datasets/": {**every}, "/retrieval": {"POST": (None, knowledge.external)},
         "/v1/workspaces/current/models/model-types/": {"GET": (None, knowledge.models)},
     }  # fmt: skip
+
+
+def _console_routes(parts: Parts) -> _Routes:
     return {
-        **routes,
-        **_admin_routes(parts),
-        **_plugin_routes(parts),
-        **_tool_routes(parts),
-        a2a.PREFIX: dict.fromkeys(("GET", "POST"), (None, a2a.A2ARoute(parts.service))),
         console.PREFIX: {"GET": (None, console.ConsoleRoute())},
         f"{console.PREFIX}/": {"GET": (None, console.ConsoleRoute())},
         accounts.PREFIX: dict.fromkeys(
@@ -203,12 +216,6 @@ def build_routes(parts: Parts) -> _Routes:
         oidc.PREFIX: {"GET": (None, oidc.OidcRoute(parts.oidc, parts.accounts, parts.keeper))},
         f"{accounts.PREFIX}docs": {"GET": (None, api_docs.page)},
         f"{accounts.PREFIX}docs/": {"GET": (None, api_docs.page)},
-        chat_page.PREFIX: dict.fromkeys(("GET", "POST", "PUT", "DELETE"), (None, page)),
-        "/metrics": {"GET": (Role.VIEWER, metrics.Route(parts.metrics, parts.others))},
-        "/health": {"GET": (None, health_of)},
-        "/health/live": {"GET": (None, health_of)},
-        "/health/ready": {"GET": (None, health.Ready(parts.problem))},
-        "/": {"GET": (None, health.Welcome())},
     }
 
 
@@ -224,7 +231,7 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     found[f"{admin_calls.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger))}
     found[f"{admin_calls.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger))}
     manage = parts.manage
-    called, providers = calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
+    called, providers = model_calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
     weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
     subscribed = node_parts.SubscriptionsRoute(parts.plugins, parts.content_origin)
     runs = {verb: (Role.ADMIN, app_runs.RunsRoute(parts.service)) for verb in ("GET", "POST")}
@@ -232,7 +239,7 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     found |= {
         f"{prefix}calls": {"GET": (Role.VIEWER, called)},
         f"{prefix}calls/": {"GET": (Role.VIEWER, called), "POST": (Role.DEVELOPER, called)},
-        f"{prefix}latency": {"GET": (Role.VIEWER, calls.LatencyRoute(manage))},
+        f"{prefix}latency": {"GET": (Role.VIEWER, model_calls.LatencyRoute(manage))},
         f"{prefix}providers": {"GET": (Role.ADMIN, providers)},
         f"{prefix}providers/": {"GET": (Role.ADMIN, providers), "POST": (Role.ADMIN, providers)},
         f"{prefix}catalogue": {"GET": (Role.DEVELOPER, catalogue.CatalogueRoute(manage))},
@@ -267,11 +274,9 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
 
 
 def _tool_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
-    served = mcp.Route(McpServer(parts.tools), parts.offer)
     one = tools.ProviderRoute(parts.tool_providers)
     every = tools.ProvidersRoute(parts.tool_providers)
     return {
-        "/mcp": dict.fromkeys(("POST", "GET", "DELETE"), (Role.DEVELOPER, served)),
         "/admin/tools": {"GET": (Role.DEVELOPER, tools.ListRoute(parts.tools))},
         "/admin/tools/call": {"POST": (Role.DEVELOPER, tools.CallRoute(parts.tools))},
         "/admin/tool-providers": {"GET": (Role.ADMIN, every), "POST": (Role.ADMIN, every)},
@@ -279,16 +284,23 @@ def _tool_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rout
     }
 
 
-def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
-    """These see for themselves who is admitted: by a key of their own, or by what the address holds."""
+def _mcp_routes(parts: Parts) -> _Routes:
+    return {"/mcp": {"POST": (Role.DEVELOPER, mcp.Route(McpServer(parts.tools), parts.offer))}}
+
+
+def _daemon_routes(parts: Parts) -> _Routes:
     daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.content_origin)
+    return {plugin_daemon.PREFIX: {"GET": (None, daemon), "POST": (None, daemon)}}
+
+
+def _content_routes(parts: Parts) -> _Routes:
+    """These see for themselves who is admitted: by what the address holds."""
     endpoint = hooks.EndpointRoute(parts.plugins, parts.content_origin, parts.content)
     trigger = hooks.TriggerRoute(parts.plugins, parts.triggers, parts.on_event, parts.content)
     webhook = webhooks.WebhookRoute(parts.triggers, parts.service.runs, parts.files_of, parts.content)
     file = hooks.FileRoute(parts.files, parts.keeper.shuts_out)
     browser = oauth.BrowserRoute(parts.plugins.credentials, parts.origin)
     return {
-        plugin_daemon.PREFIX: {"GET": (None, daemon), "POST": (None, daemon)},
         "/e/": dict.fromkeys(hooks.VERBS, (None, endpoint)),
         "/t/": dict.fromkeys(hooks.VERBS, (None, trigger)),
         WEBHOOK: dict.fromkeys(webhooks.VERBS, (None, webhook)),
@@ -298,12 +310,6 @@ def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Ro
         oauth.BACK: {"GET": (None, browser)},
         "/backwards-invocation/transaction": {"POST": (None, hooks.TransactionRoute(parts.sessions))},
     }
-
-
-def admits_itself(route: Route) -> bool:
-    """Whether a route makes nobody the owner: it says nothing about anybody, or what is shown to it (an app's key, a
-    secret or a signature in the address) decides alone. Others' pages may call those while the server is open."""
-    return getattr(getattr(route, "__self__", route), "admits_itself", False)
 
 
 class Gateway:
@@ -319,11 +325,9 @@ class Gateway:
         on_start: Callable[[], None] = lambda: None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.routes = build_routes(parts)
+        self.router = Router(build_apis(parts))
         self._content = parts.content
         self._on_start = on_start
-        below = [path for path in self.routes if path.endswith("/") and path != "/"]
-        self._below = sorted(below, key=len, reverse=True)
         self._gatekeeper = gatekeeper
         self._max_body = max_body
         self._bodies = bodies or BodyBudget()
@@ -364,67 +368,80 @@ class Gateway:
         except asyncio.CancelledError:
             if has_begun or (stopping := self.ending.taken()) is None:
                 raise
-            await self.refusal(request.method, request.path, stopping).send(sending, request_id.encode())
+            answer = self.refusal(request.method, request.path, stopping, scope["headers"])
+            await answer.send(sending, request_id.encode())
         except Exception as error:
-            answer = _failure(error, request)
+            answer = self._failure(error, request)
             if has_begun:
                 raise  # nothing can be said any more: the server cuts the connection, and nobody takes half for whole
-            await answer.send(sending, request_id.encode())
+            await answer.send(_headers_alone(sending) if request.method == "HEAD" else sending, request_id.encode())
 
     async def _serve(self, request: Request, send: Send) -> None:
         self._content.check_host(request.method, request.path, request.header(b"host"))
-        role, route = self._route(request)
-        await self._admit(request, role, route)
-        reply = await route(request)
-        await self._note(request, reply)
-        if isinstance(reply, StreamReply):
+        self._check_upgrade(request)
+        found = self.router.find(request.method, request.path)
+        await self._admit(request, found.row.auth)
+        request.names = found.names
+        reply = await found.api.enter(request, found.row)
+        await self._note(request, found, reply)
+        if request.method == "HEAD":
+            await _send_head(reply, send, request)
+        elif isinstance(reply, StreamReply):
             await reply.send(send, request.id.encode(), request.receive, self.ending)
         else:
             await reply.send(send, request.id.encode())
 
-    async def _admit(self, request: Request, role: Role | None, route: Route) -> None:
+    def _check_upgrade(self, request: Request) -> None:
+        """Raises UpgradeError for a WebSocket where there is something: clients that are told so use HTTP at once."""
+        if (request.header(b"upgrade") or "").lower() == "websocket" and self.router.allowed(request.path):
+            raise UpgradeError("WebSocket is not offered here: send the same as an ordinary HTTP request")
+
+    async def _admit(self, request: Request, auth: Auth) -> None:
         """Raises UnauthorizedError, OriginError, ForbiddenError, by the request's head alone."""
-        if role is None:
-            if not admits_itself(route):
+        if auth.role is None:
+            if auth.checks_origin:
                 await self._gatekeeper.check_open(request.scope)
             return
         request.identify(await self._gatekeeper.caller_of(request.scope))
-        if not request.caller.role.covers(role):
-            raise ForbiddenError(f"this takes the role {role.value!r}; the key's is {request.caller.role.value!r}")
+        if not request.caller.role.covers(auth.role):
+            role = request.caller.role.value
+            raise ForbiddenError(f"this takes the role {auth.role.value!r}; the key's is {role!r}")
 
-    def refusal(self, method: str, path: str, error: RefusedError) -> Reply:
-        """A request that no route was asked for, refused in the words of those who ask there."""
+    def errors_for(self, method: str, path: str, headers: Headers = ()) -> ErrorShape:
+        """In whose words a request is refused: those of the API that it reaches, else of the one it seems to mean."""
         try:
-            route: Any = self._found(method, path)[1]
-        except NotFoundError:
-            route = None
-        in_its_words = getattr(getattr(route, "__self__", route), "refusal", None)
-        return in_its_words(error) if in_its_words is not None else error_reply(error, shape_of(path), new_id("req"))
+            return self.router.find(method, path).api.errors
+        except ModelyardError:
+            return self.router.errors_for(path, headers)
 
-    async def _note(self, request: Request, reply: Reply | StreamReply) -> None:
+    def refusal(self, method: str, path: str, error: RefusedError, headers: Headers = ()) -> Reply:
+        """A request that no handler was asked for, refused in the words of those who ask there."""
+        return self.errors_for(method, path, headers).reply(error, new_id("req"))
+
+    async def _note(self, request: Request, found: Found, reply: Reply | StreamReply) -> None:
         """What was changed by whom: every administration's call that is not a question."""
-        path, accounts = request.path, self._gatekeeper.accounts
-        if accounts is None or request.method in ("GET", "HEAD") or not path.startswith("/admin/"):
+        accounts = self._gatekeeper.accounts
+        if accounts is None or request.method in ("GET", "HEAD", "OPTIONS") or found.api.name != "admin":
             return
-        if path.endswith(admin_calls.QUESTIONS):
+        if found.row.changes_nothing or request.path.endswith(admin_calls.QUESTIONS) or reply.status >= 400:
             return
-        if reply.status < 400:
-            await accounts.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])
+        path = request.path
+        await accounts.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])
 
-    def _route(self, request: Request) -> tuple[Role | None, Route]:
-        return self._found(request.method, request.path)
-
-    def _found(self, method: str, path: str) -> tuple[Role | None, Route]:
-        methods = self.routes.get(path if path == "/" else path.rstrip("/"))
-        if methods is None:
-            above = next((one for one in self._below if path.startswith(one)), None)
-            methods = self.routes[above] if above else None
-        if methods is None:
-            known = ", ".join(sorted(one for one in self.routes if one.startswith("/v") and not one.endswith("/")))
-            raise NotFoundError(f"there is nothing at {path!r}; there are {known}", code="unknown_url")
-        if (route := methods.get(method)) is None:
-            raise MethodError(f"{path!r} takes {', '.join(methods)}, not {method}")
-        return route
+    def _failure(self, error: Exception, request: Request) -> Reply:
+        """What a caller is told of an error; the log is told of those that are faults of ours."""
+        fields = {"request": request.id, "path": request.path}
+        if isinstance(error, RecursionError):
+            logger.warning("a request was nested too deeply", extra={"fields": fields}, exc_info=error)
+            error = InvokeBadRequestError("what was sent, or what it leads to, is nested too deeply")
+        elif not isinstance(error, ModelyardError):
+            # The last line of defence: whatever is wrong, the caller gets words.
+            logger.error("a request failed", extra={"fields": fields}, exc_info=error)
+            error = ModelyardError(f"something is wrong with the server; its log has the reason under {request.id}")
+        elif isinstance(error, (UnauthorizedError, ForbiddenError)):
+            logger.info("a request was refused", extra={"fields": {**fields, "code": error.code}})
+        shape = self.errors_for(request.method, request.path, request.scope["headers"])
+        return shape.reply(error, request.id)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -439,22 +456,31 @@ class Gateway:
                 return
 
 
-def _failure(error: Exception, request: Request) -> Reply:
-    """What a caller is told of an error; the log is told of those that are faults of ours."""
-    fields = {"request": request.id, "path": request.path}
-    if isinstance(error, RecursionError):
-        logger.warning("a request was nested too deeply", extra={"fields": fields}, exc_info=error)
-        error = InvokeBadRequestError("what was sent, or what it leads to, is nested too deeply")
-    elif not isinstance(error, ModelyardError):  # the last line of defence: whatever is wrong, the caller gets words
-        logger.error("a request failed", extra={"fields": fields}, exc_info=error)
-        error = ModelyardError(f"something is wrong with the server; its log has the reason under {request.id}")
-    elif isinstance(error, (UnauthorizedError, ForbiddenError)):
-        logger.info("a request was refused", extra={"fields": {**fields, "code": error.code}})
-    return error_reply(error, shape_of(request.path), request.id)
+class UpgradeError(RefusedError):
+    """The caller asks for a protocol that is not spoken (RFC 9110, 15.5.22)."""
+
+    status = 426
+    code = "upgrade_required"
+    headers: ClassVar[Mapping[str, str]] = {"upgrade": "HTTP/1.1"}
 
 
-class MethodError(NotFoundError):
-    """Right place, wrong verb."""
+def _headers_alone(send: Send) -> Send:
+    """As `send`, with no content after the headers: they stay what they would be for GET (RFC 9110, 9.3.2)."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="method_not_allowed")
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await send(message)
+
+    return sending
+
+
+async def _send_head(reply: Reply | StreamReply, send: Send, request: Request) -> None:
+    """Answer HEAD with what GET would answer, without its content. A stream is not begun."""
+    if isinstance(reply, Reply):
+        await reply.send(_headers_alone(send), request.id.encode())
+        return
+    await reply.pieces.aclose()
+    headers = [*reply.headers, (b"x-request-id", request.id.encode())]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -74,9 +74,6 @@ class A2ARoute:
             raise request.not_offered()
         return await self._rpc(request, found)
 
-    def refusal(self, error: ModelyardError) -> Reply:
-        return problem_reply(error)
-
     def _admitted(self, request: Request, name: str, *, is_card: bool) -> FoundApp:
         """The app whose key is shown; its card is for anybody where its page is. Raises ServiceError."""
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")

@@ -67,9 +67,6 @@ class PageRoute:
             return _html(_GONE, ChatPage(), status=404)
         return _html(await asyncio.to_thread(_read, "index.html"), found.stored.page)
 
-    def refusal(self, error: ModelyardError) -> Reply:
-        return problem_reply(error)
-
     @staticmethod
     async def _asset(request: Request, name: str) -> Reply:
         if request.method != "GET" or name not in _ASSETS:

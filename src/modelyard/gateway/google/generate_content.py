@@ -16,29 +16,41 @@ from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import gemini, gemini_embeddings
 
-_VERBS = ("generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents")
+VERBS = ("generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents")
+"""What may be asked of a model, after a colon in its address."""
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class ModelCalls:
     """The model and what is to be done stand in the address: `…/models/openai/gpt-5:generateContent`."""
 
     manager: ModelManager
     clock: Clock
 
-    async def __call__(self, request: Request) -> Reply | StreamReply:
-        name, _, verb = unquote(request.path.partition("/models/")[2]).rpartition(":")
-        if not name or verb not in _VERBS:
-            raise NotFoundError(
-                f"there is nothing at {request.path!r}; there are {', '.join(f':{one}' for one in _VERBS)}",
-                code="unknown_url",
-            )
-        body = await request.json()
-        if verb in ("embedContent", "batchEmbedContents"):
-            return await self._embed(request, name, body, is_batch=verb == "batchEmbedContents")
-        if verb == "countTokens":
-            return await self._count(request, name, body)
-        return await self._generate(request, name, body, stream=verb == "streamGenerateContent")
+    async def generate(self, request: Request) -> Reply | StreamReply:
+        """POST …:generateContent."""
+        return await self._generate(request, _model(request), await request.json(), stream=False)
+
+    async def stream(self, request: Request) -> Reply | StreamReply:
+        """POST …:streamGenerateContent, as server-sent events with `alt=sse`, as one JSON array without."""
+        return await self._generate(request, _model(request), await request.json(), stream=True)
+
+    async def count(self, request: Request) -> Reply:
+        """POST …:countTokens."""
+        return await self._count(request, _model(request), await request.json())
+
+    async def embed(self, request: Request) -> Reply:
+        """POST …:embedContent."""
+        return await self._embed(request, _model(request), await request.json(), is_batch=False)
+
+    async def embed_many(self, request: Request) -> Reply:
+        """POST …:batchEmbedContents."""
+        return await self._embed(request, _model(request), await request.json(), is_batch=True)
+
+    async def unknown_verb(self, request: Request) -> Reply:
+        """POST to a model with a verb that is none. Raises NotFoundError."""
+        verbs = ", ".join(f":{verb}" for verb in VERBS)
+        raise NotFoundError(f"Not found: {request.path[:200]}; there are {verbs}", code="unknown_url")
 
     async def _generate(self, request: Request, name: str, body: JSON, *, stream: bool) -> Reply | StreamReply:
         asked = gemini.parse_request(body, stream=stream)
@@ -94,27 +106,37 @@ def as_list(answer: StreamReply) -> StreamReply:
     return StreamReply(pieces(), last_words, headers)
 
 
+def _model(request: Request) -> str:
+    """The model's name; some clients encode its slashes once more."""
+    return unquote(request.names["model"])
+
+
 @dataclass(frozen=True, slots=True)
-class ListRoute:
-    """GET /v1beta/models, and one by its name."""
+class ModelList:
+    """The models that a caller may call, in Google's words."""
 
     manager: ModelManager
 
-    async def __call__(self, request: Request) -> Reply:
-        wanted = request.path.removeprefix("/v1beta/models").strip("/")
-        every = [
+    async def all(self, request: Request) -> Reply:
+        """GET /v1beta/models."""
+        return json_reply({"models": self._shown(request)})
+
+    async def named(self, request: Request) -> Reply:
+        """GET /v1beta/models/NAME. Raises NotFoundError."""
+        wanted = request.names["model"]
+        for model in self._shown(request):
+            if wanted in (model["name"].removeprefix("models/"), model["baseModelId"]):
+                return json_reply(model)
+        raise NotFoundError(
+            f"model {wanted!r} does not exist; GET /v1beta/models lists what there is", code="not_found"
+        )
+
+    def _shown(self, request: Request) -> list[JSON]:
+        return [
             _shown(owner, model)
             for owner, model in self.manager.providers.get_models(request.tenant)
             if request.caller.may_call(f"{owner}/{model.model}")
         ]
-        if not wanted:
-            return json_reply({"models": every})
-        for one in every:
-            if wanted in (one["name"].removeprefix("models/"), one["baseModelId"]):
-                return json_reply(one)
-        raise NotFoundError(
-            f"model {wanted!r} does not exist; GET /v1beta/models lists what there is", code="not_found"
-        )
 
 
 _VERBS_OF = {

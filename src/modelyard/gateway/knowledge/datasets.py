@@ -131,9 +131,6 @@ class DatasetRoutes:
         except ModelyardError as error:
             return problem_reply(error)
 
-    def refusal(self, error: ModelyardError) -> Reply:
-        return problem_reply(error)
-
     async def _caller(self, request: Request) -> Caller:
         """Who asks. Raises ServiceError."""
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")

@@ -28,8 +28,6 @@ class Route:
     offer: OfferOf
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
-        if request.method != "POST":
-            return Reply(b"", status=405, headers={"allow": "POST"})
         data = await request.body()
         try:
             message: Any = decode_body(data)

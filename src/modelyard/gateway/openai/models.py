@@ -24,7 +24,7 @@ class OneRoute:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
-        name = request.path.removeprefix("/v1/models/")
+        name = request.names["model"]
         every = list(listed(self.manager, request.caller))
         for model in every:
             if name in (model["id"], model["id"].partition("/")[2]):

@@ -19,8 +19,6 @@ from modelyard.runtime.response_store import ResponseStore
 from modelyard.tools.entities import ToolContext
 from modelyard.wire import openai_responses
 
-_PREFIX = "/v1/responses/"
-
 
 @dataclass(frozen=True, slots=True)
 class CreateRoute:
@@ -98,28 +96,33 @@ def _items(body: JSON) -> list[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class OneRoute:
-    """GET and DELETE /v1/responses/ID, GET /v1/responses/ID/input_items, POST /v1/responses/input_tokens."""
+class StoredResponses:
+    """Responses that were kept: looked at and removed."""
 
-    manager: ModelManager
     store: ResponseStore
 
-    async def __call__(self, request: Request) -> Reply:
-        name, _, part = request.path.removeprefix(_PREFIX).strip("/").partition("/")
-        match request.method, part:
-            case "GET", "":
-                return json_reply(self.store.get(request.tenant, name))
-            case "GET", "input_items":
-                return json_reply(_listed(self.store.input_items(request.tenant, name)))
-            case "DELETE", "":
-                self.store.remove(request.tenant, name)
-                return json_reply({"id": name, "object": "response", "deleted": True})
-            case "POST", "" if name == "input_tokens":
-                return await self._count(request)
-            case _:
-                raise request.not_offered()
+    async def get(self, request: Request) -> Reply:
+        """GET /v1/responses/ID. Raises NotFoundError."""
+        return json_reply(self.store.get(request.tenant, request.names["response"]))
 
-    async def _count(self, request: Request) -> Reply:
+    async def input_items(self, request: Request) -> Reply:
+        """GET /v1/responses/ID/input_items. Raises NotFoundError."""
+        return json_reply(_listed(self.store.input_items(request.tenant, request.names["response"])))
+
+    async def remove(self, request: Request) -> Reply:
+        """DELETE /v1/responses/ID. Raises NotFoundError."""
+        name = request.names["response"]
+        self.store.remove(request.tenant, name)
+        return json_reply({"id": name, "object": "response", "deleted": True})
+
+
+@dataclass(frozen=True, slots=True)
+class CountRoute:
+    """POST /v1/responses/input_tokens."""
+
+    manager: ModelManager
+
+    async def __call__(self, request: Request) -> Reply:
         body = await request.json()
         asked = openai_responses.parse_request(body)
         instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)

@@ -17,6 +17,7 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, PluginError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.auth import UnauthorizedError
+from modelyard.gateway.errors import error_headers
 from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import (
     RefusedError,
@@ -29,6 +30,7 @@ from modelyard.gateway.http import (
     json_reply,
     sse_reply,
 )
+from modelyard.gateway.table import ErrorShape, MethodNotAllowedError
 from modelyard.gateway.tenant_content import FILE
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
@@ -118,6 +120,7 @@ _KINDS: Mapping[type[ModelyardError], tuple[int, str]] = {
     ServerStoppingError: (-500, "PluginDaemonInternalServerError"),
     RefusedError: (-400, "PluginDaemonBadRequestError"),
     PluginError: (-500, "PluginInvokeError"),
+    MethodNotAllowedError: (-400, "PluginDaemonBadRequestError"),
 }
 
 
@@ -141,6 +144,25 @@ def _failed(code: int, message: str, kind: str) -> JSON:
 _STATUS = {-401: 401, -403: 403, -404: 404, -400: 400}
 
 
+def failure_reply(error: ModelyardError, request_id: str = "") -> Reply:
+    """An error as callers of the daemon read it."""
+    del request_id  # it stands in a header; the body has no place for it
+    document = failure(error)
+    stated = getattr(error, "status", None)
+    status = stated if isinstance(stated, int) else _STATUS.get(document["code"], 500)
+    return json_reply(document, status=status, headers=error_headers(error))
+
+
+DAEMON = ErrorShape(
+    failure_reply,
+    {
+        "type": "object",
+        "required": ["code", "message", "data"],
+        "properties": {"code": {"type": "integer"}, "message": {"type": "string"}, "data": {"type": "null"}},
+    },
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """All of it; what comes after the tenant decides."""
@@ -160,12 +182,7 @@ class Route:
                 return await self._dispatch(request, tenant, path.removeprefix("dispatch/"))
             return await _Management(self.plugins, tenant, request, self.origin()).answer(path)
         except ModelyardError as error:
-            return self.refusal(error)
-
-    def refusal(self, error: ModelyardError) -> Reply:
-        document = failure(error)
-        status = error.status if isinstance(error, RefusedError) else _STATUS.get(document["code"], 500)
-        return json_reply(document, status=status)
+            return failure_reply(error)
 
     def _admit(self, request: Request) -> None:
         """Raises UnauthorizedError."""

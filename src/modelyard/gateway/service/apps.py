@@ -512,9 +512,6 @@ class _Route:
         except ModelyardError as error:
             return problem_reply(error)
 
-    def refusal(self, error: ModelyardError) -> Reply:
-        return problem_reply(error)
-
 
 async def _begun(reply: StreamReply, request: Request) -> Reply | StreamReply:
     """Wait for the first of it: an early end is an answer with a status of its own."""

@@ -1,6 +1,5 @@
 """What routes of the service API share: errors in its callers' words, and readers of what they send."""
 
-import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from typing import Any
 from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
-from modelyard.gateway.errors import status_of
+from modelyard.gateway.errors import error_headers, status_of
 from modelyard.gateway.http import BodyTooLargeError, RefusedError, Reply, Request, StreamReply, json_reply
+from modelyard.gateway.table import ErrorShape
 from modelyard.knowledge.sources import FileTooLargeError
 from modelyard.models.types import JSON
 from modelyard.runtime.attempts import TooManyTriesError
@@ -71,15 +71,21 @@ def error_document(error: ModelyardError) -> JSON:
     return {"code": code, "message": str(error), "status": status}
 
 
-def retry_after(error: ModelyardError) -> dict[str, str] | None:
-    seconds = getattr(error, "retry_after", None)
-    return {"retry-after": str(math.ceil(seconds))} if seconds is not None else None
-
-
-def problem_reply(error: ModelyardError) -> Reply:
+def problem_reply(error: ModelyardError, request_id: str = "") -> Reply:
     """An error as callers of apps and datasets read it."""
+    del request_id  # it stands in a header; the body has no place for it
     status, _ = problem_of(error)
-    return json_reply(error_document(error), status=status, headers=retry_after(error))
+    return json_reply(error_document(error), status=status, headers=error_headers(error))
+
+
+PROBLEM = ErrorShape(
+    problem_reply,
+    {
+        "type": "object",
+        "required": ["code", "message", "status"],
+        "properties": {"code": {"type": "string"}, "message": {"type": "string"}, "status": {"type": "integer"}},
+    },
+)
 
 
 def read_object(data: bytes) -> JSON:

@@ -1,0 +1,1 @@
+"""The APIs described, for people and for programs."""
