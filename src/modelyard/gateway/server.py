@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_id
-from modelyard.gateway.a2a import agents as a2a
+from modelyard.gateway.a2a import table as a2a_table
 from modelyard.gateway.admin import (
     app_runs,
     catalogue,
@@ -33,8 +34,7 @@ from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.chat_page import page as chat_page
 from modelyard.gateway.chat_page.page import PageRoute
 from modelyard.gateway.cohere import table as cohere_table
-from modelyard.gateway.console_api import accounts, oidc
-from modelyard.gateway.console_api import static as console
+from modelyard.gateway.console_api import table as console_table
 from modelyard.gateway.docs import table as docs_table
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.google import table as google_table
@@ -52,19 +52,21 @@ from modelyard.gateway.http import (
 )
 from modelyard.gateway.knowledge import datasets
 from modelyard.gateway.knowledge.calls import DatasetParts
-from modelyard.gateway.mcp import streamable_http as mcp
+from modelyard.gateway.mcp import table as mcp_table
+from modelyard.gateway.mcp.streamable_http import OfferOf
 from modelyard.gateway.openai import table as openai_table
 from modelyard.gateway.openai.hosted_tools import FindTool, HostedTools
 from modelyard.gateway.operations import table as operations_table
+from modelyard.gateway.plugins import content_table
 from modelyard.gateway.plugins import daemon as plugin_daemon
-from modelyard.gateway.plugins import hooks, webhooks
+from modelyard.gateway.plugins.content_table import ContentParts
 from modelyard.gateway.plugins.daemon import DAEMON
 from modelyard.gateway.router import Found, Router
 from modelyard.gateway.service.apps import Service
 from modelyard.gateway.service.calls import PROBLEM
 from modelyard.gateway.service.parts import ServiceParts
 from modelyard.gateway.table import OWN_SECRET, SAME_SITE, Admission, Api, Auth, ErrorShape, Row
-from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT, ContentRules, Headers
+from modelyard.gateway.tenant_content import ContentRules, Headers
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.accounts import Accounts
@@ -87,6 +89,9 @@ from modelyard.workflow.services import TenantFiles
 from modelyard.workflow.triggers import Triggers
 
 logger = logging.getLogger("modelyard.gateway")
+
+_HEAD_SECONDS = 1.0
+"""For the first piece of a stream that is asked for by HEAD."""
 
 Route = Callable[[Request], Awaitable[Reply | StreamReply]]
 
@@ -141,7 +146,7 @@ class Parts:
     tools: ToolManager
     tool_providers: ToolProviders
     tool: FindTool
-    offer: mcp.OfferOf
+    offer: OfferOf
     """What a tenant's clients see over MCP."""
 
 
@@ -158,18 +163,26 @@ def build_apis(parts: Parts) -> tuple[Api, ...]:
         _of("knowledge", "/v1/datasets", PROBLEM, _knowledge_routes(parts)),
         _of("admin", "/admin", OPENAI, {**_admin_routes(parts), **_tool_routes(parts)}),
         _of("plugins", "/plugin", DAEMON, _daemon_routes(parts)),
-        _of("content", "/e", OPENAI, _content_routes(parts)),
-        _of("mcp", "/mcp", OPENAI, _mcp_routes(parts)),
-        _of("a2a", "/a2a", PROBLEM, {a2a.PREFIX: dict.fromkeys(("GET", "POST"), (None, a2a.A2ARoute(parts.service)))}),
+        content_table.api(_content_parts(parts)),
+        mcp_table.api(McpServer(parts.tools), parts.offer),
+        a2a_table.api(parts.service),
         _of("chat_page", "/chat", PROBLEM, {
             chat_page.PREFIX: dict.fromkeys(
                 ("GET", "POST", "PUT", "DELETE"), (None, PageRoute(parts.service.apps, apps, parts.keeper))
             )
         }),
-        _of("console", "/console", OPENAI, _console_routes(parts)),
+        console_table.api(parts.accounts, parts.keeper, parts.oidc),
         operations_table.api(parts.jail, parts.problem, parts.metrics, parts.others),
     )  # fmt: skip
     return (*apis, docs_table.api(apis))
+
+
+def _content_parts(parts: Parts) -> ContentParts:
+    return ContentParts(
+        plugins=parts.plugins, triggers=parts.triggers, runs=parts.service.runs, files=parts.files,
+        files_of=parts.files_of, sessions=parts.sessions, on_event=parts.on_event, origin=parts.origin,
+        content_origin=parts.content_origin, rules=parts.content, shuts_out=parts.keeper.shuts_out,
+    )  # fmt: skip
 
 
 _Routes = Mapping[str, Mapping[str, tuple[Role | None, Route]]]
@@ -203,20 +216,6 @@ def _knowledge_routes(parts: Parts) -> _Routes:
         "/v1/datasets": {**every}, "/v1/datasets/": {**every}, "/retrieval": {"POST": (None, knowledge.external)},
         "/v1/workspaces/current/models/model-types/": {"GET": (None, knowledge.models)},
     }  # fmt: skip
-
-
-def _console_routes(parts: Parts) -> _Routes:
-    return {
-        console.PREFIX: {"GET": (None, console.ConsoleRoute())},
-        f"{console.PREFIX}/": {"GET": (None, console.ConsoleRoute())},
-        accounts.PREFIX: dict.fromkeys(
-            ("GET", "POST", "PATCH", "DELETE"),
-            (None, accounts.AccountsRoute(parts.accounts, parts.keeper, parts.oidc.label if parts.oidc else None)),
-        ),
-        oidc.PREFIX: {"GET": (None, oidc.OidcRoute(parts.oidc, parts.accounts, parts.keeper))},
-        f"{accounts.PREFIX}docs": {"GET": (None, api_docs.page)},
-        f"{accounts.PREFIX}docs/": {"GET": (None, api_docs.page)},
-    }
 
 
 def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
@@ -264,8 +263,11 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     }  # fmt: skip
     found[f"{admin_calls.PREFIX}resting"] = {"GET": (Role.ADMIN, admin.Resting(parts.models.providers.health))}
     found[f"{admin_calls.PREFIX}cache"] = {"DELETE": (Role.ADMIN, admin.CacheRoute(parts.answers))}
-    connecting = oauth.ManageRoute(parts.plugins.credentials, parts.origin)
-    found[f"{admin_calls.PREFIX}oauth/"] = {"POST": (Role.ADMIN, connecting)}
+    connecting = oauth.OAuthSetUp(parts.plugins.credentials, parts.origin)
+    found[f"{admin_calls.PREFIX}oauth/clients"] = {"POST": (Role.ADMIN, connecting.set_client)}
+    found[f"{admin_calls.PREFIX}oauth/connections"] = {"POST": (Role.ADMIN, connecting.connect)}
+    for path in ("/console/api/docs", "/console/api/docs/style.css"):
+        found[path] = {"GET": (None, api_docs.page)}
     verbs = ("GET", "POST", "PATCH", "PUT", "DELETE")
     found[f"{admin_calls.PREFIX}apps"] = dict.fromkeys(("GET", "POST"), (Role.ADMIN, parts.apps))
     found[f"{admin_calls.PREFIX}apps/"] = dict.fromkeys(verbs, (Role.ADMIN, parts.apps))
@@ -284,32 +286,9 @@ def _tool_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rout
     }
 
 
-def _mcp_routes(parts: Parts) -> _Routes:
-    return {"/mcp": {"POST": (Role.DEVELOPER, mcp.Route(McpServer(parts.tools), parts.offer))}}
-
-
 def _daemon_routes(parts: Parts) -> _Routes:
     daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.content_origin)
     return {plugin_daemon.PREFIX: {"GET": (None, daemon), "POST": (None, daemon)}}
-
-
-def _content_routes(parts: Parts) -> _Routes:
-    """These see for themselves who is admitted: by what the address holds."""
-    endpoint = hooks.EndpointRoute(parts.plugins, parts.content_origin, parts.content)
-    trigger = hooks.TriggerRoute(parts.plugins, parts.triggers, parts.on_event, parts.content)
-    webhook = webhooks.WebhookRoute(parts.triggers, parts.service.runs, parts.files_of, parts.content)
-    file = hooks.FileRoute(parts.files, parts.keeper.shuts_out)
-    browser = oauth.BrowserRoute(parts.plugins.credentials, parts.origin)
-    return {
-        "/e/": dict.fromkeys(hooks.VERBS, (None, endpoint)),
-        "/t/": dict.fromkeys(hooks.VERBS, (None, trigger)),
-        WEBHOOK: dict.fromkeys(webhooks.VERBS, (None, webhook)),
-        WEBHOOK_OF_DRAFT: dict.fromkeys(webhooks.VERBS, (None, webhook)),
-        "/files/": {"GET": (None, file), "POST": (None, file)},
-        oauth.BEGIN: {"GET": (None, browser)},
-        oauth.BACK: {"GET": (None, browser)},
-        "/backwards-invocation/transaction": {"POST": (None, hooks.TransactionRoute(parts.sessions))},
-    }
 
 
 class Gateway:
@@ -476,10 +455,12 @@ def _headers_alone(send: Send) -> Send:
 
 
 async def _send_head(reply: Reply | StreamReply, send: Send, request: Request) -> None:
-    """Answer HEAD with what GET would answer, without its content. A stream is not begun."""
+    """Answer HEAD with what GET would answer, without its content."""
     if isinstance(reply, Reply):
         await reply.send(_headers_alone(send), request.id.encode())
         return
+    with suppress(TimeoutError):  # an early error keeps its status; what takes long to begin is not waited for
+        await asyncio.wait_for(anext(reply.pieces, None), _HEAD_SECONDS)
     await reply.pieces.aclose()
     headers = [*reply.headers, (b"x-request-id", request.id.encode())]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -29,7 +29,7 @@ from modelyard.gateway.a2a.shapes import (
 )
 from modelyard.gateway.answers import plain_events
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, sse_reply
-from modelyard.gateway.service.calls import ServiceError, problem_of, problem_reply
+from modelyard.gateway.service.calls import ServiceError, problem_of
 from modelyard.gateway.service.parts import ServiceParts, fed
 from modelyard.models.types import JSON
 from modelyard.runtime.caller import Caller, Role
@@ -40,8 +40,6 @@ from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.start import form_of
 
 PREFIX = "/a2a/"
-_CARD = ".well-known/agent-card.json"
-_OLD_CARD = ".well-known/agent.json"
 _METHODS = {
     "message/send": "SendMessage", "message/stream": "SendStreamingMessage", "tasks/get": "GetTask",
     "tasks/cancel": "CancelTask", "tasks/resubscribe": "SubscribeToTask",
@@ -52,8 +50,8 @@ _USER = "a2a"
 _PAGE = 50
 
 
-class A2ARoute:
-    admits_itself: ClassVar[bool] = True
+class Agents:
+    """Apps as agents: their cards, and what is asked of them."""
 
     def __init__(self, parts: ServiceParts) -> None:
         self._parts = parts
@@ -61,18 +59,20 @@ class A2ARoute:
             "SendMessage": self._send, "GetTask": self._get, "ListTasks": self._list, "CancelTask": self._cancel,
         }  # fmt: skip
 
-    async def __call__(self, request: Request) -> Reply | StreamReply:
-        name, _, rest = request.path.removeprefix(PREFIX).partition("/")
-        try:
-            found = self._admitted(request, name, is_card=bool(rest))
-            request.identify(Caller(tenant=found.tenant, key=f"app:{found.id}", role=Role.VIEWER))
-            if rest in (_CARD, _OLD_CARD) and request.method == "GET":
-                return json_reply(self._card(found, await self._parts.apps.app(found)))
-        except ModelyardError as error:
-            return problem_reply(error)
-        if rest or request.method != "POST":
-            raise request.not_offered()
-        return await self._rpc(request, found)
+    async def card(self, request: Request) -> Reply:
+        """GET …/.well-known/agent-card.json. Raises ServiceError."""
+        found = self._entered(request, is_card=True)
+        return json_reply(self._card(found, await self._parts.apps.app(found)))
+
+    async def call(self, request: Request) -> Reply | StreamReply:
+        """POST: a message of JSON-RPC. Raises ServiceError."""
+        return await self._rpc(request, self._entered(request, is_card=False))
+
+    def _entered(self, request: Request, *, is_card: bool) -> FoundApp:
+        """The app that is meant; the caller acts for it from now on. Raises ServiceError."""
+        found = self._admitted(request, request.names["agent"], is_card=is_card)
+        request.identify(Caller(tenant=found.tenant, key=f"app:{found.id}", role=Role.VIEWER))
+        return found
 
     def _admitted(self, request: Request, name: str, *, is_card: bool) -> FoundApp:
         """The app whose key is shown; its card is for anybody where its page is. Raises ServiceError."""

@@ -1,6 +1,5 @@
 """/console/api: people sign in and out, see where they are signed in, invite others, see what was changed by whom."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -22,38 +21,21 @@ from modelyard.gateway.auth import (
 from modelyard.gateway.http import SMALL_BODY, Reply, Request, json_reply
 from modelyard.models.types import JSON
 from modelyard.runtime.accounts import Account, Accounts, Session
-from modelyard.runtime.caller import Caller, ForbiddenError, Role
+from modelyard.runtime.caller import ForbiddenError, Role
 
 PREFIX = "/console/api/"
 
 
 @dataclass(frozen=True, slots=True)
-class AccountsRoute:
+class Entrance:
+    """How people come in: they sign in, set up the first owner, accept an invitation."""
+
     accounts: Accounts
     keeper: Gatekeeper
     elsewhere: str | None = None
     """What the button says that leads to an identity provider; None where there is none."""
 
-    async def __call__(self, request: Request) -> Reply:
-        rest = request.path.removeprefix(PREFIX).strip("/").split("/")
-        match request.method, *rest:
-            case "GET", "session":
-                return await self._who(request)
-            case "POST", "session":
-                return await self._sign_in(request)
-            case "POST", "setup":
-                return await self._set_up(request)
-            case "POST", "invitations", "accept":
-                return await self._accept(request)
-            case _:
-                session = await self.keeper.session_of(request.scope)
-                if session is not None and (reply := await self._own(request, session, rest)) is not None:
-                    return reply
-                return await self._others(request, rest)
-
-    # anybody
-
-    async def _who(self, request: Request) -> Reply:
+    async def who(self, request: Request) -> Reply:
         """Who is signed in; and whether anybody has to be."""
         await self.keeper.look()
         session = await self.keeper.session_of(request.scope)
@@ -65,7 +47,7 @@ class AccountsRoute:
         fresh = await self.accounts.renewed(token) if session is not None else None
         return json_reply(told, headers=_with_cookie(request, fresh) if fresh else _NOT_KEPT)
 
-    async def _sign_in(self, request: Request) -> Reply:
+    async def sign_in(self, request: Request) -> Reply:
         check_same_origin(request.scope["headers"], "POST")
         body = await request.json(SMALL_BODY)
         agent = request.header(b"user-agent") or ""
@@ -75,7 +57,7 @@ class AccountsRoute:
         )  # fmt: skip
         return self._entered(request, token, session)
 
-    async def _set_up(self, request: Request) -> Reply:
+    async def set_up(self, request: Request) -> Reply:
         """The first owner: by somebody at this machine, or with a key of the owner's."""
         check_same_origin(request.scope["headers"], "POST")
         if not _is_local(request):
@@ -89,7 +71,7 @@ class AccountsRoute:
         self.keeper.learn_owner()
         return await self._opened(request, account)
 
-    async def _accept(self, request: Request) -> Reply:
+    async def accept(self, request: Request) -> Reply:
         check_same_origin(request.scope["headers"], "POST")
         body, address = await request.json(SMALL_BODY), self.keeper.address_of(request.scope)
         self.accounts.count_stranger(address)
@@ -111,62 +93,77 @@ class AccountsRoute:
         reply.cookies = [device_cookie(device, f"{PREFIX}session", is_https=request.is_https)]
         return reply
 
-    # whoever is signed in
 
-    async def _own(self, request: Request, session: Session, rest: Sequence[str]) -> Reply | None:
-        match request.method, *rest:
-            case "DELETE", "session":
-                await self.accounts.sign_out(session)
-                return json_reply({"signed_out": True}, headers=_with_cookie(request, ""))
-            case "GET", "sessions":
-                listed = await self.accounts.sessions(session.account)
-                return json_reply({"data": [{**one, "is_current": one["id"] == session.id} for one in listed]})
-            case "DELETE", "sessions", name:
-                await self.accounts.revoke(session.account, name)
-                return json_reply({"id": name, "deleted": True})
-            case "PATCH", "account":
-                body = await request.json(SMALL_BODY)
-                changed = await self.accounts.change_own(
-                    session, name=may(body, "name", str) or "", old=may(body, "current_password", str) or "",
-                    new=may(body, "password", str) or "",
-                )  # fmt: skip
-                return json_reply(_shown(changed))
-            case _:
-                return None
+@dataclass(frozen=True, slots=True)
+class OwnAccount:
+    """What somebody who is signed in does with their own account. A key is not enough: it is nobody's account."""
 
-    # administrators, with a session or a key
+    accounts: Accounts
+    keeper: Gatekeeper
 
-    async def _others(self, request: Request, rest: Sequence[str]) -> Reply:
-        caller = await self.keeper.caller_of(request.scope)
-        if rest in (["session"], ["sessions"], ["account"]):
-            raise UnauthorizedError("this takes somebody who is signed in, not a key")
-        if not caller.role.covers(Role.ADMIN):
-            raise ForbiddenError(f"this takes the role 'admin'; yours is {caller.role.value!r}")
-        match request.method, *rest:
-            case "GET", "accounts":
-                return json_reply({"data": [_shown(one) for one in await self.accounts.of(caller.tenant)]})
-            case "PATCH", "accounts", name:
-                return await self._change(request, caller, name)
-            case "POST", "invitations":
-                body = await request.json(SMALL_BODY)
-                role = _role(need(body, "role", str))
-                return json_reply(
-                    {"token": await self.accounts.invite(caller, need(body, "email", str), role)}, status=201
-                )
-            case "GET", "audit":
-                return await self._audit(request, caller)
-            case _:
-                raise request.not_offered()
+    async def sign_out(self, request: Request) -> Reply:
+        """DELETE session. Raises UnauthorizedError."""
+        await self.accounts.sign_out(await self._session(request))
+        return json_reply({"signed_out": True}, headers=_with_cookie(request, ""))
 
-    async def _change(self, request: Request, caller: Caller, name: str) -> Reply:
+    async def sessions(self, request: Request) -> Reply:
+        """GET sessions. Raises UnauthorizedError."""
+        session = await self._session(request)
+        listed = await self.accounts.sessions(session.account)
+        return json_reply({"data": [{**known, "is_current": known["id"] == session.id} for known in listed]})
+
+    async def revoke(self, request: Request) -> Reply:
+        """DELETE sessions/ID. Raises UnauthorizedError, NotFoundError."""
+        session, name = await self._session(request), request.names["session"]
+        await self.accounts.revoke(session.account, name)
+        return json_reply({"id": name, "deleted": True})
+
+    async def change(self, request: Request) -> Reply:
+        """PATCH account. Raises UnauthorizedError, SignInError, InvokeBadRequestError."""
+        session = await self._session(request)
         body = await request.json(SMALL_BODY)
-        told = may(body, "role", str)
-        changed = await self.accounts.change(
-            caller, name, role=_role(told) if told is not None else None, is_enabled=may(body, "is_enabled", bool)
-        )
+        changed = await self.accounts.change_own(
+            session, name=may(body, "name", str) or "", old=may(body, "current_password", str) or "",
+            new=may(body, "password", str) or "",
+        )  # fmt: skip
         return json_reply(_shown(changed))
 
-    async def _audit(self, request: Request, caller: Caller) -> Reply:
+    async def _session(self, request: Request) -> Session:
+        session = await self.keeper.session_of(request.scope)
+        if session is None:
+            raise UnauthorizedError("this takes somebody who is signed in to the console; a key is not enough")
+        return session
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """What administrators do with accounts: a session or a key."""
+
+    accounts: Accounts
+
+    async def all(self, request: Request) -> Reply:
+        """GET accounts."""
+        return json_reply({"data": [_shown(account) for account in await self.accounts.of(request.tenant)]})
+
+    async def change(self, request: Request) -> Reply:
+        """PATCH accounts/ID. Raises NotFoundError, ForbiddenError, InvokeBadRequestError."""
+        body = await request.json(SMALL_BODY)
+        role = may(body, "role", str)
+        changed = await self.accounts.change(
+            request.caller, request.names["account"], role=_role(role) if role is not None else None,
+            is_enabled=may(body, "is_enabled", bool),
+        )  # fmt: skip
+        return json_reply(_shown(changed))
+
+    async def invite(self, request: Request) -> Reply:
+        """POST invitations. Raises ForbiddenError, InvokeBadRequestError."""
+        body = await request.json(SMALL_BODY)
+        role = _role(need(body, "role", str))
+        token = await self.accounts.invite(request.caller, need(body, "email", str), role)
+        return json_reply({"token": token}, status=201)
+
+    async def audit(self, request: Request) -> Reply:
+        """GET audit: who changed what. Raises InvokeBadRequestError."""
         text = request.query("before") or "1e15"
         try:
             before = float(text)
@@ -174,11 +171,11 @@ class AccountsRoute:
             raise InvokeBadRequestError(
                 f"before must be a time in seconds, not {text[:40]!r}", param="before"
             ) from error
-        found = await self.accounts.noted(
-            caller.tenant, before=before, who=request.query("who") or "", what=request.query("what") or "", most=101
+        changes = await self.accounts.noted(
+            request.tenant, before=before, who=request.query("who") or "", what=request.query("what") or "", most=101
         )
-        data = [msgspec.to_builtins(one) for one in found[:100]]
-        return json_reply({"data": data, "has_more": len(found) > 100})
+        data = [msgspec.to_builtins(change) for change in changes[:100]]
+        return json_reply({"data": data, "has_more": len(changes) > 100})
 
 
 def _is_local(request: Request) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelyard.base.errors import ConfigError, NotFoundError
+from modelyard.base.errors import ConfigError
 from modelyard.gateway.auth import Gatekeeper, cookie_of, session_cookie
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.policies import NOTHING
@@ -23,24 +23,36 @@ _HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class OidcRoute:
-    oidc: Oidc | None
+class OidcSteps:
+    """The two addresses that a browser is sent to: out, and back."""
+
+    oidc: Oidc
     accounts: Accounts
     keeper: Gatekeeper
 
-    async def __call__(self, request: Request) -> Reply:
-        step = request.path.removeprefix(PREFIX).strip("/")
-        if self.oidc is None or step not in ("begin", "callback"):
-            raise NotFoundError(f"there is nothing at {request.path!r}", code="unknown_url")
-        address = self.keeper.address_of(request.scope)
-        self.accounts.count_stranger(address)  # each asks the provider something
+    async def begin(self, request: Request) -> Reply:
+        """GET begin: send the browser to the identity provider."""
         try:
-            reply = await (self._begin if step == "begin" else self._end)(request, self.oidc)
+            self._count(request)
+            return await self._begin(request, self.oidc)
         except (SignInError, ConfigError) as error:
             return _told(str(error))
-        if step == "callback":
-            self.accounts.welcome_stranger(address)
+
+    async def end(self, request: Request) -> Reply:
+        """GET callback: the browser comes back, and is signed in."""
+        try:
+            address = self._count(request)
+            reply = await self._end(request, self.oidc)
+        except (SignInError, ConfigError) as error:
+            return _told(str(error))
+        self.accounts.welcome_stranger(address)
         return reply
+
+    def _count(self, request: Request) -> str:
+        """The caller's address, counted: each call asks the provider something. Raises TooManyTriesError."""
+        address = self.keeper.address_of(request.scope)
+        self.accounts.count_stranger(address)
+        return address
 
     async def _begin(self, request: Request, oidc: Oidc) -> Reply:
         place, pending = await oidc.begin(_back(request))

@@ -12,6 +12,7 @@ from importlib.resources.abc import Traversable
 from modelyard.base.errors import NotFoundError
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.policies import page_policy
+from modelyard.gateway.table import NoSuchPathError
 
 PREFIX = "/console"
 _TYPES = {
@@ -24,13 +25,17 @@ The server runs without it.</p></html>"""
 
 
 @dataclass(frozen=True, slots=True)
-class ConsoleRoute:
+class ConsoleFiles:
+    """GET /console and what is below: the built page."""
+
     async def __call__(self, request: Request) -> Reply:
         known = _built()
-        name = request.path.removeprefix(PREFIX).strip("/")
+        name = request.names.get("file", "").strip("/")
         if "index.html" not in known:
             return Reply(_MISSING, 503, _TYPES["html"], _headers(is_page=True))
         if name not in known:
+            if name.startswith("api/"):  # an address of the API that is none: a program asks, not a person
+                raise NoSuchPathError(request.path, None)
             if "." in name.rpartition("/")[2]:
                 raise NotFoundError(f"there is nothing at {request.path!r}", code="unknown_url")
             name = "index.html"  # an address within the console: the page finds its way by itself

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.parser import BytesParser
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -31,13 +31,12 @@ _MOST_BODY = 10 * 1024 * 1024
 class EndpointRoute:
     """ANY /e/ID/PATH: a plugin answers."""
 
-    admits_itself: ClassVar[bool] = True
     plugins: Plugins
     origin: Callable[[], str]
     rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
-        hook, _, rest = request.path.removeprefix("/e/").partition("/")
+        hook, rest = request.names["hook"], request.names.get("rest", "")
         tenant, endpoint, settings = self.plugins.endpoint(hook)
         path = f"/{rest}"
         body = await request.body(_MOST_BODY)
@@ -86,7 +85,6 @@ def _unhexed(value: Any) -> bytes:
 class TriggerRoute:
     """ANY /t/ID: something happened elsewhere; the trigger plugin says what, and what to answer."""
 
-    admits_itself: ClassVar[bool] = True
     plugins: Plugins
     triggers: Triggers
     on_event: Callable[[], Callable[[str, str, str, JSON], Awaitable[None]] | None]
@@ -94,7 +92,7 @@ class TriggerRoute:
     rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply:
-        name, _, rest = request.path.removeprefix("/t/").partition("/")
+        name, rest = request.names["subscription"], request.names.get("rest", "")
         tenant, subscription, kept = self.plugins.subscription(name)
         raw = raw_request(request, f"/{rest}", await request.body(), {}, self.rules).hex()
         common = {"provider": subscription.provider, "raw_http_request": raw, **kept}
@@ -132,25 +130,24 @@ def _answered(raw: Any, plugin: str) -> Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class FileRoute:
+class Files:
     """GET /files/ID and POST /files/plugins/upload, both by signed address."""
 
-    admits_itself: ClassVar[bool] = True
     files: FileStore
     shuts_out: Callable[[str], bool]
     """Whether a tenant was switched off."""
 
-    async def __call__(self, request: Request) -> Reply:
-        if request.method == "POST":
-            return await self._upload(request)
-        name = request.path.removeprefix("/files/").partition("/")[0]
+    async def read(self, request: Request) -> Reply:
+        """GET /files/ID. Raises NotFoundError."""
+        name = request.names["file"]
         tenant = self._signed(request, "read", name)
         stored, data = self.files.get(tenant, name)
         # Files are somebody's: a browser must not run what is in them on this server's behalf.
         headers = {**FILE, "content-disposition": disposition("attachment", f"{stored.id}{stored.extension}")}
         return Reply(data, content_type=media_type(stored.mime_type), headers=headers)
 
-    async def _upload(self, request: Request) -> Reply:
+    async def upload(self, request: Request) -> Reply:
+        """POST /files/plugins/upload. Raises NotFoundError."""
         plugin, name = request.query("plugin") or "", request.query("name") or ""
         tenant = self._signed(request, "upload", f"{plugin}\n{name}")
         request.payer = tenant
@@ -174,7 +171,6 @@ class FileRoute:
 class TransactionRoute:
     """POST /backwards-invocation/transaction: what plugins that are served elsewhere ask of us. The session admits."""
 
-    admits_itself: ClassVar[bool] = True
     sessions: ServerlessSessions
 
     async def __call__(self, request: Request) -> Reply | StreamReply:

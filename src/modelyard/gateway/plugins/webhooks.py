@@ -7,7 +7,7 @@ and what is answered: at once, or what the run came to.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, json_reply, read_json
-from modelyard.gateway.tenant_content import CREDENTIALS, SHUT_IN, WEBHOOK, WEBHOOK_OF_DRAFT, ContentRules
+from modelyard.gateway.tenant_content import CREDENTIALS, SHUT_IN, WEBHOOK_OF_DRAFT, ContentRules
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status
 from modelyard.workflow.nodes.trigger import WebhookData, values_of
@@ -32,7 +32,6 @@ _MOST_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class WebhookRoute:
-    admits_itself: ClassVar[bool] = True
     triggers: Triggers
     runs: Runs
     files: Callable[[str, str], TenantFiles]
@@ -40,7 +39,7 @@ class WebhookRoute:
 
     async def __call__(self, request: Request) -> Reply:
         is_draft = request.path.startswith(WEBHOOK_OF_DRAFT)
-        token = request.path.removeprefix(WEBHOOK_OF_DRAFT if is_draft else WEBHOOK).strip("/")
+        token = request.names["token"]
         found, app, node, data = await self.triggers.webhook(token, is_draft=is_draft)
         if request.method != data.method.upper():
             wanted = data.method.upper()
