@@ -9,8 +9,17 @@ import pytest
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
 from modelyard.testing import Handler, Upstream, echo_models, echo_provider
+from tests.answers import watch
 
 os.environ.setdefault("NO_PROXY", "*")
+
+
+@pytest.fixture(autouse=True)
+def answers_are_as_promised() -> Iterator[None]:
+    """Every answer of a gateway in this process fits what the API's table promises."""
+    with watch() as misfits:
+        yield
+    assert not misfits, misfits[:5]
 
 
 @pytest.fixture(scope="session")

@@ -120,10 +120,10 @@ CHAT = "/v1/chat/completions"
         ("POST", "/v1/audio/transcriptions", b"x", 400, "multipart/form-data"),
         ("POST", "/v1/rerank", {"model": "echo/echo", "query": "q", "documents": []}, 400, "'documents' is empty"),
         ("POST", "/v1/moderations", {"model": "echo/echo", "input": 5}, 400, "'input' must be"),
-        ("GET", CHAT, None, 404, "takes POST, not GET"),
-        ("POST", "/v1/chat/completion", b"{}", 404, "there is nothing at"),
+        ("GET", CHAT, None, 405, "takes POST, OPTIONS, not GET"),
+        ("POST", "/v1/chat/completion", b"{}", 404, "Not found: /"),
         ("GET", "/v1/models/ecko", None, 404, "did you mean 'echo/echo'"),
-        ("GET", "/etc/passwd", None, 404, "there is nothing at"),
+        ("GET", "/etc/passwd", None, 404, "Not found: /"),
     ],
 )
 def test_each_mistake_gets_its_status_and_words(

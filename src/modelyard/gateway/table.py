@@ -108,8 +108,16 @@ class OneOf:
     bodies: "tuple[Body, ...]"
 
 
+EVENTS = Content("text/event-stream")
+
+
 Body = type[Any] | Content | Listed | Schema | OneOf
 """A msgspec struct, or one of the above."""
+
+
+def whole_or_events(schema: JSON) -> OneOf:
+    """An answer that comes whole, or as server-sent events where the request asks for a stream."""
+    return OneOf((Schema(schema), EVENTS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from modelyard.gateway.a2a.agents import Agents
 from modelyard.gateway.service.calls import PROBLEM
 from modelyard.gateway.service.parts import ServiceParts
-from modelyard.gateway.table import APP_KEY, Api, Content, OneOf, Row, Schema
+from modelyard.gateway.table import APP_KEY, Api, Row, Schema, whole_or_events
 
 _CARDS = ("agent-card.json", "agent.json")
 """Revision 1.0's name, and 0.3's."""
@@ -25,7 +25,7 @@ def api(parts: ServiceParts) -> Api:
     ]  # fmt: skip
     call = Row(
         method="POST", path="/a2a/{agent}", auth=APP_KEY, handler=agents.call, takes=Schema(_MESSAGE),
-        answer=OneOf((Schema(_MESSAGE), Content("text/event-stream"))), errors=(401,),
+        answer=whole_or_events(_MESSAGE), errors=(401,),
         summary="Send a message of JSON-RPC to an agent.",
     )  # fmt: skip
     return Api(

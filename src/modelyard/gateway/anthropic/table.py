@@ -1,21 +1,39 @@
 """Anthropic's API: what is served of it, and by whom."""
 
 from modelyard.base.clock import Clock
-from modelyard.gateway.anthropic import messages
+from modelyard.gateway.anthropic import messages, schemas
 from modelyard.gateway.errors import ANTHROPIC
-from modelyard.gateway.table import DEVELOPER, Api, Row
+from modelyard.gateway.table import DEVELOPER, Api, Row, Schema, whole_or_events
 from modelyard.runtime.model_manager import ModelManager
 
 
 def api(manager: ModelManager, clock: Clock) -> Api:
     """The API on these models."""
     rows = (
-        Row(method="POST", path="/v1/messages", auth=DEVELOPER, summary="Answer a chat.",
-            handler=messages.Route(manager, clock)),
-        Row(method="POST", path="/v1/messages/count_tokens", auth=DEVELOPER, summary="Count a request's tokens.",
-            handler=messages.CountRoute(manager)),
-    )  # fmt: skip
+        Row(
+            method="POST",
+            path="/v1/messages",
+            auth=DEVELOPER,
+            summary="Answer a chat.",
+            takes=Schema(schemas.REQUEST),
+            answer=whole_or_events(schemas.ANSWER),
+            handler=messages.Route(manager, clock),
+        ),
+        Row(
+            method="POST",
+            path="/v1/messages/count_tokens",
+            auth=DEVELOPER,
+            summary="Count a request's tokens.",
+            takes=Schema(schemas.COUNT_REQUEST),
+            answer=Schema(schemas.COUNT),
+            handler=messages.CountRoute(manager),
+        ),
+    )
     return Api(
-        name="anthropic", title="Anthropic's API", about="Messages, for Anthropic's clients.",
-        prefixes=("/v1/messages",), errors=ANTHROPIC, rows=rows,
-    )  # fmt: skip
+        name="anthropic",
+        title="Anthropic's API",
+        about="Messages, for Anthropic's clients.",
+        prefixes=("/v1/messages",),
+        errors=ANTHROPIC,
+        rows=rows,
+    )

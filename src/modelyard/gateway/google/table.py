@@ -1,13 +1,17 @@
 """Google's API: what is served of it, and by whom."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from modelyard.base.clock import Clock
 from modelyard.gateway.errors import GOOGLE
+from modelyard.gateway.google import schemas
 from modelyard.gateway.google.generate_content import ModelCalls, ModelList
-from modelyard.gateway.table import DEVELOPER, Api, Row
+from modelyard.gateway.http import Request
+from modelyard.gateway.table import DEVELOPER, Answered, Api, Body, Content, OneOf, Row, Schema
+from modelyard.models.types import JSON
 from modelyard.runtime.model_manager import ModelManager
 
+Handler = Callable[[Request], Awaitable[Answered]]
 _VERSIONS = ("/v1beta", "/v1")
 """Clients say one or the other."""
 
@@ -16,32 +20,73 @@ def api(manager: ModelManager, clock: Clock) -> Api:
     """The API on these models."""
     calls, models = ModelCalls(manager, clock), ModelList(manager)
     rows = [
-        Row(method="GET", path="/v1beta/models", auth=DEVELOPER, summary="List the models that the caller may call.",
-            handler=models.all),
-        Row(method="GET", path="/v1beta/models/{model:path}", auth=DEVELOPER, summary="Get one model.",
-            handler=models.named),
-    ]  # fmt: skip
+        Row(
+            method="GET",
+            path="/v1beta/models",
+            auth=DEVELOPER,
+            summary="List the models that the caller may call.",
+            answer=Schema(schemas.MODELS),
+            handler=models.all,
+        ),
+        Row(
+            method="GET",
+            path="/v1beta/models/{model:path}",
+            auth=DEVELOPER,
+            summary="Get one model.",
+            answer=Schema(schemas.MODEL),
+            handler=models.named,
+        ),
+    ]
     for version in _VERSIONS:
         rows += _of_model(version, calls)
     return Api(
-        name="google", title="Google's API", about="Generated content and embeddings, for Google's clients.",
-        prefixes=("/v1beta",), errors=GOOGLE, rows=tuple(rows),
-    )  # fmt: skip
+        name="google",
+        title="Google's API",
+        about="Generated content and embeddings, for Google's clients.",
+        prefixes=("/v1beta",),
+        errors=GOOGLE,
+        rows=tuple(rows),
+    )
 
 
 def _of_model(version: str, calls: ModelCalls) -> Iterator[Row]:
     """What may be asked of a model, below one version's address."""
-    asked = (
-        ("generateContent", "Answer a chat.", calls.generate),
-        ("streamGenerateContent", "Answer a chat, piece by piece.", calls.stream),
-        ("countTokens", "Count a request's tokens.", calls.count),
-        ("embedContent", "Turn a text into a vector.", calls.embed),
-        ("batchEmbedContents", "Turn texts into vectors.", calls.embed_many),
+    streamed: Body = OneOf((Schema({"type": "array", "items": schemas.ANSWER}), Content("text/event-stream")))
+    asked: tuple[tuple[str, str, Handler, JSON, Body], ...] = (
+        ("generateContent", "Answer a chat.", calls.generate, schemas.REQUEST, Schema(schemas.ANSWER)),
+        ("streamGenerateContent", "Answer a chat, piece by piece.", calls.stream, schemas.REQUEST, streamed),
+        ("countTokens", "Count a request's tokens.", calls.count, schemas.COUNT_REQUEST, Schema(schemas.COUNT)),
+        (
+            "embedContent",
+            "Turn a text into a vector.",
+            calls.embed,
+            schemas.EMBED_REQUEST,
+            Schema(schemas.EMBED_ANSWER),
+        ),
+        (
+            "batchEmbedContents",
+            "Turn texts into vectors.",
+            calls.embed_many,
+            schemas.BATCH_REQUEST,
+            Schema(schemas.BATCH_ANSWER),
+        ),
     )
-    for verb, summary, handler in asked:
+    for verb, summary, handler, takes, answer in asked:
         path = f"{version}/models/{{model:path}}:{verb}"
-        yield Row(method="POST", path=path, auth=DEVELOPER, summary=summary, handler=handler)
+        yield Row(
+            method="POST",
+            path=path,
+            auth=DEVELOPER,
+            summary=summary,
+            handler=handler,
+            takes=Schema(takes),
+            answer=answer,
+        )
     yield Row(
-        method="POST", path=f"{version}/models/{{model:path}}", auth=DEVELOPER, handler=calls.unknown_verb,
-        summary="Say which verbs there are: this one needs one.", errors=(404,),
-    )  # fmt: skip
+        method="POST",
+        path=f"{version}/models/{{model:path}}",
+        auth=DEVELOPER,
+        handler=calls.unknown_verb,
+        summary="Say which verbs there are: this one needs one.",
+        errors=(404,),
+    )

@@ -2,7 +2,7 @@
 
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.mcp.streamable_http import OfferOf, Route
-from modelyard.gateway.table import DEVELOPER, Api, Content, OneOf, Query, Row, Schema
+from modelyard.gateway.table import DEVELOPER, Api, Query, Row, Schema, whole_or_events
 from modelyard.tools.mcp.server import McpServer
 
 _MESSAGE = {
@@ -17,7 +17,7 @@ def api(server: McpServer, offer: OfferOf) -> Api:
     """`offer`: what a tenant's clients see."""
     rows = (
         Row(method="POST", path="/mcp", auth=DEVELOPER, handler=Route(server, offer), takes=Schema(_MESSAGE),
-            answer=OneOf((Schema(_MESSAGE), Content("text/event-stream"))), other_statuses=(202,),
+            answer=whole_or_events(_MESSAGE), other_statuses=(202,),
             query=(Query("tools", "Offer only these tools; names joined by commas."),),
             summary="Send a message of the Model Context Protocol."),
     )  # fmt: skip

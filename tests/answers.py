@@ -1,0 +1,134 @@
+"""Every answer that a test sees is held to what the API's table promises: status, content type, shape.
+
+`watch()` stands between the gateway and its callers; what does not fit is collected, and fails the test that saw it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+
+from modelyard.gateway.http import Reply, Request, StreamReply
+from modelyard.gateway.openapi import answer_schema
+from modelyard.gateway.router import Found
+from modelyard.gateway.server import Gateway
+from modelyard.gateway.table import Api, Content, OneOf, Row
+
+_UNDESCRIBED = ""
+"""The summary of rows that promise nothing yet."""
+
+
+@contextmanager
+def watch() -> Iterator[list[str]]:
+    """The misfits of all gateways of this process while it is open."""
+    misfits: list[str] = []
+    note, failure = Gateway._note, Gateway._failure
+
+    async def noting(self: Gateway, request: Request, found: Found, reply: Reply | StreamReply) -> None:
+        problem = misfit(found.api, found.row, reply)
+        if problem is not None:
+            misfits.append(f"{request.method} {found.row.path} of {found.api.name}: {problem}")
+        await note(self, request, found, reply)
+
+    def failing(self: Gateway, error: Exception, request: Request) -> Reply:
+        reply = failure(self, error, request)
+        shape = self.errors_for(request.method, request.path, request.scope["headers"])
+        problem = _problem(_validator(msgspec.json.encode(shape.schema)), reply.body)
+        if problem is not None:
+            misfits.append(f"error of {request.method} {request.path}: {problem}")
+        return reply
+
+    Gateway._note, Gateway._failure = noting, failing  # type: ignore[method-assign]
+    try:
+        yield misfits
+    finally:
+        Gateway._note, Gateway._failure = note, failure  # type: ignore[method-assign]
+
+
+def misfit(api: Api, row: Row, reply: Reply | StreamReply) -> str | None:
+    """How an answer breaks what its row promises; None where it keeps it."""
+    if row.summary == _UNDESCRIBED or row.takes_any_method:
+        return None
+    status = reply.status
+    if status >= 400:
+        return _misfit_of_error(api, row, reply) if isinstance(reply, Reply) else None
+    if status not in (row.status, *row.other_statuses):
+        return f"status {status}, not {row.status}"
+    kind = _kind(reply)
+    if row.answer is None or status in (202, 204, 302, 303):
+        has_content = isinstance(reply, StreamReply) or bool(reply.body)
+        return f"content where none is promised, of {kind}" if has_content and status != 303 else None
+    if isinstance(reply, StreamReply):
+        return None if kind in _kinds(row.answer) or kind == "application/json" else f"a stream of {kind}"
+    if kind != "application/json":
+        return None if _fits(kind, _kinds(row.answer)) else f"content of {kind}"
+    schema = _schema(api, row, status)
+    if schema is None:
+        return None if _fits(kind, _kinds(row.answer)) else "JSON where none is promised"
+    return _problem(_validator(schema), reply.body)
+
+
+def _misfit_of_error(api: Api, row: Row, reply: Reply) -> str | None:
+    """An error that a handler made itself. Other statuses of its row may have its answer's shape."""
+    if reply.status in row.other_statuses or reply.status in row.errors or _kind(reply) != "application/json":
+        return None
+    return _problem(_validator(msgspec.json.encode(api.errors.schema)), reply.body)
+
+
+_SCHEMAS: dict[tuple[int, int], bytes | None] = {}
+
+
+def _schema(api: Api, row: Row, status: int) -> bytes | None:
+    """The schema of a row's JSON answer, made once for each."""
+    key = (id(row), status)
+    if key not in _SCHEMAS:
+        schema = answer_schema(api, row, status, "application/json")
+        _SCHEMAS[key] = None if schema is None else msgspec.json.encode(schema)
+        _KEPT.append(row)  # so that no other row gets its id
+    return _SCHEMAS[key]
+
+
+_KEPT: list[Row] = []
+
+
+@lru_cache(2000)
+def _validator(schema: bytes) -> Any:
+    return jsonschema_rs.Draft202012Validator(msgspec.json.decode(schema))
+
+
+def _problem(validator: Any, body: bytes) -> str | None:
+    try:
+        document = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        return f"no JSON: {error}"
+    errors = list(validator.iter_errors(document))[:3]
+    return "; ".join(f"{'/'.join(map(str, error.instance_path))}: {error.message[:200]}" for error in errors) or None
+
+
+def _kind(reply: Reply | StreamReply) -> str:
+    if isinstance(reply, Reply):
+        text = reply.content_type
+    else:
+        text = next((value for name, value in reply.headers if name == b"content-type"), b"")
+    return text.partition(b";")[0].strip().decode()
+
+
+def _kinds(body: Any) -> set[str]:
+    """The content types that a body may have."""
+    match body:
+        case OneOf(bodies):
+            return {kind for each in bodies for kind in _kinds(each)}
+        case Content(kind):
+            return {kind}
+        case None:
+            return set()
+        case _:
+            return {"application/json"}
+
+
+def _fits(kind: str, promised: set[str]) -> bool:
+    """`*/*` and `image/*` promise anything, and any image."""
+    return any(each in ("*/*", kind) or (each.endswith("/*") and kind.startswith(each[:-1])) for each in promised)
