@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
-from modelyard.storage.database import Connection, Database, Row, statements
+from modelyard.storage.database import Connection, Database, Row
 
 DAY, MOMENT = 86_400, 10
 """Seconds that buckets last: for limits a day, a month and in all; for limits a minute and an hour."""
@@ -88,10 +88,10 @@ class UsageSums:
     def __init__(self, database: Database, *, writer: str = "") -> None:
         """`writer` names the process: several that write to one database should seldom add to the same row."""
         self._database = database
-        self._sql = statements("usage_sums")
+        self._sql = database.statements("usage_sums")
         self._writer = writer
         digest = hashlib.sha256(writer.encode()).digest()
-        self._part = digest[0] % _PARTS if database.engine == "postgresql" else 0
+        self._part = digest[0] % _PARTS if database.is_shared else 0
         self._is_complete = False
         self._summing = asyncio.Lock()
 
@@ -231,12 +231,10 @@ class UsageSums:
         return True
 
     async def _old_lines(self, tenant: str, since: float, until: float) -> list[_Line]:
-        # SQLite cuts where it casts, PostgreSQL rounds.
-        whole = f"FLOOR(created_at / {DAY})" if self._database.engine == "postgresql" else f"created_at / {DAY}"
-        statement = self._sql["old"].replace("{bucket}", f"CAST({whole} AS INTEGER)")
         values = {"tenant": tenant, "since": since, "until": until}
-        rows = await self._database.fetch(statement, values, is_long=True)
-        return await asyncio.to_thread(_lines_of, tenant, rows)
+        return await self._database.at_once(
+            lambda it: _lines_of(tenant, it.execute(self._sql["old"], values)), is_long=True
+        )
 
     # tidying
 
