@@ -352,7 +352,7 @@ async def _acting(world: World, foreign: list[str], differing: list[str]) -> int
 async def matrix(world: World) -> tuple[int, list[str], list[str]]:
     """(cases tried, foreign bytes seen, answers that differ from those to an id that never was)."""
     tried, foreign, differing = 0, list[str](), list[str]()
-    before = _alpha(world)
+    before = await _alpha(world)
     every = [(f"beta/{role.value}", case) for role in Role for case in cases(world)]
     every += [("beta/app", case) for case in call_cases(world)]
     for who, (method, path, body, id_) in every:
@@ -369,12 +369,12 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
         if (seen.status, _shape(seen, id_)) != (other.status, _shape(other, never)):
             differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
     tried += await _acting(world, foreign, differing)
-    if _alpha(world) != before:
+    if await _alpha(world) != before:
         foreign.append("something of the first tenant's was changed")
     return tried, foreign, differing
 
 
-def _alpha(world: World) -> list[Any]:
+async def _alpha(world: World) -> list[Any]:
     """All that the first tenant has, to be compared."""
     kinds = (*PLURALS.values(), "app", "app_key")
     resources = [one for kind in kinds for one in world.yard.resources.all("alpha", kind)]
@@ -393,7 +393,7 @@ def _alpha(world: World) -> list[Any]:
         )
         for row in read(f"SELECT * FROM {table} WHERE tenant = ?", ("alpha",))
     ]
-    return [*resources, *world.yard.ledger.recent("alpha", most=1000), *rows]
+    return [*resources, *await world.yard.ledger.usage.recent("alpha", most=1000), *rows]
 
 
 def _replaced(body: Any, id_: str, never: str) -> Any:

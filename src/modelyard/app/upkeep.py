@@ -132,7 +132,7 @@ class Upkeep:
         telemetry = yard.settings.telemetry
         yard.traces.forget(now - telemetry.decision_days * _DAY)
         if telemetry.usage_days:
-            await yard.ledger.forget(now - telemetry.usage_days * _DAY)
+            await yard.ledger.usage.forget(now - telemetry.usage_days * _DAY)
         yard.resources.forget(now - 7 * _DAY)
         await asyncio.to_thread(yard.plugins.host.collect, older_than=7 * _DAY)
 

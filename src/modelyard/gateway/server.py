@@ -229,8 +229,8 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
         found[f"{admin_calls.PREFIX}{plural}/"] = {
             "GET": (Role.ADMIN, one), "PATCH": (changing, one), "DELETE": (changing, one), "POST": (changing, one),
         }  # fmt: skip
-    found[f"{admin_calls.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger))}
-    found[f"{admin_calls.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger))}
+    found[f"{admin_calls.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger.usage))}
+    found[f"{admin_calls.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger.usage))}
     manage = parts.manage
     called, providers = calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
     weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
@@ -417,7 +417,7 @@ class Gateway:
         if path.endswith(admin_calls.QUESTIONS):
             return
         if reply.status < 400:
-            await accounts.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])
+            await accounts.audit.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])
 
     def _route(self, request: Request) -> tuple[Role | None, Route]:
         return self._found(request.method, request.path)

@@ -1,4 +1,4 @@
-"""What processes that are gone have left of the ledger: journals, and what they had reserved. Whoever comes next puts it
+"""What processes that are gone have left: journals, and what they had reserved. Whoever comes next puts it
 into the database, once. Why so: docs/design/0005-ledger.md.
 """
 
@@ -147,7 +147,8 @@ async def _alone(folder: Path) -> AsyncGenerator[None, None]:
     """Wait until nobody else takes over what lies in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        while not _is_locked(descriptor):
+        # A thread that waits for the lock would get it and keep it where nobody waits for the thread any more.
+        while not _is_locked(descriptor):  # noqa: ASYNC110  another process holds it
             await asyncio.sleep(_BETWEEN_TRIES)
         yield
     finally:

@@ -1,6 +1,5 @@
 """/admin/v1/calls: attempts with filters, why a call went its way, and the same asked again; /admin/v1/latency."""
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ from modelyard.models.llm import LLMRequest
 from modelyard.models.types import ModelType
 from modelyard.runtime.caller import ForbiddenError, Role
 from modelyard.runtime.invocation import Context
-from modelyard.runtime.ledger import FILTERS, UsageRow
+from modelyard.runtime.usage_row import UsageRow
+from modelyard.runtime.usage_table import FILTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,14 @@ class CallsRoute:
         most = count_of(request, "limit", 100)
         skip = offset_of(request)
         wanted = {name: value for name in FILTERS if (value := request.query(name))}
-        rows, total = await self.parts.ledger.at_length(
-            lambda: self.parts.ledger.page(tenant, since=since, until=until, most=most, skip=skip, **wanted)
+        rows, total = await self.parts.ledger.usage.page(
+            tenant, since=since, until=until, most=most, skip=skip, **wanted
         )
         return CallPage(data=[_row(one) for one in rows], total=total)
 
     async def _explained(self, tenant: str, name: str) -> Explanation:
         await self.parts.ledger.flush()
-        return msgspec.convert(await asyncio.to_thread(self.parts.traces.explain, tenant, name), Explanation)
+        return msgspec.convert(await self.parts.traces.explain(tenant, name), Explanation)
 
     async def _replayed(self, request: Request, tenant: str, name: str) -> Replayed:
         model = need(await request.json(), "model", str)
@@ -99,8 +99,6 @@ class LatencyRoute:
 
     async def __call__(self, request: Request) -> Reply:
         since, until = span_of(request)
-        rows = await self.parts.ledger.at_length(
-            lambda: self.parts.ledger.percentiles(tenant_of(request), since=since, until=until)
-        )
+        rows = await self.parts.ledger.usage.percentiles(tenant_of(request), since=since, until=until)
         blank: dict[str, Any] = dict.fromkeys(("first_p50", "first_p90", "first_p99"))
         return json_reply({"data": [Percentiles(**{**blank, **row}) for row in rows]})

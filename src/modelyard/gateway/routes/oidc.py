@@ -10,7 +10,8 @@ from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.gateway.auth import Gatekeeper, cookie_of, session_cookie
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.policies import NOTHING
-from modelyard.runtime.accounts import Accounts, SignInError
+from modelyard.runtime.account import SignInError
+from modelyard.runtime.accounts import Accounts
 from modelyard.runtime.oidc import Oidc, Pending
 
 PREFIX = "/console/api/oidc/"
@@ -33,13 +34,13 @@ class OidcRoute:
         if self.oidc is None or step not in ("begin", "callback"):
             raise NotFoundError(f"there is nothing at {request.path!r}", code="unknown_url")
         address = self.keeper.address_of(request.scope)
-        self.accounts.count_stranger(address)  # each asks the provider something
+        self.accounts.sign_in.count_stranger(address)  # each asks the provider something
         try:
             reply = await (self._begin if step == "begin" else self._end)(request, self.oidc)
         except (SignInError, ConfigError) as error:
             return _told(str(error))
         if step == "callback":
-            self.accounts.welcome_stranger(address)
+            self.accounts.sign_in.welcome_stranger(address)
         return reply
 
     async def _begin(self, request: Request, oidc: Oidc) -> Reply:
@@ -64,7 +65,7 @@ class OidcRoute:
             pending, code=request.query("code") or "", state=request.query("state") or "", back=_back(request)
         )
         account = await self.accounts.come(person.email, person.name, oidc.role, link=pending.link, state=pending.state)
-        token, _ = await self.accounts.open(
+        token, _ = await self.accounts.sessions.open(
             account, request.header(b"user-agent") or "", self.keeper.address_of(request.scope)
         )
         return _gone_to("/console", session_cookie(token, is_https=request.is_https))

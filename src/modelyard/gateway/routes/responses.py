@@ -36,7 +36,7 @@ class CreateRoute:
                 raise InvokeBadRequestError(f"{name!r} is not offered here; leave it out", param=name)
         items = _items(body)
         instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
-        asked = openai_responses.parse_request(self._with_history(request.tenant, body, items, instance))
+        asked = openai_responses.parse_request(await self._with_history(request.tenant, body, items, instance))
         asked, headers = prepared(request, instance, asked)
         model = self._with_tools(request, instance, asked, body)
         if isinstance(model, HostedModel):
@@ -76,12 +76,12 @@ class CreateRoute:
         about = ToolContext(tenant=request.tenant, user=user, app="responses", key=new_id("call"))
         return HostedModel(instance, self.hosted, Hosted(), about)
 
-    def _with_history(self, tenant: str, body: JSON, items: list[Any], instance: ModelInstance) -> JSON:
+    async def _with_history(self, tenant: str, body: JSON, items: list[Any], instance: ModelInstance) -> JSON:
         """The request with all that went before it in place of the id that stands for it."""
         previous = may(body, "previous_response_id", str)
         rest = {name: value for name, value in body.items() if name not in ("previous_response_id", "store")}
         if previous is not None:
-            rest["input"] = [*self.store.history(tenant, previous), *items]
+            rest["input"] = [*await self.store.history(tenant, previous), *items]
         if isinstance(rest.get("input"), list) and not instance.speaks(openai_responses.FORMAT):
             rest["input"] = as_functions(rest["input"])
         return rest
@@ -108,11 +108,11 @@ class OneRoute:
         name, _, part = request.path.removeprefix(_PREFIX).strip("/").partition("/")
         match request.method, part:
             case "GET", "":
-                return json_reply(self.store.get(request.tenant, name))
+                return json_reply(await self.store.get(request.tenant, name))
             case "GET", "input_items":
-                return json_reply(_listed(self.store.input_items(request.tenant, name)))
+                return json_reply(_listed(await self.store.input_items(request.tenant, name)))
             case "DELETE", "":
-                self.store.remove(request.tenant, name)
+                await self.store.remove(request.tenant, name)
                 return json_reply({"id": name, "object": "response", "deleted": True})
             case "POST", "" if name == "input_tokens":
                 return await self._count(request)
