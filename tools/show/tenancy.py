@@ -107,9 +107,11 @@ class World:
     """Kind → ids of the first tenant's things."""
 
 
-async def build(home: str, url: str, callbacks: Sequence[Any]) -> World:
+async def build(home: str, url: str, callbacks: Sequence[Any], *, database: str = "") -> World:
+    """`database` empty is SQLite in the home folder."""
     egress = EgressSettings(private=[urlsplit(url).netloc])  # the tenants' own provider lives on this machine
-    yard = Modelyard(Settings(home=home, retries=0, egress=egress), environ={}, callbacks=callbacks)
+    settings = Settings(home=home, database=database, retries=0, egress=egress)
+    yard = Modelyard(settings, environ={}, callbacks=callbacks)
     world = World(yard, gateway_of(yard))
     admin = yard.administration
     for tenant in ("alpha", "beta"):

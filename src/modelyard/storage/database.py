@@ -528,8 +528,8 @@ class Database:
                 connection = self._rolled_back(connection)
                 self._failed(items, error, may_wait=is_open and not self._is_closing.is_set())
             for one in batch:
-                if isinstance(one, Future):
-                    one.set_result(None)
+                if isinstance(one, Future):  # whoever waited for it may have gone away
+                    _settle(one, None, None)
         if connection is not None:
             connection.close()
 

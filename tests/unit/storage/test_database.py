@@ -55,6 +55,17 @@ def test_flush_waits_for_the_disk(tmp_path: Path):
     database.close()
 
 
+def test_a_flush_that_nobody_waits_for_any_more_ends_no_writing(tmp_path: Path):
+    database = Database(tmp_path / "x.db")
+    for _ in range(20):
+        database.flush().cancel()
+    ledger = Ledger(database)
+    add(ledger, "t", "m", "1")
+    database.flush().result(5)
+    assert len(asyncio.run(ledger.usage.recent("t"))) == 1
+    database.close()
+
+
 def test_a_newer_schema_is_refused(tmp_path: Path):
     Database(tmp_path / "x.db").close()
     with sqlite3.connect(tmp_path / "x.db") as other:

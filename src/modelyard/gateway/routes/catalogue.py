@@ -83,6 +83,7 @@ class ProvidersRoute:
             resting=self.parts.models.providers.health.resting(),
             plugins={one.installation.provider for one in self.parts.plugins.installed(tenant)},
             custom=Counter(one.provider for _, one in directory.of(tenant, CustomModel)),
+            in_catalogue=frozenset(catalog_names()),
         )
 
     def _one(self, tenant: str, name: str) -> ProviderDetail:
@@ -105,11 +106,13 @@ class _Here:
     """Providers that plugins brought."""
     custom: Mapping[str, int]
     """Provider → models of the tenant's own."""
+    in_catalogue: Collection[str]
+    """Providers that come with the product."""
 
 
 def _about(here: _Here, status: ProviderStatus) -> dict[str, Any]:
     entity = status.entity
-    source = "catalogue" if entity.provider in _catalogue() else "settings"
+    source = "catalogue" if entity.provider in here.in_catalogue else "settings"
     if source == "settings" and entity.provider in here.plugins:
         source = "plugin"
     return {
@@ -131,10 +134,6 @@ def _about(here: _Here, status: ProviderStatus) -> dict[str, Any]:
 def _most(seconds: Iterable[float]) -> float:
     """Of rests; one that waits for its probe's end is as a day: JSON knows no infinity."""
     return round(min(max(seconds, default=0.0), 86_400.0), 1)
-
-
-def _catalogue() -> frozenset[str]:
-    return frozenset(catalog_names())
 
 
 @dataclass(frozen=True, slots=True)
