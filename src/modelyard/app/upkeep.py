@@ -147,7 +147,7 @@ class Upkeep:
             return
         self._seen = stamp
         try:
-            self._yard.reload(load())
+            self._yard.reload(await asyncio.to_thread(load))
             logger.info("the settings were taken up", extra={"fields": {"file": str(path)}})
         except ModelyardError as error:
             fields = {"file": str(path), "error": str(error)}

@@ -7,6 +7,7 @@ were sums are added in the background. Why so: docs/design/0016-usage-sums.md.
 
 import asyncio
 import hashlib
+import heapq
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple
@@ -22,6 +23,7 @@ _MOMENTS_A_DAY = DAY // MOMENT
 _OLD_AMOUNTS = ("calls", "served", "attempts", "answers", "tokens", "nanos")
 _ROWS_OF_SPAN = 200_000
 _LINES_AT_ONCE = 2_000
+_SORTED_AT_ONCE = 1_000
 _HOLD_SECONDS = 60.0
 _LONGEST_NAME = 256
 """Bytes: five such names fit into one entry of PostgreSQL's index."""
@@ -256,7 +258,13 @@ def _lines_of(tenant: str, rows: Sequence[Row]) -> list[_Line]:
         what = tenant, row["api_key"], "", row["user"] or "", model, model, credential, moment
         calls, served, attempts, answers, tokens, nanos = (int(row[name]) for name in _OLD_AMOUNTS)
         _spread(sums, what, (calls, served, tokens, nanos), (attempts, answers, tokens, nanos), has_moments=False)
-    return sorted((key, tuple(amounts)) for key, amounts in sums.items())
+    return _in_order([(key, tuple(amounts)) for key, amounts in sums.items()])
+
+
+def _in_order(lines: Sequence[_Line]) -> list[_Line]:
+    """Sorted a few at a time: sorting all at once would hold the interpreter, and with it the loop, for long."""
+    parts = [sorted(lines[first : first + _SORTED_AT_ONCE]) for first in range(0, len(lines), _SORTED_AT_ONCE)]
+    return list(heapq.merge(*parts))
 
 
 def _spread(

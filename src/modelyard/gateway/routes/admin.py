@@ -22,7 +22,7 @@ from modelyard.models.types import JSON
 from modelyard.runtime.administration import Administration
 from modelyard.runtime.load_balancing import Health
 from modelyard.runtime.usage_row import UsageRow
-from modelyard.runtime.usage_table import GROUPINGS, UsageTable
+from modelyard.runtime.usage_table import GROUPINGS, Spending, UsageTable
 from modelyard.storage.answers import Answers
 
 PLURALS: Mapping[str, str] = {
@@ -119,8 +119,13 @@ class Usage:
         since, until = span_of(request)
         tenant = tenant_of(request)
         sums = await self.table.summary(tenant, by=by, since=since, until=until)
-        data = [{**_named(by, one.key), **_built(one)} for one in sums]
-        return json_reply({"data": data, "since": since, "until": until})
+        return await apart(_sums_reply, sums, by, since, until)
+
+
+def _sums_reply(sums: Sequence[Spending], by: Sequence[str], since: float, until: float) -> Reply:
+    """Made beside the loop: by day and user there may be many."""
+    data = [{**_named(by, line.key), **_built(line)} for line in sums]
+    return json_reply({"data": data, "since": since, "until": until})
 
 
 def _named(by: Sequence[str], key: Sequence[str]) -> JSON:

@@ -1,11 +1,13 @@
 """/admin/v1/calls: attempts with filters, why a call went its way, and the same asked again; /admin/v1/latency."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from modelyard.base.computing import apart
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import need
 from modelyard.gateway.admin_calls import PREFIX, count_of, offset_of, span_of, tenant_of
@@ -31,7 +33,7 @@ class CallsRoute:
         name, _, action = request.path.removeprefix(f"{PREFIX}calls").strip("/").partition("/")
         match request.method, bool(name), action:
             case "GET", False, "":
-                return json_reply(await self._page(request, tenant))
+                return await self._page(request, tenant)
             case "GET", True, "":
                 return json_reply(await self._explained(tenant, name))
             case "POST", True, "replay":
@@ -41,7 +43,7 @@ class CallsRoute:
             case _:
                 raise request.not_offered()
 
-    async def _page(self, request: Request, tenant: str) -> CallPage:
+    async def _page(self, request: Request, tenant: str) -> Reply:
         since, until = span_of(request)
         most = count_of(request, "limit", 100)
         skip = offset_of(request)
@@ -49,7 +51,7 @@ class CallsRoute:
         rows, total = await self.parts.ledger.usage.page(
             tenant, since=since, until=until, most=most, skip=skip, **wanted
         )
-        return CallPage(data=[_row(one) for one in rows], total=total)
+        return await apart(_page_reply, rows, total)
 
     async def _explained(self, tenant: str, name: str) -> Explanation:
         await self.parts.ledger.flush()
@@ -79,6 +81,11 @@ class CallsRoute:
             cost=f"{usage.total_price or 0:f}", currency=usage.currency,
             ms=round((time.perf_counter() - began) * 1000, 1),
         )  # fmt: skip
+
+
+def _page_reply(rows: Sequence[UsageRow], total: int) -> Reply:
+    """Made beside the loop: a page may hold a thousand attempts."""
+    return json_reply(CallPage(data=[_row(row) for row in rows], total=total))
 
 
 def _row(one: UsageRow) -> CallRow:

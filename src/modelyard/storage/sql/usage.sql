@@ -58,7 +58,7 @@ SELECT {columns}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS 
        COALESCE(SUM(nanos), 0) AS nanos, SUM(CASE WHEN total_price IS NULL THEN 1 ELSE 0 END) AS unpriced
 FROM (SELECT *, CAST(created_at / 3600 AS INTEGER) AS hour
       FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until) AS attempts
-GROUP BY {columns}, currency;
+GROUP BY {columns}, currency ORDER BY nanos DESC, calls DESC;
 
 -- name: sums_postgresql
 -- A tenant's attempts of a span of time, added up by columns that the caller picked from a fixed list. PostgreSQL
@@ -71,7 +71,7 @@ SELECT {columns}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS 
        COALESCE(SUM(nanos), 0) AS nanos, SUM(CASE WHEN total_price IS NULL THEN 1 ELSE 0 END) AS unpriced
 FROM (SELECT *, CAST(FLOOR(created_at / 3600) AS INTEGER) AS hour
       FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until) AS attempts
-GROUP BY {columns}, currency;
+GROUP BY {columns}, currency ORDER BY nanos DESC, calls DESC;
 
 -- name: attempts
 -- A tenant's attempts of a span of time that fit what is asked for, newest first, from some place on.
