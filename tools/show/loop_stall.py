@@ -29,6 +29,7 @@ from typing import Any
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
+from modelyard.cli.serve import settle_process
 from modelyard.cli.serving import gateway_of
 from modelyard.gateway.auth import SESSION_COOKIE
 from modelyard.gateway.server import Gateway
@@ -453,6 +454,7 @@ async def large_ledger() -> list[Round]:
         with paced(pace):
             yard = Modelyard(settings, environ={})
         gateway = gateway_of(yard)
+        settle_process()
         watch = Watch()
         pace.on_statement = watch.note_statement
         try:

@@ -1,9 +1,10 @@
 """The ledger's table: rows go in once, and are read back within one tenant."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
+
+import msgspec
 
 from modelyard.runtime.usage_row import Columns, UsageRow, booked, row_from
 from modelyard.storage.database import Connection, Database, Row
@@ -14,8 +15,7 @@ _FORGOTTEN_AT_ONCE = 2_000
 _MOST_ATTEMPTS = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spending:
+class Spending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Many rows as one line."""
 
     key: tuple[str, ...]
