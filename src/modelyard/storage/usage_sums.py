@@ -8,6 +8,7 @@ were sums are added in the background. Why so: docs/design/0016-usage-sums.md.
 import asyncio
 import hashlib
 import heapq
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple
@@ -214,13 +215,14 @@ class UsageSums:
             if since is None:
                 return
         # The same lines in the same order, whoever adds them up: these rows do not change.
-        lines = await self._old_lines(tenant, since, until)
-        for first in range(done, len(lines), _LINES_AT_ONCE):
-            some = lines[first : first + _LINES_AT_ONCE]
-            advance = partial(self._advance, tenant, since, first, some, now + _HOLD_SECONDS)
+        batches = await self._old_batches(tenant, since, until, done)
+        while batches:  # each is let go of when it is in: all at once would hold the loop
+            some = batches.popleft()
+            advance = partial(self._advance, tenant, since, done, some, now + _HOLD_SECONDS)
             if not await self._database.transact(advance):
                 return
-        passed = tenant, self._writer, since, len(lines)
+            done += len(some)
+        passed = tenant, self._writer, since, done
         await self._database.transact(lambda it: it.execute(self._sql["passed"], passed))
 
     def _advance(
@@ -232,11 +234,16 @@ class UsageSums:
         self._put(connection, lines)
         return True
 
-    async def _old_lines(self, tenant: str, since: float, until: float) -> list[_Line]:
+    async def _old_batches(self, tenant: str, since: float, until: float, done: int) -> deque[list[_Line]]:
+        """Those that are not in yet."""
         values = {"tenant": tenant, "since": since, "until": until}
-        return await self._database.at_once(
-            lambda it: _lines_of(tenant, it.execute(self._sql["old"], values)), is_long=True
-        )
+
+        def work(connection: Connection) -> deque[list[_Line]]:
+            lines = _lines_of(tenant, connection.execute(self._sql["old"], values))
+            places = range(done, len(lines), _LINES_AT_ONCE)
+            return deque(lines[first : first + _LINES_AT_ONCE] for first in places)
+
+        return await self._database.at_once(work, is_long=True)
 
     # tidying
 
