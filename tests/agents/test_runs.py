@@ -213,7 +213,7 @@ def test_what_an_app_uses_is_counted_and_limited_as_a_key_of_its_own(tmp_path: P
         await yard.administration.create(Caller(tenant="default"), "default", "limit", "one", limit)
         errors = [(await begin(yard)).error for _ in range(2)]
         await yard.ledger.flush()
-        return errors, [one.api_key for one in yard.ledger.recent("default")] + [row]
+        return errors, [one.api_key for one in await yard.ledger.usage.recent("default")] + [row]
 
     errors, keys = within(tmp_path, Replies(replies=["ok"]), work)
     assert "may use 1 requests a minute (limit 'one')" in errors[-1]

@@ -26,19 +26,19 @@ def test_several_processes_agree_on_who_there_is(database_url: str, tmp_path: An
             assert (len(owners), sum(isinstance(one, SetUpError) for one in ended)) == (1, 15)
             assert [one.email for one in await there.of("default")] == [owners[0].email]
             token, session = await here.sign_in(owners[0].email, PASSWORD, "a browser")
-            found = await there.session(token)
+            found = await there.sessions.of_token(token)
             assert found is not None
             assert found.account.role is Role.OWNER
-            await here.revoke(owners[0], session.id)
+            await here.sessions.revoke(owners[0], session.id)
             until = time.monotonic() + 5
-            while await there.session(token) is not None:
+            while await there.sessions.of_token(token) is not None:
                 assert time.monotonic() < until
                 await asyncio.sleep(0.1)
             invited = await here.invite(owners[0].caller, "bob@example.org", Role.VIEWER)
             accepting = [one.accept(invited, "Bob", PASSWORD) for one in (here, there)]
             both = await asyncio.gather(*accepting, return_exceptions=True)
             assert sorted(isinstance(one, ModelyardError) for one in both) == [False, True]
-            log = [one.what for one in await there.noted("default")]
+            log = [one.what for one in await there.audit.noted("default")]
             assert log.count("account.set_up") == log.count("account.accept") == 1
 
     asyncio.run(go())

@@ -11,7 +11,8 @@ from modelyard.base.ids import new_id
 from modelyard.models.llm import LLMUsage
 from modelyard.models.types import ModelType
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.ledger import GROUPINGS, Ledger
+from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.usage_table import GROUPINGS
 from modelyard.storage.answers import DatabaseAnswers
 from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.resources import Resources
@@ -63,25 +64,28 @@ def test_a_row_that_is_written_twice_is_one_row_and_sums_are_exact(database_url:
                     first_chunk=None,
                 )  # fmt: skip
         await ledger.flush()
-        (whole,) = ledger.summary(tenant, by=["model"])
+        (whole,) = await ledger.usage.summary(tenant, by=["model"])
         assert (whole.calls, whole.prompt_tokens, whole.cost) == (120, 120, Decimal("0.000012"))
-        assert [line.calls for line in ledger.summary(tenant, by=["day"])] == [40, 40, 40]
-        assert {line.key for line in ledger.summary(tenant, by=["user"])} == {("u0",), ("u1",)}
+        assert [line.calls for line in await ledger.usage.summary(tenant, by=["day"])] == [40, 40, 40]
+        assert {line.key for line in await ledger.usage.summary(tenant, by=["user"])} == {("u0",), ("u1",)}
         for name in GROUPINGS:
-            assert sum(line.calls for line in ledger.summary(tenant, by=[name])) == 120
-        assert len(list(ledger.export(tenant, since=0, until=1e12, page=50))) == 120
-        assert len({row.id for row in ledger.export(tenant, since=0, until=1e12, page=7)}) == 120
-        assert ledger.summary(new_id("t"), by=["model"]) == []
-        assert {line.key for line in ledger.summary(tenant, by=["hour"])} == {("0",), ("24",), ("48",)}
-        page, count = ledger.page(tenant, since=0, until=1e12, most=50, skip=100, user="u0", status="ok")
+            assert sum(line.calls for line in await ledger.usage.summary(tenant, by=[name])) == 120
+        for size in (50, 40, 7):
+            pages = [page async for page in ledger.usage.export(tenant, since=0, until=1e12, page=size)]
+            assert all(len(page) == size for page in pages[:-1])
+            assert len([row for page in pages for row in page]) == 120
+            assert len({row.id for page in pages for row in page}) == 120
+        assert await ledger.usage.summary(new_id("t"), by=["model"]) == []
+        assert {line.key for line in await ledger.usage.summary(tenant, by=["hour"])} == {("0",), ("24",), ("48",)}
+        page, count = await ledger.usage.page(tenant, since=0, until=1e12, most=50, skip=100, user="u0", status="ok")
         assert (len(page), count) == (0, 60)
-        page, count = ledger.page(tenant, since=0, until=1e12, most=7, skip=57, user="u0")
+        page, count = await ledger.usage.page(tenant, since=0, until=1e12, most=7, skip=57, user="u0")
         assert (len(page), count) == (3, 60)
-        assert ledger.page(tenant, since=0, until=1e12, most=7, status="failed") == ([], 0)
-        assert ledger.page(tenant, since=0, until=1e12, most=7, model="'; DROP TABLE usage") == ([], 0)
+        assert await ledger.usage.page(tenant, since=0, until=1e12, most=7, status="failed") == ([], 0)
+        assert await ledger.usage.page(tenant, since=0, until=1e12, most=7, model="'; DROP TABLE usage") == ([], 0)
         with pytest.raises(ValueError, match="no filter"):
-            ledger.page(tenant, since=0, until=1e12, most=7, tenant_="x")
-        (times,) = ledger.percentiles(tenant, since=0, until=1e12)
+            await ledger.usage.page(tenant, since=0, until=1e12, most=7, tenant_="x")
+        (times,) = await ledger.usage.percentiles(tenant, since=0, until=1e12)
         assert (times["model"], times["calls"], times["p50"], times["p99"]) == ("p/m", 120, 0.1, 0.1)
         database.close()
         ledger.close()

@@ -1,7 +1,6 @@
 """Every way in which a provider fails, streamed and not, in three wire formats: nothing hangs, the error is the right
 one or another model answers, and the ledger has the right row."""
 
-import asyncio
 import http.client
 import json
 import time
@@ -149,8 +148,8 @@ def ask(origin: str, form: str, mode: str, *, stream: bool) -> Seen:
 
 def row_of(running: Running, seen: Seen) -> list[Any]:
     """The ledger's rows of a call."""
-    asyncio.run_coroutine_threadsafe(running.yard.ledger.flush(), running.loop).result(5)
-    return running.yard.ledger.of_invocation("default", seen.headers["x-request-id"])
+    running.wait(running.yard.ledger.flush())
+    return running.wait(running.yard.ledger.usage.of_invocation("default", seen.headers["x-request-id"]))
 
 
 CASES = [(mode, form, stream) for mode in EXPECTED for form in FORMATS for stream in (False, True)]

@@ -3,8 +3,8 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -16,6 +16,8 @@ from modelyard.cli.door import Door, raise_file_limit, room_of
 from modelyard.cli.http_protocol import GuardedConfig
 from modelyard.cli.serving import gateway_of
 from modelyard.testing import Upstream, echo_models, echo_provider
+
+T = TypeVar("T")
 
 
 class Running:
@@ -53,8 +55,16 @@ class Running:
 
     def flush(self) -> list[Any]:
         """The ledger's rows, newest first."""
-        asyncio.run_coroutine_threadsafe(self.yard.ledger.flush(), self.loop).result(5)
-        return self.yard.ledger.recent("default")
+        self.wait(self.yard.ledger.flush())
+        return self.rows("default")
+
+    def rows(self, tenant: str, most: int = 50) -> list[Any]:
+        """A tenant's, newest first, as far as they are written."""
+        return self.wait(self.yard.ledger.usage.recent(tenant, most=most))
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """What it returns on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
     def close(self) -> None:
         self._server.should_exit = True

@@ -15,7 +15,8 @@ from modelyard.app import Modelyard
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.settings import Settings
 from modelyard.runtime import passwords
-from modelyard.runtime.accounts import Accounts, SetUpError, checked_email
+from modelyard.runtime.account import checked_email
+from modelyard.runtime.accounts import Accounts, SetUpError
 from modelyard.runtime.caller import Role
 from tests.gateway.conftest import Running
 
@@ -211,25 +212,25 @@ def test_what_a_browser_shows_is_replaced_in_time(tmp_path: Path):
             now = [1000.0]
             accounts = Accounts(yard.database, lambda: now[0])
             one = await accounts.set_up("ada@example.org", "Ada", PASSWORD)
-            first, session = await accounts.open(one)
-            assert await accounts.renewed(first) is None
+            first, session = await accounts.sessions.open(one)
+            assert await accounts.sessions.renewed(first) is None
             now[0] += 3601
-            second = await accounts.renewed(first)
+            second = await accounts.sessions.renewed(first)
             assert second is not None
-            assert await accounts.renewed(first) is None  # once is enough
+            assert await accounts.sessions.renewed(first) is None  # once is enough
             for token in (first, second):
-                found = await accounts.session(token)
+                found = await accounts.sessions.of_token(token)
                 assert found is not None
                 assert found.id == session.id
             now[0] += 61
-            assert await accounts.session(first) is None
-            assert await accounts.session(second) is not None
-            assert len(await accounts.sessions(one)) == 1
-            await accounts.revoke(one, session.id)  # by all that it was ever known by
-            assert await accounts.session(second) is None
-            third, _ = await accounts.open(one)
+            assert await accounts.sessions.of_token(first) is None
+            assert await accounts.sessions.of_token(second) is not None
+            assert len(await accounts.sessions.of(one)) == 1
+            await accounts.sessions.revoke(one, session.id)  # by all that it was ever known by
+            assert await accounts.sessions.of_token(second) is None
+            third, _ = await accounts.sessions.open(one)
             now[0] += 15 * 86_400
-            assert await accounts.session(third) is None
+            assert await accounts.sessions.of_token(third) is None
             with pytest.raises(SetUpError):
                 await accounts.set_up("eve@example.org", "Eve", PASSWORD)
             token = await accounts.invite(one.caller, "late@example.org", Role.VIEWER)

@@ -448,4 +448,4 @@ def test_the_operator_acts_for_another_tenant_and_nobody_else_can(start_gateway:
         body = {"model": "echo/echo", "messages": [{"role": "user", "content": "hi"}]}
         assert client.post("/v1/chat/completions", json=body, headers=acted).status_code == 200
         gateway.flush()
-        assert [row.tenant for row in gateway.yard.ledger.recent("acme")] == ["acme"]
+        assert [row.tenant for row in gateway.rows("acme")] == ["acme"]

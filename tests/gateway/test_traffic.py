@@ -404,5 +404,5 @@ def test_a_database_that_cannot_be_written_refuses_what_would_cost_and_then_goes
         time.sleep(0.1)
     assert chat(running).status == 200
     running.flush()
-    rows = [row for row in running.yard.ledger.recent("default", most=100_000) if row.user]
+    rows = [row for row in running.rows("default", most=100_000) if row.user]
     assert len(rows) == statuses.count(200)  # nothing was lost, and nobody repaired anything

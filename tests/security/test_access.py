@@ -273,7 +273,7 @@ def test_an_owned_server_is_never_open_for_a_moment_after_a_restart(tmp_path: Pa
 def test_a_session_is_used_by_its_own_page_alone(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         account = await yard.accounts.set_up("ada@example.org", "Ada", PASSWORD)
-        token, _ = await yard.accounts.open(account)
+        token, _ = await yard.accounts.sessions.open(account)
         for host, origin, wanted in (
             (b"127.0.0.1:8790", b"http://127.0.0.1:8790", 200), (b"evil.example:8790", b"http://127.0.0.1:8790", 403),
             (b"127.0.0.1:8790", b"http://127.0.0.1:3000", 403), (b"127.0.0.1:8790", b"null", 403),
@@ -363,7 +363,7 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
     invited = await yard.accounts.invite(Caller(tenant="acme"), "ann@acme.example", Role.ADMIN)
     late = await yard.accounts.invite(Caller(tenant="acme"), "late@acme.example", Role.ADMIN)
     account = await yard.accounts.accept(invited, "Ann", PASSWORD)
-    token, _ = await yard.accounts.open(account)
+    token, _ = await yard.accounts.sessions.open(account)
     hooked, _, _ = await yard.apps.add("acme", APP)
     plain, _, _ = await yard.apps.add("acme", PLAIN)
     page = (await yard.apps.set_page(plain, is_on=True)).stored.page.token
@@ -564,12 +564,12 @@ def test_what_was_remembered_ends_within_a_second_by_the_clock(tmp_path: Path):
         now, wall = [100.0], [1_000_000.0]
         here = Accounts(yard.database, lambda: wall[0], monotonic=lambda: now[0])
         account = await here.set_up("ada@example.org", "Ada", PASSWORD)
-        token, session = await here.open(account)
-        assert await here.session(token) is not None
-        await yard.accounts.revoke(account, session.id)
+        token, session = await here.sessions.open(account)
+        assert await here.sessions.of_token(token) is not None
+        await yard.accounts.sessions.revoke(account, session.id)
         wall[0] -= 86_400.0
         now[0] += 0.99
-        assert await here.session(token) is None
+        assert await here.sessions.of_token(token) is None
 
     run(work, tmp_path)
 
@@ -591,7 +591,7 @@ def test_a_key_may_not_come_to_life_again_when_its_tenant_was_removed_long_ago(t
 def test_the_device_cookie_is_no_sign_in(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         account = await yard.accounts.set_up("ada@example.org", "Ada", PASSWORD)
-        device = yard.accounts.device_of(account)
+        device = yard.accounts.sign_in.device_of(account)
         for name in (DEVICE_COOKIE, SESSION_COOKIE):
             cookie = [*HOME, (b"cookie", f"{name}={device}".encode())]
             assert (await ask(gateway, "GET", "/admin/v1/users", cookie))[0] == 401

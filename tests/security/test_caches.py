@@ -19,7 +19,7 @@ from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import CacheSettings, EgressSettings, ProviderSettings
 from modelyard.providers.auth import GoogleAuth
-from modelyard.runtime.accounts import SignInError
+from modelyard.runtime.account import SignInError
 from modelyard.runtime.oidc import Oidc
 from modelyard.testing import (
     Answer,
@@ -90,7 +90,7 @@ KEPT = {
     "plugins/wardens.py:_Warden.environ": "what one tenant's plugins of one environment are given",
     "tools/providers.py:_Apis._by_name": "by tenant and row",
     # sign-in
-    "runtime/accounts.py:Accounts._unknown": "by the digest of a session's token: that there is none",
+    "runtime/sessions.py:Sessions._unknown": "by the digest of a session's token: that there is none",
     "runtime/attempts.py:Attempts._made": _COUNT,
     "runtime/passwords.py:_Lane._waiting": _COUNT,
     "runtime/passwords.py:_lane()": _OURS,
@@ -162,7 +162,7 @@ KEPT = {
     "providers/local/weights.py:_is_installed()": _OURS,
     "providers/local/weights.py:manifest()": _OURS,
     # runtime
-    "runtime/accounts.py:Accounts._known": "by the digest of the session's whole token",
+    "runtime/sessions.py:Sessions._known": "by the digest of the session's whole token",
     "runtime/fair_queue.py:FairQueue._by_tenant": _COUNT,
     "runtime/fair_queue.py:FairQueue._last_turn": _COUNT,
     "runtime/fair_queue.py:FairQueue._waiting": "by tenant",

@@ -70,7 +70,7 @@ class World:
 
     async def rows(self) -> list[Any]:
         await self.yard.ledger.flush()
-        return self.yard.ledger.recent("acme", most=1000)
+        return await self.yard.ledger.usage.recent("acme", most=1000)
 
 
 @pytest.fixture(scope="module")

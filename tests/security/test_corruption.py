@@ -1,6 +1,7 @@
 """Damaged pages: billable calls are refused in the caller's format, readiness says why, nothing is lost, a backup
 brings all back."""
 
+import asyncio
 import json
 import sqlite3
 import time
@@ -135,8 +136,8 @@ def test_what_is_settled_on_damaged_pages_waits_in_the_journal(tmp_path: Path):
     backups.restore(backup, path)
     again = Database(path)
     recovered = Ledger(again, tmp_path / "ledger")
-    recovered.recover()
-    assert len(recovered.recent("t")) == 2
+    asyncio.run(recovered.recover())
+    assert len(asyncio.run(recovered.usage.recent("t"))) == 2
     recovered.close()
     again.close()
 

@@ -20,7 +20,7 @@ from modelyard.base.settings import CredentialSettings, EgressSettings, Provider
 from modelyard.base.urls import join
 from modelyard.models.types import OperatorCredentials
 from modelyard.plugins.market import Market
-from modelyard.runtime.accounts import SignInError
+from modelyard.runtime.account import SignInError
 from modelyard.runtime.oidc import Oidc
 from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, json_answer
 from modelyard.tools.api import Auth, Tokens

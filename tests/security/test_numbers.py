@@ -196,7 +196,7 @@ def _two_tenants(start: Callable[..., Running], url: str, quota: dict[str, Any])
 
 def _rows(running: Running, tenant: str) -> list[Any]:
     running.flush()
-    return running.yard.ledger.recent(tenant)
+    return running.rows(tenant)
 
 
 @pytest.mark.parametrize("price", ["NaN", "Infinity", "-1", "1e30", "1e-400"])

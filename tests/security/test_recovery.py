@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from modelyard.cli.doctor import doctor
-from modelyard.runtime.ledger import Intent, Ledger, Priced
+from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.usage_row import Intent, Priced
 from modelyard.storage.database import Database
 from modelyard.storage.journal import Journal
 from modelyard.storage.usage_sums import Sought
@@ -66,9 +67,9 @@ def _price(intent: Intent, tokens: int) -> Priced:
 
 def _recovered(database: Database, folder: Path, tenant: str) -> dict[str, Any]:
     ledger = Ledger(database, folder, price=_price)
-    ledger.recover()
+    asyncio.run(ledger.recover())
     ledger.close()
-    rows = ledger.recent(tenant, most=1000)
+    rows = asyncio.run(ledger.usage.recent(tenant, most=1000))
     assert len({row.id for row in rows}) == len(rows)
     return {row.id: row for row in rows}
 
@@ -100,7 +101,7 @@ def test_others_rows_are_settled_where_one_cannot_be_priced_or_read(database: Da
     ]  # fmt: skip
     ledger = Ledger(database, folder, price=_price)
     assert ledger.set_aside() == len(bad)
-    assert ledger.recover()  # nothing is left to stumble over
+    assert asyncio.run(ledger.recover())  # nothing is left to stumble over
     ledger.close()
     (kept,) = (folder / "rejected").glob("*.jsonl")
     lines = [json.loads(line) for line in kept.read_text().splitlines()]

@@ -18,9 +18,10 @@ from modelyard.app import Modelyard
 from modelyard.base.errors import NotFoundError
 from modelyard.base.settings import OidcSettings, Settings
 from modelyard.gateway.chat_page import page as chat_page
-from modelyard.runtime import accounts as accounts_module
 from modelyard.runtime import passwords
-from modelyard.runtime.accounts import Accounts, SetUpError, SignInError
+from modelyard.runtime import sessions as sessions_module
+from modelyard.runtime.account import SignInError
+from modelyard.runtime.accounts import Accounts, SetUpError
 from modelyard.runtime.attempts import Attempts, TooManyTriesError, neighbourhood
 from modelyard.runtime.caller import Role
 from modelyard.runtime.passwords import BusyError
@@ -113,8 +114,8 @@ def test_whoever_is_known_signs_in_whatever_strangers_do(tmp_path: Path, verifie
 
     async def work(yard: Modelyard) -> None:
         account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
-        await yard.accounts.open(account, "", HOME)
-        device = yard.accounts.device_of(account)
+        await yard.accounts.sessions.open(account, "", HOME)
+        device = yard.accounts.sign_in.device_of(account)
         strangers = asyncio.ensure_future(tries(yard.accounts, 1000, lambda at: f"198.51.{at // 250}.{at % 250}"))
         await asyncio.sleep(0.05)
         for known in ({"address": HOME}, {"address": "203.0.113.5", "device": device}):
@@ -132,7 +133,7 @@ def test_whoever_is_known_signs_in_whatever_strangers_do(tmp_path: Path, verifie
 def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(tmp_path: Path, verified: list[str]):
     async def work(yard: Modelyard) -> None:
         account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
-        device = yard.accounts.device_of(account)
+        device = yard.accounts.sign_in.device_of(account)
         await tries(yard.accounts, 50, lambda at: HOME)
         with pytest.raises(TooManyTriesError):
             await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME)
@@ -155,7 +156,7 @@ def test_a_browser_that_nobody_signed_in_with_is_a_strangers(tmp_path: Path, ver
         ada = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
         eve = msgspec.structs.replace(ada, email="eve@example.org")
         await tries(yard.accounts, 5, lambda at: HOME)
-        for device in (forge(yard.accounts.device_of(ada)), yard.accounts.device_of(eve)):
+        for device in (forge(yard.accounts.sign_in.device_of(ada)), yard.accounts.sign_in.device_of(eve)):
             with pytest.raises(TooManyTriesError):
                 await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
 
@@ -274,29 +275,33 @@ def test_cookies_that_nobody_gave_are_looked_up_off_the_loop_and_a_few_at_once(
 ):
     async def work(yard: Modelyard) -> None:
         account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
-        good, _ = await yard.accounts.open(account)
-        read, threads, gate = yard.database.read, set[str](), threading.Event()
+        good, _ = await yard.accounts.sessions.open(account)
+        readers: Any = yard.database._readers  # pyright: ignore[reportPrivateUsage]
+        run_now, threads, gate = readers.run, set[str](), threading.Event()
 
-        def slow(statement: str, values: Any = ()) -> Any:
+        def slow(work: Any) -> Any:
             threads.add(threading.current_thread().name)
             assert gate.wait(30)
-            return read(statement, values)
+            return run_now(work)
 
-        assert await yard.accounts.session(good) is not None
-        monkeypatch.setattr(yard.database, "read", slow)
-        asking = [asyncio.ensure_future(yard.accounts.session(f"unknown-cookie-{at:06}")) for at in range(200)]
+        assert await yard.accounts.sessions.of_token(good) is not None
+        monkeypatch.setattr(readers, "run", slow)
+        asking = [
+            asyncio.ensure_future(yard.accounts.sessions.of_token(f"unknown-cookie-{at:06}")) for at in range(200)
+        ]
         await asyncio.sleep(0)  # the loop goes on while the database does not answer
         await asyncio.sleep(0)
         waiting = [one for one in asking if not one.done()]
         assert len(waiting) == 64
+        assert len(threads) <= 2  # of the four that read: the others are left to everybody else
         gate.set()
         ended = await asyncio.gather(*asking, return_exceptions=True)
         assert sum(isinstance(one, BusyError) for one in ended) == 136
-        assert all(name.startswith("sessions") for name in threads)
+        assert all(name.startswith("modelyard-reader") for name in threads)
         for at in range(10_000, 15_000):
-            accounts_module._keep(yard.accounts._unknown, str(at), 0.0)  # pyright: ignore[reportPrivateUsage]
-        assert len(yard.accounts._unknown) <= 4096  # pyright: ignore[reportPrivateUsage]
-        assert await yard.accounts.session(good) is not None
+            sessions_module._keep(yard.accounts.sessions._unknown, str(at), 0.0)  # pyright: ignore[reportPrivateUsage]
+        assert len(yard.accounts.sessions._unknown) <= 4096  # pyright: ignore[reportPrivateUsage]
+        assert await yard.accounts.sessions.of_token(good) is not None
 
     run(work, tmp_path)
 
@@ -304,22 +309,23 @@ def test_cookies_that_nobody_gave_are_looked_up_off_the_loop_and_a_few_at_once(
 def test_a_session_that_ends_while_it_is_looked_up_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     async def work(yard: Modelyard) -> None:
         account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
-        token, session = await yard.accounts.open(account)
-        read, has_read, may_go = yard.database.read, threading.Event(), threading.Event()
+        token, session = await yard.accounts.sessions.open(account)
+        readers: Any = yard.database._readers  # pyright: ignore[reportPrivateUsage]
+        run_now, has_read, may_go = readers.run, threading.Event(), threading.Event()
 
-        def slow(statement: str, values: Any = ()) -> Any:
-            rows = read(statement, values)
+        def slow(work: Any) -> Any:
+            rows = run_now(work)
             has_read.set()
             assert may_go.wait(30)
             return rows
 
-        monkeypatch.setattr(yard.database, "read", slow)
-        asking = asyncio.ensure_future(yard.accounts.session(token))
+        monkeypatch.setattr(readers, "run", slow)
+        asking = asyncio.ensure_future(yard.accounts.sessions.of_token(token))
         assert await asyncio.to_thread(has_read.wait, 30)
-        await yard.accounts.sign_out(session)
+        await yard.accounts.sessions.end(session)
         may_go.set()
         assert await asking is None
-        assert await yard.accounts.session(token) is None
+        assert await yard.accounts.sessions.of_token(token) is None
 
     run(work, tmp_path)
 

@@ -24,6 +24,7 @@ PROOFS = {
     "dead-credential": "One of three credentials dead: nobody notices, and it is back when it lives.",
     "strangers": "Slow, huge and very many callers at the door: the owner signs in within a second, memory stays.",
     "loop-hostage": "Hostile texts in every field that others fill: the loop is never held, others hardly notice.",
+    "loop-stall": "Every route beside a database whose every statement takes 1.5 s: the loop stands still for nobody.",
     "sigterm": "Streams of every format cut by the server's end, a second signal, workers: each is told, nothing left.",
     "restart": "A ledger of any size, kill -9 under load, a restart: 256 callers at once, limits exact to the unit.",
     "clock": "A clock that jumps a day ahead for two seconds and back, on every store of counters.",

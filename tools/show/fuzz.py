@@ -446,8 +446,8 @@ async def weights(url: str) -> dict[Group, int]:
     return found
 
 
-async def make_world(folder: str, url: str) -> World:
-    world = await build(folder, url, [])
+async def make_world(folder: str, url: str, *, database: str = "") -> World:
+    world = await build(folder, url, [], database=database)
     operator = Caller(tenant="default")
     created = await world.yard.administration.create(operator, "default", "key", "operator", {"role": "owner"})
     world.keys["operator"] = created["key"]

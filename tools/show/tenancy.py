@@ -108,9 +108,11 @@ class World:
     """Kind → ids of the first tenant's things."""
 
 
-async def build(home: str, url: str, callbacks: Sequence[Any]) -> World:
+async def build(home: str, url: str, callbacks: Sequence[Any], *, database: str = "") -> World:
+    """`database` empty is SQLite in the home folder."""
     egress = EgressSettings(private=[urlsplit(url).netloc])  # the tenants' own provider lives on this machine
-    yard = Modelyard(Settings(home=home, retries=0, egress=egress), environ={}, callbacks=callbacks)
+    settings = Settings(home=home, database=database, retries=0, egress=egress)
+    yard = Modelyard(settings, environ={}, callbacks=callbacks)
     world = World(yard, gateway_of(yard))
     admin = yard.administration
     for tenant in ("alpha", "beta"):
@@ -351,7 +353,7 @@ async def _acting(world: World, foreign: list[str], differing: list[str]) -> int
 async def matrix(world: World) -> tuple[int, list[str], list[str]]:
     """(cases tried, foreign bytes seen, answers that differ from those to an id that never was)."""
     tried, foreign, differing = 0, list[str](), list[str]()
-    before = _alpha(world)
+    before = await _alpha(world)
     every = [(f"beta/{role.value}", case) for role in Role for case in cases(world)]
     every += [("beta/app", case) for case in call_cases(world)]
     for who, (method, path, body, id_) in every:
@@ -368,12 +370,12 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
         if (seen.status, _shape(seen, id_)) != (other.status, _shape(other, never)):
             differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
     tried += await _acting(world, foreign, differing)
-    if _alpha(world) != before:
+    if await _alpha(world) != before:
         foreign.append("something of the first tenant's was changed")
     return tried, foreign, differing
 
 
-def _alpha(world: World) -> list[Any]:
+async def _alpha(world: World) -> list[Any]:
     """All that the first tenant has, to be compared."""
     kinds = (*PLURALS.values(), "app", "app_key")
     resources = [one for kind in kinds for one in world.yard.resources.all("alpha", kind)]
@@ -392,7 +394,7 @@ def _alpha(world: World) -> list[Any]:
         )
         for row in read(f"SELECT * FROM {table} WHERE tenant = ?", ("alpha",))
     ]
-    return [*resources, *world.yard.ledger.recent("alpha", most=1000), *rows]
+    return [*resources, *await world.yard.ledger.usage.recent("alpha", most=1000), *rows]
 
 
 def _replaced(body: Any, id_: str, never: str) -> Any:

@@ -156,7 +156,9 @@ class Modelyard:
         self.answers = self._answers()
         self.metrics = Metrics()
         telemetry = self.settings.telemetry
-        self.traces = Traces(self.database, self.ledger, self.clock, keep=telemetry.decisions, records=telemetry.record)
+        self.traces = Traces(
+            self.database, self.ledger.usage, self.clock, keep=telemetry.decisions, records=telemetry.record
+        )
         self._gauges()
         self._traces_sent = self._telemetry()
         self.models = ModelManager(
@@ -268,7 +270,7 @@ class Modelyard:
 
     def _counters(self) -> Counters:
         shared = self.settings.shared
-        if not shared and (self.settings.workers > 1 or self.database.engine == "postgresql"):
+        if not shared and (self.settings.workers > 1 or self.database.is_shared):
             shared = "database"
         if not shared:
             return MemoryCounters(self.clock)

@@ -14,7 +14,7 @@ from modelyard.models.llm import LLMUsage
 from modelyard.models.pricing import in_force, priced
 from modelyard.models.types import ModelType
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.ledger import Intent, Ledger, LedgerUnavailableError, Priced
+from modelyard.runtime.ledger import Ledger, LedgerUnavailableError
 from modelyard.runtime.limits import (
     Applied,
     Estimate,
@@ -32,6 +32,7 @@ from modelyard.runtime.limits import (
 from modelyard.runtime.load_balancing import Deployment
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.runtime.tenancy import Directory, Limit
+from modelyard.runtime.usage_row import Intent, Priced
 from modelyard.storage.counters import Counters
 
 _USUAL_ANSWER = 4096

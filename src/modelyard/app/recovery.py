@@ -30,17 +30,15 @@ class Recovery:
             async with self._running:
                 return
         async with self._running:
-            loop = asyncio.get_running_loop()
+            self._is_done |= await self._ledger.recover(self._settle_in_time)
 
-            def take_over(owner: str) -> None:
-                settled = asyncio.run_coroutine_threadsafe(self._settle(owner), loop)
-                settled.result(_SECONDS_FOR_ONE)
-
-            self._is_done |= await asyncio.to_thread(self._ledger.recover, take_over)
+    async def _settle_in_time(self, owner: str) -> None:
+        """Raises TimeoutError: others' calls wait for this."""
+        await asyncio.wait_for(self._settle(owner), _SECONDS_FOR_ONE)
 
     async def _settle(self, owner: str) -> None:
         """Put in the place of what a process had reserved what its calls took, which their rows say by now."""
         for name in await self._counters.held_by(owner):
-            took = await self._ledger.took(name)
+            took = await self._ledger.usage.took(name)
             amounts = NOTHING if took is None else taken(tokens=took.tokens, nanos=took.nanos, is_served=took.is_served)
             await self._counters.settle_for(owner, name, amounts)

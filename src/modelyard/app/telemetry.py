@@ -1,7 +1,7 @@
 """OpenTelemetry, wired: spans of calls to a collector."""
 
 import asyncio
-from typing import Any
+from functools import partial
 
 from modelyard.base.settings import TelemetrySettings
 from modelyard.base.version import __version__
@@ -12,32 +12,30 @@ from modelyard.transport.http import HttpClient
 
 
 class Traced(Callback):
-    """Begins with the first call: the exporter needs the loop that calls run on."""
+    """Sends from the first call on: the exporter needs the loop that calls run on. All else, what has to be imported
+    above all, is ready before that loop has anything to do."""
 
     def __init__(self, telemetry: TelemetrySettings, client: HttpClient) -> None:
-        self._telemetry = telemetry
-        self._client = client
-        self._made: OpenTelemetryCallback | None = None
-        self._provider: Any = None
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        from modelyard.transport.otlp import OtlpExporter
+
+        self._exporter_at = partial(OtlpExporter, client, telemetry.endpoint)
+        self._processor_of = partial(BatchSpanProcessor, schedule_delay_millis=2000)
+        resource = Resource.create({"service.name": "modelyard", "service.version": __version__})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        tracer = self._provider.get_tracer("modelyard", __version__)
+        self._made = OpenTelemetryCallback(tracer, sample=telemetry.sample, content=telemetry.content)
+        self._has_begun = False
         self.wants_result = telemetry.content
 
     def _callback(self) -> OpenTelemetryCallback:
-        if self._made is None:
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-            from modelyard.transport.otlp import OtlpExporter
-
-            resource = Resource.create({"service.name": "modelyard", "service.version": __version__})
-            self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-            exporter = OtlpExporter(self._client, self._telemetry.endpoint, asyncio.get_running_loop())
-            self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=2000))
-            self._made = OpenTelemetryCallback(
-                self._provider.get_tracer("modelyard", __version__),
-                sample=self._telemetry.sample,
-                content=self._telemetry.content,
-            )
+        if not self._has_begun:
+            self._has_begun = True
+            exporter = self._exporter_at(asyncio.get_running_loop())
+            self._provider.add_span_processor(self._processor_of(exporter))
         return self._made
 
     def on_after_invoke(self, invocation: Invocation, outcome: Outcome) -> None:
@@ -48,5 +46,4 @@ class Traced(Callback):
 
     async def aclose(self) -> None:
         """Send what is waiting."""
-        if self._provider is not None:
-            await asyncio.to_thread(self._provider.shutdown)
+        await asyncio.to_thread(self._provider.shutdown)

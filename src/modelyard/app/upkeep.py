@@ -132,7 +132,7 @@ class Upkeep:
         telemetry = yard.settings.telemetry
         yard.traces.forget(now - telemetry.decision_days * _DAY)
         if telemetry.usage_days:
-            await yard.ledger.forget(now - telemetry.usage_days * _DAY)
+            await yard.ledger.usage.forget(now - telemetry.usage_days * _DAY)
         yard.resources.forget(now - 7 * _DAY)
         await asyncio.to_thread(yard.plugins.host.collect, older_than=7 * _DAY)
 
@@ -147,7 +147,7 @@ class Upkeep:
             return
         self._seen = stamp
         try:
-            self._yard.reload(load())
+            self._yard.reload(await asyncio.to_thread(load))
             logger.info("the settings were taken up", extra={"fields": {"file": str(path)}})
         except ModelyardError as error:
             fields = {"file": str(path), "error": str(error)}

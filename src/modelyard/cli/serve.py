@@ -47,6 +47,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGE_BLOCK = 4 << 20
 
 
+def settle_process() -> None:
+    """What a process sets once that is about to serve: its memory, and how its threads take turns."""
+    # What is here now stays: the collector need not look at it again, nor look at all after every 700 objects, as it
+    # would at every other call.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    _return_large_blocks()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+
+
 def _return_large_blocks() -> None:
     """Give what a large body or a password's hash took back to the system as soon as it is done.
 
@@ -78,13 +89,7 @@ class Server(uvicorn.Server):
         # Loops keep track of every async generator, to close those that are forgotten. Ours are all closed where they
         # are used, a call makes nine of them, and the bookkeeping costs a tenth of a call.
         sys.set_asyncgen_hooks(firstiter=None, finalizer=None)
-        # What is here now stays: the collector need not look at it again, nor look at all after every 700 objects, as
-        # it would at every other call.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
-        _return_large_blocks()
-        sys.setswitchinterval(_SWITCH_SECONDS)
+        settle_process()
         await super().startup(sockets)
         if self.started:
             self._door.open()

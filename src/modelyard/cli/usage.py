@@ -4,16 +4,24 @@ import asyncio
 import re
 import sys
 import time
+from collections.abc import Generator
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, settings_of
 from modelyard.runtime.caller import DEFAULT_TENANT
-from modelyard.runtime.ledger import GROUPINGS, Ledger, Spending, UsageRow
+from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.usage_row import UsageRow
+from modelyard.runtime.usage_table import GROUPINGS, Spending, UsageTable
+
+if TYPE_CHECKING:
+    from modelyard.base.settings import Settings
+    from modelyard.storage.database import Database
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 tenant_option = click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose.")
@@ -35,40 +43,49 @@ def usage(
     """What was used, and what it cost. Every attempt counts, failed ones too."""
     begin = time.time() - _seconds(since)
     names = _fields(by)
-    ledger, database = _ledger(ctx)
-    try:
+    with _ledger(ctx) as (ledger, _):
         if export is not None:
-            _export(ledger, tenant, begin, export)
+            asyncio.run(_export(ledger.usage, tenant, begin, export))
         elif most is not None:
-            rows = ledger.recent(tenant, most=most, since=begin)
+            rows = asyncio.run(ledger.usage.recent(tenant, most=most, since=begin))
             print_json([row.as_dict() for row in rows]) if as_json else _print_rows(rows)
         else:
-            sums = ledger.summary(tenant, by=names, since=begin)
+            sums = asyncio.run(ledger.usage.summary(tenant, by=names, since=begin))
             if as_json:
                 print_json([{**dict(zip(names, one.key, strict=True)), **_sum(one)} for one in sums])
             else:
                 _print_sums(names, sums)
-    finally:
-        ledger.close()
-        database.close()
 
 
-def _ledger(ctx: click.Context) -> tuple[Ledger, Any]:
-    """The ledger, with what killed processes left taken over."""
+@contextmanager
+def _ledger(ctx: click.Context) -> "Generator[tuple[Ledger, Database]]":
+    """The ledger, with what killed processes left taken over, and the database that it is in."""
     from modelyard.storage.database import Database
 
     settings = settings_of(ctx)
     database = Database(settings.database_url)
+    ledger: Ledger | None = None
+    try:
+        _take_over(settings)
+        ledger = Ledger(database)
+        yield ledger, database
+    finally:
+        if ledger is not None:
+            ledger.close()
+        database.close()
+
+
+def _take_over(settings: "Settings") -> None:
     folder = Path(settings.home_path) / "ledger"
-    if any(folder.glob("*.lock")):
-        from modelyard.app import Modelyard
+    if not any(folder.glob("*.lock")):
+        return
+    from modelyard.app import Modelyard
 
-        async def take_over() -> None:
-            async with Modelyard(settings) as yard:
-                await yard.recovery.run()
+    async def take_over() -> None:
+        async with Modelyard(settings) as yard:
+            await yard.recovery.run()
 
-        asyncio.run(take_over())
-    return Ledger(database), database
+    asyncio.run(take_over())
 
 
 def _seconds(text: str) -> float:
@@ -85,18 +102,15 @@ def _fields(by: str) -> list[str]:
     return names
 
 
-def _export(ledger: Ledger, tenant: str, since: float, form: str) -> None:
+async def _export(usage: UsageTable, tenant: str, since: float, form: str) -> None:
     from modelyard.gateway.admin.resources import as_csv, as_lines
 
     write = as_csv if form == "csv" else as_lines
-    page: list[UsageRow] = []
     is_first = True
-    for row in ledger.export(tenant, since=since, until=1e12):
-        page.append(row)
-        if len(page) == 1000:
+    async with aclosing(usage.export(tenant, since=since, until=1e12)) as pages:
+        async for page in pages:
             sys.stdout.buffer.write(write(page, is_first))
-            page, is_first = [], False
-    sys.stdout.buffer.write(write(page, is_first))
+            is_first = False
     sys.stdout.flush()
 
 
@@ -168,12 +182,8 @@ def explain(ctx: click.Context, call: str, tenant: str, as_json: bool) -> None:
     from modelyard.base.clock import SystemClock
     from modelyard.runtime.traces import Traces
 
-    ledger, database = _ledger(ctx)
-    try:
-        found = Traces(database, ledger, SystemClock()).explain(tenant, call)
-    finally:
-        ledger.close()
-        database.close()
+    with _ledger(ctx) as (ledger, database):
+        found = asyncio.run(Traces(database, ledger.usage, SystemClock()).explain(tenant, call))
     if as_json:
         print_json(found)
         return

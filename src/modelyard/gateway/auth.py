@@ -18,8 +18,10 @@ import msgspec
 from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError, ModelyardError, NotFoundError
 from modelyard.runtime import api_keys
-from modelyard.runtime.accounts import SESSION_SECONDS, Accounts, Session
+from modelyard.runtime.account import Session
+from modelyard.runtime.accounts import Accounts
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller
+from modelyard.runtime.sessions import SESSION_SECONDS
 from modelyard.runtime.tenancy import Directory
 from modelyard.storage.secrets import KeyRing
 
@@ -161,7 +163,7 @@ class Gatekeeper:
         Raises OriginError where another site's page made it call.
         """
         token = cookie_of(scope["headers"], SESSION_COOKIE)
-        session = await self.accounts.session(token) if token and self.accounts is not None else None
+        session = await self.accounts.sessions.of_token(token) if token and self.accounts is not None else None
         if session is None:
             return None
         check_same_origin(scope["headers"], scope["method"])

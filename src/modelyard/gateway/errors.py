@@ -26,7 +26,8 @@ from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.table import ErrorShape
 from modelyard.jail.sandbox import JailError, JailUnavailableError
 from modelyard.models.types import JSON
-from modelyard.runtime.accounts import SetUpError, SignInError
+from modelyard.runtime.account import SignInError
+from modelyard.runtime.accounts import SetUpError
 from modelyard.runtime.attempts import TooManyTriesError
 from modelyard.runtime.caller import ForbiddenError, ModelNotAllowedError
 from modelyard.runtime.ledger import LedgerUnavailableError

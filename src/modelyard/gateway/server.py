@@ -227,8 +227,8 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
         found[f"{admin_calls.PREFIX}{plural}/"] = {
             "GET": (Role.ADMIN, one), "PATCH": (changing, one), "DELETE": (changing, one), "POST": (changing, one),
         }  # fmt: skip
-    found[f"{admin_calls.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger))}
-    found[f"{admin_calls.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger))}
+    found[f"{admin_calls.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger.usage))}
+    found[f"{admin_calls.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger.usage))}
     manage = parts.manage
     called, providers = model_calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
     weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
@@ -405,7 +405,7 @@ class Gateway:
         if found.row.changes_nothing or request.path.endswith(admin_calls.QUESTIONS) or reply.status >= 400:
             return
         path = request.path
-        await accounts.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])
+        await accounts.audit.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])
 
     def _failure(self, error: Exception, request: Request) -> Reply:
         """What a caller is told of an error; the log is told of those that are faults of ours."""

@@ -16,7 +16,7 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.models.types import JSON
-from modelyard.runtime.accounts import SignInError
+from modelyard.runtime.account import SignInError
 from modelyard.runtime.caller import Role
 from modelyard.transport.egress import Egress, EgressError
 

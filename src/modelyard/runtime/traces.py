@@ -1,5 +1,6 @@
 """Why a call went where it went, kept for those who ask later: of the notable calls, unless all are wanted."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -11,8 +12,8 @@ from modelyard.models.speech2text import Speech2TextRequest
 from modelyard.models.verbatim import VerbatimRequest
 from modelyard.runtime.callbacks import Callback, Outcome
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.ledger import Ledger
-from modelyard.storage.database import Database, StorageUnavailableError, statements
+from modelyard.runtime.usage_table import UsageTable
+from modelyard.storage.database import Database, Row, StorageUnavailableError, statements
 
 _encode = msgspec.json.Encoder().encode
 
@@ -21,7 +22,7 @@ class Traces(Callback):
     def __init__(
         self,
         database: Database,
-        ledger: Ledger,
+        usage: UsageTable,
         clock: Clock,
         *,
         keep: Literal["notable", "all", "none"] = "notable",
@@ -30,7 +31,7 @@ class Traces(Callback):
         """`records`: what was asked and answered is kept too, of every call."""
         self.wants_result = records
         self._database = database
-        self._ledger = ledger
+        self._usage = usage
         self._clock = clock
         self._keep = keep
         self._sql = statements("traces")
@@ -60,13 +61,14 @@ class Traces(Callback):
             except StorageUnavailableError:  # the ledger says so louder
                 return
 
-    def explain(self, tenant: str, invocation: str) -> dict[str, Any]:
+    async def explain(self, tenant: str, invocation: str) -> dict[str, Any]:
         """What was decided, and the ledger's rows. Raises NotFoundError where this tenant has no such call."""
-        rows = self._ledger.of_invocation(tenant, invocation)
-        found = self._database.read(self._sql["one"], {"tenant": tenant, "invocation": invocation})
-        if not rows and not found:
+        rows = await self._usage.of_invocation(tenant, invocation)
+        values = {"tenant": tenant, "invocation": invocation}
+        stories = await self._database.at_once(lambda it: _stories(it.execute(self._sql["one"], values)))
+        if not rows and not stories:
             raise NotFoundError(f"call {invocation!r} does not exist", code="call_not_found")
-        story = msgspec.json.decode(found[0]["body"]) if found else {}
+        story = stories[0] if stories else {}
         plain = {"asked_for": f"{rows[-1].provider}/{rows[-1].model}", "status": rows[-1].status} if rows else {}
         return {
             "call": invocation,
@@ -78,6 +80,11 @@ class Traces(Callback):
 
     def forget(self, before: float) -> None:
         self._database.submit(lambda it: it.execute(self._sql["forget"], (before,)), is_kept=True, may_gather=True)
+
+
+def _stories(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Read where they were fetched: with `records`, a story holds all that was asked and answered."""
+    return [msgspec.json.decode(row["body"]) for row in rows]
 
 
 def _asked(invocation: Invocation) -> Any:

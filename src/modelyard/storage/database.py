@@ -61,6 +61,8 @@ class Engine(Protocol):
     name: str
     where: str
     """For messages; without a password."""
+    is_shared: bool
+    """Whether several processes write to it side by side: a server, which may be away while this machine is well."""
     errors: tuple[type[Exception], ...]
     duplicates: tuple[type[Exception], ...]
 
@@ -211,13 +213,20 @@ class _Readers:
 
     def execute(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Row]:
         """Raises StorageUnavailableError where the database cannot be asked."""
+        return self.run(lambda connection: connection.execute(statement, values))
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """What `work`, which only reads, returns; it is tried again where that may help.
+
+        Raises StorageUnavailableError where the database cannot be asked.
+        """
         with self._places:
             try:
-                return self._tried(statement, values)
+                return self._tried(work)
             except self._engine.errors as error:
                 self._refuse_damage(error)
             try:
-                return self._tried(statement, values)
+                return self._tried(work)
             except self._engine.errors as error:
                 self._refuse_damage(error)
                 where = self._engine.where
@@ -231,12 +240,12 @@ class _Readers:
             self._on_damage(str(error))
             raise StorageUnavailableError(f"database {self._engine.where!r} is damaged") from error
 
-    def _tried(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Row]:
+    def _tried(self, work: Callable[[Connection], T]) -> T:
         generation = self._generation
         connection = self._taken()
         is_usable = True
         try:
-            return connection.execute(statement, values)
+            return work(connection)
         except self._engine.errors as error:
             # A server that was away does not come back on this connection.
             is_usable = self._engine.name == "sqlite" or not self._engine.passes(error)
@@ -361,6 +370,22 @@ class Database:
     def engine(self) -> str:
         return self._engine.name
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes write to it side by side: a server, which may be away while this machine is well.
+
+        Whoever counts there counts in parts, so that not all wait for one row.
+        """
+        return self._engine.is_shared
+
+    def statements(self, name: str) -> dict[str, str]:
+        """The named statements of `sql/<name>.sql`. Of two that differ between databases, as `hour_sqlite` and
+        `hour_postgresql`, this database's is `hour`."""
+        known = statements(name)
+        ending = f"_{self._engine.name}"
+        own = {key.removesuffix(ending): text for key, text in known.items() if key.endswith(ending)}
+        return known | own
+
     def opened(self) -> Engine:
         """The engine, for those who keep connections of their own."""
         return self._engine
@@ -432,9 +457,13 @@ class Database:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(readers.threads, readers.execute, statement, values)
 
-    async def at_length(self, work: Callable[[], T]) -> T:
-        """What `work` returns, which may read for long: in a thread that short reads do not need."""
-        return await asyncio.get_running_loop().run_in_executor(self._long_readers.threads, work)
+    async def at_once(self, work: Callable[[Connection], T], *, is_long: bool = False) -> T:
+        """What `work` makes of several reads on one connection, for one trip to a thread. It may be done twice.
+
+        Raises StorageUnavailableError where the database cannot be asked. `is_long` is that of `fetch`.
+        """
+        readers = self._long_readers if is_long else self._readers
+        return await asyncio.get_running_loop().run_in_executor(readers.threads, readers.run, work)
 
     @contextmanager
     def connection(self) -> Generator[Connection]:
@@ -499,8 +528,8 @@ class Database:
                 connection = self._rolled_back(connection)
                 self._failed(items, error, may_wait=is_open and not self._is_closing.is_set())
             for one in batch:
-                if isinstance(one, Future):
-                    one.set_result(None)
+                if isinstance(one, Future):  # whoever waited for it may have gone away
+                    _settle(one, None, None)
         if connection is not None:
             connection.close()
 

@@ -57,6 +57,7 @@ class _Connection:
 
 class PostgresqlEngine:
     name = "postgresql"
+    is_shared = True
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
     duplicates: tuple[type[Exception], ...] = (psycopg.errors.UniqueViolation,)
 

@@ -60,6 +60,7 @@ class _Connection:
 
 class SqliteEngine:
     name = "sqlite"
+    is_shared = False
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
     duplicates: tuple[type[Exception], ...] = (sqlite3.IntegrityError,)
 

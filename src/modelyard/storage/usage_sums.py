@@ -7,11 +7,13 @@ were sums are added in the background. Why so: docs/design/0016-usage-sums.md.
 
 import asyncio
 import hashlib
+import heapq
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
-from modelyard.storage.database import Connection, Database, Row, statements
+from modelyard.storage.database import Connection, Database, Row
 
 DAY, MOMENT = 86_400, 10
 """Seconds that buckets last: for limits a day, a month and in all; for limits a minute and an hour."""
@@ -22,6 +24,7 @@ _MOMENTS_A_DAY = DAY // MOMENT
 _OLD_AMOUNTS = ("calls", "served", "attempts", "answers", "tokens", "nanos")
 _ROWS_OF_SPAN = 200_000
 _LINES_AT_ONCE = 2_000
+_SORTED_AT_ONCE = 1_000
 _HOLD_SECONDS = 60.0
 _LONGEST_NAME = 256
 """Bytes: five such names fit into one entry of PostgreSQL's index."""
@@ -88,10 +91,10 @@ class UsageSums:
     def __init__(self, database: Database, *, writer: str = "") -> None:
         """`writer` names the process: several that write to one database should seldom add to the same row."""
         self._database = database
-        self._sql = statements("usage_sums")
+        self._sql = database.statements("usage_sums")
         self._writer = writer
         digest = hashlib.sha256(writer.encode()).digest()
-        self._part = digest[0] % _PARTS if database.engine == "postgresql" else 0
+        self._part = digest[0] % _PARTS if database.is_shared else 0
         self._is_complete = False
         self._summing = asyncio.Lock()
 
@@ -212,13 +215,14 @@ class UsageSums:
             if since is None:
                 return
         # The same lines in the same order, whoever adds them up: these rows do not change.
-        lines = await self._old_lines(tenant, since, until)
-        for first in range(done, len(lines), _LINES_AT_ONCE):
-            some = lines[first : first + _LINES_AT_ONCE]
-            advance = partial(self._advance, tenant, since, first, some, now + _HOLD_SECONDS)
+        batches = await self._old_batches(tenant, since, until, done)
+        while batches:  # each is let go of when it is in: all at once would hold the loop
+            some = batches.popleft()
+            advance = partial(self._advance, tenant, since, done, some, now + _HOLD_SECONDS)
             if not await self._database.transact(advance):
                 return
-        passed = tenant, self._writer, since, len(lines)
+            done += len(some)
+        passed = tenant, self._writer, since, done
         await self._database.transact(lambda it: it.execute(self._sql["passed"], passed))
 
     def _advance(
@@ -230,13 +234,16 @@ class UsageSums:
         self._put(connection, lines)
         return True
 
-    async def _old_lines(self, tenant: str, since: float, until: float) -> list[_Line]:
-        # SQLite cuts where it casts, PostgreSQL rounds.
-        whole = f"FLOOR(created_at / {DAY})" if self._database.engine == "postgresql" else f"created_at / {DAY}"
-        statement = self._sql["old"].replace("{bucket}", f"CAST({whole} AS INTEGER)")
+    async def _old_batches(self, tenant: str, since: float, until: float, done: int) -> deque[list[_Line]]:
+        """Those that are not in yet."""
         values = {"tenant": tenant, "since": since, "until": until}
-        rows = await self._database.fetch(statement, values, is_long=True)
-        return await asyncio.to_thread(_lines_of, tenant, rows)
+
+        def work(connection: Connection) -> deque[list[_Line]]:
+            lines = _lines_of(tenant, connection.execute(self._sql["old"], values))
+            places = range(done, len(lines), _LINES_AT_ONCE)
+            return deque(lines[first : first + _LINES_AT_ONCE] for first in places)
+
+        return await self._database.at_once(work, is_long=True)
 
     # tidying
 
@@ -258,7 +265,13 @@ def _lines_of(tenant: str, rows: Sequence[Row]) -> list[_Line]:
         what = tenant, row["api_key"], "", row["user"] or "", model, model, credential, moment
         calls, served, attempts, answers, tokens, nanos = (int(row[name]) for name in _OLD_AMOUNTS)
         _spread(sums, what, (calls, served, tokens, nanos), (attempts, answers, tokens, nanos), has_moments=False)
-    return sorted((key, tuple(amounts)) for key, amounts in sums.items())
+    return _in_order([(key, tuple(amounts)) for key, amounts in sums.items()])
+
+
+def _in_order(lines: Sequence[_Line]) -> list[_Line]:
+    """Sorted a few at a time: sorting all at once would hold the interpreter, and with it the loop, for long."""
+    parts = [sorted(lines[first : first + _SORTED_AT_ONCE]) for first in range(0, len(lines), _SORTED_AT_ONCE)]
+    return list(heapq.merge(*parts))
 
 
 def _spread(

@@ -179,8 +179,8 @@ def metered(call: Call, *outer: Policy, cut: bool = False) -> list[Any]:
         except InvokeError:
             pass
         await ledger.flush()
-        rows = list(reversed(ledger.recent("t")))
-        assert ledger.recent("somebody else") == []
+        rows = list(reversed(await ledger.usage.recent("t")))
+        assert await ledger.usage.recent("somebody else") == []
         database.close()
         return rows
 

@@ -1,6 +1,7 @@
 import asyncio
 import sqlite3
 from decimal import Decimal
+from importlib import resources
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def test_rows_survive_closing_and_sum_exactly(tmp_path: Path):
     add(ledger, "other", "m", "7")
     database.close()
     again = Database(tmp_path / "a" / "x.db")
-    lines = Ledger(again).summary("t", by=["model"])
+    lines = asyncio.run(Ledger(again).usage.summary("t", by=["model"]))
     assert [(line.key, line.calls, line.failed, f"{line.cost:f}") for line in lines] == [
         (("m",), 100, 0, "10"),
         (("n",), 1, 1, "5"),
@@ -51,6 +52,17 @@ def test_flush_waits_for_the_disk(tmp_path: Path):
     with sqlite3.connect(tmp_path / "x.db") as other:
         assert other.execute("SELECT count(*) FROM usage").fetchone() == (1,)
     other.close()
+    database.close()
+
+
+def test_a_flush_that_nobody_waits_for_any_more_ends_no_writing(tmp_path: Path):
+    database = Database(tmp_path / "x.db")
+    for _ in range(20):
+        database.flush().cancel()
+    ledger = Ledger(database)
+    add(ledger, "t", "m", "1")
+    database.flush().result(5)
+    assert len(asyncio.run(ledger.usage.recent("t"))) == 1
     database.close()
 
 
@@ -87,22 +99,38 @@ def test_rows_outlast_a_lock(tmp_path: Path):
         other.execute("BEGIN IMMEDIATE")
         add(ledger, "t", "m", "1")
         database.flush().result(30)
-        assert ledger.recent("t") == []
+        assert asyncio.run(ledger.usage.recent("t")) == []
         other.execute("COMMIT")
     other.close()
     database.close()
     again = Database(tmp_path / "x.db")
-    assert len(Ledger(again).recent("t")) == 1
+    assert len(asyncio.run(Ledger(again).usage.recent("t"))) == 1
     again.close()
 
 
 def test_statements_are_named_and_migrations_are_numbered():
     assert set(statements("usage")) == {
-        "add", "recent", "page", "invocation", "forget", "sums", "attempts", "count_attempts", "latencies",
+        "add", "recent", "page", "invocation", "forget", "sums_sqlite", "sums_postgresql", "attempts", "count_attempts", "latencies",
         "first_chunks", "tenants", "oldest", "of_call",
     }  # fmt: skip
     numbers = [number for number, _ in migrations()]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+SQL = [path.stem for path in Path(str(resources.files("modelyard.storage") / "sql")).glob("*.sql")]
+
+
+@pytest.mark.parametrize("name", SQL)
+def test_a_statement_that_one_database_has_for_itself_the_other_has_too(name: str):
+    """The law of statements that differ; and each database finds its own under the plain name."""
+    known = statements(name)
+    differing = {key.removesuffix("_sqlite") for key in known if key.endswith("_sqlite")}
+    assert differing == {key.removesuffix("_postgresql") for key in known if key.endswith("_postgresql")}
+    assert not differing & known.keys()
+    database = Database(":memory:")
+    own = database.statements(name)
+    assert {key: own[key] for key in differing} == {key: known[f"{key}_sqlite"] for key in differing}
+    database.close()
 
 
 class _Away(sqlite3.OperationalError):

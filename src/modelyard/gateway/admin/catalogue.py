@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelyard.base.computing import apart
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, ModelyardError, NotFoundError, suggestion
 from modelyard.base.fields import may, need, wrong
 from modelyard.gateway.admin.parts import ManageParts
@@ -54,7 +55,7 @@ class ProvidersRoute:
                 here, statuses = self._here(tenant), self.parts.models.providers.get_providers(tenant)
                 return json_reply({"data": [ProviderShown(**_about(here, one)) for one in statuses]})
             case "GET", True, "":
-                return json_reply(self._one(tenant, name))
+                return json_reply(await apart(_detail, *self._one(tenant, name)))
             case "POST", True, "check":
                 values = need(await request.json(), "values", dict)
                 is_operators = caller_is_operator(self.parts.directory, request.caller, tenant)
@@ -83,15 +84,21 @@ class ProvidersRoute:
             resting=self.parts.models.providers.health.resting(),
             plugins={one.installation.provider for one in self.parts.plugins.installed(tenant)},
             custom=Counter(one.provider for _, one in directory.of(tenant, CustomModel)),
+            in_catalogue=frozenset(catalog_names()),
         )
 
-    def _one(self, tenant: str, name: str) -> ProviderDetail:
+    def _one(self, tenant: str, name: str) -> "tuple[_Here, ProviderStatus, list[_Offer]]":
+        """What a provider's details are made of."""
         status = self.parts.models.providers.get_provider(tenant, name)
-        offered = [one for one in catalogue(self.parts, tenant) if one.provider == name]
-        return ProviderDetail(
-            **_about(self._here(tenant), status), help=status.entity.help, forms=status.entity.credential_forms,
-            offered=offered,
-        )  # fmt: skip
+        offered = [offer for offer in _offers(self.parts, tenant) if offer.provider == name]
+        return self._here(tenant), status, offered
+
+
+def _detail(here: "_Here", status: ProviderStatus, offered: "Sequence[_Offer]") -> ProviderDetail:
+    return ProviderDetail(
+        **_about(here, status), help=status.entity.help, forms=status.entity.credential_forms,
+        offered=[_model(offer) for offer in offered],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +112,13 @@ class _Here:
     """Providers that plugins brought."""
     custom: Mapping[str, int]
     """Provider → models of the tenant's own."""
+    in_catalogue: Collection[str]
+    """Providers that come with the product."""
 
 
 def _about(here: _Here, status: ProviderStatus) -> dict[str, Any]:
     entity = status.entity
-    source = "catalogue" if entity.provider in _catalogue() else "settings"
+    source = "catalogue" if entity.provider in here.in_catalogue else "settings"
     if source == "settings" and entity.provider in here.plugins:
         source = "plugin"
     return {
@@ -133,10 +142,6 @@ def _most(seconds: Iterable[float]) -> float:
     return round(min(max(seconds, default=0.0), 86_400.0), 1)
 
 
-def _catalogue() -> frozenset[str]:
-    return frozenset(catalog_names())
-
-
 @dataclass(frozen=True, slots=True)
 class CatalogueRoute:
     """GET catalogue: models, those that need a credential or weights first too. `type`, `ready`."""
@@ -146,22 +151,40 @@ class CatalogueRoute:
     async def __call__(self, request: Request) -> Reply:
         kind = request.query("type")
         is_ready = request.query("ready") == "true"
-        found = catalogue(self.parts, tenant_of(request), None if kind is None else _kind(kind))
-        return json_reply({"data": [one for one in found if one.is_ready or not is_ready]})
+        offers = _offers(self.parts, tenant_of(request), None if kind is None else _kind(kind))
+        wanted = [offer for offer in offers if offer.is_ready or not is_ready]
+        return await apart(_catalogue_reply, wanted)
 
 
-def catalogue(parts: ManageParts, tenant: str, kind: ModelType | None = None) -> Iterator[CatalogueModel]:
+def _catalogue_reply(offers: Sequence["_Offer"]) -> Reply:
+    """Made beside the loop: there are hundreds of models."""
+    return json_reply({"data": [_model(offer) for offer in offers]})
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A model that a provider has, as a tenant sees it."""
+
+    provider: str
+    entity: AIModelEntity
+    is_ready: bool
+    is_custom: bool
+
+
+def _offers(parts: ManageParts, tenant: str, kind: ModelType | None = None) -> list[_Offer]:
     providers = parts.models.providers
     ready = {(owner, one.model, one.model_type) for owner, one in providers.get_models(tenant, model_type=kind)}
     custom = {
         (one.provider, str(one.definition.get("model"))) for _, one in parts.directory.of(tenant, CustomModel)
     }  # fmt: skip
-    for owner, one in providers.get_models(tenant, model_type=kind, ready=False):
-        is_ready = (owner, one.model, one.model_type) in ready
-        yield _model(owner, one, is_ready=is_ready, is_custom=(owner, one.model) in custom)
+    return [
+        _Offer(owner, one, (owner, one.model, one.model_type) in ready, (owner, one.model) in custom)
+        for owner, one in providers.get_models(tenant, model_type=kind, ready=False)
+    ]
 
 
-def _model(provider: str, one: AIModelEntity, *, is_ready: bool, is_custom: bool) -> CatalogueModel:
+def _model(offer: _Offer) -> CatalogueModel:
+    provider, one = offer.provider, offer.entity
     price = one.pricing
     voices = one.model_properties.get(ModelPropertyKey.VOICES) if one.model_properties else None
 
@@ -175,7 +198,7 @@ def _model(provider: str, one: AIModelEntity, *, is_ready: bool, is_custom: bool
         voices=[str(each["mode"]) for each in voices or () if isinstance(each, Mapping) and "mode" in each],
         input_price=per_million(price.input) if price else None,
         output_price=per_million(price.output) if price else None, currency=price.currency if price else "",
-        price_per=price.per.value if price else "", is_ready=is_ready, is_custom=is_custom,
+        price_per=price.per.value if price else "", is_ready=offer.is_ready, is_custom=offer.is_custom,
     )  # fmt: skip
 
 

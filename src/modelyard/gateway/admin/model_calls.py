@@ -1,12 +1,13 @@
 """/admin/v1/calls: attempts with filters, why a call went its way, and the same asked again; /admin/v1/latency."""
 
-import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from modelyard.base.computing import apart
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import need
 from modelyard.gateway.admin.parts import ManageParts
@@ -17,7 +18,8 @@ from modelyard.models.llm import LLMRequest
 from modelyard.models.types import ModelType
 from modelyard.runtime.caller import ForbiddenError, Role
 from modelyard.runtime.invocation import Context
-from modelyard.runtime.ledger import FILTERS, UsageRow
+from modelyard.runtime.usage_row import UsageRow
+from modelyard.runtime.usage_table import FILTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class CallsRoute:
         name, _, action = request.path.removeprefix(f"{PREFIX}calls").strip("/").partition("/")
         match request.method, bool(name), action:
             case "GET", False, "":
-                return json_reply(await self._page(request, tenant))
+                return await self._page(request, tenant)
             case "GET", True, "":
                 return json_reply(await self._explained(tenant, name))
             case "POST", True, "replay":
@@ -41,19 +43,19 @@ class CallsRoute:
             case _:
                 raise request.not_offered()
 
-    async def _page(self, request: Request, tenant: str) -> CallPage:
+    async def _page(self, request: Request, tenant: str) -> Reply:
         since, until = span_of(request)
         most = count_of(request, "limit", 100)
         skip = offset_of(request)
         wanted = {name: value for name in FILTERS if (value := request.query(name))}
-        rows, total = await self.parts.ledger.at_length(
-            lambda: self.parts.ledger.page(tenant, since=since, until=until, most=most, skip=skip, **wanted)
+        rows, total = await self.parts.ledger.usage.page(
+            tenant, since=since, until=until, most=most, skip=skip, **wanted
         )
-        return CallPage(data=[_row(one) for one in rows], total=total)
+        return await apart(_page_reply, rows, total)
 
     async def _explained(self, tenant: str, name: str) -> Explanation:
         await self.parts.ledger.flush()
-        return msgspec.convert(await asyncio.to_thread(self.parts.traces.explain, tenant, name), Explanation)
+        return msgspec.convert(await self.parts.traces.explain(tenant, name), Explanation)
 
     async def _replayed(self, request: Request, tenant: str, name: str) -> Replayed:
         model = need(await request.json(), "model", str)
@@ -81,6 +83,11 @@ class CallsRoute:
         )  # fmt: skip
 
 
+def _page_reply(rows: Sequence[UsageRow], total: int) -> Reply:
+    """Made beside the loop: a page may hold a thousand attempts."""
+    return json_reply(CallPage(data=[_row(row) for row in rows], total=total))
+
+
 def _row(one: UsageRow) -> CallRow:
     return CallRow(
         id=one.id, call=one.invocation, attempt=one.attempt, created_at=one.created_at, provider=one.provider,
@@ -99,8 +106,6 @@ class LatencyRoute:
 
     async def __call__(self, request: Request) -> Reply:
         since, until = span_of(request)
-        rows = await self.parts.ledger.at_length(
-            lambda: self.parts.ledger.percentiles(tenant_of(request), since=since, until=until)
-        )
+        rows = await self.parts.ledger.usage.percentiles(tenant_of(request), since=since, until=until)
         blank: dict[str, Any] = dict.fromkeys(("first_p50", "first_p90", "first_p99"))
         return json_reply({"data": [Percentiles(**{**blank, **row}) for row in rows]})

@@ -6,20 +6,23 @@ tenant does not exist.
 
 import csv
 import io
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
+from modelyard.base.computing import apart
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import need
 from modelyard.gateway.admin.requests import PREFIX, count_of, span_of, tenant_of
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply
 from modelyard.models.types import JSON
 from modelyard.runtime.administration import Administration
-from modelyard.runtime.ledger import GROUPINGS, Ledger, UsageRow
 from modelyard.runtime.load_balancing import Health
+from modelyard.runtime.usage_row import UsageRow
+from modelyard.runtime.usage_table import GROUPINGS, Spending, UsageTable
 from modelyard.storage.answers import Answers
 
 PLURALS: Mapping[str, str] = {
@@ -32,7 +35,6 @@ PLURALS: Mapping[str, str] = {
     "limits": "limit",
     "defaults": "default",
 }
-_MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class _Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Usage:
     """GET /admin/v1/usage: sums by `by`, between `since` and `until` (seconds since 1970)."""
 
-    ledger: Ledger
+    table: UsageTable
 
     async def __call__(self, request: Request) -> Reply:
         by = [one for one in (request.query("by") or "provider,model").split(",") if one]
@@ -116,9 +118,16 @@ class Usage:
             raise InvokeBadRequestError(f"'by' takes {', '.join(GROUPINGS)}", param="by")
         since, until = span_of(request)
         tenant = tenant_of(request)
-        sums = await self.ledger.at_length(lambda: self.ledger.summary(tenant, by=by, since=since, until=until))
-        data = [{**_named(by, one.key), **_built(one)} for one in sums]
-        return json_reply({"data": data, "since": since, "until": until})
+        sums = await self.table.summary(tenant, by=by, since=since, until=until)
+        return await apart(_sums_reply, sums, by, since, until)
+
+
+def _sums_reply(sums: Sequence[Spending], by: Sequence[str], since: float, until: float) -> Reply:
+    """Made beside the loop, and a line at a time: by day and user there may be many, and whoever writes all at once
+    lets go of the interpreter for nobody."""
+    lines = [encode({**_named(by, line.key), **_built(line)}) for line in sums]
+    rest = encode({"since": since, "until": until}).removeprefix(b"{")
+    return Reply(b'{"data":[' + b",".join(lines) + b"]," + rest)
 
 
 def _named(by: Sequence[str], key: Sequence[str]) -> JSON:
@@ -135,7 +144,7 @@ def _built(one: Any) -> JSON:
 class Rows:
     """GET /admin/v1/usage/rows: every attempt, as JSON lines or CSV."""
 
-    ledger: Ledger
+    table: UsageTable
 
     async def __call__(self, request: Request) -> StreamReply:
         since, until = span_of(request)
@@ -143,28 +152,21 @@ class Rows:
         form = request.query("format") or "jsonl"
         if form not in ("jsonl", "csv"):
             raise InvokeBadRequestError("'format' is jsonl or csv", param="format")
-        rows = self.ledger.export(tenant, since=since, until=until)
+        pages = self.table.export(tenant, since=since, until=until)
         kind = b"text/csv; charset=utf-8" if form == "csv" else b"application/x-ndjson"
-        return StreamReply(
-            _pieces(self.ledger, rows, as_csv if form == "csv" else as_lines), None, [(b"content-type", kind)]
-        )
+        return StreamReply(_pieces(pages, as_csv if form == "csv" else as_lines), None, [(b"content-type", kind)])
 
 
 async def _pieces(
-    ledger: Ledger, rows: Iterator[UsageRow], write: Callable[[Sequence[UsageRow], bool], bytes]
+    pages: AsyncGenerator[list[UsageRow], None], write: Callable[[Sequence[UsageRow], bool], bytes]
 ) -> AsyncGenerator[bytes, None]:
+    """A page at a time, each written beside the loop: a thousand rows take milliseconds."""
     is_first = True
-    while True:
-        page = await ledger.at_length(lambda: _page(rows))
-        if page or is_first:
-            yield write(page, is_first)
-        is_first = False
-        if len(page) < _MOST:
-            return
-
-
-def _page(rows: Iterator[UsageRow]) -> list[UsageRow]:
-    return [row for _, row in zip(range(_MOST), rows, strict=False)]
+    async with aclosing(pages):
+        async for page in pages:
+            if page or is_first:
+                yield await apart(write, page, is_first)
+            is_first = False
 
 
 def as_lines(rows: Sequence[UsageRow], is_first: bool) -> bytes:

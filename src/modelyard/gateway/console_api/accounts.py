@@ -20,7 +20,8 @@ from modelyard.gateway.auth import (
 )
 from modelyard.gateway.http import SMALL_BODY, Reply, Request, json_reply
 from modelyard.models.types import JSON
-from modelyard.runtime.accounts import Account, Accounts, Session
+from modelyard.runtime.account import Account, Session
+from modelyard.runtime.accounts import Accounts
 from modelyard.runtime.caller import ForbiddenError, Role
 
 PREFIX = "/console/api/"
@@ -44,7 +45,7 @@ class Entrance:
         if self.elsewhere is not None:
             told["elsewhere"] = self.elsewhere
         token = cookie_of(request.scope["headers"], SESSION_COOKIE)
-        fresh = await self.accounts.renewed(token) if session is not None else None
+        fresh = await self.accounts.sessions.renewed(token) if session is not None else None
         return json_reply(told, headers=_with_cookie(request, fresh) if fresh else _NOT_KEPT)
 
     async def sign_in(self, request: Request) -> Reply:
@@ -74,22 +75,22 @@ class Entrance:
     async def accept(self, request: Request) -> Reply:
         check_same_origin(request.scope["headers"], "POST")
         body, address = await request.json(SMALL_BODY), self.keeper.address_of(request.scope)
-        self.accounts.count_stranger(address)
+        self.accounts.sign_in.count_stranger(address)
         account = await self.accounts.accept(
             need(body, "token", str), may(body, "name", str) or "", need(body, "password", str)
         )
-        self.accounts.welcome_stranger(address)
+        self.accounts.sign_in.welcome_stranger(address)
         return await self._opened(request, account)
 
     async def _opened(self, request: Request, account: Account) -> Reply:
         """Somebody who has just become an account, signed in."""
         agent, address = request.header(b"user-agent") or "", self.keeper.address_of(request.scope)
-        token, session = await self.accounts.open(account, agent, address)
+        token, session = await self.accounts.sessions.open(account, agent, address)
         return self._entered(request, token, session, status=201)
 
     def _entered(self, request: Request, token: str, session: Session, *, status: int = 200) -> Reply:
         reply = json_reply({"account": _shown(session.account)}, status=status, headers=_with_cookie(request, token))
-        device = self.accounts.device_of(session.account)
+        device = self.accounts.sign_in.device_of(session.account)
         reply.cookies = [device_cookie(device, f"{PREFIX}session", is_https=request.is_https)]
         return reply
 
@@ -103,19 +104,19 @@ class OwnAccount:
 
     async def sign_out(self, request: Request) -> Reply:
         """DELETE session. Raises UnauthorizedError."""
-        await self.accounts.sign_out(await self._session(request))
+        await self.accounts.sessions.end(await self._session(request))
         return json_reply({"signed_out": True}, headers=_with_cookie(request, ""))
 
     async def sessions(self, request: Request) -> Reply:
         """GET sessions. Raises UnauthorizedError."""
         session = await self._session(request)
-        listed = await self.accounts.sessions(session.account)
+        listed = await self.accounts.sessions.of(session.account)
         return json_reply({"data": [{**known, "is_current": known["id"] == session.id} for known in listed]})
 
     async def revoke(self, request: Request) -> Reply:
         """DELETE sessions/ID. Raises UnauthorizedError, NotFoundError."""
         session, name = await self._session(request), request.names["session"]
-        await self.accounts.revoke(session.account, name)
+        await self.accounts.sessions.revoke(session.account, name)
         return json_reply({"id": name, "deleted": True})
 
     async def change(self, request: Request) -> Reply:
@@ -171,7 +172,7 @@ class People:
             raise InvokeBadRequestError(
                 f"before must be a time in seconds, not {text[:40]!r}", param="before"
             ) from error
-        changes = await self.accounts.noted(
+        changes = await self.accounts.audit.noted(
             request.tenant, before=before, who=request.query("who") or "", what=request.query("what") or "", most=101
         )
         data = [msgspec.to_builtins(change) for change in changes[:100]]

@@ -10,7 +10,8 @@ from modelyard.base.errors import ConfigError
 from modelyard.gateway.auth import Gatekeeper, cookie_of, session_cookie
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.policies import NOTHING
-from modelyard.runtime.accounts import Accounts, SignInError
+from modelyard.runtime.account import SignInError
+from modelyard.runtime.accounts import Accounts
 from modelyard.runtime.oidc import Oidc, Pending
 
 PREFIX = "/console/api/oidc/"
@@ -45,13 +46,13 @@ class OidcSteps:
             reply = await self._end(request, self.oidc)
         except (SignInError, ConfigError) as error:
             return _told(str(error))
-        self.accounts.welcome_stranger(address)
+        self.accounts.sign_in.welcome_stranger(address)
         return reply
 
     def _count(self, request: Request) -> str:
         """The caller's address, counted: each call asks the provider something. Raises TooManyTriesError."""
         address = self.keeper.address_of(request.scope)
-        self.accounts.count_stranger(address)
+        self.accounts.sign_in.count_stranger(address)
         return address
 
     async def _begin(self, request: Request, oidc: Oidc) -> Reply:
@@ -76,7 +77,7 @@ class OidcSteps:
             pending, code=request.query("code") or "", state=request.query("state") or "", back=_back(request)
         )
         account = await self.accounts.come(person.email, person.name, oidc.role, link=pending.link, state=pending.state)
-        token, _ = await self.accounts.open(
+        token, _ = await self.accounts.sessions.open(
             account, request.header(b"user-agent") or "", self.keeper.address_of(request.scope)
         )
         return _gone_to("/console", session_cookie(token, is_https=request.is_https))

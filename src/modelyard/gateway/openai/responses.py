@@ -34,7 +34,7 @@ class CreateRoute:
                 raise InvokeBadRequestError(f"{name!r} is not offered here; leave it out", param=name)
         items = _items(body)
         instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
-        asked = openai_responses.parse_request(self._with_history(request.tenant, body, items, instance))
+        asked = openai_responses.parse_request(await self._with_history(request.tenant, body, items, instance))
         asked, headers = prepared(request, instance, asked)
         model = self._with_tools(request, instance, asked, body)
         if isinstance(model, HostedModel):
@@ -74,12 +74,12 @@ class CreateRoute:
         about = ToolContext(tenant=request.tenant, user=user, app="responses", key=new_id("call"))
         return HostedModel(instance, self.hosted, Hosted(), about)
 
-    def _with_history(self, tenant: str, body: JSON, items: list[Any], instance: ModelInstance) -> JSON:
+    async def _with_history(self, tenant: str, body: JSON, items: list[Any], instance: ModelInstance) -> JSON:
         """The request with all that went before it in place of the id that stands for it."""
         previous = may(body, "previous_response_id", str)
         rest = {name: value for name, value in body.items() if name not in ("previous_response_id", "store")}
         if previous is not None:
-            rest["input"] = [*self.store.history(tenant, previous), *items]
+            rest["input"] = [*await self.store.history(tenant, previous), *items]
         if isinstance(rest.get("input"), list) and not instance.speaks(openai_responses.FORMAT):
             rest["input"] = as_functions(rest["input"])
         return rest
@@ -103,16 +103,16 @@ class StoredResponses:
 
     async def get(self, request: Request) -> Reply:
         """GET /v1/responses/ID. Raises NotFoundError."""
-        return json_reply(self.store.get(request.tenant, request.names["response"]))
+        return json_reply(await self.store.get(request.tenant, request.names["response"]))
 
     async def input_items(self, request: Request) -> Reply:
         """GET /v1/responses/ID/input_items. Raises NotFoundError."""
-        return json_reply(_listed(self.store.input_items(request.tenant, request.names["response"])))
+        return json_reply(_listed(await self.store.input_items(request.tenant, request.names["response"])))
 
     async def remove(self, request: Request) -> Reply:
         """DELETE /v1/responses/ID. Raises NotFoundError."""
         name = request.names["response"]
-        self.store.remove(request.tenant, name)
+        await self.store.remove(request.tenant, name)
         return json_reply({"id": name, "object": "response", "deleted": True})
 
 

@@ -19,8 +19,9 @@ from modelyard.models.tokens import count_prompt, count_texts, estimate_tokens
 from modelyard.models.types import Chunks, ModelUsage
 from modelyard.models.verbatim import VerbatimChunk, plain
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.ledger import Ledger, tokens_of
+from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call
+from modelyard.runtime.usage_row import tokens_of
 
 _NANO = 1_000_000_000
 

@@ -47,16 +47,31 @@ DELETE FROM usage WHERE tenant = ? AND created_at <= ?;
 SELECT status, first_chunk, prompt_tokens + completion_tokens AS tokens, COALESCE(nanos, 0) AS nanos
 FROM usage WHERE id IN ({places});
 
--- name: sums
--- A tenant's attempts of a span of time, added up by columns that the caller picked from a fixed list.
-SELECT {selected}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS calls,
+-- name: sums_sqlite
+-- A tenant's attempts of a span of time, added up by columns that the caller picked from a fixed list. SQLite cuts
+-- where it casts.
+SELECT {columns}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS calls,
        SUM(CASE WHEN status IN ('ok', 'cached') THEN 0 ELSE 1 END) AS failed,
        SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens,
        SUM(cached_tokens) AS cached_tokens, SUM(reasoning_tokens) AS reasoning_tokens,
        SUM(characters) AS characters, SUM(seconds) AS seconds, SUM(searches) AS searches,
        COALESCE(SUM(nanos), 0) AS nanos, SUM(CASE WHEN total_price IS NULL THEN 1 ELSE 0 END) AS unpriced
-FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until
-GROUP BY {columns}, currency;
+FROM (SELECT *, CAST(created_at / 3600 AS INTEGER) AS hour
+      FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until) AS attempts
+GROUP BY {columns}, currency ORDER BY nanos DESC, calls DESC;
+
+-- name: sums_postgresql
+-- A tenant's attempts of a span of time, added up by columns that the caller picked from a fixed list. PostgreSQL
+-- rounds where it casts.
+SELECT {columns}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS calls,
+       SUM(CASE WHEN status IN ('ok', 'cached') THEN 0 ELSE 1 END) AS failed,
+       SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens,
+       SUM(cached_tokens) AS cached_tokens, SUM(reasoning_tokens) AS reasoning_tokens,
+       SUM(characters) AS characters, SUM(seconds) AS seconds, SUM(searches) AS searches,
+       COALESCE(SUM(nanos), 0) AS nanos, SUM(CASE WHEN total_price IS NULL THEN 1 ELSE 0 END) AS unpriced
+FROM (SELECT *, CAST(FLOOR(created_at / 3600) AS INTEGER) AS hour
+      FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until) AS attempts
+GROUP BY {columns}, currency ORDER BY nanos DESC, calls DESC;
 
 -- name: attempts
 -- A tenant's attempts of a span of time that fit what is asked for, newest first, from some place on.

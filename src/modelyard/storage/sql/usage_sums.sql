@@ -35,9 +35,10 @@ SELECT MIN(created_at) AS since
 FROM (SELECT created_at FROM usage WHERE tenant = :tenant AND created_at < :until
       ORDER BY created_at DESC LIMIT :most) AS chunk;
 
--- name: old
--- A tenant's rows from before there were sums, of a span of time, by day.
-SELECT {bucket} AS bucket, api_key, "user", provider, model, credential, COUNT(*) AS attempts,
+-- name: old_sqlite
+-- A tenant's rows from before there were sums, of a span of time, by day. SQLite cuts where it casts.
+SELECT CAST(created_at / 86400 AS INTEGER) AS bucket, api_key, "user", provider, model, credential,
+       COUNT(*) AS attempts,
        SUM(CASE WHEN attempt <= 1 THEN 1 ELSE 0 END) AS calls,
        SUM(CASE WHEN status IN ('ok', 'cached', 'lost') OR first_chunk IS NOT NULL THEN 1 ELSE 0 END) AS answers,
        SUM(CASE WHEN (status IN ('ok', 'cached', 'lost') OR first_chunk IS NOT NULL)
@@ -51,7 +52,26 @@ SELECT {bucket} AS bucket, api_key, "user", provider, model, credential, COUNT(*
        SUM(CASE WHEN status = 'cached' THEN 0 ELSE COALESCE(nanos, 0) END) AS nanos
 FROM usage
 WHERE tenant = :tenant AND created_at >= :since AND created_at < :until AND asked IS NULL
-GROUP BY {bucket}, api_key, "user", provider, model, credential;
+GROUP BY CAST(created_at / 86400 AS INTEGER), api_key, "user", provider, model, credential;
+
+-- name: old_postgresql
+-- A tenant's rows from before there were sums, of a span of time, by day. PostgreSQL rounds where it casts.
+SELECT CAST(FLOOR(created_at / 86400) AS INTEGER) AS bucket, api_key, "user", provider, model, credential,
+       COUNT(*) AS attempts,
+       SUM(CASE WHEN attempt <= 1 THEN 1 ELSE 0 END) AS calls,
+       SUM(CASE WHEN status IN ('ok', 'cached', 'lost') OR first_chunk IS NOT NULL THEN 1 ELSE 0 END) AS answers,
+       SUM(CASE WHEN (status IN ('ok', 'cached', 'lost') OR first_chunk IS NOT NULL)
+                 AND (attempt <= 1 OR NOT EXISTS (
+                     SELECT 1 FROM usage AS earlier
+                     WHERE earlier.tenant = usage.tenant AND earlier.invocation = usage.invocation
+                       AND earlier.attempt < usage.attempt
+                       AND (earlier.status IN ('ok', 'cached', 'lost') OR earlier.first_chunk IS NOT NULL)))
+                THEN 1 ELSE 0 END) AS served,
+       SUM(CASE WHEN status = 'cached' THEN 0 ELSE prompt_tokens + completion_tokens END) AS tokens,
+       SUM(CASE WHEN status = 'cached' THEN 0 ELSE COALESCE(nanos, 0) END) AS nanos
+FROM usage
+WHERE tenant = :tenant AND created_at >= :since AND created_at < :until AND asked IS NULL
+GROUP BY CAST(FLOOR(created_at / 86400) AS INTEGER), api_key, "user", provider, model, credential;
 
 -- name: release
 -- A process that is gone adds no more.
