@@ -1,0 +1,277 @@
+"""Crawls: what a crawler asks a site for, and what it says of the rest."""
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.jail.sandbox import Jail
+from modelyard.knowledge.addresses import identity, resolve
+from modelyard.knowledge.crawl import Gatherer, Report, gather, remembered
+from modelyard.knowledge.sources import SourceReader
+from modelyard.knowledge.visits import Conditions, Manners, Visitor
+from modelyard.storage.files import FileStore
+from modelyard.testing import FakeClock, Upstream
+from modelyard.transport.egress import Egress, EgressRules
+from tests.knowledge.conftest import Bench, Run
+from tests.knowledge.crawl_cases import CASES, Case, Reply, Site, html, page_of, urlset
+
+
+@dataclass
+class Went:
+    """How a crawl went."""
+
+    site: Site
+    report: Report = field(default_factory=Report)
+    documents: int = 0
+    error: str = ""
+    again: list[str] | None = None
+    counts: dict[str, int] | None = None
+
+
+def trouble(case: Case, went: Went) -> list[str]:
+    """What is otherwise than the case has it."""
+    wrong: list[str] = []
+    if went.site.asked != list(case.asked):
+        wrong.append(f"asked for {went.site.asked[:20]}")
+    if bool(case.error) != bool(went.error) or not re.search(case.error, went.error):
+        wrong.append(f"error {went.error!r}")
+    reasons = [one.reason for one in went.report.first]
+    if went.report.count != len(case.left_out):
+        wrong.append(f"{went.report.count} left out: {reasons}")
+    for pattern, reason in zip(case.left_out, reasons, strict=False):
+        if not re.search(pattern, reason):
+            wrong.append(f"reason {reason!r}")
+    if case.documents is not None and went.documents != case.documents:
+        wrong.append(f"{went.documents} documents")
+    if case.again is not None and (went.again != list(case.again) or went.counts != case.counts):
+        wrong.append(f"again {went.again}, {went.counts}")
+    return wrong
+
+
+def manners_of(case: Case, base: str, delay: float = 0.0) -> Manners:
+    chosen = dict(case.manners)
+    own = frozenset({base.removeprefix("http://")}) if chosen.pop("own_sites", False) else frozenset[str]()
+    return Manners(delay_seconds=delay, own_sites=own, **chosen)
+
+
+async def crawl(
+    case: Case, base: str, site: Site, gatherer: Gatherer, datasets: Any, dataset: Any
+) -> Went:
+    """A case, by the way that the command line takes; a second time where the case has one."""
+    went = Went(site)
+    go: Callable[..., Any] = getattr(gatherer, case.how)
+    deletes = case.how != "feed"
+    try:
+        found = go(f"{base}{case.start}", most=case.most, report=went.report)
+        counts = await gather(datasets, dataset, case.how, found, deletes=deletes, report=went.report)
+        went.documents = counts["added"]
+    except ModelyardError as error:
+        went.error = str(error)
+    if case.again is not None:
+        first, site.asked, report = site.asked, [], Report()
+        memory = await remembered(datasets, dataset, case.how)
+        found = go(f"{base}{case.start}", most=case.most, memory=memory, report=report)
+        went.counts = await gather(datasets, dataset, case.how, found, deletes=deletes, report=report)
+        site.asked, went.again = first, site.asked
+    return went
+
+
+def served(stack: ExitStack, files: Any) -> tuple[str, Site]:
+    site = Site(files)
+    server = stack.enter_context(Upstream(site.answer))
+    site.base = server.url.removesuffix("/v1")
+    return site.base, site
+
+
+@pytest.mark.parametrize("group", ["HTML", "sitemap", "feed", "robots", "redirect", "failures", "again", "busy"])
+def test_a_crawler_asks_for_what_it_should_and_for_nothing_else(run: Run, group: str):
+    cases = [case for name, case in CASES.items() if name.startswith(group)]
+    assert cases
+    with ExitStack() as stack:
+        sites = {case.name: served(stack, case.files) for case in cases}
+
+        async def work(bench: Bench) -> None:
+            wrong: dict[str, list[str]] = {}
+            for case in cases:
+                base, site = sites[case.name]
+                visitor = Visitor(bench.yard.workflow_parts.egress, bench.parts.jail, FakeClock(2e9), manners_of(case, base))
+                gatherer = Gatherer(bench.yard.workflow_parts.egress, bench.datasets.reader, visitor)
+                dataset = await bench.dataset(case.name[:40])
+                if found := trouble(case, await crawl(case, base, site, gatherer, bench.datasets, dataset)):
+                    wrong[case.name] = found
+            assert not wrong, "\n".join(f"{name}: {found}" for name, found in wrong.items())
+
+        run(work, egress={"private": [base.removeprefix("http://") for base, _ in sites.values()]})
+
+
+# ------------------------------------------------------------------------------------------------ manners, in time
+
+
+@dataclass
+class World:
+    """A visitor without a yard, on a clock that tells how long it waited."""
+
+    visitor: Visitor
+    clock: FakeClock
+    base: str
+    site: Site
+
+
+def visiting(files: Any, work: Callable[[World], Any], **manners: Any) -> None:
+    with ExitStack() as stack:
+        base, site = served(stack, files)
+
+        async def around() -> None:
+            clock = FakeClock()
+            egress, jail = Egress(EgressRules(private=frozenset({base.removeprefix("http://")}))), Jail()
+            try:
+                await work(World(Visitor(egress, jail, clock, Manners(**manners)), clock, base, site))
+            finally:
+                await egress.aclose()
+                await jail.aclose()
+
+        asyncio.run(around())
+
+
+def test_requests_to_a_host_keep_their_distance():
+    async def work(world: World) -> None:
+        for name in ("a", "b"):
+            await world.visitor.visit(f"{world.base}/{name}")
+        assert world.clock.slept == [2.0, 2.0]  # robots.txt came first
+
+    visiting({"/a": page_of("a"), "/b": page_of("b")}, work, delay_seconds=2.0)
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7.0), ("0.1", 2.0), ("900", 30.0), ("soon", 2.0)])
+def test_robots_txt_asks_for_a_longer_delay_but_not_for_any(asked: str, waited: float):
+    async def work(world: World) -> None:
+        await world.visitor.visit(f"{world.base}/a")
+        await world.visitor.visit(f"{world.base}/a")
+        assert world.clock.slept == [2.0, waited]
+
+    visiting({"/robots.txt": f"User-agent: *\nCrawl-delay: {asked}", "/a": page_of("a")}, work, delay_seconds=2.0)
+
+
+@pytest.mark.parametrize("value", ["50", "Mon, 12 Jan 1970 13:47:30 GMT"])
+def test_a_host_that_asks_for_rest_is_given_it(value: str):
+    async def work(world: World) -> None:
+        assert (await world.visitor.visit(f"{world.base}/a")).page.status == 200
+        assert world.clock.slept == [pytest.approx(50.0)]
+
+    def busy(count: int) -> Reply:
+        return Reply(status=429, headers={"retry-after": value}) if count == 0 else Reply(page_of("a"))
+
+    visiting({"/a": busy}, work, delay_seconds=0.0)
+
+
+def test_a_host_that_asks_for_much_rest_is_asked_again_afterwards_and_not_before():
+    def busy(count: int) -> Reply:
+        return Reply(status=503, headers={"retry-after": "3600"}) if count == 0 else Reply(page_of("a"))
+
+    async def work(world: World) -> None:
+        for _ in range(2):
+            with pytest.raises(InvokeBadRequestError, match="503|left alone"):
+                await world.visitor.visit(f"{world.base}/a")
+        assert (world.site.asked, world.clock.slept) == (["/a"], [])
+        world.clock.advance(3600)
+        assert (await world.visitor.visit(f"{world.base}/a")).page.status == 200
+
+    visiting({"/a": busy}, work, delay_seconds=0.0)
+
+
+def test_robots_txt_is_asked_for_again_after_a_day_and_sooner_where_it_could_not_be_had():
+    def rules(count: int) -> Reply:
+        return [Reply(status=500), Reply(""), Reply("User-agent: *\nDisallow: /")][count]
+
+    async def work(world: World) -> None:
+        with pytest.raises(InvokeBadRequestError, match="cannot be had"):
+            await world.visitor.visit(f"{world.base}/a")
+        world.clock.advance(61)
+        await world.visitor.visit(f"{world.base}/a")
+        world.clock.advance(23 * 3600)
+        await world.visitor.visit(f"{world.base}/a")
+        world.clock.advance(3601)
+        with pytest.raises(InvokeBadRequestError, match="does not let modelyard read .*crawl_own_sites"):
+            await world.visitor.visit(f"{world.base}/a")
+
+    visiting({"/robots.txt": rules, "/a": page_of("a")}, work, delay_seconds=0.0)
+
+
+def test_a_site_that_does_not_answer_is_not_crawled():
+    async def work(world: World) -> None:
+        with pytest.raises(InvokeBadRequestError, match="robots.txt of .* cannot be had"):
+            await world.visitor.visit("http://127.0.0.1:1/")
+
+    visiting({}, work)
+
+
+def test_conditions_are_told_to_the_address_that_they_are_about_alone():
+    known = Conditions(url="http://a.example/x", etag='"1"', modified="yesterday")
+    assert known.headers("http://A.example:80/x") == [("if-none-match", '"1"'), ("if-modified-since", "yesterday")]
+    assert known.headers("http://a.example/y") == []
+
+
+# ------------------------------------------------------------------------------------------------ addresses
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://A.Example/x", "http://a.example/x"), ("http://a.example", "http://a.example/"),
+        ("http://a.example:80/", "http://a.example/"), ("https://a.example:443/", "https://a.example/"),
+        ("http://a.example/x#y", "http://a.example/x"), ("http://a.example/a/../b/./c", "http://a.example/b/c"),
+        ("http://a.example/%7eann", "http://a.example/~ann"), ("http://a.example/%c3%a9", "http://a.example/é"),
+        ("http://a.example/?q=%2f", "http://a.example/?q=%2F"), ("http://bücher.example/", "http://xn--bcher-kva.example/"),
+    ],
+)  # fmt: skip
+def test_addresses_that_are_the_same_have_one_identity(one: str, other: str):
+    assert identity(one) == identity(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://a.example/x", "https://a.example/x"), ("http://a.example/x", "http://a.example/X"),
+        ("http://a.example/x", "http://a.example/x/"), ("http://a.example/a%2Fb", "http://a.example/a/b"),
+        ("http://a.example/?a=1&b=2", "http://a.example/?b=2&a=1"), ("http://a.example:81/", "http://a.example/"),
+    ],
+)  # fmt: skip
+def test_addresses_that_may_differ_have_two(one: str, other: str):
+    assert identity(one) != identity(other)
+
+
+@pytest.mark.parametrize("written", ["http://[::1", "http://", "http://h:99999/", "javascript:x", "http://" + "é" * 5000])
+def test_what_is_no_address_of_the_web_leads_nowhere(written: str):
+    assert resolve("http://a.example/", written) == ""
+
+
+# ------------------------------------------------------------------------------------------------ databases
+
+
+@pytest.mark.parametrize(
+    ("query", "after", "said"),
+    [
+        ("SELECT * FROM nothing", None, "no such table"), ("SELECT 1; SELECT 2", None, "one statement"),
+        ("SELECT 1 WHERE 1 = :after", 1 << 70, "too large"), ("SELECT 1\0", None, "null character"),
+        ("WITH x AS (SELECT 1) DELETE FROM lamps", None, "readonly"),
+    ],
+)  # fmt: skip
+def test_what_a_file_of_sqlite_objects_to_is_said(run: Run, tmp_path: Path, query: str, after: Any, said: str):
+    file = tmp_path / "shop #1?.db"
+    with sqlite3.connect(file) as rows:
+        rows.execute("CREATE TABLE lamps (id INTEGER)")
+
+    async def work(bench: Bench) -> None:
+        with pytest.raises(InvokeBadRequestError, match=f"the database says: .*{said}"):
+            [row async for row in bench.parts.gatherer.rows(str(file), query, key="id", after=after)]
+        assert not [row async for row in bench.parts.gatherer.rows(str(file), "SELECT * FROM lamps", key="id")]
+
+    run(work)
