@@ -1,94 +1,32 @@
 """Crawls: what a crawler asks a site for, and what it says of the rest."""
 
 import asyncio
-import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.base.errors import InvokeBadRequestError
 from modelyard.jail.sandbox import Jail
 from modelyard.knowledge.addresses import identity, resolve
-from modelyard.knowledge.crawl import Gatherer, Report, gather, remembered
-from modelyard.knowledge.sources import SourceReader
+from modelyard.knowledge.crawl import Gatherer
 from modelyard.knowledge.visits import Conditions, Manners, Visitor
-from modelyard.storage.files import FileStore
-from modelyard.testing import FakeClock, Upstream
+from modelyard.testing import FakeClock
 from modelyard.transport.egress import Egress, EgressRules
+from tests.contract.conftest import postgres_url  # noqa: F401  a fixture
 from tests.knowledge.conftest import Bench, Run
-from tests.knowledge.crawl_cases import CASES, Case, Reply, Site, html, page_of, urlset
-
-
-@dataclass
-class Went:
-    """How a crawl went."""
-
-    site: Site
-    report: Report = field(default_factory=Report)
-    documents: int = 0
-    error: str = ""
-    again: list[str] | None = None
-    counts: dict[str, int] | None = None
-
-
-def trouble(case: Case, went: Went) -> list[str]:
-    """What is otherwise than the case has it."""
-    wrong: list[str] = []
-    if went.site.asked != list(case.asked):
-        wrong.append(f"asked for {went.site.asked[:20]}")
-    if bool(case.error) != bool(went.error) or not re.search(case.error, went.error):
-        wrong.append(f"error {went.error!r}")
-    reasons = [one.reason for one in went.report.first]
-    if went.report.count != len(case.left_out):
-        wrong.append(f"{went.report.count} left out: {reasons}")
-    for pattern, reason in zip(case.left_out, reasons, strict=False):
-        if not re.search(pattern, reason):
-            wrong.append(f"reason {reason!r}")
-    if case.documents is not None and went.documents != case.documents:
-        wrong.append(f"{went.documents} documents")
-    if case.again is not None and (went.again != list(case.again) or went.counts != case.counts):
-        wrong.append(f"again {went.again}, {went.counts}")
-    return wrong
+from tests.knowledge.crawl_cases import CASES, Case, Reply, Site, page_of
+from tests.knowledge.crawling import crawl, served, trouble
 
 
 def manners_of(case: Case, base: str, delay: float = 0.0) -> Manners:
     chosen = dict(case.manners)
     own = frozenset({base.removeprefix("http://")}) if chosen.pop("own_sites", False) else frozenset[str]()
     return Manners(delay_seconds=delay, own_sites=own, **chosen)
-
-
-async def crawl(
-    case: Case, base: str, site: Site, gatherer: Gatherer, datasets: Any, dataset: Any
-) -> Went:
-    """A case, by the way that the command line takes; a second time where the case has one."""
-    went = Went(site)
-    go: Callable[..., Any] = getattr(gatherer, case.how)
-    deletes = case.how != "feed"
-    try:
-        found = go(f"{base}{case.start}", most=case.most, report=went.report)
-        counts = await gather(datasets, dataset, case.how, found, deletes=deletes, report=went.report)
-        went.documents = counts["added"]
-    except ModelyardError as error:
-        went.error = str(error)
-    if case.again is not None:
-        first, site.asked, report = site.asked, [], Report()
-        memory = await remembered(datasets, dataset, case.how)
-        found = go(f"{base}{case.start}", most=case.most, memory=memory, report=report)
-        went.counts = await gather(datasets, dataset, case.how, found, deletes=deletes, report=report)
-        site.asked, went.again = first, site.asked
-    return went
-
-
-def served(stack: ExitStack, files: Any) -> tuple[str, Site]:
-    site = Site(files)
-    server = stack.enter_context(Upstream(site.answer))
-    site.base = server.url.removesuffix("/v1")
-    return site.base, site
 
 
 @pytest.mark.parametrize("group", ["HTML", "sitemap", "feed", "robots", "redirect", "failures", "again", "busy"])
@@ -102,7 +40,9 @@ def test_a_crawler_asks_for_what_it_should_and_for_nothing_else(run: Run, group:
             wrong: dict[str, list[str]] = {}
             for case in cases:
                 base, site = sites[case.name]
-                visitor = Visitor(bench.yard.workflow_parts.egress, bench.parts.jail, FakeClock(2e9), manners_of(case, base))
+                visitor = Visitor(
+                    bench.yard.workflow_parts.egress, bench.parts.jail, FakeClock(2e9), manners_of(case, base)
+                )
                 gatherer = Gatherer(bench.yard.workflow_parts.egress, bench.datasets.reader, visitor)
                 dataset = await bench.dataset(case.name[:40])
                 if found := trouble(case, await crawl(case, base, site, gatherer, bench.datasets, dataset)):
@@ -248,7 +188,7 @@ def test_addresses_that_may_differ_have_two(one: str, other: str):
     assert identity(one) != identity(other)
 
 
-@pytest.mark.parametrize("written", ["http://[::1", "http://", "http://h:99999/", "javascript:x", "http://" + "é" * 5000])
+@pytest.mark.parametrize("written", ["http://[::1", "http://h:99999/", "javascript:x", "http://" + "é" * 5000])
 def test_what_is_no_address_of_the_web_leads_nowhere(written: str):
     assert resolve("http://a.example/", written) == ""
 
@@ -259,7 +199,7 @@ def test_what_is_no_address_of_the_web_leads_nowhere(written: str):
 @pytest.mark.parametrize(
     ("query", "after", "said"),
     [
-        ("SELECT * FROM nothing", None, "no such table"), ("SELECT 1; SELECT 2", None, "one statement"),
+        ("SELECT * FROM lanterns", None, "no such table"), ("SELECT 1; SELECT 2", None, "one statement"),
         ("SELECT 1 WHERE 1 = :after", 1 << 70, "too large"), ("SELECT 1\0", None, "null character"),
         ("WITH x AS (SELECT 1) DELETE FROM lamps", None, "readonly"),
     ],
@@ -273,5 +213,28 @@ def test_what_a_file_of_sqlite_objects_to_is_said(run: Run, tmp_path: Path, quer
         with pytest.raises(InvokeBadRequestError, match=f"the database says: .*{said}"):
             [row async for row in bench.parts.gatherer.rows(str(file), query, key="id", after=after)]
         assert not [row async for row in bench.parts.gatherer.rows(str(file), "SELECT * FROM lamps", key="id")]
+
+    run(work)
+
+
+def test_what_postgresql_objects_to_is_said(run: Run, postgres_url: str):  # noqa: F811
+    objections = [
+        (postgres_url, "SELECT * FROM lanterns", None, "lanterns.* does not exist"),
+        (postgres_url, "SELECT 1/0 AS id", None, "division by zero"),
+        (postgres_url, "SELECT 1 AS id; SELECT :after", 1, "multiple commands"),
+        (postgres_url, "WITH x AS (DELETE FROM pg_class RETURNING 1) SELECT 1", None, "read-only transaction"),
+        (postgres_url, "SELECT 1 AS id WHERE 1 = :after", object(), "cannot adapt"),
+        ("postgresql://nobody:hush@127.0.0.1:1/x", "SELECT 1", None, "cannot be reached"),
+    ]
+
+    async def work(bench: Bench) -> None:
+        gatherer = bench.parts.gatherer
+        for where, query, after, said in objections:
+            with pytest.raises(InvokeBadRequestError, match=f"(?s)the database says: .*{said}") as caught:
+                [row async for row in gatherer.rows(where, query, key="id", after=after)]
+            assert "hush" not in str(caught.value)
+        query = "SELECT 7 AS id, '{1,2}'::int[] AS list, int4range(1, 3) AS span, '10.0.0.1'::inet AS host WHERE 'a' LIKE '%a%'"
+        (row,) = [row async for row in gatherer.rows(postgres_url, query, key="id")]
+        assert row.text == 'id: 7\nlist: [1,2]\nspan: "[1, 3)"\nhost: "10.0.0.1"'
 
     run(work)

@@ -3,6 +3,7 @@
 import re
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
+from modelyard.base.charsets import LABELS, codec_of
 from modelyard.base.urls import join
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -13,6 +14,7 @@ _BREAKS = str.maketrans("", "", "\t\r\n")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_CODECS = frozenset(LABELS.values())
 _DOT = re.compile(r"%2e", re.IGNORECASE)
 # Signs that stay as they are (WHATWG URL, 1.3); quote() keeps letters, digits and `_.-~` by itself. A backslash does
 # not: the way out refuses it.
@@ -103,12 +105,12 @@ def _without_dots(path: str) -> str:
 
 
 def _query(query: str, encoding: str) -> str:
-    name = "utf-8" if encoding.lower().startswith("utf") else encoding
-    try:
-        # What the encoding lacks is sent as a reference (Encoding, 4.3: the error mode `html`).
-        return quote(query, _IN_QUERY, encoding=name, errors="xmlcharrefreplace")
-    except (LookupError, UnicodeError):
-        return quote(query, _IN_QUERY, errors="replace")
+    # A page may name anything, and some of Python's codecs take hours for a short text: those of the list do not.
+    codec = encoding if encoding in _CODECS else codec_of(encoding)
+    if codec.startswith("utf-16"):
+        codec = "utf-8"
+    # What the encoding lacks is sent as a reference (Encoding, 4.3: the error mode `html`).
+    return quote(query, _IN_QUERY, encoding=codec, errors="replace" if codec == "utf-8" else "xmlcharrefreplace")
 
 
 def _plain(text: str) -> str:
