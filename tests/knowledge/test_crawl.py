@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.jail.sandbox import Jail
+from modelyard.jail.sandbox import Jail, JailError, JailLimits
 from modelyard.knowledge.addresses import identity, resolve
 from modelyard.knowledge.crawl import Gatherer
 from modelyard.knowledge.visits import Conditions, Manners, Visitor
@@ -157,6 +157,34 @@ def test_conditions_are_told_to_the_address_that_they_are_about_alone():
     known = Conditions(url="http://a.example/x", etag='"1"', modified="yesterday")
     assert known.headers("http://A.example:80/x") == [("if-none-match", '"1"'), ("if-modified-since", "yesterday")]
     assert known.headers("http://a.example/y") == []
+
+
+# ------------------------------------------------------------------------------------------------ hostile markup
+
+_OPEN = {
+    ("page", "attributes"): b"<a " + b" ".join(b"a%d=1" % at for at in range(300_000)) + b" href=/x>",
+    ("page", "depth"): b"<template>" * 300_000 + b"<a href=/x>",
+    ("sitemap", "depth"): b"<urlset>" * 200_000,
+    ("sitemap", "signs"): b"<urlset><url><loc>http://x/" + b"&" * 2_000_000,
+    ("feed", "items"): b"<rss><channel>" + b"<item>" * 300_000,
+    ("feed", "names"): b"<rss " + b" ".join(b'xmlns:a%d="u"' % at for at in range(50_000)) + b">",
+    ("robots", "rules"): b"User-agent: *\n" + b"Disallow: /*a*a*a*a*a*b\n" * 20_000,
+}
+
+
+def test_markup_that_takes_for_ever_ends_in_the_jail_and_the_next_is_read():
+    async def work() -> None:
+        jail = Jail(JailLimits(document_seconds=5.0, memory_mb=1024))
+        try:
+            for (of, _), data in _OPEN.items():
+                with suppress(JailError):
+                    await jail.web(of, data, agent="modelyard", addresses=["http://x.example/" + "a" * 5000])
+                told = await jail.web("page", b"<a href=/x>", agent="modelyard")
+                assert told["links"] == [["/x", []]]
+        finally:
+            await jail.aclose()
+
+    asyncio.run(work())
 
 
 # ------------------------------------------------------------------------------------------------ addresses
