@@ -1,6 +1,7 @@
 """Crawls: what a crawler asks a site for, and what it says of the rest."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from modelyard.base.errors import InvokeBadRequestError
+from modelyard.cli.knowledge import knowledge
 from modelyard.jail.sandbox import Jail, JailError, JailLimits
 from modelyard.knowledge.addresses import identity, resolve
 from modelyard.knowledge.crawl import Gatherer
@@ -266,3 +269,20 @@ def test_what_postgresql_objects_to_is_said(run: Run, postgres_url: str):  # noq
         assert row.text == 'id: 7\nlist: [1,2]\nspan: "[1, 3)"\nhost: "10.0.0.1"'
 
     run(work)
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def test_whoever_crawls_sees_what_was_left_out(tmp_path: Path):
+    files = {"/": "<p>Home.</p>" + "".join(f"<a href=/{at}>x</a>" for at in range(11)), "/a": page_of("a")}
+    with ExitStack() as stack:
+        base, _ = served(stack, files)
+        settings = {"egress": {"private": [base.removeprefix("http://")]}, "knowledge": {"crawl_delay_seconds": 0.0}}
+        (tmp_path / "modelyard.yaml").write_text(json.dumps(settings))
+        command = ["add", "d", f"{base}/", "--crawl", "--economy"]
+        done = CliRunner().invoke(knowledge, command, env={"MODELYARD_HOME": str(tmp_path)}, catch_exceptions=False)
+    assert "d: 1 added" in done.stdout
+    assert "11 left out" in done.stderr
+    assert f"{base}/0: {base}/0 answers with status 404" in done.stderr
+    assert "… and 1 more" in done.stderr
