@@ -500,6 +500,8 @@ def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(run: Run, tmp_path: 
 
     def answer(request: Any) -> Any:
         path = request.path.partition("?")[0]
+        if path == "/robots.txt":
+            return Answer(status=404)
         if path.startswith("/trap/"):  # a site without an end
             number = int(path.rpartition("/")[2])
             return Answer(
@@ -545,7 +547,7 @@ def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(run: Run, tmp_path: 
         with pytest.raises(InvokeBadRequestError, match="no RSS or Atom feed"):
             [page async for page in gatherer.feed(f"{base}/a")]
 
-    run(work, egress={"private": [base.removeprefix("http://")]})
+    run(work, egress={"private": [base.removeprefix("http://")]}, knowledge={"crawl_delay_seconds": 0.0})
 
 
 def test_a_page_that_leads_inside_is_not_followed(run: Run, upstream: Any):

@@ -134,6 +134,8 @@ KEPT = {
     "knowledge/retrieve.py:Retriever._documents": "by dataset, which is found by its tenant before; with its generation",
     "knowledge/retrieve.py:Retriever._met": "by dataset and generation, user and conditions",
     "knowledge/retrieve.py:Retriever._vectors": "by tenant, embedding model and question",
+    "knowledge/visits.py:Visitor._hosts": _COUNT,
+    "knowledge/visits.py:Visitor._rules": "by a site's origin: the robots.txt that it shows to everybody",
     # plugins
     "plugins/conversation.py:Conversation._sessions": "by a random session: each call's own",
     "plugins/debug.py:_Connection._assets": "of one connection, whose key says whose it is",

@@ -163,6 +163,9 @@ _WRITTEN_OUT = {
     ("jail/inside/documents.py", "encoding"): "written out above",
     ("jail/inside/documents.py", "best.encoding"): "measured by charset-normalizer, in the jail",
     ("jail/inside/reading.py", "encoding"): "written out above",
+    ("jail/inside/web.py", "charset"): "of the list: it is looked up before it is handed in",
+    ("jail/inside/web.py", "encoding"): "a byte order mark's",
+    ("jail/inside/web.py", "'utf-16-be' if data[:1] == b'\\x00' else 'utf-16-le'"): "written out",
     (
         "knowledge/split.py",
         "separator.encode('latin-1', 'backslashreplace')",

@@ -52,6 +52,7 @@ PROOFS = {
     "bench-workflow": "What a node, a step and a run cost, beside graphon.",
     "retrieval": "nDCG@10 on six collections: full text, semantic, hybrid, reranked, with local models.",
     "documents": "Every format in and out, compared with what was written; bombs and liars held.",
+    "crawl": "Every case of pages, sitemaps, feeds, robots.txt and manners, on sites that the crawler visits.",
     "index-kill": "300 times kill -9 during indexing, update and delete: index and database agree.",
     "answers": "Questions on a folder of documents, with citations, on the local model; falsehoods found.",
     "dataset-clients": "Three clients of the knowledge API from PyPI against the server.",

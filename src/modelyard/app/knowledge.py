@@ -21,6 +21,7 @@ from modelyard.knowledge.models import RuntimeModels
 from modelyard.knowledge.retrieve import Retriever
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.store import KnowledgeStore
+from modelyard.knowledge.visits import Manners, Visitor
 from modelyard.providers.local.provider import OCR
 from modelyard.runtime import api_keys
 from modelyard.runtime.caller import Caller
@@ -42,7 +43,12 @@ class KnowledgeParts:
         reader = SourceReader(
             yard.files, self.jail, yard.workflow_parts.egress, most_mb=chosen.most_mb, ocr=self._text_in
         )
-        self.gatherer = Gatherer(yard.workflow_parts.egress, reader)
+        manners = Manners(
+            delay_seconds=chosen.crawl_delay_seconds, own_sites=frozenset(chosen.crawl_own_sites),
+            follows_nofollow=chosen.crawl_follows_nofollow,
+        )  # fmt: skip
+        visitor = Visitor(yard.workflow_parts.egress, self.jail, yard.clock, manners)
+        self.gatherer = Gatherer(yard.workflow_parts.egress, reader, visitor)
         self.external = ExternalKnowledge(self.store, yard.workflow_parts.egress, yard.keys)
         made = embedder or self.models
         self.indexer = Indexer(self.store, made, reader, self.models, at_once=chosen.at_once, caller_of=self._caller_of)

@@ -262,6 +262,12 @@ class KnowledgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """The largest document."""
     document_seconds: float = 120.0
     document_memory_mb: int = 1024
+    crawl_delay_seconds: float = 0.5
+    """Between two requests of a crawl to a host; its robots.txt may ask for more."""
+    crawl_own_sites: list[str] = []
+    """Sites of one's own, as `docs.example.com` or `HOST:PORT`: crawls do not ask their robots.txt."""
+    crawl_follows_nofollow: bool = False
+    """Whether crawls follow links that their page marks with `nofollow`."""
 
 
 class McpStdioSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -80,8 +80,10 @@ def add(
         parts = yard.knowledge
         one = await _dataset(yard, tenant, dataset, embedding, economy=economy, form=form)
         while True:
+            from modelyard.knowledge.crawl import Report
+
             told = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
-            batch = new_uuid()
+            batch, report = new_uuid(), Report()
             for source in sources:
                 gatherer, found = parts.gatherer, None
                 if sql:
@@ -89,17 +91,22 @@ def add(
                 elif json_path:
                     found = ("api", gatherer.values(source, json_path, key=key))
                 elif source.startswith(("http://", "https://")):
-                    found = _pages(gatherer, source, crawl=crawl, sitemap=sitemap, feed=feed, most=most)
-                counts = await _gathered(parts, one, source, found, batch)
+                    kind = _kind(crawl=crawl, sitemap=sitemap, feed=feed)
+                    memory = await _remembered(parts, one, kind, source)
+                    found = (kind, _pages(gatherer, kind, source, most, memory, report))
+                counts = await _gathered(parts, one, source, found, batch, report)
                 told = {name: told[name] + counts[name] for name in told}
             failed = await _shown(parts, one, quiet=as_json)
             if as_json:
-                print_json({"dataset": one.id, **told, "failed": [{"name": d.name, "error": d.error} for d in failed]})
+                left_out = {"count": report.count, "first": [msgspec.to_builtins(each) for each in report.first]}
+                errors = [{"name": d.name, "error": d.error} for d in failed]
+                print_json({"dataset": one.id, **told, "failed": errors, "left_out": left_out})
             else:
                 said = ", ".join(f"{count} {name}" for name, count in told.items() if count) or "nothing to do"
                 click.echo(f"{one.name}: {said}")
                 for each in failed:
                     click.echo(click.style(f"  {each.name}: ", fg="red") + each.error, err=True)
+                _show_left_out(report)
             if not watch:
                 return 1 if failed else 0
             await asyncio.sleep(2)
@@ -123,24 +130,53 @@ async def _dataset(yard: Any, tenant: str, name: str, embedding: str, *, economy
         return await datasets.create(tenant, name, settings=settings)
 
 
-def _pages(gatherer: Any, url: str, *, crawl: bool, sitemap: bool, feed: bool, most: int) -> tuple[str, Any]:
+def _show_left_out(report: Any) -> None:
+    if not report.count:
+        return
+    click.echo(click.style(f"  {report.count:,} left out", fg="yellow"), err=True)
+    for each in report.first:
+        click.echo(f"    {each.url}: {each.reason}", err=True)
+    if report.count > len(report.first):
+        click.echo(f"    … and {report.count - len(report.first):,} more", err=True)
+    if not report.is_whole:
+        click.echo("    Nothing was deleted: some of it may come another time.", err=True)
+
+
+def _kind(*, crawl: bool, sitemap: bool, feed: bool) -> str:
     if sitemap:
-        return "sitemap", gatherer.sitemap(url, most=most)
+        return "sitemap"
     if feed:
-        return "feed", gatherer.feed(url, most=most)
-    return ("site", gatherer.pages(url, most=most)) if crawl else ("page", gatherer.pages(url, most=1))
+        return "feed"
+    return "site" if crawl else "page"
+
+
+async def _remembered(parts: Any, dataset: Any, kind: str, source: str) -> Any:
+    from modelyard.knowledge.crawl import remembered
+
+    return await remembered(parts.datasets, dataset, f"{kind} {source}")
+
+
+def _pages(gatherer: Any, kind: str, url: str, most: int, memory: Any, report: Any) -> AsyncGenerator[Any, None]:
+    match kind:
+        case "sitemap":
+            return gatherer.sitemap(url, most=most, memory=memory, report=report)
+        case "feed":
+            return gatherer.feed(url, most=most, memory=memory, report=report)
+        case "site":
+            return gatherer.pages(url, most=most, memory=memory, report=report)
+        case _:
+            return gatherer.pages(url, most=1, depth=0, memory=memory, report=report)
 
 
 async def _gathered(
-    parts: Any, dataset: Any, source: str, found: tuple[str, AsyncGenerator[Any, None]] | None, batch: str
+    parts: Any, dataset: Any, source: str, found: tuple[str, AsyncGenerator[Any, None]] | None, batch: str, report: Any
 ) -> dict[str, int]:
     from modelyard.knowledge.crawl import gather
 
     if found is not None:
         kind, pages = found
-        return await gather(
-            parts.datasets, dataset, f"{kind} {source}", pages, deletes=kind in ("site", "sitemap", "sql", "api")
-        )
+        deletes = kind in ("site", "sitemap", "sql", "api")
+        return await gather(parts.datasets, dataset, f"{kind} {source}", pages, deletes=deletes, report=report)
     path = Path(source)
     if not path.exists():  # noqa: ASYNC240
         raise ConfigError(f"{source!r} is no file, no folder and no address")

@@ -214,6 +214,14 @@ class Jail:
         found = await self._run(tenant, "documents", task, data, self.limits.document_seconds)
         return [base64.b64decode(one) for one in found]
 
+    async def web(
+        self, of: str, data: bytes, *, agent: str, charset: str = "", addresses: Sequence[str] = (), tenant: str = ""
+    ) -> dict[str, Any]:
+        """What a `page`, a `sitemap`, a `feed` or `robots` (for these addresses) says to the crawler `agent`;
+        `charset` is the codec that its header names. What comes back stands in `inside/web.py`. Raises JailError."""
+        task = {"kind": "web", "of": of, "agent": agent, "charset": charset, "addresses": list(addresses)}
+        return await self._run(tenant, "documents", task, data, self.limits.document_seconds)
+
     async def check(self) -> str:
         """Try what a prisoner would try, once; the level. Raises JailUnavailableError where any of it worked."""
         async with self._testing:
@@ -290,7 +298,8 @@ class Jail:
             os.close(sink)
         try:
             async with asyncio.timeout(seconds):
-                most = self.limits.document_bytes if "name" in task else self.limits.output_bytes
+                is_large = "name" in task or task["kind"] == "web"
+                most = self.limits.document_bytes if is_large else self.limits.output_bytes
                 answer = await self._exchange(feed, drain, head + b"\n" + data, most)
                 ended = await run.ended
         except TimeoutError:

@@ -240,6 +240,20 @@ class Egress:
             raise EgressTimeoutError(f"{_shown(url)} took longer than {self.rules.seconds:g} s") from None
         raise EgressError(f"{_shown(url)} redirects more than {most_redirects} times")
 
+    async def fetch_once(
+        self, method: str, url: str, *, headers: Sequence[tuple[str, str]] = (), most_bytes: int = 10 << 20
+    ) -> Fetched:
+        """Send a request and take the whole answer; a redirect is an answer like others, for callers who decide about
+        each step. Raises EgressError."""
+        hop = _Hop(method.upper(), url, [one for one in headers if one[0].lower() not in _OURS])
+        timeouts = Timeouts(connect=5.0, first_byte=60.0, between_bytes=60.0)
+        try:
+            async with asyncio.timeout(self.rules.seconds):
+                response = await self._send(hop, timeouts, verify=True)
+                return await _whole(response, hop.url, most_bytes)
+        except TimeoutError:
+            raise EgressTimeoutError(f"{_shown(url)} took longer than {self.rules.seconds:g} s") from None
+
     @asynccontextmanager
     async def stream(
         self,

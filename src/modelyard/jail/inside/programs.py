@@ -200,6 +200,23 @@ def document(task: Any, data: Any) -> Any:
         raise Failed(f"the document cannot be read: {type(error).__name__}: {str(error)[:500]}") from None
 
 
+def web(task: Any, data: Any) -> Any:
+    import documents  # pyright: ignore[reportMissingImports]
+
+    try:
+        import web  # pyright: ignore[reportMissingImports]
+
+        return web.read(task, data)
+    except documents.Unsupported as error:
+        raise Failed(str(error)) from None
+    except ImportError as error:
+        raise Failed("pages cannot be read without %s: pip install 'modelyard[knowledge]'" % error.name) from None
+    except MemoryError:
+        raise Failed("it takes more memory than it may") from None
+    except Exception as error:
+        raise Failed(f"it cannot be read: {type(error).__name__}: {str(error)[:500]}") from None
+
+
 KINDS = {"python3": python, "javascript": javascript, "template": template, "probe": probe}
 
 
@@ -207,4 +224,6 @@ def run(task: Any, data: Any) -> Any:
     kind = task["kind"]
     if kind == "document":
         return document(task, data)
+    if kind == "web":
+        return web(task, data)
     return KINDS[kind](task)

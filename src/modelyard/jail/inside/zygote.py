@@ -242,7 +242,7 @@ def prepare(name: Any, extra: Any, has_landlock: Any) -> Any:
     """Load, and shut the door: (bytes that this takes, Landlock's rules or -1)."""
     load(_USUAL)
     if name == "documents":
-        load(("documents", "reading", *extra))
+        load(("documents", "reading", "web", *extra))
     else:
         load(("jinja2.sandbox", "quickjs", *extra))
     taken, folders = confine.address_space(), confine.readable_folders()

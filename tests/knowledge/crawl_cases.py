@@ -1,0 +1,782 @@
+"""Sites on loopback, and what a crawler may ask them for. Read by the tests and by the proof `crawl`."""
+
+import gzip
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Any
+
+from modelyard.testing import Answer, UpstreamRequest
+
+_ATOM = 'xmlns="http://www.w3.org/2005/Atom"'
+_RDF = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns="http://purl.org/rss/1.0/"'
+_SITEMAP = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"'
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Of a site. `BASE` in a body that is text is the site's own address."""
+
+    body: str | bytes = ""
+    kind: str = ""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+Files = Mapping[str, str | bytes | Reply | Callable[[int], Reply]]
+"""A path → what is there; called with how often it was asked for before."""
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    files: Files
+    asked: Sequence[str]
+    """Paths in their order, without robots.txt; of another host with the host before them."""
+    how: str = "pages"
+    start: str = "/"
+    error: str = ""
+    """What is said where nothing can be gathered, as a pattern."""
+    left_out: Sequence[str] = ()
+    """Patterns of the reasons, in their order."""
+    documents: int | None = None
+    again: Sequence[str] | None = None
+    """What a second crawl asks for, of the same site."""
+    counts: Mapping[str, int] | None = None
+    """What the second crawl tells."""
+    most: int = 50
+    manners: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Site:
+    """Answers as a case says, and notes what it was asked for."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._count: dict[str, int] = {}
+        self.asked: list[str] = []
+        self.base = ""
+
+    def answer(self, request: UpstreamRequest) -> Answer:
+        if request.path != "/robots.txt":
+            host = request.headers.get("host", "")
+            self.asked.append(
+                request.path if self.base.endswith(f"/{host}") else f"{host.partition(':')[0]}{request.path}"
+            )
+        count = self._count[request.path] = self._count.get(request.path, -1) + 1
+        found = self._files.get(request.path, Reply(status=404))
+        reply = found(count) if callable(found) else found
+        return self._sent(request, reply if isinstance(reply, Reply) else Reply(reply))
+
+    def _sent(self, request: UpstreamRequest, reply: Reply) -> Answer:
+        body = reply.body.replace("BASE", self.base).encode() if isinstance(reply.body, str) else reply.body
+        headers = {name: value.replace("BASE", self.base) for name, value in reply.headers.items()}
+        if (etag := headers.get("etag")) and request.headers.get("if-none-match") == etag:
+            return Answer(status=304, headers=headers)
+        if (modified := headers.get("last-modified")) and request.headers.get("if-modified-since") == modified:
+            return Answer(status=304, headers=headers)
+        kind = reply.kind or _kind_of(request.path, body)
+        return Answer(status=reply.status, headers={"content-type": kind, **headers}, body=body)
+
+
+def _kind_of(path: str, body: bytes) -> str:
+    if path == "/robots.txt":
+        return "text/plain"
+    return "text/xml" if "map" in path or "feed" in path else "text/html"
+
+
+def html(body: str, head: str = "") -> str:
+    return f"<!doctype html><html><head><title>t</title>{head}</head><body><p>Words of a page.</p>{body}</body></html>"
+
+
+def urlset(*entries: str) -> str:
+    return f'<?xml version="1.0" encoding="UTF-8"?><urlset {_SITEMAP}>' + "".join(entries) + "</urlset>"
+
+
+def rss(items: str, more: str = "") -> str:
+    return f'<rss version="2.0" {more}><channel><link>BASE/channel</link>{items}</channel></rss>'
+
+
+def atom(entries: str, more: str = "") -> str:
+    return f'<feed {_ATOM} {more}><link href="BASE/feed-page"/>{entries}</feed>'
+
+
+def page_of(name: str) -> str:
+    return html(f"<p>This is {name}.</p>")
+
+
+def moved(to: str, status: int = 301) -> Reply:
+    return Reply(status=status, headers={"location": to})
+
+
+def _links(name: str, body: str, *asked: str, head: str = "", **more: Any) -> Case:
+    """A start page with this in it; whatever it leads to is a page without links."""
+    files = {"/": html(body, head)} | {one: page_of(one) for one in asked}
+    return Case(f"HTML: {name}", files, ["/", *asked], **more)
+
+
+def _map(name: str, body: str | bytes | Reply, *asked: str, start: str = "/map.xml", **more: Any) -> Case:
+    files = {start: body} | {one: page_of(one) for one in asked} | more.pop("files", {})
+    return Case(f"sitemap: {name}", files, [start, *asked], how="sitemap", start=start, **more)
+
+
+def _feed(name: str, body: str | bytes | Reply, *asked: str, start: str = "/feed", **more: Any) -> Case:
+    files = {start: body} | {one: page_of(one) for one in asked}
+    return Case(f"feed: {name}", files, [start, *asked], how="feed", start=start, **more)
+
+
+def _robots(name: str, robots: str | Reply | Callable[[int], Reply], *asked: str, **more: Any) -> Case:
+    """A site with /a, /b/1 and /b/2."""
+    files: Files = {
+        "/robots.txt": robots, "/": html("<a href=/a>a</a><a href=/b/1>1</a><a href=/b/2>2</a>"),
+        "/a": page_of("a"), "/b/1": page_of("one"), "/b/2": page_of("two"),
+    }  # fmt: skip
+    return Case(f"robots: {name}", files, asked, **more)
+
+
+_BARRED = "does not let modelyard read"
+_ALL = ("/", "/a", "/b/1", "/b/2")
+_DAY = "Mon, 02 Nov 2026 10:00:00 GMT"
+
+HTML = (
+    _links("an address without quotes", "<a href=/unquoted>x</a>", "/unquoted"),
+    _links("a comment", '<!-- <a href="/commented"> --><a href="/b">x</a>', "/b"),
+    _links("entities, once", '<a href="/q?a=1&amp;b=2">x</a>', "/q?a=1&b=2"),
+    _links("entities twice written", '<a href="/q?a=1&amp;amp;b=2">x</a>', "/q?a=1&amp;b=2"),
+    _links("an ampersand by itself", '<a href="/q?a=1&b=2&copy=3">x</a>', "/q?a=1&b=2&copy=3"),
+    _links("a numeric entity", '<a href="/q&#x2F;r&#47;s">x</a>', "/q/r/s"),
+    _links("area", '<map><area href="/area"></map>', "/area"),
+    _links("base", '<a href="x">x</a><a href="/y">y</a>', "/docs/x", "/y", head='<base href="BASE/docs/">'),
+    _links("a base that is relative", '<a href="x">x</a>', "/docs/x", head='<base href="docs/">'),
+    _links("the first base", '<a href="x">x</a>', "/one/x", head='<base href="/one/"><base href="/two/">'),
+    _links(
+        "a base on another site",
+        '<a href="x">x</a><a href="BASE/y">y</a>',
+        "/y",
+        head='<base href="http://localhost:1/">',
+    ),
+    _links(
+        "nofollow",
+        '<a rel="nofollow" href="/no">x</a><a rel="noopener NoFollow" href="/no2">x</a><a rel=noopener href="/yes">x</a>',
+        "/yes",
+    ),
+    _links(
+        "nofollow, followed where that is set",
+        '<a rel="nofollow" href="/no">x</a>',
+        "/no",
+        manners={"follows_nofollow": True},
+    ),
+    _links(
+        "meta robots nofollow",
+        '<a href="/no">x</a>',
+        head='<meta name="ROBOTS" content="index, NoFollow">',
+        documents=1,
+    ),
+    _links(
+        "meta for another crawler",
+        '<a href="/yes">x</a>',
+        "/yes",
+        head='<meta name="otherbot" content="noindex, nofollow">',
+    ),
+    _links("meta for this crawler", '<a href="/no">x</a>', head='<meta name="modelyard" content="nofollow">'),
+    _links(
+        "noindex",
+        '<a href="/b">x</a>',
+        "/b",
+        head='<meta name="robots" content="noindex">',
+        documents=1,
+        left_out=["noindex"],
+    ),
+    _links("none", '<a href="/b">x</a>', head='<meta name="robots" content="none">', documents=0, left_out=["noindex"]),
+    _links(
+        "scripts, styles and areas of text",
+        "<script>var a = \"<a href='/script'>\";</script><style><a href=/style></style><textarea><a href=/text></textarea><template><a href=/template></template><a href=/b>x</a>",
+        "/b",
+    ),
+    _links(
+        "attributes of other names",
+        """<a data-href="/data" title='href="/title"'>x</a><a href="/b" href="/second">x</a>""",
+        "/b",
+    ),
+    _links("a sign that ends a tag", '<a title="a > b" href="/b">x</a>', "/b"),
+    _links("spaces and line breaks", '<a href=" /a b\n">x</a><a href="/c\nd">x</a>', "/a%20b", "/cd"),
+    _links("backslashes", r'<a href="\win\b">x</a>', "/win/b"),
+    _links(
+        "other schemes",
+        '<a href="mailto:a@b.example">x</a><a href="javascript:go()">x</a><a href="tel:1">x</a><a href="data:text/html,x">x</a><a href="#top">x</a><a href="">x</a>',
+    ),
+    _links("capitals", '<A HREF="/b">x</A>', "/b"),
+    _links(
+        "an address that cannot be read",
+        '<a href="http://[::1">x</a><a href="http://h:99999/">x</a><a href="/b">x</a>',
+        "/b",
+    ),
+    _links(
+        "the same page, spelt otherwise",
+        '<a href="/a">x</a><a href="/a#part">x</a><a href="/./b/../a">x</a><a href="/%61">x</a><a href="BASE/a">x</a><a href="/c%2fd">x</a><a href="/c%2Fd">x</a><a href="?">x</a>',
+        "/a",
+        "/c%2fd",
+    ),
+    _links("letters of other languages", '<a href="/straße?q=grün">x</a>', "/stra%C3%9Fe?q=gr%C3%BCn"),
+    Case(
+        "HTML: windows-1251, said by the page",
+        {
+            "/": Reply(html('<a href="/д?q=д">x</a>', "<meta charset=windows-1251>").encode("cp1251")),
+            "/%D0%B4?q=%E4": page_of("x"),
+        },
+        ["/", "/%D0%B4?q=%E4"],
+    ),
+    Case(
+        "HTML: windows-1251, said by the header",
+        {
+            "/": Reply(html('<a href="/д">x</a>').encode("cp1251"), "text/html; charset=windows-1251"),
+            "/%D0%B4": page_of("x"),
+        },
+        ["/", "/%D0%B4"],
+    ),
+    Case(
+        "HTML: an encoding that takes hours",
+        {
+            "/": Reply(
+                html(f'<a href="/x?q={"ü" * 500}">x</a><a href=/b>x</a>', "<meta charset=punycode>").encode("latin-1")
+            ),
+            "/b": page_of("b"),
+        },
+        ["/", "/x?q=" + "%FC" * 500, "/b"],
+        left_out=["404"],
+    ),
+    Case("HTML: UTF-16", {"/": Reply(html('<a href="/b">x</a>').encode("utf-16")), "/b": page_of("x")}, ["/", "/b"]),
+    Case(
+        "HTML: the header X-Robots-Tag",
+        {"/": Reply(html("<a href=/no>x</a>"), headers={"x-robots-tag": "noindex, nofollow"})},
+        ["/"],
+        left_out=["noindex"],
+        documents=0,
+    ),
+    Case(
+        "HTML: X-Robots-Tag for another crawler",
+        {
+            "/": Reply(html("<a href=/b>x</a>"), headers={"x-robots-tag": "otherbot: noindex, nofollow"}),
+            "/b": page_of("b"),
+        },
+        ["/", "/b"],
+        documents=2,
+    ),
+    Case(
+        "HTML: a copy with a canonical address",
+        {
+            "/": html("<a href=/a?from=home>x</a><a href=/a>x</a>"),
+            "/a?from=home": html("Lamp.", '<link rel="canonical" href="/a">'),
+            "/a": html("Lamp.", '<link rel=canonical href="BASE/a">'),
+        },
+        ["/", "/a?from=home", "/a"],
+        documents=2,
+    ),
+    Case(
+        "HTML: a wrong canonical address",
+        {
+            "/": html("<a href=/a>x</a><a href=/b>x</a>"),
+            "/a": html("One.", '<link rel="canonical" href="/">'),
+            "/b": html("Two.", '<link rel="canonical" href="/">'),
+        },
+        ["/", "/a", "/b"],
+        documents=3,
+    ),
+    Case(
+        "HTML: another site",
+        {
+            "/": html('<a href="http://localhost:1/x">x</a><a href="//other.example/">x</a><a href=/b>x</a>'),
+            "/b": page_of("b"),
+        },
+        ["/", "/b"],
+    ),
+    Case(
+        "HTML: a document that is none",
+        {"/": html("<a href=/f.txt>x</a>"), "/f.txt": Reply('See <a href="/inside">.', "text/plain")},
+        ["/", "/f.txt"],
+    ),
+)
+
+SITEMAPS = (
+    _map("entities", urlset("<url><loc>BASE/p?a=1&amp;b=2</loc></url>"), "/p?a=1&b=2"),
+    _map("CDATA", urlset("<url><loc><![CDATA[BASE/cd?a=1&b=2]]></loc></url>"), "/cd?a=1&b=2"),
+    _map("spaces around", urlset("<url><loc>\n  BASE/a\n </loc></url>"), "/a"),
+    _map("a comment", urlset("<!-- <url><loc>BASE/no</loc></url> --><url><loc>BASE/<!-- x -->a</loc></url>"), "/a"),
+    _map("no namespace, relative", "<urlset><url><loc>/a</loc></url></urlset>", "/a"),
+    _map(
+        "a prefix",
+        f"<s:urlset {_SITEMAP.replace('xmlns', 'xmlns:s')}><s:url><s:loc>BASE/a</s:loc></s:url></s:urlset>",
+        "/a",
+    ),
+    _map(
+        "pictures beside",
+        f'<urlset {_SITEMAP} xmlns:image="http://www.google.com/schemas/sitemap-image/1.1"><url><image:image><image:loc>BASE/i.png</image:loc></image:image><loc>BASE/a</loc></url></urlset>',
+        "/a",
+    ),
+    _map("gzip", gzip.compress(b"<urlset><url><loc>/a</loc></url></urlset>"), "/a", start="/map.xml.gz"),
+    _map(
+        "gzip, sent as gzip",
+        Reply(
+            gzip.compress(gzip.compress(b"<urlset><url><loc>/a</loc></url></urlset>")),
+            "application/gzip",
+            headers={"content-encoding": "gzip"},
+        ),
+        "/a",
+        start="/map.xml.gz",
+    ),
+    _map(
+        "a gzip bomb",
+        gzip.compress(b"<urlset>" + b" " * (60 << 20)),
+        start="/map.xml.gz",
+        error="unpacks to more than 50 MB",
+    ),
+    _map(
+        "UTF-16 with a declaration",
+        '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>'.encode("utf-16"),
+        "/a",
+    ),
+    _map(
+        "UTF-16, big end first",
+        b"\xfe\xff"
+        + '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>'.encode("utf-16-be"),
+        "/a",
+    ),
+    _map(
+        "UTF-16 without a mark",
+        '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>'.encode("utf-16-le"),
+        "/a",
+    ),
+    _map(
+        "UTF-8 with a mark",
+        b"\xef\xbb\xbf" + b'<?xml version="1.0" encoding="UTF-8"?><urlset><url><loc>/a</loc></url></urlset>',
+        "/a",
+    ),
+    _map(
+        "UTF-8 that says UTF-16",
+        b'<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>',
+        "/a",
+    ),
+    _map(
+        "Latin-1 by its declaration",
+        '<?xml version="1.0" encoding="ISO-8859-1"?><urlset><url><loc>/é</loc></url></urlset>'.encode("latin-1"),
+        "/%C3%A9",
+    ),
+    _map(
+        "Latin-1 by its header",
+        Reply("<urlset><url><loc>/é</loc></url></urlset>".encode("latin-1"), "text/xml; charset=iso-8859-1"),
+        "/%C3%A9",
+    ),
+    _map("an ampersand by itself", urlset("<url><loc>BASE/p?a=1&b=2</loc></url>"), "/p?a=1&b=2"),
+    _map("a space before the declaration", "\n " + urlset("<url><loc>BASE/a</loc></url>"), "/a"),
+    _map(
+        "an entity that reads a file",
+        '<!DOCTYPE urlset [<!ENTITY f SYSTEM "file:///etc/passwd">]><urlset><url><loc>BASE/&f;</loc></url><url><loc>BASE/a</loc></url></urlset>',
+        "/a",
+    ),
+    _map(
+        "a billion laughs",
+        "<!DOCTYPE urlset [<!ENTITY a0 'ha'>"
+        + "".join(f"<!ENTITY a{at} '{f'&a{at - 1};' * 10}'>" for at in range(1, 10))
+        + "]><urlset><url><loc>BASE/&a9;</loc></url></urlset>",
+        error="is no sitemap",
+    ),
+    _map(
+        "an entity of its own",
+        "<!DOCTYPE urlset [<!ENTITY h 'x'>]><urlset><url><loc>BASE/&h;</loc></url><url><loc>BASE/a</loc></url></urlset>",
+        "/a",
+    ),
+    _map("lines of text", Reply("BASE/a\nBASE/b\n", "text/plain"), "/a", "/b", start="/map.txt"),
+    _map("a feed as a sitemap", rss("<item><link>BASE/a</link></item>"), "/a"),
+    _map("a page that is none", html("<a href=/a>x</a>"), error="is no sitemap"),
+    _map("an address twice", urlset("<url><loc>BASE/a</loc></url>", "<url><loc>BASE/a#x</loc></url>"), "/a"),
+    _map(
+        "an address of no web",
+        urlset("<url><loc>ftp://x.example/</loc></url>", "<url><loc>BASE/a</loc></url>"),
+        "/a",
+        left_out=["no address of the web"],
+    ),
+    _map(
+        "too many entries",
+        urlset(*(f"<url><loc>BASE/{'a' if at % 2 else 'b'}</loc></url>" for at in range(50_001))),
+        "/b",
+        "/a",
+        left_out=["more than 50,000"],
+    ),
+    Case(
+        "sitemap: an index",
+        {
+            "/map.xml": f"<sitemapindex {_SITEMAP}><sitemap><loc>BASE/m1.map?a=1&amp;b=2</loc></sitemap><sitemap><loc>BASE/lost.map</loc></sitemap><sitemap><loc>BASE/m2.map.gz</loc></sitemap></sitemapindex>",
+            "/m1.map?a=1&b=2": urlset("<url><loc>BASE/a</loc></url>"),
+            "/m2.map.gz": gzip.compress(b"<urlset><url><loc>/b</loc></url></urlset>"),
+            "/a": page_of("a"),
+            "/b": page_of("b"),
+        },
+        ["/map.xml", "/m1.map?a=1&b=2", "/lost.map", "/m2.map.gz", "/a", "/b"],
+        how="sitemap",
+        start="/map.xml",
+        left_out=["404"],
+    ),
+    Case(
+        "sitemap: an index that lists itself",
+        {
+            "/map.xml": "<sitemapindex><sitemap><loc>/map.xml</loc></sitemap><sitemap><loc>/m.map</loc></sitemap></sitemapindex>",
+            "/m.map": "<urlset><url><loc>/a</loc></url></urlset>",
+            "/a": page_of("a"),
+        },
+        ["/map.xml", "/m.map", "/a"],
+        how="sitemap",
+        start="/map.xml",
+    ),
+    Case(
+        "sitemap: lastmod skips what did not change",
+        {
+            "/map.xml": lambda count: Reply(
+                urlset(
+                    "<url><loc>BASE/a</loc><lastmod>2020-01-01</lastmod></url>",
+                    f"<url><loc>BASE/b</loc><lastmod>202{count}-01-01T00:00:00Z</lastmod></url>",
+                    "<url><loc>BASE/c</loc></url>",
+                    "<url><loc>BASE/d</loc><lastmod>2999-01-01</lastmod></url>",
+                )
+            ),
+            "/a": page_of("a"),
+            "/b": page_of("b"),
+            "/c": page_of("c"),
+            "/d": page_of("d"),
+        },
+        ["/map.xml", "/a", "/b", "/c", "/d"],
+        how="sitemap",
+        start="/map.xml",
+        again=["/map.xml", "/b", "/c", "/d"],
+        counts={"added": 0, "changed": 0, "deleted": 0, "same": 4},
+    ),
+)
+
+FEEDS = (
+    _feed("RSS, CDATA", rss("<item><link><![CDATA[BASE/1?u=1&v=2]]></link></item>"), "/1?u=1&v=2"),
+    _feed("RSS, entities", rss("<item><link>BASE/2?a=1&amp;b=2</link></item>"), "/2?a=1&b=2"),
+    _feed(
+        "RSS, guid",
+        rss("<item><guid>BASE/g</guid></item><item><guid isPermaLink='true'>BASE/h</guid></item>"),
+        "/g",
+        "/h",
+    ),
+    _feed(
+        "RSS, a guid that is no address",
+        rss(
+            "<item><guid isPermaLink='false'>BASE/no</guid></item><item><guid>tag:1</guid></item><item><guid isPermaLink='false'>1</guid><link>BASE/a</link></item>"
+        ),
+        "/a",
+        left_out=["leads to no page", "leads to no page"],
+    ),
+    _feed("RSS, link before guid", rss("<item><guid>BASE/g</guid><link>BASE/a</link></item>"), "/a"),
+    _feed(
+        "RSS with Atom's self",
+        rss(
+            '<item><atom:link rel="self" href="BASE/self"/><link>BASE/a</link></item>',
+            'xmlns:atom="http://www.w3.org/2005/Atom"',
+        ),
+        "/a",
+    ),
+    _feed("RSS, a comment", rss("<item><!-- <link>BASE/no</link> --><link>BASE/a</link></item>"), "/a"),
+    _feed(
+        "RSS, enclosure and source",
+        rss('<item><enclosure url="BASE/e.mp3"/><source url="BASE/s"/><link>BASE/a</link></item>'),
+        "/a",
+    ),
+    _feed(
+        "RSS, markup in a description",
+        rss(
+            "<item><description>&lt;link&gt;BASE/no&lt;/link&gt;<![CDATA[<item><link>BASE/no2</link></item>]]></description><link>BASE/a</link></item>"
+        ),
+        "/a",
+    ),
+    _feed("RSS, HTML's entities", rss("<item><title>a&nbsp;&eacute;</title><link>BASE/a</link></item>"), "/a"),
+    _feed("RSS, an ampersand by itself", rss("<item><link>BASE/a?x=1&y=2</link></item>"), "/a?x=1&y=2"),
+    _feed(
+        "RSS, relative with xml:base",
+        rss('<item xml:base="BASE/deep/"><link>a</link></item>', 'xml:base="BASE/x/"'),
+        "/deep/a",
+    ),
+    _feed(
+        "RSS 1.0",
+        f'<rdf:RDF {_RDF}><channel rdf:about="BASE/"><link>BASE/c</link></channel><item rdf:about="BASE/about"><link>BASE/a</link></item><item rdf:about="BASE/b"><title>b</title></item></rdf:RDF>',
+        "/a",
+        "/b",
+    ),
+    _feed(
+        "Atom, alternate",
+        atom('<entry><link rel="self" href="BASE/self"/><link rel="alternate" href="BASE/page"/></entry>'),
+        "/page",
+    ),
+    _feed("Atom, no rel", atom('<entry><link rel="enclosure" href="BASE/e.mp3"/><link href="BASE/a"/></entry>'), "/a"),
+    _feed(
+        "Atom, a page before other forms",
+        atom(
+            '<entry><link rel="alternate" type="application/pdf" href="BASE/p.pdf"/><link rel="alternate" type="text/html" href="BASE/a"/></entry>'
+        ),
+        "/a",
+    ),
+    _feed(
+        "Atom, self alone",
+        atom('<entry><id>BASE/id</id><link rel="self" href="BASE/self"/></entry><entry><link href="BASE/a"/></entry>'),
+        "/a",
+        left_out=["leads to no page"],
+    ),
+    _feed(
+        "Atom, the relation as an address",
+        atom('<entry><link rel="http://www.iana.org/assignments/relation/alternate" href="BASE/a"/></entry>'),
+        "/a",
+    ),
+    _feed(
+        "Atom, xml:base",
+        atom('<entry xml:base="c/"><link href="d?a=1&amp;b=2"/></entry>', 'xml:base="BASE/b/"'),
+        "/b/c/d?a=1&b=2",
+    ),
+    _feed(
+        "Atom, a source within",
+        atom('<entry><source><link href="BASE/source"/></source><link href="BASE/a"/></entry>'),
+        "/a",
+    ),
+    _feed(
+        "Atom, a prefix",
+        '<a:feed xmlns:a="http://www.w3.org/2005/Atom"><a:entry><a:link href="BASE/a"/></a:entry></a:feed>',
+        "/a",
+    ),
+    _feed(
+        "UTF-16",
+        (
+            '<?xml version="1.0" encoding="utf-16"?>'
+            + '<rss version="2.0"><channel><item><link>/a</link></item></channel></rss>'
+        ).encode("utf-16"),
+        "/a",
+    ),
+    _feed("gone", Reply(status=410), error="status 410"),
+    _feed("none", rss(""), error="no RSS or Atom feed with entries"),
+    _feed("a page", html("<a href=/a>x</a>"), error="no RSS or Atom feed"),
+)
+
+ROBOTS = (
+    _robots("everything", "User-agent: *\nDisallow: /", error=_BARRED),
+    _robots("a folder", "User-agent: *\nDisallow: /b/", "/", "/a", left_out=[_BARRED, _BARRED]),
+    _robots("the longest match", "User-agent: *\nDisallow: /b/\nAllow: /b/2", "/", "/a", "/b/2", left_out=[_BARRED]),
+    _robots("as long: allowed", "User-agent: *\nDisallow: /b/1\nAllow: /b/1", *_ALL),
+    _robots(
+        "signs for many", "User-agent: *\nDisallow: /*/1$\nDisallow: /a$", "/", "/b/2", left_out=[_BARRED, _BARRED]
+    ),
+    _robots(
+        "its own group alone",
+        "User-agent: *\nDisallow: /\n\nUser-agent: Modelyard\nDisallow: /a",
+        "/",
+        "/b/1",
+        "/b/2",
+        left_out=[_BARRED],
+    ),
+    _robots(
+        "two groups of its own",
+        "User-agent: modelyard\nDisallow: /a\n\nUser-agent: x\nDisallow: /\n\nUser-agent: modelyard\nDisallow: /b/1",
+        "/",
+        "/b/2",
+        left_out=[_BARRED, _BARRED],
+    ),
+    _robots(
+        "a group for several",
+        "User-agent: x\nUser-agent: modelyard\nDisallow: /a",
+        "/",
+        "/b/1",
+        "/b/2",
+        left_out=[_BARRED],
+    ),
+    _robots(
+        "a group for another of a like name",
+        "User-agent: model\nDisallow: /\n\nUser-agent: modelyard-images\nDisallow: /",
+        *_ALL,
+    ),
+    _robots("with a version", "User-agent: modelyard/2.0\nDisallow: /a", "/", "/b/1", "/b/2", left_out=[_BARRED]),
+    _robots("an empty rule, a comment, a mark", "\ufeffUser-agent: * # all\r\nDisallow:\r\n", *_ALL),
+    _robots("not there", Reply(status=404), *_ALL),
+    _robots("forbidden", Reply("User-agent: *\nDisallow: /", status=403), *_ALL),
+    _robots("broken", Reply(status=500), error="cannot be had.*status 500"),
+    _robots("out of order", Reply(status=503), error="cannot be had.*status 503"),
+    _robots("moved", moved("/elsewhere.txt"), "/elsewhere.txt", *_ALL),
+    _robots("ignored on one's own site", "User-agent: *\nDisallow: /", *_ALL, manners={"own_sites": True}),
+    _robots(
+        "read once a day",
+        lambda count: Reply("" if count == 0 else "User-agent: *\nDisallow: /"),
+        *_ALL,
+        again=_ALL,
+        counts={"added": 0, "changed": 0, "deleted": 0, "same": 4},
+    ),
+    Case(
+        "robots: where a redirect leads",
+        {"/robots.txt": "User-agent: *\nDisallow: /secret", "/": html("<a href=/a>x</a>"), "/a": moved("/secret/a")},
+        ["/", "/a"],
+        left_out=[_BARRED],
+    ),
+    Case(
+        "robots: of a sitemap's pages",
+        {
+            "/robots.txt": "User-agent: *\nDisallow: /a",
+            "/map.xml": urlset("<url><loc>BASE/a</loc></url>", "<url><loc>BASE/b</loc></url>"),
+            "/b": page_of("b"),
+        },
+        ["/map.xml", "/b"],
+        how="sitemap",
+        start="/map.xml",
+        left_out=[_BARRED],
+    ),
+    Case(
+        "robots: of a feed",
+        {"/robots.txt": "User-agent: *\nDisallow: /feed"},
+        [],
+        how="feed",
+        start="/feed",
+        error=_BARRED,
+    ),
+)
+
+MANNERS = (
+    Case(
+        "redirect: within the site, seen once",
+        {
+            "/": html("<a href=/old>x</a><a href=/new>x</a><a href=/older>x</a>"),
+            "/old": moved("/new"),
+            "/older": moved("BASE/new#x", 302),
+            "/new": page_of("new"),
+        },
+        ["/", "/old", "/new", "/older"],
+        documents=2,
+    ),
+    Case(
+        "redirect: from one spelling to another",
+        {"/": html("<a href=/%7Eann>x</a>"), "/%7Eann": moved("/~ann"), "/~ann": page_of("ann")},
+        ["/", "/%7Eann", "/~ann"],
+        documents=2,
+    ),
+    Case(
+        "redirect: in a circle",
+        {"/": html("<a href=/x>x</a>"), "/x": moved("/x")},
+        ["/", *["/x"] * 6],
+        left_out=["redirects more than 5 times"],
+    ),
+    Case(
+        "redirect: to another site",
+        {"/": html("<a href=/x>x</a>"), "/x": moved("http://localhost:1/")},
+        ["/", "/x"],
+        left_out=["another site"],
+    ),
+    Case("redirect: the start to another site", {"/": moved("http://localhost:1/")}, ["/"], error="another site"),
+    Case(
+        "redirect: to no address",
+        {"/": html("<a href=/x>x</a>"), "/x": moved("javascript:x")},
+        ["/", "/x"],
+        left_out=["no address of the web"],
+    ),
+    Case(
+        "failures: counted, with reasons",
+        {
+            "/": html("".join(f"<a href=/{at}>x</a>" for at in range(12))),
+            "/3": Reply(status=500),
+            "/4": page_of("four"),
+            "/5": Reply(b"\0\1\2\3", "application/octet-stream"),
+        },
+        ["/", *(f"/{at}" for at in range(12))],
+        left_out=[*["404"] * 3, "500", "neither text nor", *["404"] * 6],
+        documents=2,
+    ),
+    Case(
+        "failures: a page without text",
+        {"/": html("<a href=/x>x</a>"), "/x": "<html><body></body></html>"},
+        ["/", "/x"],
+        left_out=["has no text"],
+    ),
+    Case("failures: the first page", {}, ["/"], error="status 404"),
+    Case(
+        "failures: nothing is deleted for a page that is away",
+        {"/": html("<a href=/a>x</a>"), "/a": lambda count: Reply(page_of("a")) if count == 0 else Reply(status=500)},
+        ["/", "/a"],
+        again=["/", "/a"],
+        counts={"added": 0, "changed": 0, "deleted": 0, "same": 1},
+    ),
+    Case(
+        "failures: a page that is gone is deleted",
+        {"/": html("<a href=/a>x</a>"), "/a": lambda count: Reply(page_of("a")) if count == 0 else Reply(status=410)},
+        ["/", "/a"],
+        again=["/", "/a"],
+        counts={"added": 0, "changed": 0, "deleted": 1, "same": 1},
+    ),
+    Case(
+        "again: ETag",
+        {
+            "/": Reply(html("<a href=/a>x</a>"), headers={"etag": '"1"'}),
+            "/a": Reply(page_of("a"), headers={"etag": 'W/"2"'}),
+        },
+        ["/", "/a"],
+        again=["/", "/a"],
+        counts={"added": 0, "changed": 0, "deleted": 0, "same": 2},
+    ),
+    Case(
+        "again: Last-Modified",
+        {"/": Reply(html("<a href=/a>x</a>"), headers={"last-modified": _DAY}), "/a": page_of("a")},
+        ["/", "/a"],
+        again=["/", "/a"],
+        counts={"added": 0, "changed": 0, "deleted": 0, "same": 2},
+    ),
+    Case(
+        "again: what changed",
+        {
+            "/": lambda count: Reply(html("<a href=/a>x</a>" + "News. " * count), headers={"etag": f'"{count}"'}),
+            "/a": page_of("a"),
+        },
+        ["/", "/a"],
+        again=["/", "/a"],
+        counts={"added": 0, "changed": 1, "deleted": 0, "same": 1},
+    ),
+    Case(
+        "again: copies of a page that is the same",
+        {
+            "/": html("<a href=/a>x</a><a href=/a?x>x</a>"),
+            "/a": Reply(html("Lamp."), headers={"etag": '"1"'}),
+            "/a?x": html("Lamp.", '<link rel=canonical href="/a">'),
+        },
+        ["/", "/a", "/a?x"],
+        again=["/", "/a", "/a?x"],
+        counts={"added": 0, "changed": 0, "deleted": 0, "same": 2},
+    ),
+    Case(
+        "busy: Retry-After in seconds",
+        {"/": lambda count: Reply(status=429, headers={"retry-after": "1"}) if count == 0 else Reply(page_of("x"))},
+        ["/", "/"],
+        documents=1,
+    ),
+    Case(
+        "busy: Retry-After as a date",
+        {
+            "/": lambda count: (
+                Reply(status=503, headers={"retry-after": formatdate(usegmt=True)})
+                if count == 0
+                else Reply(page_of("x"))
+            )
+        },
+        ["/", "/"],
+        documents=1,
+    ),
+    Case(
+        "busy: too often", {"/": Reply(status=429, headers={"retry-after": "0"})}, ["/", "/", "/"], error="status 429"
+    ),
+    Case(
+        "busy: longer than a crawl waits",
+        {
+            "/": html("<a href=/a>x</a><a href=/b>x</a>"),
+            "/a": Reply(status=429, headers={"retry-after": "3600"}),
+            "/b": page_of("b"),
+        },
+        ["/", "/a"],
+        left_out=["429", "left alone for"],
+        documents=1,
+    ),
+    Case(
+        "busy: no word of when", {"/": html("<a href=/a>x</a>"), "/a": Reply(status=503)}, ["/", "/a"], left_out=["503"]
+    ),
+)
+
+CASES = {case.name: case for case in (*HTML, *SITEMAPS, *FEEDS, *ROBOTS, *MANNERS)}
