@@ -1,6 +1,5 @@
 """Answers that may be given again, each under its tenant: in memory, or in the database for all processes on it."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
@@ -64,7 +63,7 @@ class DatabaseAnswers:
 
     async def get(self, tenant: str, name: str) -> bytes | None:
         values = {"tenant": tenant, "name": name, "now": self._clock.time()}
-        rows = await asyncio.to_thread(self._database.read, self._sql["get"], values)
+        rows = await self._database.fetch(self._sql["get"], values)
         return bytes(rows[0]["body"]) if rows else None
 
     async def put(self, tenant: str, name: str, body: bytes, seconds: float) -> None:
