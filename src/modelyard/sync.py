@@ -219,7 +219,7 @@ class Agent:
         self._yard = yard or SyncModelyard()
         if self._own:
             atexit.register(self.close)
-        self.agent = self._yard.asynchronous.agent(model, tools, **how)
+        self.agent = self._yard.wait(self._yard.asynchronous.agent(model, tools, **how))
 
     def run(self, query: str, *, history: Sequence[AnyPromptMessage] = ()) -> AgentResult:
         """The whole answer, with thoughts, calls and usage."""

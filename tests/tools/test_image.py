@@ -37,7 +37,7 @@ def drawn(tmp_path: Path, prompt: str) -> tuple[Observation, Painter]:
         definition, builder = scripted_models(painter)
         settings = Settings(home=str(tmp_path), defaults={"llm": "scripted/model"})
         async with Modelyard(settings, definitions=[definition], builders={"scripted": builder}, environ={}) as yard:
-            tool = yard.tools.named("default", "image/draw")
+            tool = await yard.tools.named("default", "image/draw")
             return await yard.tools.observe(tool, "draw", f'{{"prompt": "{prompt}"}}', ToolContext())
 
     return asyncio.run(go()), painter

@@ -169,14 +169,15 @@ def test_tools_are_found_bound_and_kept():
     manager = ToolManager()
     manager.functions.add(look)
     manager.add_source("builtin", Tools({"far": [look]}))
-    assert manager.named("t", "far/look").name == "look"
-    with pytest.raises(ToolNotFoundError, match="did you mean 'look'"):
-        manager.named("t", "lok")
-    bound = manager.bind("t", ToolRef(provider="far", name="look", settings={"where": "there"}, alias="find"))
-    assert bound.name == "find"
-    assert list(bound.schema["properties"]) == ["q"]
 
     async def go() -> list[str]:
+        assert (await manager.named("t", "far/look")).name == "look"
+        with pytest.raises(ToolNotFoundError, match="did you mean 'look'"):
+            await manager.named("t", "lok")
+        ref = ToolRef(provider="far", name="look", settings={"where": "there"}, alias="find")
+        bound = await manager.bind("t", ref)
+        assert bound.name == "find"
+        assert list(bound.schema["properties"]) == ["q"]
         context = ToolContext(tenant="t")
         seen = [
             (await manager.observe(bound, "find", '{"q": "x", "where": "elsewhere"}', context)).text for _ in range(2)

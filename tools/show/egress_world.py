@@ -114,7 +114,7 @@ def _tools(yard: Modelyard) -> dict[str, Feature]:
 
 
 async def _called(yard: Modelyard, name: str, arguments: dict[str, Any]) -> Any:
-    tool = yard.tools.named(TENANT, name)
+    tool = await yard.tools.named(TENANT, name)
     found = await yard.tools.observe(tool, tool.name, json.dumps(arguments), ToolContext(tenant=TENANT))
     return found.text
 

@@ -115,7 +115,8 @@ async def _use(proof: Proof, settings: Settings, ports: dict[str, int]) -> None:
                 ("info", '{"q": "x"}', '"q": "x"'),
                 ("bad", "{}", "Error executing tool bad"),
             ):
-                found = await yard.tools.observe(yard.tools.find("default", "mcp", row, tool), tool, arguments, context)
+                called = await yard.tools.find("default", "mcp", row, tool)
+                found = await yard.tools.observe(called, tool, arguments, context)
                 fine = wanted in found.text and bool(found.error) == (tool == "bad")
                 proof.line(f"their server, {name}: {tool}", " ".join(found.text.split())[:70], fine)
             known, stored = providers.find("default", row)

@@ -551,15 +551,15 @@ class Modelyard:
         """Tools of all kinds; `yard.tools.functions.add(tool)` adds one of your own for every agent and app."""
         return self.workflow_parts.tools.manager
 
-    def agent(self, model: str = "default", tools: Sequence[Any] = (), **how: Any) -> "Agent":
+    async def agent(self, model: str = "default", tools: Sequence[Any] = (), **how: Any) -> "Agent":
         """A model with tools: functions, Tools, agents, or names as `calculate`, `time/current_time`, `dataset:shop`.
 
         `how`: tenant, user, strategy, instruction, limits, schema, parameters, name, description, approve.
-        Raises NotFoundError, ToolNotFoundError.
+        Raises NotFoundError, ToolNotFoundError, StorageUnavailableError.
         """
         from modelyard.app.agents import make_agent
 
-        return make_agent(self, model, tools, **how)
+        return await make_agent(self, model, tools, **how)
 
     @property
     def knowledge(self) -> KnowledgeParts:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("modelyard.tools")
 
 
-def make_agent(
+async def make_agent(
     yard: Modelyard, model: str, tools: Sequence[Any], *, tenant: str = DEFAULT_TENANT, user: str = "",
     limits: AgentLimits | dict[str, Any] | None = None, **how: Any,
 ) -> Agent:  # fmt: skip
@@ -38,7 +38,7 @@ def make_agent(
     found = yard.models.find(Caller(tenant=tenant, user=user or None), model, ModelType.LLM)
     run = new_id("agent")
     return Agent(
-        found, parts.manager, tools=[tool_of(yard, one, tenant) for one in tools],
+        found, parts.manager, tools=[await tool_of(yard, one, tenant) for one in tools],
         limits=AgentLimits(**limits) if isinstance(limits, dict) else limits,
         context=ToolContext(tenant=tenant, user=user, app="agent", key=run),
         results=KeptResults(parts.kept, tenant, run), **how,
@@ -54,17 +54,17 @@ async def offer_of(yard: Modelyard, tenant: str, names: Sequence[str]) -> Offer:
     datasets = await yard.knowledge.datasets.store.datasets(tenant)
     tools: list[Tool] = []
     if names:
-        tools = [tool_of(yard, one, tenant) for one in names]
+        tools = [await tool_of(yard, one, tenant) for one in names]
     else:
-        for at, entity in enumerate(manager.list(tenant)):
+        for at, entity in enumerate(await manager.list(tenant)):
             if at % _AT_ONCE == 0:
                 await asyncio.sleep(0)  # a large API has thousands: others go on between them
             try:
-                tools.append(manager.find(tenant, entity.kind, entity.provider, entity.name))
+                tools.append(await manager.find(tenant, entity.kind, entity.provider, entity.name))
             except ModelyardError as error:
                 fields = {"tool": entity.name, "error": str(error)}
                 logger.warning("a tool cannot be offered", extra={"fields": fields})
-        tools += [tool_of(yard, f"dataset:{one.name}", tenant) for one in datasets]
+        tools += [await tool_of(yard, f"dataset:{one.name}", tenant) for one in datasets]
     seen: dict[str, Tool] = {}
     for one in tools:
         name = one.name if one.name not in seen else f"{_plain(one.entity.provider)}_{one.name}"
@@ -92,8 +92,11 @@ def _plain(name: str) -> str:
     return plain_name(name, 40).strip("_") or "other"
 
 
-def tool_of(yard: Modelyard, given: Any, tenant: str) -> Tool:
-    """A tool by its name, or what can be one. Raises ToolNotFoundError, NotFoundError, TypeError."""
+async def tool_of(yard: Modelyard, given: Any, tenant: str) -> Tool:
+    """A tool by its name, or what can be one.
+
+    Raises ToolNotFoundError, NotFoundError, TypeError, StorageUnavailableError.
+    """
     if isinstance(given, Agent):
         return given.as_tool()
     if not isinstance(given, str):
@@ -102,4 +105,4 @@ def tool_of(yard: Modelyard, given: Any, tenant: str) -> Tool:
     if kind == "dataset" and name:
         datasets = TenantDatasets(yard.knowledge.datasets, tenant, "", [])
         return DatasetTool(datasets, dataset_ref(name))
-    return yard.workflow_parts.tools.manager.named(tenant, given)
+    return await yard.workflow_parts.tools.manager.named(tenant, given)

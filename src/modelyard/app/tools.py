@@ -57,10 +57,10 @@ class _Lazily(Tools):
                     self.add(one, provider)
             self._parts = None
 
-    def tools(self, tenant: str) -> Sequence[ToolEntity]:
+    async def tools(self, tenant: str) -> Sequence[ToolEntity]:
         self._fill()
-        return super().tools(tenant)
+        return await super().tools(tenant)
 
-    def find(self, tenant: str, provider: str, name: str) -> Tool:
+    async def find(self, tenant: str, provider: str, name: str) -> Tool:
         self._fill()
-        return super().find(tenant, provider, name)
+        return await super().find(tenant, provider, name)

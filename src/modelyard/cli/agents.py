@@ -67,7 +67,7 @@ def run_agent(
         from modelyard.agents.state import AgentLimits
 
         limits = AgentLimits(iterations=iterations, tokens=tokens, cost=cost, seconds=seconds)
-        made = yard.agent(
+        made = await yard.agent(
             model, chosen, tenant=tenant, strategy=strategy, instruction=instruction, limits=limits, schema=wanted,
             approve=approve,
         )  # fmt: skip
@@ -143,7 +143,7 @@ def list_tools(ctx: click.Context, kind: str, tenant: str, as_json: bool) -> Non
     """What models may be given here."""
 
     async def work(yard: Any) -> None:
-        found = yard.tools.list(tenant, kind)
+        found = await yard.tools.list(tenant, kind)
         if as_json:
             print_json(found)
             return
@@ -164,7 +164,7 @@ def show_tool(ctx: click.Context, name: str, tenant: str) -> None:
     """A tool as a model is told of it."""
 
     async def work(yard: Any) -> None:
-        one = yard.tools.named(tenant, name)
+        one = await yard.tools.named(tenant, name)
         print_json({
             "name": one.name, "kind": one.entity.kind, "provider": one.entity.provider,
             "description": one.entity.description, "parameters": one.schema,
@@ -187,7 +187,7 @@ def call_tool(ctx: click.Context, name: str, arguments: tuple[str, ...], tenant:
     async def work(yard: Any) -> int:
         from modelyard.tools.entities import ToolContext
 
-        one = yard.tools.named(tenant, name)
+        one = await yard.tools.named(tenant, name)
         context = ToolContext(tenant=tenant, app="cli")
         found = await yard.tools.observe(one, one.name, msgspec.json.encode(given).decode(), context)
         if as_json:

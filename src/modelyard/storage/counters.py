@@ -5,10 +5,8 @@ the clock's minutes. Counters of days, months, calls at once and totals do not d
 or none. The stores differ in who shares them: one process, those on one database, those on one Valkey.
 """
 
-import asyncio
 import logging
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -220,7 +218,7 @@ class DatabaseCounters:
         return await self._database.transact(work)
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
-        self._settle(name, amounts)
+        self._database.submit(self._settling(name, amounts), is_kept=True)
 
     async def held_by(self, owner: str) -> Sequence[str]:
         rows = await self._database.fetch(self._sql["held_by"], {"owner": owner})
@@ -228,9 +226,9 @@ class DatabaseCounters:
 
     async def settle_for(self, owner: str, name: str, amounts: Mapping[str, float]) -> None:
         del owner  # a reservation has one place, whoever made it
-        await asyncio.wrap_future(self._settle(name, amounts))
+        await self._database.transact(self._settling(name, amounts), is_kept=True)
 
-    def _settle(self, name: str, amounts: Mapping[str, float]) -> "Future[Any]":
+    def _settling(self, name: str, amounts: Mapping[str, float]) -> Callable[[Connection], None]:
         def work(connection: Connection) -> None:
             for row in connection.execute(self._sql["take"], (name,)):
                 charges = [Charge(*one) for one in msgspec.json.decode(row["charges"])]
@@ -242,7 +240,7 @@ class DatabaseCounters:
                         levels[charge.name] = corrected(level, charge.amount, taken)
                 self._put(connection, levels, list(levels))
 
-        return self._database.submit(work, is_kept=True)
+        return work
 
     def _locked(self, connection: Connection, names: Sequence[str]) -> dict[str, Level]:
         found: dict[str, Level] = {}
@@ -269,6 +267,7 @@ class DatabaseCounters:
             rows = [row for name in names for row in connection.execute(self._sql["level"], (name,))]
             return {row["name"]: row["used"] for row in rows}
 
+        # Not by a reader: calls settle without waiting for it, and what they settled before is to be seen.
         return await self._database.transact(work)
 
     async def reset(self, names: Sequence[str]) -> None:

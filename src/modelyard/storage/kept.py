@@ -1,6 +1,5 @@
 """What tools keep for somebody: names and bytes within one tenant and one scope, never more than the scope may hold."""
 
-import asyncio
 from typing import NamedTuple
 
 from modelyard.base.clock import Clock
@@ -25,11 +24,8 @@ class Kept:
         self._most_names = most_names
 
     async def get(self, tenant: str, scope: str, name: str) -> bytes | None:
-        return await asyncio.to_thread(self.get_now, tenant, scope, name)
-
-    def get_now(self, tenant: str, scope: str, name: str) -> bytes | None:
         values = {"tenant": tenant, "scope": scope, "name": _checked(name)}
-        rows = self._database.read(self._sql["get"], values)
+        rows = await self._database.fetch(self._sql["get"], values)
         return bytes(rows[0]["value"]) if rows else None
 
     async def put(self, tenant: str, scope: str, name: str, value: bytes) -> None:
@@ -51,13 +47,13 @@ class Kept:
 
     async def list(self, tenant: str, scope: str, *, most: int = 200) -> list[Entry]:
         values = {"tenant": tenant, "scope": scope, "most": most}
-        rows = await asyncio.to_thread(self._database.read, self._sql["list"], values)
+        rows = await self._database.fetch(self._sql["list"], values)
         return [Entry(str(row["name"]), int(row["size"]), float(row["updated_at"])) for row in rows]
 
     async def values(self, tenant: str, scope: str, *, most: int = 200) -> "list[tuple[str, bytes]]":
         """(name, value), newest first."""
         values = {"tenant": tenant, "scope": scope, "most": most}
-        rows = await asyncio.to_thread(self._database.read, self._sql["values"], values)
+        rows = await self._database.fetch(self._sql["values"], values)
         return [(str(row["name"]), bytes(row["value"])) for row in rows]
 
     async def remove(self, tenant: str, scope: str, name: str) -> bool:

@@ -1,7 +1,5 @@
 """What plugins keep for themselves: names and bytes, within one tenant and one plugin, never more than it was given."""
 
-import asyncio
-
 from modelyard.base.errors import PluginError
 from modelyard.storage.database import Connection, Database, statements
 
@@ -15,7 +13,7 @@ class PluginStorage:
 
     async def get(self, tenant: str, plugin: str, name: str) -> bytes | None:
         values = {"tenant": tenant, "plugin": plugin, "name": _checked(name)}
-        rows = await asyncio.to_thread(self._database.read, self._sql["get"], values)
+        rows = await self._database.fetch(self._sql["get"], values)
         return bytes(rows[0]["value"]) if rows else None
 
     async def put(self, tenant: str, plugin: str, name: str, value: bytes, *, most: int) -> None:

@@ -39,9 +39,9 @@ _MOST_CACHED_BYTES = 256 << 10
 class ToolSource(Protocol):
     """Where tools of one kind come from."""
 
-    def tools(self, tenant: str) -> Sequence[ToolEntity]: ...
+    async def tools(self, tenant: str) -> Sequence[ToolEntity]: ...
 
-    def find(self, tenant: str, provider: str, name: str) -> Tool:
+    async def find(self, tenant: str, provider: str, name: str) -> Tool:
         """Raises ToolNotFoundError."""
         ...
 
@@ -58,11 +58,11 @@ class Tools:
     def add(self, tool: Tool, provider: str = "") -> None:
         self._tools.setdefault(provider, {})[tool.name] = tool
 
-    def tools(self, tenant: str) -> Sequence[ToolEntity]:
+    async def tools(self, tenant: str) -> Sequence[ToolEntity]:
         del tenant
         return [one.entity for some in self._tools.values() for one in some.values()]
 
-    def find(self, tenant: str, provider: str, name: str) -> Tool:
+    async def find(self, tenant: str, provider: str, name: str) -> Tool:
         del tenant
         bare = provider.rpartition("/")[2]
         some = self._tools.get(bare)
@@ -135,45 +135,50 @@ class ToolManager:
     def add_source(self, kind: str, source: ToolSource) -> None:
         self._sources.setdefault(kind, []).append(source)
 
-    def list(self, tenant: str, kind: str = "") -> list[ToolEntity]:
+    async def list(self, tenant: str, kind: str = "") -> list[ToolEntity]:
+        """A tenant's tools, of one kind or of all. Raises StorageUnavailableError."""
         kinds = [kind] if kind else list(self._sources)
-        return [tool for one in kinds for source in self._sources.get(one, ()) for tool in source.tools(tenant)]
+        sources = [source for one in kinds for source in self._sources.get(one, ())]
+        tools: list[ToolEntity] = []
+        for source in sources:
+            tools += await source.tools(tenant)
+        return tools
 
-    def find(self, tenant: str, kind: str, provider: str, name: str) -> Tool:
-        """Raises ToolNotFoundError with near names."""
+    async def find(self, tenant: str, kind: str, provider: str, name: str) -> Tool:
+        """Raises ToolNotFoundError with near names, StorageUnavailableError."""
         kinds = ["builtin", "plugin", "function"] if kind in ("builtin", "plugin", "") else [kind]
         if not kind:
             kinds = [*kinds, *(one for one in self._sources if one not in kinds)]
         for one in kinds:
             for source in self._sources.get(one, ()):
                 try:
-                    return source.find(tenant, provider, name)
+                    return await source.find(tenant, provider, name)
                 except (NotFoundError, ToolNotFoundError):
                     continue
-        known = [one.name for each in kinds for one in self.list(tenant, each)]
+        known = [one.name for each in kinds for one in await self.list(tenant, each)]
         raise ToolNotFoundError(
             f"there is not a tool named {name[:80]}"
             + (f" of the provider {provider[:80]!r}" if provider else "")
             + f"; {suggestion(name, known, label='there are')}"
         )
 
-    def named(self, tenant: str, name: str) -> Tool:
-        """By `name`, `provider/name` or `kind:provider/name`. Raises ToolNotFoundError."""
+    async def named(self, tenant: str, name: str) -> Tool:
+        """By `name`, `provider/name` or `kind:provider/name`. Raises ToolNotFoundError, StorageUnavailableError."""
         kind, _, rest = name.rpartition(":")
         provider, _, bare = rest.rpartition("/")
         if provider or kind:
-            return self.find(tenant, kind, provider, bare)
-        found = [one for one in self.list(tenant) if one.name == bare]
+            return await self.find(tenant, kind, provider, bare)
+        found = [one for one in await self.list(tenant) if one.name == bare]
         if len(found) > 1 and len({one.provider for one in found}) > 1:
             which = ", ".join(f"{one.provider}/{one.name}" for one in found)
             raise ToolNotFoundError(f"several tools are named {bare!r}: {which}")
         if not found:
-            return self.find(tenant, "", "", bare)
-        return self.find(tenant, found[0].kind, found[0].provider, bare)
+            return await self.find(tenant, "", "", bare)
+        return await self.find(tenant, found[0].kind, found[0].provider, bare)
 
-    def bind(self, tenant: str, ref: ToolRef) -> Tool:
-        """Raises ToolNotFoundError."""
-        return Bound(self.find(tenant, ref.kind, ref.provider, ref.name), ref)
+    async def bind(self, tenant: str, ref: ToolRef) -> Tool:
+        """Raises ToolNotFoundError, StorageUnavailableError."""
+        return Bound(await self.find(tenant, ref.kind, ref.provider, ref.name), ref)
 
     # calling
 

@@ -71,7 +71,7 @@ class PluginTools:
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
 
-    def tools(self, tenant: str) -> Sequence[ToolEntity]:
+    async def tools(self, tenant: str) -> Sequence[ToolEntity]:
         return [
             entity_of(f"{one.plugin_id}/{provider.identity.name}", part)
             for one in self._plugins.installed(tenant)
@@ -79,7 +79,7 @@ class PluginTools:
             for part in provider.tools
         ]
 
-    def find(self, tenant: str, provider: str, name: str) -> Tool:
+    async def find(self, tenant: str, provider: str, name: str) -> Tool:
         for one in self._plugins.installed(tenant):
             if (declared := one.declaration.tool) is None:
                 continue

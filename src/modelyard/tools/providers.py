@@ -98,10 +98,14 @@ class ToolProviders:
         self._read: OrderedDict[tuple[str, str], Api | McpListing] = OrderedDict()
         self._clients: dict[tuple[str, str], tuple[tuple[str, str, str], McpClient]] = {}
         """(tenant, row) → the address and the encrypted secret that the client was made with, and the client."""
+        self._changes = 0
+        """Grows with whatever makes stored descriptions stale: what was fetched before is not remembered after."""
         directory.on_change(self._changed)
 
     def _changed(self, touched: set[tuple[str, str]]) -> None:
         tenants = {tenant for tenant, kind in touched if kind == ToolProvider.kind}
+        if tenants:
+            self._changes += 1
         for key in [one for one in self._read if one[0] in tenants]:
             del self._read[key]
 
@@ -119,28 +123,35 @@ class ToolProviders:
             raise NotFoundError(f"tool provider {name[:80]!r} does not exist; {hint}", code="tool_provider_not_found")
         return found
 
-    def api(self, tenant: str, row: str) -> Api:
-        found = self.content(tenant, row, "api")
+    async def api(self, tenant: str, row: str) -> Api:
+        """What an API's description says. Raises as `content`."""
+        found = await self.content(tenant, row, "api")
         return found if isinstance(found, Api) else Api(title="")
 
-    def listing(self, tenant: str, row: str) -> McpListing:
-        found = self.content(tenant, row, "mcp")
+    async def listing(self, tenant: str, row: str) -> McpListing:
+        """A server's tools as they were accepted. Raises as `content`."""
+        found = await self.content(tenant, row, "mcp")
         return found if isinstance(found, McpListing) else McpListing(version="")
 
-    def content(self, tenant: str, row: str, kind: str) -> Api | McpListing:
-        """What a provider offers. Raises NotFoundError."""
+    async def content(self, tenant: str, row: str, kind: str) -> Api | McpListing:
+        """What a provider offers. Raises NotFoundError, StorageUnavailableError."""
         key = (tenant, row)
         if (known := self._read.get(key)) is not None:
             self._read.move_to_end(key)
             return known
-        data = self._kept.get_now(tenant, _SCOPE, row)
+        changes_before = self._changes
+        data = await self._kept.get(tenant, _SCOPE, row)
         if data is None:
             raise NotFoundError("what the provider offers is gone", code="tool_provider_not_found")
         made: Api | McpListing = msgspec.json.decode(data, type=Api if kind == "api" else McpListing)
+        if self._changes == changes_before:
+            self._remember(key, made)
+        return made
+
+    def _remember(self, key: tuple[str, str], made: Api | McpListing) -> None:
         self._read[key] = made
         if len(self._read) > _MOST_CACHED:
             self._read.popitem(last=False)
-        return made
 
     def secret(self, tenant: str, row: str, stored: ToolProvider) -> Secret:
         if not stored.secret:
@@ -237,7 +248,7 @@ class ToolProviders:
         after = await computing.apart(parse, description, url=url)
         if stored.server:
             after = with_server(after, stored.server)
-        before = self.api(tenant, known.id)
+        before = await self.api(tenant, known.id)
         was = origins_of(before)
         return after, changes_of(
             _operations(before), _operations(after), about_before=_about_api(before), about_after=_about_api(after),
@@ -246,7 +257,7 @@ class ToolProviders:
 
     async def _listed_anew(self, tenant: str, known: Known, stored: ToolProvider) -> tuple[McpListing, Changes]:
         after = await _asked(await self.client(tenant, known.id, stored))
-        before = self.listing(tenant, known.id)
+        before = await self.listing(tenant, known.id)
         return after, changes_of(
             {str(one["name"]): one for one in before.tools}, {str(one["name"]): one for one in after.tools},
             about_before={"instructions": before.instructions}, about_after={"instructions": after.instructions},
@@ -259,6 +270,7 @@ class ToolProviders:
             tenant, ToolProvider.kind, name, document, stored, id=known.id if known else ""
         )
         await self._kept.put(tenant, _SCOPE, row, content)
+        self._changes += 1
         self._read.pop((tenant, row), None)
         await self._drop_client(tenant, row)
         return row
@@ -267,7 +279,7 @@ class ToolProviders:
         known, _ = self.find(tenant, name)
         await asyncio.wrap_future(self._resources.remove(tenant, ToolProvider.kind, known.id))
         await self._kept.remove(tenant, _SCOPE, known.id)
-        self._directory.refresh()
+        await asyncio.to_thread(self._directory.refresh)
         await self._drop_client(tenant, known.id)
 
     # API extensions: what apps ask before and after a model
@@ -354,12 +366,12 @@ class _Apis:
         self._by_name: OrderedDict[tuple[str, str], tuple[Api, Mapping[str, Operation]]] = OrderedDict()
         """(tenant, provider) → what was read of it, and its operations by name."""
 
-    def tools(self, tenant: str) -> Sequence[ToolEntity]:
+    async def tools(self, tenant: str) -> Sequence[ToolEntity]:
         found: list[ToolEntity] = []
         for known, stored in self._providers.all(tenant):
             if stored.type != "api":
                 continue
-            api = self._providers.api(tenant, known.id)
+            api = await self._providers.api(tenant, known.id)
             found += [
                 ToolEntity(
                     name=one.name, provider=known.name, kind="api", description=one.description, schema=one.schema
@@ -368,11 +380,11 @@ class _Apis:
             ]
         return found
 
-    def find(self, tenant: str, provider: str, name: str) -> Tool:
+    async def find(self, tenant: str, provider: str, name: str) -> Tool:
         for known, stored in self._providers.all(tenant):
             if stored.type != "api" or provider not in ("", known.name, known.id):
                 continue
-            api = self._providers.api(tenant, known.id)
+            api = await self._providers.api(tenant, known.id)
             operation = self._named(tenant, known.id, api).get(name)
             if operation is not None:
                 auth = self._providers.secret(tenant, known.id, stored).auth
@@ -398,18 +410,19 @@ class _Mcps:
     def __init__(self, providers: ToolProviders) -> None:
         self._providers = providers
 
-    def _each(self, tenant: str) -> list[tuple[Known, ToolProvider, McpListing]]:
+    async def _each(self, tenant: str) -> list[tuple[Known, ToolProvider, McpListing]]:
         found: list[tuple[Known, ToolProvider, McpListing]] = []
         for known, stored in self._providers.all(tenant):
             if stored.type == "mcp":
-                found.append((known, stored, self._providers.listing(tenant, known.id)))
+                found.append((known, stored, await self._providers.listing(tenant, known.id)))
         return found
 
-    def tools(self, tenant: str) -> Sequence[ToolEntity]:
-        return [mcp_entity(known.name, one) for known, _, listing in self._each(tenant) for one in listing.tools]
+    async def tools(self, tenant: str) -> Sequence[ToolEntity]:
+        every = await self._each(tenant)
+        return [mcp_entity(known.name, one) for known, _, listing in every for one in listing.tools]
 
-    def find(self, tenant: str, provider: str, name: str) -> Tool:
-        for known, stored, listing in self._each(tenant):
+    async def find(self, tenant: str, provider: str, name: str) -> Tool:
+        for known, stored, listing in await self._each(tenant):
             if provider not in ("", known.name, known.id):
                 continue
             one = next((each for each in listing.tools if name in (each["name"], plain_name(str(each["name"])))), None)

@@ -5,7 +5,6 @@ enough. Vectors are made when they are first needed, by the embedding model that
 """
 
 import array
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_uuid
-from modelyard.storage.database import Connection, Database, statements
+from modelyard.storage.database import Connection, Database, Row, statements
 from modelyard.storage.kept import Kept
 
 Embed = Callable[[str, str, Sequence[str]], Awaitable[list[Sequence[float]]]]
@@ -59,15 +58,20 @@ class Annotations:
         return await self._database.transact(lambda it: it.execute(self._sql[name], values))
 
     async def _rows(self, name: str, **values: Any) -> list[Any]:
-        return await asyncio.to_thread(self._database.read, self._sql[name], values)
+        return await self._database.fetch(self._sql[name], values)
 
     async def add(self, tenant: str, app: str, question: str, answer: str) -> Annotation:
         """Raises InvokeBadRequestError."""
         question, answer = _checked(question, "question"), _checked(answer, "answer")
-        if await self.count(tenant, app) >= _MOST:
-            raise InvokeBadRequestError(f"an app has at most {_MOST:,} annotations")
         made = Annotation(id=new_uuid(), question=question, answer=answer, created_at=self._now())
-        await self._do("add", (tenant, made.id, app, question, answer, made.created_at))
+
+        def work(connection: Connection) -> None:
+            counted = connection.execute(self._sql["count"], {"tenant": tenant, "app": app, "like": ""})
+            if int(counted[0]["count"]) >= _MOST:
+                raise InvokeBadRequestError(f"an app has at most {_MOST:,} annotations")
+            connection.execute(self._sql["add"], (tenant, made.id, app, question, answer, made.created_at))
+
+        await self._database.transact(work)
         return made
 
     async def page(
@@ -89,9 +93,13 @@ class Annotations:
     async def change(self, tenant: str, app: str, id: str, question: str, answer: str) -> Annotation:  # noqa: A002
         """Raises NotFoundError, InvokeBadRequestError."""
         question, answer = _checked(question, "question"), _checked(answer, "answer")
-        if not await self._do("change", (question, answer, tenant, app, id)):
-            raise NotFoundError("Annotation not found", code="not_found")
-        row = (await self._rows("one", tenant=tenant, app=app, id=id))[0]
+
+        def work(connection: Connection) -> Row:
+            if not connection.execute(self._sql["change"], (question, answer, tenant, app, id)):
+                raise NotFoundError("Annotation not found", code="not_found")
+            return connection.execute(self._sql["one"], {"tenant": tenant, "app": app, "id": id})[0]
+
+        row = await self._database.transact(work)
         return Annotation(id=id, question=question, answer=answer, hits=row["hits"], created_at=row["created_at"])
 
     async def remove(self, tenant: str, app: str, id: str) -> None:  # noqa: A002

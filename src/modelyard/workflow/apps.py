@@ -87,14 +87,14 @@ class Apps:
             return await self._keep(known, stored), app, True
         body = msgspec.json.encode(stored).decode()
         row = await asyncio.wrap_future(self._resources.add(tenant, StoredApp.kind, name or app.name, lambda _: body))
-        self._directory.refresh()
+        await asyncio.to_thread(self._directory.refresh)
         return FoundApp(tenant, row.id, row.name, stored), app, False
 
     async def _keep(self, found: FoundApp, stored: StoredApp) -> FoundApp:
         old = await asyncio.to_thread(self._resources.one, found.tenant, StoredApp.kind, found.id)
         body = msgspec.json.encode(stored).decode()
         await asyncio.wrap_future(self._resources.change(old, name=old.name, body=body))
-        self._directory.refresh()
+        await asyncio.to_thread(self._directory.refresh)
         return FoundApp(found.tenant, found.id, found.name, stored)
 
     # versions
@@ -196,18 +196,6 @@ class Apps:
             self._parsed.popitem(last=False)
         return app
 
-    def read_now(self, found: FoundApp) -> App:
-        """What is published, where nobody can wait: for apps that are called as tools. Raises NotFoundError."""
-        given = found.stored.mapping or {}
-        key = (found.tenant, found.stored.digest, msgspec.json.encode(given, order="sorted").decode())
-        if (known := self._parsed.get(key)) is not None:
-            return known
-        text = self._journal.document_now(found.tenant, found.stored.digest)
-        if text is None:
-            raise NotFoundError("the app's file is gone", code="app_not_found")
-        app = self._parsed[key] = loads(text, name="", mapping=msgspec.convert(given, AppMapping))
-        return app
-
     async def app(self, found: FoundApp) -> App:
         """What is published. Raises NotPublishedError."""
         if not found.stored.digest:
@@ -229,7 +217,7 @@ class Apps:
             if key.app == found.id:
                 await asyncio.wrap_future(self._resources.remove(found.tenant, AppKey.kind, one.id))
         await asyncio.wrap_future(self._resources.remove(found.tenant, StoredApp.kind, found.id))
-        self._directory.refresh()
+        await asyncio.to_thread(self._directory.refresh)
 
     # keys
 
@@ -240,7 +228,7 @@ class Apps:
         body = msgspec.json.encode(stored).decode()
         adding = self._resources.add(found.tenant, AppKey.kind, new_id("appkey"), lambda _: body, id=row)
         await asyncio.wrap_future(adding)
-        self._directory.refresh()
+        await asyncio.to_thread(self._directory.refresh)
         return row, key
 
     def keys(self, found: FoundApp) -> list[tuple[Known, AppKey]]:
@@ -251,7 +239,7 @@ class Apps:
         if row not in {one.id for one, _ in self.keys(found)}:
             raise NotFoundError(f"key {row[:80]!r} does not exist", code="key_not_found")
         await asyncio.wrap_future(self._resources.remove(found.tenant, AppKey.kind, row))
-        self._directory.refresh()
+        await asyncio.to_thread(self._directory.refresh)
 
     def by_key(self, shown: str) -> FoundApp | None:
         """The app whose key this is; None where it is nobody's."""

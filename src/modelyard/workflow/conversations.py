@@ -1,6 +1,5 @@
 """Conversations and their messages, as rows: each of one tenant, one app, one user."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -72,7 +71,7 @@ class Conversations:
         self._sql = statements("conversations")
 
     async def _rows(self, name: str, **values: Any) -> list[Any]:
-        return await asyncio.to_thread(self._database.read, self._sql[name], values)
+        return await self._database.fetch(self._sql[name], values)
 
     async def _do(self, name: str, values: Sequence[Any]) -> list[Any]:
         return await self._database.transact(lambda it: it.execute(self._sql[name], values))

@@ -5,14 +5,13 @@ one of its recorded results, in the order in which they ended. What a run needs 
 events are for people who watch.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from modelyard.base.owners import is_gone, owner_name
-from modelyard.storage.database import Connection, Database, statements
+from modelyard.storage.database import Connection, Database, Row, statements
 from modelyard.workflow.engine import Status, Step
 from modelyard.workflow.events import AnyEvent, dump_event, parse_event
 
@@ -142,7 +141,7 @@ class DatabaseJournal:
         return await self._database.transact(work, is_kept=is_kept)
 
     async def _read(self, name: str, **values: Any) -> list[Any]:
-        return await asyncio.to_thread(self._database.read, self._sql[name], values)
+        return await self._database.fetch(self._sql[name], values)
 
     async def create(self, run: RunRecord) -> bool:
         body = _dump(run, _BODY)
@@ -198,9 +197,14 @@ class DatabaseJournal:
     ) -> "tuple[list[RunRecord], int]":  # fmt: skip
         """(an app's runs, newest first; how many there are)."""
         where = {"tenant": tenant, "app": app, "status": status, "before": before, "since": since}
-        rows = await self._read("list", **where, most=most, skip=skip)
-        count = await self._read("count", **where)
-        return [_record(row) for row in rows], int(count[0]["count"])
+
+        def work(connection: Connection) -> "tuple[list[Row], int]":
+            rows = connection.execute(self._sql["list"], {**where, "most": most, "skip": skip})
+            counted = connection.execute(self._sql["count"], where)
+            return rows, int(counted[0]["count"])
+
+        rows, count = await self._database.at_once(work)
+        return [_record(row) for row in rows], count
 
     async def history(self, run: RunRecord) -> History:
         rows = await self._read("steps", run=run.id)
@@ -224,18 +228,31 @@ class DatabaseJournal:
 
     async def orphans(self) -> "list[RunRecord]":
         now = self._now()
-        rows = {row["id"]: row for row in await self._read("orphans", now=now)}
-        for row in await self._read("of_owner", owner=self.owner):
-            if is_gone(row["owner"]):
-                rows[row["id"]] = row
-        found: list[RunRecord] = []
-        for row in rows.values():
-            if row["owner"] == self.owner:
-                continue
-            values = (self.owner, now + LEASE_SECONDS, row["id"], row["owner"])
-            if await self._transact(lambda it, values=values: it.execute(self._sql["claim"], values)):
-                found.append(_record(row))
-        return found
+        silent, others = await self._database.at_once(lambda it: self._left(it, now))
+        rows = {row["id"]: row for row in silent}
+        rows |= {row["id"]: row for row in others if is_gone(row["owner"])}
+        # Whoever else recovers claims in the same order: two transactions that wait for each other get nowhere.
+        in_order = sorted(rows.values(), key=lambda row: (row["created_at"], row["id"]))
+        wanted = [row for row in in_order if row["owner"] != self.owner]
+        if not wanted:
+            return []
+
+        def work(connection: Connection) -> "list[Row]":
+            lease_until = now + LEASE_SECONDS
+            return [row for row in wanted if self._is_claimed(connection, row, lease_until)]
+
+        return [_record(row) for row in await self._transact(work)]
+
+    def _left(self, connection: Connection, now: float) -> "tuple[list[Row], list[Row]]":
+        """(runs whose owner has not been heard of, runs that any other process has)."""
+        silent = connection.execute(self._sql["orphans"], {"now": now})
+        others = connection.execute(self._sql["of_owner"], {"owner": self.owner})
+        return silent, others
+
+    def _is_claimed(self, connection: Connection, row: Row, lease_until: float) -> bool:
+        """Whether an orphan goes on here; False where somebody was quicker."""
+        values = (self.owner, lease_until, row["id"], row["owner"])
+        return bool(connection.execute(self._sql["claim"], values))
 
     async def renew(self) -> None:
         values = (self._now() + LEASE_SECONDS, self.owner)
@@ -262,9 +279,15 @@ class DatabaseJournal:
         rows = await self._read("form_by_token", token=token)
         return rows[0] if rows else None
 
-    async def ask(self, run: RunRecord, key: str, token: str, form: dict[str, Any], expires_at: float) -> None:
+    async def ask(self, run: RunRecord, key: str, token: str, form: dict[str, Any], expires_at: float) -> Row:
+        """A step's form as it is kept: this one, or the one that was asked before."""
         values = (run.id, key, run.tenant, token, msgspec.json.encode(form).decode(), expires_at)
-        await self._transact(lambda it: it.execute(self._sql["ask"], values))
+
+        def work(connection: Connection) -> Row:
+            connection.execute(self._sql["ask"], values)
+            return connection.execute(self._sql["form"], {"run": run.id, "key": key})[0]
+
+        return await self._transact(work)
 
     async def fill(self, token: str, answer: dict[str, Any]) -> "tuple[str, str] | None":
         """(tenant, run); None where it was filled in before."""
@@ -274,13 +297,12 @@ class DatabaseJournal:
 
     async def expired(self) -> "list[tuple[str, str]]":
         """(tenant, run) of those that waited for forms whose time is over; they say so from now on."""
-        found: list[tuple[str, str]] = []
-        for row in await self._read("late", now=self._now()):
-            answer = msgspec.json.encode({"expired": row["expires_at"]}).decode()
-            values = (answer, row["run"], row["key"])
-            await self._transact(lambda it, values=values: it.execute(self._sql["expire"], values))
-            found.append((row["tenant"], row["run"]))
-        return found
+        late = sorted(await self._read("late", now=self._now()), key=lambda row: (row["run"], row["key"]))
+        if late:
+            answers = [msgspec.json.encode({"expired": row["expires_at"]}).decode() for row in late]
+            values = [(answer, row["run"], row["key"]) for row, answer in zip(late, answers, strict=True)]
+            await self._transact(lambda it: it.execute_many(self._sql["expire"], values))
+        return [(row["tenant"], row["run"]) for row in late]
 
     # tidying
 
@@ -316,10 +338,7 @@ class DatabaseJournal:
         await self._transact(lambda it: it.execute(self._sql["put_document"], values))
 
     async def document(self, tenant: str, digest: str) -> str | None:
-        return await asyncio.to_thread(self.document_now, tenant, digest)
-
-    def document_now(self, tenant: str, digest: str) -> str | None:
-        rows = self._database.read(self._sql["document"], {"tenant": tenant, "digest": digest})
+        rows = await self._read("document", tenant=tenant, digest=digest)
         return rows[0]["body"] if rows else None
 
 

@@ -162,7 +162,7 @@ class Tools(Protocol):
         """Messages in the shapes that plugins use. Raises ModelyardError."""
         ...
 
-    def bind(self, ref: Any) -> Any:
+    async def bind(self, ref: Any) -> Any:
         """A tool for an agent, by a ToolRef. Raises ToolNotFoundError."""
         ...
 

@@ -67,9 +67,9 @@ class TenantTools:
                 return kind, provider, tool
         return kind, provider, tool
 
-    def bind(self, ref: ToolRef) -> Tool:
+    async def bind(self, ref: ToolRef) -> Tool:
         kind, provider, name = self._mapped(ref.kind, ref.provider, ref.name)
-        return self.manager.bind(
+        return await self.manager.bind(
             self._tenant,
             msgspec.structs.replace(ref, kind=kind, provider=provider, name=name, alias=ref.alias or _plain(ref.name)),
         )
@@ -84,7 +84,7 @@ class TenantTools:
         context = ToolContext(
             tenant=self._tenant, user=self._user, app=self._app, key=key, depth=self._depth, credential=credential
         )
-        found = self.manager.find(self._tenant, kind, provider, tool)
+        found = await self.manager.find(self._tenant, kind, provider, tool)
         async with aclosing(self.manager.invoke(found, parameters, context, is_form=True)) as messages:
             async for one in messages:
                 yield one
@@ -121,7 +121,7 @@ class TenantAgents:
         if isinstance(given.get("model"), Mapping):
             given["model"] = self._model(given["model"])
         if isinstance(given.get("tools"), Sequence):
-            given["tools"] = [self._tool(ref) for ref in tools_in(given["tools"])]
+            given["tools"] = [await self._tool(ref) for ref in tools_in(given["tools"])]
         data = {
             "agent_strategy_provider": bare, "agent_strategy": strategy["name"], "agent_strategy_params": given,
         }  # fmt: skip
@@ -144,10 +144,10 @@ class TenantAgents:
             model["entity"] = shapes.dump_entity(found.schema)
         return model
 
-    def _tool(self, ref: ToolRef) -> JSON:
+    async def _tool(self, ref: ToolRef) -> JSON:
         """A tool as strategies expect it: described whole, with what whoever set it up filled in."""
         try:
-            tool = self._tools.bind(msgspec.structs.replace(ref, settings={}))
+            tool = await self._tools.bind(msgspec.structs.replace(ref, settings={}))
         except (ToolNotFoundError, NotFoundError) as error:
             raise PluginError(f"tool {ref.provider}/{ref.name}: {error}") from error
         entity = tool.entity
@@ -255,7 +255,7 @@ class AppTools:
         self.chats = chats
         self.runs = runs
 
-    def tools(self, tenant: str) -> Sequence[ToolEntity]:
+    async def tools(self, tenant: str) -> Sequence[ToolEntity]:
         return [
             ToolEntity(
                 name=_plain(one.name), provider=one.id, kind="workflow", label={"en_US": one.name},
@@ -265,11 +265,11 @@ class AppTools:
             if one.stored.digest
         ]  # fmt: skip
 
-    def find(self, tenant: str, provider: str, name: str) -> Tool:
+    async def find(self, tenant: str, provider: str, name: str) -> Tool:
         for one in self._apps.all(tenant):
             is_meant = {one.id, one.name} & {provider, name} or _plain(one.name) == name
             if one.stored.digest and is_meant:
-                return AppTool(self, one, self._apps.read_now(one))
+                return AppTool(self, one, await self._apps.app(one))
         raise ToolNotFoundError(f"there is no app {name!r}")
 
 
@@ -285,7 +285,7 @@ class PluginCalls:
     async def tool(
         self, call: PluginCall, kind: str, provider: str, name: str, request: JSON, depth: int
     ) -> AsyncGenerator[JSON, None]:
-        found = self._manager.find(call.tenant, kind, provider, name)
+        found = await self._manager.find(call.tenant, kind, provider, name)
         context = ToolContext(
             tenant=call.tenant, user=call.user, depth=depth, credential=str(request.get("credential_id") or "")
         )

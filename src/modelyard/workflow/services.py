@@ -396,10 +396,7 @@ class StoredForms:
         return msgspec.json.decode(row["answer"])
 
     async def ask(self, key: str, form: Mapping[str, Any], expires_at: float) -> Mapping[str, Any]:
-        known = await self._journal.form(self._run.id, key)
-        if known is None:
-            await self._journal.ask(self._run, key, secrets.token_urlsafe(24), dict(form), expires_at)
-            known = await self._journal.form(self._run.id, key)
+        known = await self._journal.ask(self._run, key, secrets.token_urlsafe(24), dict(form), expires_at)
         return {
             "form_id": hashlib.sha256(known["token"].encode()).hexdigest()[:32],
             "form_token": known["token"],

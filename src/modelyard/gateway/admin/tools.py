@@ -21,7 +21,7 @@ class ListRoute:
     manager: ToolManager
 
     async def __call__(self, request: Request) -> Reply:
-        found = self.manager.list(request.tenant, request.query("kind") or "")
+        found = await self.manager.list(request.tenant, request.query("kind") or "")
         return json_reply({"data": [{**msgspec.to_builtins(one), "schema": _schema(one)} for one in found]})
 
 
@@ -40,7 +40,7 @@ class CallRoute:
 
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
-        tool = self.manager.named(request.tenant, need(body, "tool", str))
+        tool = await self.manager.named(request.tenant, need(body, "tool", str))
         arguments = may(body, "arguments", dict) or {}
         context = ToolContext(
             tenant=request.tenant, user=request.caller.user or "", app="admin",
@@ -104,7 +104,7 @@ class ProviderRoute:
         known, stored = self.providers.find(request.tenant, name)
         if stored.type == "extension":
             return json_reply(_shown(known, stored))
-        content = self.providers.content(request.tenant, known.id, stored.type)
+        content = await self.providers.content(request.tenant, known.id, stored.type)
         offered = _api(content) if isinstance(content, Api) else {"tools": [one["name"] for one in content.tools]}
         return json_reply({**_shown(known, stored), **offered, **more})
 

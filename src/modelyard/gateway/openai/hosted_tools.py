@@ -7,7 +7,7 @@ until it answers or asks for a function of the caller's.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,7 +34,7 @@ from modelyard.tools.manager import Bound, Observation, ToolManager, ToolRef
 from modelyard.tools.observation import cut
 from modelyard.wire.openai_responses import FORMAT
 
-FindTool = Callable[[str, str], Tool]
+FindTool = Callable[[str, str], Awaitable[Tool]]
 """(tenant, `provider/name`, `kind:provider/name` or `dataset:NAME`) → the tool. Raises ToolNotFoundError."""
 _ROUNDS = 10
 _MOST_CALLS = 64
@@ -62,7 +62,7 @@ class HostedTools:
         """Whether the request names hosted tools, and its model's provider has none."""
         return any(one.type in KINDS for one in asked.tools) and not instance.speaks(FORMAT)
 
-    def prepare(self, tenant: str, asked: LLMRequest, most_calls: int | None) -> tuple[LLMRequest, Hosted]:
+    async def prepare(self, tenant: str, asked: LLMRequest, most_calls: int | None) -> tuple[LLMRequest, Hosted]:
         """The request with functions in the place of hosted tools. Raises InvokeBadRequestError."""
         found = Hosted(most_calls=_MOST_CALLS if most_calls is None else min(most_calls, _MOST_CALLS))
         tools: list[PromptMessageTool] = []
@@ -71,7 +71,7 @@ class HostedTools:
                 tools.append(one)
                 continue
             try:
-                ours = self._ours(tenant, one.extra.get(FORMAT, {}))
+                ours = await self._ours(tenant, one.extra.get(FORMAT, {}))
             except (ToolError, NotFoundError) as error:
                 raise InvokeBadRequestError(f"{one.type}: {error}", param="tools") from error
             for tool, kind in ours:
@@ -82,18 +82,18 @@ class HostedTools:
                 ))  # fmt: skip
         return msgspec.structs.replace(asked, tools=tools), found
 
-    def _ours(self, tenant: str, given: JSON) -> list[tuple[Tool, JSON]]:
+    async def _ours(self, tenant: str, given: JSON) -> list[tuple[Tool, JSON]]:
         match given.get("type"):
             case "code_interpreter":
-                return [(_named(self._find(tenant, "code/python"), "code_interpreter"), given)]
+                return [(_named(await self._find(tenant, "code/python"), "code_interpreter"), given)]
             case "file_search":
-                return self._datasets(tenant, given)
+                return await self._datasets(tenant, given)
             case "mcp":
-                return self._server(tenant, given)
+                return await self._server(tenant, given)
             case _:
-                return [(_named(self._find(tenant, "web_search"), "web_search"), given)]
+                return [(_named(await self._find(tenant, "web_search"), "web_search"), given)]
 
-    def _datasets(self, tenant: str, given: JSON) -> list[tuple[Tool, JSON]]:
+    async def _datasets(self, tenant: str, given: JSON) -> list[tuple[Tool, JSON]]:
         names = may(given, "vector_store_ids", list, "file_search.") or []
         if not names:
             raise InvokeBadRequestError(
@@ -103,10 +103,11 @@ class HostedTools:
         for at, name in enumerate(names):
             alias = "file_search" if at == 0 else f"file_search_{at + 1}"
             about = f"Search the files of {name}." if len(names) > 1 else "Search the user's files."
-            found.append((_named(self._find(tenant, f"dataset:{name}"), alias, about), given))
+            tool = await self._find(tenant, f"dataset:{name}")
+            found.append((_named(tool, alias, about), given))
         return found
 
-    def _server(self, tenant: str, given: JSON) -> list[tuple[Tool, JSON]]:
+    async def _server(self, tenant: str, given: JSON) -> list[tuple[Tool, JSON]]:
         """The tools of a server that the tenant has registered under the label."""
         label = need(given, "server_label", str, "mcp.")
         if given.get("require_approval", "always") != "never":
@@ -116,13 +117,13 @@ class HostedTools:
             )  # fmt: skip
         allowed: Any = given.get("allowed_tools")
         names = allowed.get("tool_names") if isinstance(allowed, dict) else allowed
-        every = [one for one in self.manager.list(tenant, "mcp") if one.provider == label]
+        every = [one for one in await self.manager.list(tenant, "mcp") if one.provider == label]
         if not every:
             raise InvokeBadRequestError(
                 f"no MCP server {label[:80]!r} is registered here: `modelyard tools add-mcp` adds one", param="tools"
             )
         return [
-            (self.manager.find(tenant, "mcp", label, one.name), given)
+            (await self.manager.find(tenant, "mcp", label, one.name), given)
             for one in every
             if names is None or one.name in names
         ]

@@ -38,7 +38,7 @@ class CreateRoute:
         asked, headers = prepared(request, instance, asked)
         model = self._with_tools(request, instance, asked, body)
         if isinstance(model, HostedModel):
-            asked, model.hosted = self.hosted.prepare(request.tenant, asked, may(body, "max_tool_calls", int))
+            asked, model.hosted = await self.hosted.prepare(request.tenant, asked, may(body, "max_tool_calls", int))
         echo = openai_responses.echo_of(body)
         is_kept = body.get("store") is not False
         # One that is kept needs an id that nobody else gave out.

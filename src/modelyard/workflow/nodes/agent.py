@@ -198,8 +198,8 @@ class _Own:
         strategy = fitting_strategy(self.strategy, model, is_completion=config.mode == "completion")
         parameters, stop = parameters_of(config, context)
         task = Task(
-            query=_text(given.get("query")), instruction=_text(given.get("instruction")), tools=self._tools(),
-            parameters=parameters, stop=stop, prompt=_text(given.get("prompt")),
+            query=_text(given.get("query")), instruction=_text(given.get("instruction")),
+            tools=await self._tools(), parameters=parameters, stop=stop, prompt=_text(given.get("prompt")),
             schema=given.get("schema") or self.node.data.output_schema or None,
         )  # fmt: skip
         task.files = await self._files(model)
@@ -243,25 +243,25 @@ class _Own:
         )
         return AgentLimits(**{"iterations": iterations, **known})
 
-    def _tools(self) -> list[Tool]:
+    async def _tools(self) -> list[Tool]:
         refs = tools_in(self.parameters.get("tools"))
         datasets = self.parameters.get("datasets")
         refs += [dataset_ref(str(one)) for one in datasets or ()] if isinstance(datasets, list) else []
         found: dict[str, Tool] = {}
         for ref in refs:
-            tool = self._bound(ref)
+            tool = await self._bound(ref)
             if tool.name not in found:
                 found[tool.name] = tool
         return list(found.values())
 
-    def _bound(self, ref: ToolRef) -> Tool:
+    async def _bound(self, ref: ToolRef) -> Tool:
         services = self.context.services
         if ref.kind == "dataset-retrieval" and services.datasets is not None:
             return DatasetTool(services.datasets, ref)
         if services.tools is None:
             return MissingTool(ref, "there are no tools here")
         try:
-            return services.tools.bind(ref)
+            return await services.tools.bind(ref)
         except (ToolNotFoundError, NotFoundError) as error:
             return MissingTool(ref, str(error))
 
