@@ -4,17 +4,24 @@ python -m tools.reference
 """
 
 import ast
+import asyncio
 import inspect
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_type_hints
 
 import click
 import msgspec
 
+from modelyard.app import Modelyard
 from modelyard.base import settings
 from modelyard.cli import root
+from modelyard.cli.serving import gateway_of
 from modelyard.gateway.admin.description import described
+from modelyard.gateway.openapi import describe
+from modelyard.gateway.table import Api
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import catalog_definition, catalog_names
 
@@ -150,16 +157,37 @@ def _types_cell(one: ProviderDefinition, kind: str) -> str:
 def pages() -> dict[str, str]:
     return {
         "settings.md": settings_page(), "cli.md": cli_page(), "catalogue.md": catalogue_page(),
-        "openapi.json": openapi(),
+        "openapi.json": _document(described()), **descriptions(),
     }  # fmt: skip
 
 
-def openapi() -> str:
-    """The admin API's description: the console's types are made from it, so that a changed field breaks its build."""
-    return msgspec.json.format(msgspec.json.encode(described(), order="sorted"), indent=1).decode()
+def descriptions() -> dict[str, str]:
+    """The OpenAPI document of every API: what is served follows from the same tables."""
+    return {f"openapi/{api.name}.json": _document(describe(api)) for api in apis() if is_described(api)}
+
+
+def is_described(api: Api) -> bool:
+    """Whether every row says what it does."""
+    return all(row.summary for row in api.rows)
+
+
+@lru_cache(1)
+def apis() -> tuple[Api, ...]:
+    """The APIs of a server with everything on."""
+    with TemporaryDirectory() as home:
+        oidc = settings.OidcSettings(issuer="https://identity.example", client_id="modelyard", client_secret="secret")
+        yard = Modelyard(settings.Settings(home=home, oidc=oidc), environ={})
+        tables = gateway_of(yard).router.apis
+        asyncio.run(yard.aclose())
+    return tables
+
+
+def _document(document: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1).decode()
 
 
 if __name__ == "__main__":
     REFERENCE.mkdir(exist_ok=True)
     for file, text in pages().items():
+        (REFERENCE / file).parent.mkdir(exist_ok=True)
         (REFERENCE / file).write_text(text.rstrip() + "\n", "utf-8")
