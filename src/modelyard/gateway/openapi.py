@@ -1,5 +1,6 @@
 """A table of rows as OpenAPI 3.1: what each takes and answers, by the shapes that the handlers use."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ def describe(api: Api) -> JSON:
     paths: JSON = {}
     for row in api.rows:
         operations = paths.setdefault(_path_of(row), {})
-        operations[row.method.lower()] = _operation(api, row, inputs, outputs)
+        operations[row.method.lower()] = _operation(row, inputs, outputs)
     return {
         "openapi": "3.1.0",
         "info": {"title": api.title, "version": __version__, "description": api.about},
@@ -74,9 +75,9 @@ def _security_of(auth: Auth) -> list[JSON]:
     return [{scheme[0]: []}] if scheme is not None else []
 
 
-def _operation(api: Api, row: Row, inputs: "_Shapes", outputs: "_Shapes") -> JSON:
+def _operation(row: Row, inputs: "_Shapes", outputs: "_Shapes") -> JSON:
     operation: JSON = {
-        "operationId": _operation_id(api, row),
+        "operationId": _operation_id(row),
         "summary": row.summary,
         "security": _security_of(row.auth),
         "parameters": list(_parameters(row)),
@@ -89,11 +90,10 @@ def _operation(api: Api, row: Row, inputs: "_Shapes", outputs: "_Shapes") -> JSO
     return operation
 
 
-def _operation_id(api: Api, row: Row) -> str:
-    """The method and the path without what is common to all of the API."""
-    common = max((prefix for prefix in api.prefixes if row.path.startswith(prefix)), key=len, default="")
-    rest = _path_of(row).removeprefix(common).replace("{", "").replace("}", "")
-    return f"{row.method.lower()}{rest}".replace("/", "_").replace(":", "_").replace("-", "_").replace(".", "_")
+def _operation_id(row: Row) -> str:
+    """The method and the path, in the characters that generators of clients take."""
+    words = re.findall(r"[A-Za-z0-9]+", _path_of(row))
+    return "_".join([row.method.lower(), *words])
 
 
 def _parameters(row: Row) -> Iterator[JSON]:

@@ -87,6 +87,6 @@ def _of_model(version: str, calls: ModelCalls) -> Iterator[Row]:
         path=f"{version}/models/{{model:path}}",
         auth=DEVELOPER,
         handler=calls.unknown_verb,
-        summary="Say which verbs there are: this one needs one.",
-        errors=(404,),
+        summary="Say which verbs there are: an address needs one.",
+        status=404,
     )
