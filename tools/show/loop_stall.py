@@ -49,7 +49,7 @@ _LOOK_SECONDS = 0.01
 _AT_ONCE = 12
 _OPENING = ("BEGIN", "SAVEPOINT", "RELEASE")
 """What says where work begins and ends takes no time: the statements between do, and so does the commit."""
-_STAY_SECONDS = 12 * STATEMENT_SECONDS
+_STAY_SECONDS = 80 * STATEMENT_SECONDS
 """So long a caller stays: streams without an end are left then."""
 _MOST_SECONDS = 300 * STATEMENT_SECONDS
 _UPKEEP_SECONDS = 4 * STATEMENT_SECONDS
