@@ -44,7 +44,7 @@ def tls_context(ca_file: str, *, verify: bool = True) -> ssl.SSLContext:
     return context
 
 
-async def open_connection(way: Way, guard: Guard, tls: Callable[[], ssl.SSLContext], seconds: float) -> Connection:
+async def connected(way: Way, guard: Guard, tls: Callable[[], ssl.SSLContext], seconds: float) -> Connection:
     """A connection over which the origin can be asked. Raises OSError, and what `guard` raises.
 
     The guard is asked about all the addresses that the first host stands for before anything is connected to; then

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from modelyard.base.errors import InvokeConnectionError, InvokeServerUnavailableError, InvokeTimeoutError
-from modelyard.transport.connecting import open_connection, proxy_refusal, tls_context
+from modelyard.transport.connecting import connected, proxy_refusal, tls_context
 from modelyard.transport.connection import Connection
 from modelyard.transport.headers import dump_head
 from modelyard.transport.origins import Guard, check_addresses, parse_url
@@ -249,7 +249,7 @@ class HttpClient:
     async def _connect(self, way: Way, limits: Timeouts) -> Connection:
         try:
             async with asyncio.timeout(limits.connect):
-                connection = await open_connection(way, self._guard, lambda: self._tls, limits.connect)
+                connection = await connected(way, self._guard, lambda: self._tls, limits.connect)
         except TimeoutError:
             raise InvokeTimeoutError(f"{way.shown} did not connect within {limits.connect:g} s") from None
         except (OSError, ssl.SSLError) as error:
