@@ -177,7 +177,8 @@ async def _ask_for_tunnel(connection: Connection, origin: Origin, proxy: Proxy, 
         lines.append(f"proxy-authorization: {proxy.authorization}")
     connection.begin(is_bodiless=True)
     await connection.write("\r\n".join([*lines, "", ""]).encode("latin-1"), ())
-    await connection.wait_for_head(seconds)
+    while not (connection.is_head_complete or connection.error):
+        await connection.wait(seconds, "opened no tunnel")
     if not connection.is_head_complete:
         raise ProxyRefusedError(f"the proxy {proxy.origin.authority} opened no tunnel: {connection.error}")
     if not 200 <= connection.status < 300:

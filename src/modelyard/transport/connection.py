@@ -134,15 +134,11 @@ class Connection(asyncio.Protocol):
 
     # httptools' side
 
-    def on_message_begin(self) -> None:
-        if self.is_complete:  # another answer in the same bytes, to nothing that we asked
-            raise _StrayError
-
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value) + _LINE_COST
         if self._header_bytes > MOST_HEADER_BYTES:
             raise self._refused(f"sent more than {MOST_HEADER_BYTES:,} bytes of headers")
-        if self.is_head_complete:  # a trailer: it must not pass for a header (RFC 9110, 6.5.1)
+        if self.is_head_complete:  # a trailer, or of another answer behind ours: no header (RFC 9110, 6.5.1)
             return
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1").rstrip(" \t")
@@ -155,13 +151,15 @@ class Connection(asyncio.Protocol):
         repeated.setdefault(key, [self._first_lines[key]]).append(text)
 
     def on_headers_complete(self) -> None:
-        if self.is_complete:
+        if self.is_complete:  # another answer in the same bytes, to nothing that we asked
             raise _StrayError
         self.status = self._parser.get_status_code()
         if self.status < 200:
             self._pass_over_interim()
             return
-        self._check_framing()
+        version = self._parser.get_http_version()
+        if version != "1.1" or "transfer-encoding" in self._first_lines:
+            self._check_framing(version)
         self._keep_alive = self._parser.should_keep_alive()
         self.is_head_complete = True
         if self._is_bodiless:  # the parser would wait for a body that an answer to HEAD has not
@@ -192,9 +190,8 @@ class Connection(asyncio.Protocol):
         self._first_lines.clear()
         self._repeated_lines = None
 
-    def _check_framing(self) -> None:
-        version = self._parser.get_http_version()
-        if version != "1.1" and version != "1.0":
+    def _check_framing(self, version: str) -> None:
+        if version not in ("1.1", "1.0"):
             raise self._refused(f"speaks HTTP/{version}, not HTTP/1.1")
         if "transfer-encoding" not in self._first_lines:
             return
@@ -210,10 +207,9 @@ class Connection(asyncio.Protocol):
     def headers(self) -> Headers:
         return Headers(self._first_lines, self._repeated_lines)
 
-    @property
-    def keep_alive_line(self) -> str:
-        """What the server says of how long it keeps the connection."""
-        return self._first_lines.get("keep-alive", "")
+    def has_header(self, name: str) -> bool:
+        """Whether a field came, by its name in lower case. Cheaper than the headers."""
+        return name in self._first_lines
 
     @property
     def is_usable(self) -> bool:
@@ -267,11 +263,6 @@ class Connection(asyncio.Protocol):
         finally:
             timer.cancel()
             self._waiter = None
-
-    async def wait_for_head(self, seconds: float) -> None:
-        """Until the head has come, or `error` says why it will not. Raises InvokeTimeoutError after `seconds`."""
-        while not (self.is_head_complete or self.error):
-            await self.wait(seconds, "sent no answer")
 
     def take(self) -> bytes:
         """All bytes of the body that have come in and were not taken yet."""

@@ -377,7 +377,7 @@ async def _unpacked(response: Response, url: str, most: int) -> AsyncGenerator[b
     except InvokeTimeoutError as error:
         raise EgressTimeoutError(str(error)) from error
     except AnswerTooLargeError as error:
-        raise EgressTooLargeError(f"{_shown(url)} sent more than {most:,} bytes") from error
+        raise EgressTooLargeError(f"{_shown(url)}: {error}") from error
     except InvokeError as error:
         raise EgressError(str(error)) from error
 

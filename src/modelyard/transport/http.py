@@ -22,7 +22,7 @@ from modelyard.transport.connection import Connection
 from modelyard.transport.headers import dump_head
 from modelyard.transport.origins import Guard, check_addresses, parse_url
 from modelyard.transport.proxies import NO_PROXIES, Network, Proxies, Way
-from modelyard.transport.unpacking import UnpackError, Unpacking, is_plain
+from modelyard.transport.unpacking import BombError, UnpackError, Unpacking, is_plain
 
 _MAX_BODY = 256 * 1024 * 1024
 _UNPACKED_AT_ONCE = 1 << 20
@@ -50,21 +50,23 @@ class Timeouts:
 class Response:
     """An answer whose head has come. Leaving it unread and closed drops the connection."""
 
-    __slots__ = ("_client", "_connection", "_is_closed", "_timeouts", "headers", "status")
+    __slots__ = ("_client", "_connection", "_is_closed", "_is_coded", "_timeouts", "headers", "status")
 
     def __init__(self, connection: Connection, client: "HttpClient", timeouts: Timeouts) -> None:
         self._connection = connection
         self._client = client
         self._timeouts = timeouts
         self._is_closed = False
+        self._is_coded = connection.has_header("content-encoding")
         self.status = connection.status
         self.headers = connection.headers
 
     def pieces(self, *, most: int = _MAX_BODY) -> AsyncGenerator[bytes, None]:
         """The body as it comes in, unpacked. Raises AnswerTooLargeError beyond `most` bytes, another InvokeError where
         it breaks off, stalls, or is coded as nobody asked for."""
-        coding = self.headers.get("content-encoding", "")
-        return self._plain(most) if is_plain(coding) else self._unpacked(coding, most)
+        if not self._is_coded or is_plain(coding := self.headers.get("content-encoding", "")):
+            return self._plain(most)
+        return self._unpacked(coding, most)
 
     async def _plain(self, most: int) -> AsyncGenerator[bytes, None]:
         connection, total = self._connection, 0
@@ -99,6 +101,8 @@ class Response:
                             await asyncio.sleep(0)
             if unpacking is not None:
                 unpacking.finish()
+        except BombError as error:
+            raise AnswerTooLargeError(f"{shown} {error}") from error
         except UnpackError as error:
             raise InvokeServerUnavailableError(f"{shown} {error}") from error
 
@@ -229,7 +233,8 @@ class HttpClient:
         connection.begin(is_bodiless=head.is_bodiless)
         try:
             await connection.write(lines, body)
-            await connection.wait_for_head(limits.first_byte)
+            while not (connection.is_head_complete or connection.error):
+                await connection.wait(limits.first_byte, "sent no answer")
             if connection.status == 407 and head.way.proxy is not None:
                 raise proxy_refusal(head.way.proxy, head.way.origin, 407)
         except BaseException:
@@ -261,8 +266,8 @@ class HttpClient:
         self._free.release()
         idle = self._idle.setdefault(connection.way.key, deque())
         seconds = self._idle_seconds
-        if line := connection.keep_alive_line:
-            seconds = min(seconds, kept_seconds(line))
+        if connection.has_header("keep-alive"):
+            seconds = min(seconds, kept_seconds(connection.headers["keep-alive"]))
         if seconds > 0 and connection.is_usable and len(idle) < self._keep_idle:
             idle.append((connection, asyncio.get_running_loop().time() + seconds))
         else:

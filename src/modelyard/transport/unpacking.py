@@ -10,9 +10,16 @@ from typing import Any
 
 PIECE = 64 * 1024
 """The most that is unpacked at once: half a megabyte of gzip can be half a gigabyte."""
+_MOST_RATIO = 200
+"""Times as large as it came, from a megabyte on: the limit of Apache's mod_deflate. Texts reach 20, bombs 1,000."""
+_RATIO_FROM = 1 << 20
 _GZIP = 31
 _ZLIB = 15
 _RAW = -15
+
+
+class BombError(Exception):
+    """It grows beyond all measure. The message is the end of a sentence about who sent it."""
 
 
 class UnpackError(Exception):
@@ -36,9 +43,12 @@ class Unpacking:
         self._waiting = b""
         self._members = 0
         self._is_over = False
+        self._taken = 0
+        self._given = 0
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
-        """What the bytes stand for, in pieces of at most `PIECE`. Raises UnpackError."""
+        """What the bytes stand for, in pieces of at most `PIECE`. Raises UnpackError and BombError."""
+        self._taken += len(packed)
         packed = self._waiting + packed
         self._waiting = b""
         while not self._is_over:
@@ -49,6 +59,9 @@ class Unpacking:
                 plain = inflate.decompress(packed, PIECE)
             except zlib.error as error:
                 raise UnpackError(f"compressed a body so that it cannot be unpacked: {error}") from error
+            self._given += len(plain)
+            if self._given > max(_RATIO_FROM, _MOST_RATIO * self._taken):
+                raise BombError(f"compressed an answer to less than a {_MOST_RATIO}th of its size")
             if plain:
                 yield plain
             packed = inflate.unconsumed_tail

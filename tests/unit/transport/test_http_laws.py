@@ -8,13 +8,16 @@ from typing import Any
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelyard.transport.connection import Connection
 from modelyard.transport.origins import parse_url
 from modelyard.transport.proxies import NO_PROXIES
-from modelyard.transport.unpacking import PIECE, UnpackError, Unpacking
+from modelyard.transport.unpacking import PIECE, BombError, UnpackError, Unpacking
+
+SLOW = [HealthCheck.too_slow]
+"""On a machine that has other things to do."""
 
 
 class Sink:
@@ -120,7 +123,7 @@ def answers(draw: st.DrawFn) -> bytes:
     return said + (writer.send(h11.EndOfMessage(headers=trailers if framing == "chunked" else [])) or b"")
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=SLOW)
 @given(answers(), PLACES)
 def test_what_h11_writes_is_read_as_h11_reads_it_however_it_is_cut(whole: bytes, places: list[int]):
     expected = theirs([whole])
@@ -137,7 +140,7 @@ SNIPPETS = st.sampled_from([
 EDITS = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 6), SNIPPETS), min_size=1, max_size=4)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, suppress_health_check=SLOW)
 @given(answers(), EDITS, PLACES)
 def test_nothing_damaged_is_read_that_h11_would_read_otherwise(
     whole: bytes, edits: list[tuple[int, int, bytes]], places: list[int]
@@ -151,6 +154,7 @@ def test_nothing_damaged_is_read_that_h11_would_read_otherwise(
     assert ours([whole]) == mine  # however it is cut
 
 
+@settings(suppress_health_check=SLOW)
 @given(answers(), PLACES)
 def test_an_answer_to_head_ends_with_its_head(whole: bytes, places: list[int]):
     head = (
@@ -185,3 +189,16 @@ def test_a_packed_body_that_breaks_off_is_an_error(plain: bytes, cut: int):
     with pytest.raises(UnpackError, match="breaks off"):
         list(unpacking.feed(packed[: max(1, len(packed) - cut)]))
         unpacking.finish()
+
+
+def test_a_bomb_is_known_by_its_growth_and_a_text_that_packs_well_is_none():
+    bomb = Unpacking("gzip")
+    given_out = 0
+    with pytest.raises(BombError, match="200th of its size"):
+        for piece in bomb.feed(gzip.compress(b" " * 50_000_000)):
+            given_out += len(piece)
+    assert given_out <= 12_000_000
+    text = b"".join(b'{"id": %d, "text": "the same again and again"}' % number for number in range(100_000))
+    packed = gzip.compress(text)
+    assert len(text) > 3_000_000
+    assert b"".join(Unpacking("gzip").feed(packed)) == text
