@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, InvokeTimeoutError, ModelyardError
-from modelyard.transport.headers import Headers
 from modelyard.transport.http import AnswerTooLargeError, HttpClient, Response, Timeouts
 from modelyard.transport.origins import Origin, check_address, parse_url
 from modelyard.transport.proxies import Network
@@ -122,7 +121,8 @@ class Fetched:
     """A whole answer, its body as it was before it was compressed."""
 
     status: int
-    headers: Headers
+    headers: Mapping[str, str]
+    """As `transport.headers.Headers` joins their lines."""
     body: bytes
     url: str
     """Where it came from in the end."""
