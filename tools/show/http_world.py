@@ -23,7 +23,7 @@ USER, PASSWORD = "gustav", "s3cret word/9"
 """With signs that must be percent-encoded in an address."""
 WRITTEN = "gustav:s3cret%20word%2F9"
 NAMES = ("localhost", "tls.test", "127.0.0.1", "::1")
-QUICK = Timeouts(connect=5, first_byte=5, between_bytes=5)
+PATIENT = Timeouts(connect=20, first_byte=20, between_bytes=20)
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class World:
 
 
 async def fetched(client: HttpClient, url: str, method: str = "GET", **more: Any) -> bytes:
-    response = await client.send(method, url, headers=more.pop("headers", {}), timeouts=QUICK, **more)
+    response = await client.send(method, url, headers=more.pop("headers", {}), timeouts=PATIENT, **more)
     return await response.read()
 
 

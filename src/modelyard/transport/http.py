@@ -281,7 +281,8 @@ class HttpClient:
         """Close every connection, those in use too."""
         for connection in list(self._open):
             with suppress(RuntimeError):
-                self._drop(connection)
+                connection.abort()  # a close of TLS waits for the other side, and the loop may not
+        self._open.clear()
         self._idle.clear()
         await asyncio.sleep(0)
 
