@@ -59,6 +59,7 @@ def settings_page() -> str:
         (settings.KnowledgeSettings, "`knowledge`"),
         (settings.ToolSettings, "`tools`"),
         (settings.McpStdioSettings, "Each of `tools.mcp_stdio`"),
+        (settings.NetworkSettings, "`network`"),
         (settings.EgressSettings, "`egress`"),
         (settings.OidcSettings, "`oidc`"),
         (settings.ContentSettings, "`content`"),

@@ -54,6 +54,7 @@ KEPT = {
     "agents/loop.py:_Run.known": _RUN,
     "agents/state.py:Task.parameters": _RUN,
     # app
+    "app/network.py:Clients._own": "by proxy, as the operator's settings name it: clients that keep nothing but connections",
     "app/knowledge.py:KnowledgeParts._indexes": "by the name of a store; each keeps its entries by dataset",
     "app/money.py:Admission._known": "by subject, which holds tenant, key, user and model; emptied at each change",
     "app/money.py:_PER_TOKEN": "by the identity of a price, which it holds on to: prices as numbers",
@@ -224,8 +225,8 @@ KEPT = {
     "tools/providers.py:ToolProviders._clients": "by tenant and row, with the address and the encrypted secret",
     "tools/providers.py:ToolProviders._read": "by tenant and row",
     # transport
-    "transport/http.py:HttpClient._idle": "by origin: connections, over which nothing is said but each request's own",
-    "transport/http.py:_Connection.headers": _CALL,
+    "transport/connection.py:Connection._first_lines": _CALL,
+    "transport/http.py:HttpClient._idle": "by origin and proxy: connections, over which nothing is said but each request's own",
     "transport/http.py:_known_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,
     # workflow

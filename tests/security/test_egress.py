@@ -340,10 +340,11 @@ def test_a_refused_address_is_the_callers_mistake_and_no_failure_of_ours(
 # ------------------------------------------------------------------------------------------------ the law
 
 _OWN_WAYS = {
-    ("transport/http.py", "getaddrinfo"): "the one client: names are looked up",
-    ("transport/http.py", "create_connection"): "and connected to, after the guard was asked",
+    ("transport/connecting.py", "getaddrinfo"): "the one client: names are looked up",
+    ("transport/connecting.py", "create_connection"): "and connected to, after the guard was asked",
+    ("transport/connecting.py", "start_tls"): "over what is connected already",
     ("transport/egress.py", "HttpClient"): "what is guarded, and a pool for what the operator named",
-    ("app/__init__.py", "HttpClient"): "for the operator's providers, and traces to the operator's collector",
+    ("app/network.py", "HttpClient"): "for the operator's providers, and traces to the operator's collector",
     ("providers/local/hub.py", "HttpClient"): "weights, from the hub that the operator set",
     ("providers/local/engines/chat.py", "http.client"): "a model's process, by its socket in the file system",
     ("providers/local/engines/chat.py", "socket.socket"): "the same",
@@ -437,7 +438,7 @@ def test_no_module_below_the_app_chooses_the_unguarded_client():
         if re.search(r"import .*\bHttpClient\b", one.read_text("utf-8"))
     }
     assert users == {
-        "app/__init__.py", "app/telemetry.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
+        "app/network.py", "app/telemetry.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
         "providers/http_provider.py", "providers/local/hub.py", "transport/egress.py", "transport/otlp.py",
     }  # fmt: skip
 

@@ -46,6 +46,7 @@ PROOFS = {
     "fuzz": "Mutated requests to every route: no unhandled error, no 500, no hang.",
     "attacks": "Attacks on the jail, as root and as an ordinary user; hostile addresses in a network of their own.",
     "egress": "Every form of an inner address through every feature that names one, in a network of its own.",
+    "http-client": "The HTTP client against h11, trustme's certificates and proxy.py: headers, TLS, proxies, names.",
     "run-kill": "500 times kill -9 of a worker during runs: none lost, no step doubled.",
     "app-clients": "Three clients of the service API from PyPI against the server.",
     "customer-service": "The README's customer-service workflow, live on the local model, with its drawing.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from modelyard.app.extensions import PluginParts
 from modelyard.app.knowledge import KnowledgeParts
 from modelyard.app.money import Admission, HostedQuotas, Seeds, price_of_lost
+from modelyard.app.network import Clients, network_of, proxies_of, proxy_names
 from modelyard.app.providers import (
     ADDED_PROVIDERS,
     added_providers,
@@ -77,7 +78,6 @@ from modelyard.storage.files import FileStore
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing, load_key_ring
 from modelyard.transport.egress import Egress, GuardedClient
-from modelyard.transport.http import HttpClient
 
 if TYPE_CHECKING:
     from modelyard.agents.agent import Agent
@@ -116,10 +116,11 @@ class Modelyard:
         self._environ = os.environ if environ is None else environ
         self.settings = settings or load_settings(self._environ)
         self.clock = clock or SystemClock()
-        self.http = HttpClient()
-        self.egress = Egress(egress_rules(self.settings))
-        self.guarded = GuardedClient(lambda: self.egress.rules)
-        self.weights = weight_store(self.settings)
+        self.clients = Clients(self.settings, self._environ)
+        self.http = self.clients.shared
+        self.egress = Egress(egress_rules(self.settings), self.clients.network)
+        self.guarded = GuardedClient(lambda: self.egress.rules, self.clients.network)
+        self.weights = weight_store(self.settings, self._environ)
         self.local = LocalRuntime(self.weights, _local_options(self.settings))
         self._added = tuple(definitions)
         self._builders = dict(builders or {})
@@ -199,7 +200,14 @@ class Modelyard:
         return [*settings.providers, *added_providers(settings.home_path)]
 
     def _factory(self, settings: Settings, configured: Sequence[ProviderSettings]) -> ModelProviderFactory:
-        models = partial(http_models, client=self.http, timeouts=timeouts_of(settings), guarded=self.guarded)
+        proxies, timeouts = proxy_names(configured), timeouts_of(settings)
+
+        def models(definition: ProviderDefinition) -> Mapping[ModelType, Any]:
+            client = self.clients.by(proxies.get(definition.name, ""))
+            return http_models(definition, client, timeouts, self.guarded)
+
+        for proxy in proxies.values():  # what is wrong with one is found here
+            self.clients.by(proxy)
         return ModelProviderFactory(
             [*definitions_of(settings, configured), *self._added],
             {
@@ -216,6 +224,7 @@ class Modelyard:
         shared are those of the start.
         """
         configured = self._configured(settings)
+        proxies = proxies_of(settings.network, self._environ)
         factory = self._factory(settings, configured)
         trial = ProviderManager(factory, self.clock, on_secret=redaction.add)
         configure_credentials(trial, configured, self._environ)  # all that can be wrong is found here
@@ -227,6 +236,7 @@ class Modelyard:
         configure_credentials(self.providers, configured, self._environ)
         self.settings = settings
         self.egress.rules = egress_rules(settings)
+        self.clients.use(proxies)
         self.models.use(defaults, settings.timeouts.total or None)
         self._apply(settings)
         for listener in self._on_reload:
@@ -593,7 +603,7 @@ class Modelyard:
             await self._traced.aclose()
         if self._valkey is not None:
             await self._valkey.aclose()
-        await self.http.aclose()
+        await self.clients.aclose()
         await self.guarded.aclose()
         await self.egress.aclose()
         try:
@@ -627,9 +637,9 @@ def read_file(path: Path) -> bytes:
         raise ConfigError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
 
 
-def weight_store(settings: Settings) -> WeightStore:
+def weight_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> WeightStore:
     named = Path(settings.local.weights).expanduser() if settings.local.weights else None
-    hub = hub_fetch(settings.local.hub) if settings.local.hub else None
+    hub = hub_fetch(settings.local.hub, network_of(settings, environ)) if settings.local.hub else None
     return WeightStore(settings.home_path / "models", named_folder=named, hub=hub)
 
 

@@ -160,7 +160,7 @@ class Upkeep:
         yard = self._yard
         limits = Timeouts(connect=5.0, first_byte=5.0, between_bytes=5.0)
         try:
-            response = await yard.http.send("GET", one.health_url, headers={}, timeouts=limits)
+            response = await yard.clients.by(one.proxy).send("GET", one.health_url, headers={}, timeouts=limits)
             status = response.status
             response.close()
             problem = "" if 200 <= status < 300 else f"HTTP status {status}"

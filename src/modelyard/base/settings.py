@@ -50,6 +50,9 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     health_url: str = ""
     """Asked every `health_seconds`; while it does not answer with success, the provider's credentials rest."""
     health_seconds: float = 30.0
+    proxy: str = ""
+    """The proxy that this provider is reached by, as `network.proxy`; `none` for directly. What `network` and the
+    variables say where it is empty."""
 
 
 class LocalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -199,6 +202,20 @@ class PluginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Where plugins that their authors run connect to; 0 for nowhere."""
     open_interface: bool = False
     """Whether the daemon's interface, `/plugin/…`, answers callers from other machines too."""
+
+
+class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How providers are reached, and what else the operator names; docs/how-to/proxies.md."""
+
+    proxy: str = ""
+    """`http://USER:PASSWORD@HOST:PORT`, or with `https://`; `none` for no proxy. Empty: as `HTTPS_PROXY`, `HTTP_PROXY`
+    and `ALL_PROXY` say."""
+    no_proxy: list[str] = []
+    """What is reached directly all the same: names with all below them, addresses, networks as `10.0.0.0/8`, each with
+    `:PORT` or without; `*` for everything. As `NO_PROXY` says where it is empty."""
+    ca_file: str = ""
+    """A file with certificates to trust, beside those of the system (or of `SSL_CERT_FILE` in their place). Read at
+    the start."""
 
 
 class EgressSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -366,6 +383,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tools: ToolSettings = ToolSettings()
     oidc: OidcSettings = OidcSettings()
     content: ContentSettings = ContentSettings()
+    network: NetworkSettings = NetworkSettings()
     egress: EgressSettings = EgressSettings()
     local: LocalSettings = LocalSettings()
     timeouts: TimeoutSettings = TimeoutSettings()

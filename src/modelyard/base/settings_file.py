@@ -16,6 +16,8 @@ _SECRET = re.compile(
     r"(^|\.)(api_keys\[\d+\]|master_key|client_secret|qdrant_api_key|env\.\w+)$|(^|\.)credentials\[\d+\]\.values\.(?!.*(url|endpoint|region|version|name)$)"
 )
 _PASSWORD = re.compile(r"(?P<before>\w+://[^:/@\s]*:)(?P<secret>[^@/\s]+)@")
+_PROXY = re.compile(r"(^|\.)proxy$")
+"""Struck out whole where somebody is named: proxies are written without a scheme too, and with a token alone."""
 
 
 def struck(text: str) -> str:
@@ -50,7 +52,8 @@ def restored(text: str, old: str) -> str:
 def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
     for begin, end, path, value in _scalars(text):
         is_reference = value.startswith("${") and value.endswith("}") and ":-" not in value
-        if value and not is_reference and (_SECRET.search(path) or _PASSWORD.search(value)):
+        names_somebody = bool(_PROXY.search(path)) and "@" in value
+        if value and not is_reference and (names_somebody or _SECRET.search(path) or _PASSWORD.search(value)):
             yield begin, end, path, value
 
 

@@ -1,22 +1,23 @@
 """The client for addresses that people name: nodes, tools, files by address, imports. It reaches the public network,
 and of the private one only what an administrator listed.
 
-The name is resolved once, all its addresses are checked, and one of those is connected to: for each hop of each
-request. No proxy of the environment, no credentials in addresses, few ports, bounded redirects, time and bytes.
+The name is resolved once, all its addresses are checked, and only those are connected to: for each hop of each request.
+No proxy, which would look names up itself, no credentials in addresses, few ports, bounded redirects, time and bytes.
 """
 
 import asyncio
 import ipaddress
 import unicodedata
-import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, InvokeError, InvokeTimeoutError, ModelyardError
 from modelyard.transport.http import AnswerTooLargeError, HttpClient, Response, Timeouts
 from modelyard.transport.origins import Origin, check_address, parse_url
+from modelyard.transport.proxies import Network
+from modelyard.transport.unpacking import is_plain
 
 _MOST_REDIRECTS = 5
 _MOST_URL = 8192
@@ -121,6 +122,7 @@ class Fetched:
 
     status: int
     headers: Mapping[str, str]
+    """As `transport.headers.Headers` joins their lines."""
     body: bytes
     url: str
     """Where it came from in the end."""
@@ -131,28 +133,15 @@ class Streamed:
 
     def __init__(self, response: Response, url: str, most: int) -> None:
         self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
+        self.headers = response.headers
         self.url = url
         self._response = response
         self._most = most
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Raises EgressError."""
-        unpack = _Unpack(self.headers.get("content-encoding", "").strip().lower(), self.url)
-        seen = 0
-        try:
-            async for piece in self._response.pieces(most=self._most + (1 << 16)):
-                found = unpack.feed(piece, self._most + 1 - seen)
-                seen += len(found)
-                if seen > self._most:
-                    raise EgressTooLargeError(f"{_shown(self.url)} sent more than {self._most:,} bytes")
-                yield found
-        except InvokeTimeoutError as error:
-            raise EgressTimeoutError(str(error)) from error
-        except AnswerTooLargeError as error:
-            raise EgressTooLargeError(str(error)) from error
-        except InvokeError as error:
-            raise EgressError(str(error)) from error
+        async for piece in _unpacked(self._response, self.url, self._most):
+            yield piece
 
     async def whole(self) -> bytes:
         return b"".join([piece async for piece in self.pieces()])
@@ -171,8 +160,10 @@ class _Hop:
 class GuardedClient(HttpClient):
     """The client of model calls, for addresses that a tenant named. It shares no connection with the operator's."""
 
-    def __init__(self, rules: Callable[[], EgressRules]) -> None:
-        super().__init__(guard=lambda origin, addresses: rules().check(origin, addresses))
+    def __init__(self, rules: Callable[[], EgressRules], network: Network | None = None) -> None:
+        super().__init__(
+            guard=lambda origin, addresses: rules().check(origin, addresses), network=network, is_direct=True
+        )
         self._rules = rules
 
     async def send(
@@ -195,12 +186,16 @@ class GuardedClient(HttpClient):
 
 
 class Egress:
-    def __init__(self, rules: EgressRules | None = None) -> None:
+    def __init__(self, rules: EgressRules | None = None, network: Network | None = None) -> None:
         self.rules = rules or EgressRules()
         # The rules are asked anew at each connection, so that a reload reaches what is open too.
-        more = {"guard": self._guard, "takes_compressed": True, "keep_idle": 4, "max_connections": 256}
-        self._clients = {verify: HttpClient(verify=verify, **more) for verify in (True, False)}  # type: ignore[arg-type]
-        self._operators = HttpClient(takes_compressed=True, keep_idle=4, max_connections=256)
+        self._clients = {
+            verify: HttpClient(
+                verify=verify, guard=self._guard, network=network, is_direct=True, keep_idle=4, max_connections=256
+            )
+            for verify in (True, False)
+        }
+        self._operators = HttpClient(network=network, keep_idle=4, max_connections=256)
         """For places that the operator named. Its connections serve nobody else."""
 
     def _guard(self, origin: Origin, addresses: Sequence[str]) -> None:
@@ -377,46 +372,28 @@ def _next(hop: _Hop, status: int, location: str) -> _Hop:
 
 
 async def _whole(response: Response, url: str, most: int) -> Fetched:
-    coding = response.headers.get("content-encoding", "").strip().lower()
-    unpack = _Unpack(coding, url)
-    body = bytearray()
     try:
-        async for piece in response.pieces(most=most + (1 << 16)):
-            body += unpack.feed(piece, most + 1 - len(body))
-            if len(body) > most:
-                raise EgressTooLargeError(f"{_shown(url)} sent more than {most:,} bytes")
+        body = b"".join([piece async for piece in _unpacked(response, url, most)])
+    finally:
+        response.close()
+    headers = response.headers
+    if not is_plain(headers.get("content-encoding", "")):
+        headers = headers.without("content-encoding")
+    return Fetched(status=response.status, headers=headers, body=body, url=url)
+
+
+async def _unpacked(response: Response, url: str, most: int) -> AsyncGenerator[bytes, None]:
+    """The body as it was before it was compressed. Raises EgressError."""
+    try:
+        async with aclosing(response.pieces(most=most)) as pieces:
+            async for piece in pieces:
+                yield piece
     except InvokeTimeoutError as error:
         raise EgressTimeoutError(str(error)) from error
     except AnswerTooLargeError as error:
-        raise EgressTooLargeError(str(error)) from error
+        raise EgressTooLargeError(f"{_shown(url)}: {error}") from error
     except InvokeError as error:
         raise EgressError(str(error)) from error
-    finally:
-        response.close()
-    headers = {name: value for name, value in response.headers.items() if not (coding and name == "content-encoding")}
-    return Fetched(status=response.status, headers=headers, body=bytes(body), url=url)
-
-
-class _Unpack:
-    """Compressed bytes as they were before, never more of them than asked for."""
-
-    def __init__(self, coding: str, url: str) -> None:
-        self._url = url
-        match coding:
-            case "" | "identity":
-                self._inflate = None
-            case "gzip" | "x-gzip" | "deflate":
-                self._inflate = zlib.decompressobj(wbits=47)
-            case _:
-                raise EgressError(f"{_shown(url)} compressed its answer as {coding!r}, which was not asked for")
-
-    def feed(self, piece: bytes, most: int) -> bytes:
-        if self._inflate is None:
-            return piece
-        try:
-            return self._inflate.decompress(piece, max(most, 1))
-        except zlib.error as error:
-            raise EgressError(f"{_shown(self._url)} sent a body that cannot be unpacked: {error}") from error
 
 
 def _shown(url: str) -> str:

@@ -3,33 +3,34 @@
 Why our own: the client decides what a gateway costs. A call through httpx takes about 1,300 µs of CPU at 32
 connections, through aiohttp 90, through a thin protocol on httptools 34 (docs/design/0003-http-client.md). It does what
 the data path needs and no more: keep-alive, back-pressure, separate time limits for connecting, for the first byte and
-between bytes, bounded bodies, and an abort that reaches the socket at once. It follows no redirects and asks for no
-compression, so that neither a foreign host nor a small bomb can be slipped in.
+between bytes, bounded bodies, proxies, and an abort that reaches the socket at once. It follows no redirects and asks
+for no compression; what comes compressed all the same is unpacked within the same bounds.
 """
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
-import httptools
+from modelyard.base.errors import InvokeConnectionError, InvokeServerUnavailableError, InvokeTimeoutError
+from modelyard.transport.connecting import connected, proxy_refusal, tls_context
+from modelyard.transport.connection import Connection
+from modelyard.transport.headers import dump_head
+from modelyard.transport.origins import Guard, check_addresses, parse_url
+from modelyard.transport.proxies import NO_PROXIES, Network, Proxies, Way
+from modelyard.transport.unpacking import BombError, UnpackError, Unpacking, is_plain
 
-from modelyard.base.errors import (
-    ConfigError,
-    InvokeConnectionError,
-    InvokeServerUnavailableError,
-    InvokeTimeoutError,
-)
-from modelyard.transport.origins import Guard, Origin, check_addresses, parse_url
-
-_HIGH_WATER = 256 * 1024
-_LOW_WATER = 64 * 1024
-_MAX_HEADER_BYTES = 64 * 1024
 _MAX_BODY = 256 * 1024 * 1024
+_UNPACKED_AT_ONCE = 1 << 20
+"""Bytes after which other tasks get their turn."""
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""Asked twice, they leave behind what they leave behind once (RFC 9110, 9.2.2)."""
+_KEEP_TIMEOUT = re.compile(r"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+_KEEP_MARGIN = 1.0
 
 
 class AnswerTooLargeError(InvokeServerUnavailableError):
@@ -38,240 +39,43 @@ class AnswerTooLargeError(InvokeServerUnavailableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds. `between_bytes` is what catches a server that stalls in the middle of a stream."""
+    """Seconds. `connect` holds for all that precedes a request: the name, every address of it, a proxy, TLS.
+    `between_bytes` is what catches a server that stalls in the middle of a stream."""
 
     connect: float = 10.0
     first_byte: float = 120.0
     between_bytes: float = 60.0
 
 
-class _Connection(asyncio.Protocol):
-    """One socket and the answer that is coming in on it."""
-
-    __slots__ = (
-        "_buffered",
-        "_header_bytes",
-        "_is_bodiless",
-        "_is_lost",
-        "_is_paused",
-        "_keep_alive",
-        "_loop",
-        "_parser",
-        "_pieces",
-        "_transport",
-        "_waiter",
-        "_writable",
-        "error",
-        "has_bytes",
-        "headers",
-        "is_complete",
-        "is_head_complete",
-        "is_reused",
-        "origin",
-        "status",
-    )
-
-    def __init__(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
-        self.origin = origin
-        self.is_reused = False
-        self._loop = loop
-        self._transport: Any = None  # uvloop's transports are no subclass of asyncio's
-        self._parser: Any = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
-        self._is_lost = False
-        self._is_bodiless = False
-        self._reset()
-
-    def _reset(self) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.is_complete = False
-        self.is_head_complete = False
-        self.has_bytes = False
-        self.error: Exception | None = None
-        self._header_bytes = 0
-        self._keep_alive = False
-        self._pieces: deque[bytes] = deque()
-        self._buffered = 0
-        self._is_paused = False
-
-    # asyncio's side
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.has_bytes = True
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(InvokeServerUnavailableError(f"{self.origin.authority} does not speak HTTP: {error}"))
-            self.abort()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost = True
-        if not self.is_complete and self.error is None:
-            until_close = "content-length" not in self.headers and "transfer-encoding" not in self.headers
-            if self.is_head_complete and until_close and exc is None:
-                self.is_complete = True
-            else:
-                reason = f": {exc}" if exc else ""
-                when = "before its answer was complete" if self.has_bytes else "without an answer"
-                self.error = InvokeConnectionError(f"{self.origin.authority} closed the connection {when}{reason}")
-        self._wake()
-        if self._writable and not self._writable.done():
-            self._writable.set_result(None)
-
-    def pause_writing(self) -> None:
-        self._writable = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        if self._writable and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
-
-    # httptools' side
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > _MAX_HEADER_BYTES:
-            error = InvokeServerUnavailableError(
-                f"{self.origin.authority} sent more than {_MAX_HEADER_BYTES:,} bytes of headers"
-            )
-            self._fail(error)
-            raise error
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-
-    def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-        if self.status < 200:  # 100 Continue and its like: the answer is still to come
-            self.headers.clear()
-            return
-        self._keep_alive = self._parser.should_keep_alive()
-        self.is_head_complete = True
-        if self._is_bodiless:  # the parser would wait for a body that an answer to HEAD has not
-            self.is_complete = True
-            self._keep_alive = False
-        self._wake()
-
-    def on_body(self, body: bytes) -> None:
-        if self._is_bodiless:
-            return
-        self._pieces.append(body)
-        self._buffered += len(body)
-        if self._buffered > _HIGH_WATER and not self._is_paused and self._transport:
-            self._is_paused = True
-            self._transport.pause_reading()
-        self._wake()
-
-    def on_message_complete(self) -> None:
-        if self.is_head_complete:
-            self.is_complete = True
-            self._wake()
-
-    # our side
-
-    @property
-    def is_usable(self) -> bool:
-        """Fit for another request: everything was read, nobody hung up, nothing stray came in."""
-        return (
-            not self._is_lost
-            and self._transport is not None
-            and not self._transport.is_closing()
-            and self.is_complete
-            and self._keep_alive
-            and not self._pieces
-            and self.error is None
-        )
-
-    def begin(self, *, is_bodiless: bool = False) -> None:
-        self._reset()
-        self._is_bodiless = is_bodiless
-        self._parser = httptools.HttpResponseParser(self)
-
-    async def write(self, head: bytes, body: Sequence[bytes]) -> None:
-        self._transport.writelines([head, *body]) if body else self._transport.write(head)
-        if self._writable and not self._is_lost:
-            await self._writable
-
-    async def wait(self, seconds: float, what: str) -> None:
-        """Until something changes. Raises InvokeTimeoutError after `seconds`."""
-        waiter = self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(seconds, _expire, waiter, self.origin.authority, what, seconds)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
-
-    def take(self) -> bytes:
-        """All bytes of the body that have come in and were not taken yet."""
-        if len(self._pieces) == 1:
-            taken = self._pieces.popleft()
-        else:
-            taken = b"".join(self._pieces)
-            self._pieces.clear()
-        self._buffered = 0
-        if self._is_paused and self._transport and not self._is_lost:
-            self._is_paused = False
-            self._transport.resume_reading()
-        return taken
-
-    @property
-    def has_pieces(self) -> bool:
-        return bool(self._pieces)
-
-    def abort(self) -> None:
-        if self._transport:
-            self._transport.abort()
-
-    def close(self) -> None:
-        if self._transport:
-            self._transport.close()
-
-    def _wake(self) -> None:
-        if self._waiter and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _fail(self, error: Exception) -> None:
-        self.error = self.error or error
-        self._wake()
-
-
-def _expire(waiter: asyncio.Future[None], authority: str, what: str, seconds: float) -> None:
-    if not waiter.done():
-        waiter.set_exception(InvokeTimeoutError(f"{authority} {what} within {seconds:g} s"))
-
-
 class Response:
     """An answer whose head has come. Leaving it unread and closed drops the connection."""
 
-    __slots__ = ("_client", "_connection", "_is_closed", "_timeouts", "headers", "status")
+    __slots__ = ("_client", "_connection", "_is_closed", "_is_coded", "_timeouts", "headers", "status")
 
-    def __init__(self, connection: _Connection, client: "HttpClient", timeouts: Timeouts) -> None:
+    def __init__(self, connection: Connection, client: "HttpClient", timeouts: Timeouts) -> None:
         self._connection = connection
         self._client = client
         self._timeouts = timeouts
         self._is_closed = False
+        self._is_coded = connection.has_header("content-encoding")
         self.status = connection.status
-        self.headers: Mapping[str, str] = connection.headers
+        self.headers = connection.headers
 
-    async def pieces(self, *, most: int = _MAX_BODY) -> AsyncGenerator[bytes, None]:
-        """The body as it comes in. Raises AnswerTooLargeError beyond `most` bytes,
-        another InvokeError where it breaks off or stalls."""
+    def pieces(self, *, most: int = _MAX_BODY) -> AsyncGenerator[bytes, None]:
+        """The body as it comes in, unpacked. Raises AnswerTooLargeError beyond `most` bytes, another InvokeError where
+        it breaks off, stalls, or is coded as nobody asked for."""
+        if not self._is_coded or is_plain(coding := self.headers.get("content-encoding", "")):
+            return self._plain(most)
+        return self._unpacked(coding, most)
+
+    async def _plain(self, most: int) -> AsyncGenerator[bytes, None]:
         connection, total = self._connection, 0
         while True:
             if connection.has_pieces:
                 piece = connection.take()
                 total += len(piece)
                 if total > most:
-                    raise AnswerTooLargeError(
-                        f"{connection.origin.authority} sent more than {most:,} bytes in one answer"
-                    )
+                    raise AnswerTooLargeError(f"{connection.way.shown} sent more than {most:,} bytes in one answer")
                 yield piece
             elif connection.error:
                 raise connection.error
@@ -279,6 +83,28 @@ class Response:
                 return
             else:
                 await connection.wait(self._timeouts.between_bytes, "sent nothing more")
+
+    async def _unpacked(self, coding: str, most: int) -> AsyncGenerator[bytes, None]:
+        shown, total, turn = self._connection.way.shown, 0, _UNPACKED_AT_ONCE
+        unpacking: Unpacking | None = None
+        try:
+            async with aclosing(self._plain(most)) as packed_pieces:
+                async for packed in packed_pieces:
+                    unpacking = unpacking or Unpacking(coding)
+                    for piece in unpacking.feed(packed):
+                        total += len(piece)
+                        if total > most:
+                            raise AnswerTooLargeError(f"{shown} sent more than {most:,} bytes in one answer, unpacked")
+                        yield piece
+                        if total > turn:
+                            turn = total + _UNPACKED_AT_ONCE
+                            await asyncio.sleep(0)
+            if unpacking is not None:
+                unpacking.finish()
+        except BombError as error:
+            raise AnswerTooLargeError(f"{shown} {error}") from error
+        except UnpackError as error:
+            raise InvokeServerUnavailableError(f"{shown} {error}") from error
 
     async def read(self, *, most: int = _MAX_BODY) -> bytes:
         """The whole body; closes the answer."""
@@ -294,6 +120,20 @@ class Response:
             self._client._release(self._connection)  # pyright: ignore[reportPrivateUsage]  two halves of one thing
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What is known of a request before its body."""
+
+    way: Way
+    lines: bytes
+    """Up to the length of the body."""
+    wants_length: bool
+    """Whether a body's length is said even of an empty one."""
+    is_bodiless: bool
+    """Whether the answer has no body."""
+    may_repeat: bool
+
+
 class HttpClient:
     """A pool of connections that is itself one place to send requests to."""
 
@@ -304,17 +144,21 @@ class HttpClient:
         keep_idle: int = 100,
         idle_seconds: float = 30.0,
         guard: Guard = check_addresses,
-        takes_compressed: bool = False,
         verify: bool = True,
+        network: Network | None = None,
+        is_direct: bool = False,
     ) -> None:
+        """`network`: proxies and certificates; without it there are none but the system's. `is_direct`: never by a
+        proxy, since the guard must see the address that is connected to."""
         self._guard = guard
-        self._takes_compressed = takes_compressed
         self._verify = verify
-        self._idle: dict[Origin, deque[tuple[_Connection, float]]] = {}
+        self._network = network or Network()
+        self._is_direct = is_direct
+        self._idle: dict[object, deque[tuple[Connection, float]]] = {}
         self._free = asyncio.Semaphore(max_connections)
         self._keep_idle = keep_idle
         self._idle_seconds = idle_seconds
-        self._open: set[_Connection] = set()
+        self._open: set[Connection] = set()
 
     @property
     def connections(self) -> int:
@@ -324,12 +168,7 @@ class HttpClient:
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         # Loading the certificates takes 20 ms: not before the first https call.
-        context = ssl.create_default_context()
-        context.set_alpn_protocols(["http/1.1"])
-        if not self._verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+        return tls_context(self._network.ca_file, verify=self._verify)
 
     async def send(
         self,
@@ -346,16 +185,18 @@ class HttpClient:
         that cannot or must not be called. Cancelling aborts the connection.
         """
         limits = timeouts or Timeouts()
-        origin, before = _known_head(method, url, tuple(headers.items()))
+        proxies = NO_PROXIES if self._is_direct else self._network.proxies
+        head = _known_head(method, url, tuple(headers.items()), proxies)
         length = sum([len(piece) for piece in body])
-        is_sized = length or method in ("POST", "PUT", "PATCH")
-        head = b"%bcontent-length: %d\r\n\r\n" % (before, length) if is_sized else before + b"\r\n"
+        has_length = length or head.wants_length
+        lines = b"%bcontent-length: %d\r\n\r\n" % (head.lines, length) if has_length else head.lines + b"\r\n"
         await self._take_slot(limits)
         try:
-            return await self._exchange(origin, head, body, limits)
+            connection = await self._exchange(head, lines, body, limits)
         except BaseException:
             self._free.release()
             raise
+        return Response(connection, self, limits)
 
     async def _take_slot(self, limits: Timeouts) -> None:
         if not self._free.locked():
@@ -366,80 +207,73 @@ class HttpClient:
         except TimeoutError:
             raise InvokeServerUnavailableError("all upstream connections are in use") from None
 
-    async def _exchange(self, origin: Origin, head: bytes, body: Sequence[bytes], limits: Timeouts) -> Response:
-        while True:
-            connection = self._take_idle(origin) or await self._connect(origin, limits)
-            connection.begin(is_bodiless=head.startswith(b"HEAD "))
-            try:
-                await connection.write(head, body)
-                while not (connection.is_head_complete or connection.error):
-                    await connection.wait(limits.first_byte, "sent no answer")
-            except BaseException:
-                self._drop(connection)
-                raise
-            if connection.error is None or connection.is_head_complete:
-                coded = connection.headers.get("content-encoding", "identity") not in ("identity", "")
-                if coded and not self._takes_compressed:
-                    self._drop(connection)
-                    raise InvokeServerUnavailableError(f"{origin.authority} compressed an answer that must not be")
-                return Response(connection, self, limits)
-            self._drop(connection)
-            # A kept connection that the other side closed just now: it never saw the request. A fresh one will tell.
-            if not (connection.is_reused and not connection.has_bytes):
-                raise connection.error
+    async def _exchange(self, head: _Head, lines: bytes, body: Sequence[bytes], limits: Timeouts) -> Connection:
+        """A connection on which the answer's head has come."""
+        kept = self._take_idle(head.way)
+        if kept is not None:
+            await self._ask(kept, head, lines, body, limits)
+            if kept.error is None or kept.is_head_complete:
+                return kept
+            self._drop(kept)
+            # Closed while it was idle, or by somebody who has read the request and will not say (RFC 9112, 9.3.1): a
+            # fresh one will tell, where asking twice does no harm. It is asked once.
+            if not (head.may_repeat and kept.was_closed_unheard):
+                raise kept.error
+        fresh = await self._connect(head.way, limits)
+        await self._ask(fresh, head, lines, body, limits)
+        if fresh.error is not None and not fresh.is_head_complete:
+            self._drop(fresh)
+            raise fresh.error
+        return fresh
 
-    def _take_idle(self, origin: Origin) -> _Connection | None:
-        idle = self._idle.get(origin)
+    async def _ask(
+        self, connection: Connection, head: _Head, lines: bytes, body: Sequence[bytes], limits: Timeouts
+    ) -> None:
+        """Send the request and wait for the answer's head, or for the connection's `error`."""
+        connection.begin(is_bodiless=head.is_bodiless)
+        try:
+            await connection.write(lines, body)
+            while not (connection.is_head_complete or connection.error):
+                await connection.wait(limits.first_byte, "sent no answer")
+            if connection.status == 407 and head.way.proxy is not None:
+                raise proxy_refusal(head.way.proxy, head.way.origin, 407)
+        except BaseException:
+            self._drop(connection)
+            raise
+
+    def _take_idle(self, way: Way) -> Connection | None:
+        idle = self._idle.get(way.key)
         while idle:
             connection, until = idle.pop()
-            if connection.is_usable and until > asyncio.get_running_loop().time():
-                connection.is_reused = True
+            is_fresh = until > asyncio.get_running_loop().time()
+            if is_fresh and connection.is_usable and connection.is_quiet:
                 return connection
             self._drop(connection)
         return None
 
-    async def _connect(self, origin: Origin, limits: Timeouts) -> _Connection:
+    async def _connect(self, way: Way, limits: Timeouts) -> Connection:
         try:
             async with asyncio.timeout(limits.connect):
-                return await self._open_connection(origin)
+                connection = await connected(way, self._guard, lambda: self._tls, limits.connect)
         except TimeoutError:
-            raise InvokeTimeoutError(f"{origin.authority} did not connect within {limits.connect:g} s") from None
+            raise InvokeTimeoutError(f"{way.shown} did not connect within {limits.connect:g} s") from None
         except (OSError, ssl.SSLError) as error:
-            raise InvokeConnectionError(f"{origin.authority} cannot be reached: {error}") from error
+            raise InvokeConnectionError(f"{way.shown} cannot be reached: {error}") from error
+        self._open.add(connection)
+        return connection
 
-    async def _open_connection(self, origin: Origin) -> _Connection:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(origin.host, origin.port, type=1)  # SOCK_STREAM
-        if not found:
-            raise OSError("the name has no address")
-        last: OSError | None = None
-        # All that the name stands for is checked before anything is connected to, and then that very address is: a
-        # name that changes its mind gains nothing.
-        self._guard(origin, [str(address[0]) for *_, address in found])
-        for _, _, _, _, address in found:
-            secure: dict[str, Any] = {}
-            if origin.scheme == "https":
-                secure = {"ssl": self._tls, "server_hostname": origin.host}
-            try:
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(origin, loop), str(address[0]), origin.port, **secure
-                )
-            except OSError as error:
-                last = error
-                continue
-            self._open.add(connection)
-            return connection
-        raise last or OSError("no address answered")
-
-    def _release(self, connection: _Connection) -> None:
+    def _release(self, connection: Connection) -> None:
         self._free.release()
-        idle = self._idle.setdefault(connection.origin, deque())
-        if connection.is_usable and len(idle) < self._keep_idle:
-            idle.append((connection, asyncio.get_running_loop().time() + self._idle_seconds))
+        idle = self._idle.setdefault(connection.way.key, deque())
+        seconds = self._idle_seconds
+        if connection.has_header("keep-alive"):
+            seconds = min(seconds, kept_seconds(connection.headers["keep-alive"]))
+        if seconds > 0 and connection.is_usable and len(idle) < self._keep_idle:
+            idle.append((connection, asyncio.get_running_loop().time() + seconds))
         else:
             self._drop(connection)
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: Connection) -> None:
         self._open.discard(connection)
         connection.close() if connection.is_complete else connection.abort()
 
@@ -447,22 +281,36 @@ class HttpClient:
         """Close every connection, those in use too."""
         for connection in list(self._open):
             with suppress(RuntimeError):
-                self._drop(connection)
+                connection.abort()  # a close of TLS waits for the other side, and the loop may not
+        self._open.clear()
         self._idle.clear()
         await asyncio.sleep(0)
 
 
+def kept_seconds(line: str) -> float:
+    """For how long a connection serves whose server says `Keep-Alive: timeout=…`: a little less, since a request that
+    is under way when the time is over is lost. As long as one likes where it says nothing of time."""
+    said = _KEEP_TIMEOUT.search(line)
+    if said is None:
+        return float("inf")
+    seconds = float(said[1])
+    return seconds - min(_KEEP_MARGIN, seconds / 4)
+
+
 @lru_cache(1024)  # a server asks the same few addresses with the same few keys
-def _known_head(method: str, url: str, headers: tuple[tuple[str, str], ...]) -> tuple[Origin, bytes]:
-    """Where a request goes, and its head up to the length of its body."""
+def _known_head(method: str, url: str, headers: tuple[tuple[str, str], ...], proxies: Proxies) -> _Head:
+    """Where a request goes and by which way, and its head up to the length of its body."""
     origin, target = parse_url(url)
-    lines = [f"{method} {target} HTTP/1.1\r\nhost: {origin.authority}\r\naccept-encoding: identity\r\n"]
-    for name, value in headers:
-        if "\r" in value or "\n" in value or "\0" in value:
-            raise ConfigError(f"header {name!r} holds a line break; check the credential it is made of")
-        lines.append(f"{name}: {value}\r\n")
-    try:
-        return origin, "".join(lines).encode("latin-1")
-    except UnicodeEncodeError as error:
-        message = "a header holds characters that HTTP cannot carry; check the credential it is made of"
-        raise ConfigError(message) from error
+    way = proxies.way_to(origin)
+    if way.is_relayed and way.proxy is not None:
+        target = f"http://{origin.authority}{target}"
+        if way.proxy.authorization:
+            headers = (*headers, ("proxy-authorization", way.proxy.authorization))
+    has_key = any(name.lower() == "idempotency-key" for name, _ in headers)
+    return _Head(
+        way=way,
+        lines=dump_head(method, target, origin.authority, headers),
+        wants_length=method in ("POST", "PUT", "PATCH"),
+        is_bodiless=method == "HEAD",
+        may_repeat=method in _REPEATABLE or has_key,
+    )

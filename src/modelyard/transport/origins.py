@@ -17,6 +17,7 @@ _METADATA = (
     ipaddress.ip_network("100.100.100.200/32"),
     ipaddress.ip_network("192.0.0.192/32"),
 )
+_MOST_HOST = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,20 @@ def parse_url(url: str) -> tuple[Origin, str]:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not target.isascii() or any(ord(sign) <= 32 or ord(sign) == 127 for sign in target):
         raise ConfigError(f"address {url!r} holds characters that must be percent-encoded")
-    return Origin(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)), target
+    host = ascii_host(parts.hostname)
+    return Origin(parts.scheme, host, port or (443 if parts.scheme == "https" else 80)), target
+
+
+def ascii_host(host: str) -> str:
+    """A host as name servers, certificates and `Host` headers know it. Raises ConfigError where it cannot be one."""
+    if host.isascii():
+        return host
+    if len(host) > _MOST_HOST:  # preparing a longer one takes time with the square of its length
+        raise ConfigError(f"host {host[:50]!r}… is longer than any name")
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise ConfigError(f"host {host!r} is no name that can be looked up: {error}") from error
 
 
 def check_address(host: str, address: str) -> None:

@@ -9,24 +9,27 @@ from urllib.parse import quote, urljoin
 from modelyard.base.errors import ConfigError, InvokeError
 from modelyard.providers.local.weights import Fetch, Hub
 from modelyard.transport.http import HttpClient, Response, Timeouts
+from modelyard.transport.proxies import Network
 
 _MAX_REDIRECTS = 5
 _MAX_FILE = 32 * 1024**3
 
 
-def hub_fetch(base_url: str) -> Fetch:
+def hub_fetch(base_url: str, network: Network | None = None) -> Fetch:
     """Fetches from `base_url/<repo>/resolve/main/<file>`, the address that hubs have in common."""
 
     def fetch(hub: Hub, partial: Path, report: Callable[[int], None]) -> None:
         url = f"{base_url.rstrip('/')}/{quote(hub.repo)}/resolve/main/{quote(hub.file)}"
         begin = partial.stat().st_size if partial.exists() else 0
-        asyncio.run(_download(url, partial, begin, report))
+        asyncio.run(_download(url, partial, begin, report, network))
 
     return fetch
 
 
-async def _download(url: str, partial: Path, begin: int, report: Callable[[int], None]) -> None:
-    client = HttpClient()
+async def _download(
+    url: str, partial: Path, begin: int, report: Callable[[int], None], network: Network | None
+) -> None:
+    client = HttpClient(network=network)
     try:
         response = await _follow(client, url, begin)
         # 206 goes on where we stopped; 200 starts anew, whatever we asked for.
