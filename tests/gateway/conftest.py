@@ -3,8 +3,8 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -16,6 +16,8 @@ from modelyard.cli.door import Door, raise_file_limit, room_of
 from modelyard.cli.http_protocol import GuardedConfig
 from modelyard.cli.serving import gateway_of
 from modelyard.testing import Upstream, echo_models, echo_provider
+
+T = TypeVar("T")
 
 
 class Running:
@@ -51,9 +53,13 @@ class Running:
         await serving
         door.close()
 
+    def do(self, work: Coroutine[Any, Any, T], seconds: float = 15) -> T:
+        """What comes of something that is done on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
+
     def flush(self) -> list[Any]:
         """The ledger's rows, newest first."""
-        asyncio.run_coroutine_threadsafe(self.yard.ledger.flush(), self.loop).result(5)
+        self.do(self.yard.ledger.flush(), 5)
         return self.yard.ledger.recent("default")
 
     def close(self) -> None:

@@ -370,15 +370,15 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
     dataset_key = await yard.knowledge.make_key("acme")
     file = yard.files.add("acme", "a.txt", b"words")
     signed = yard.files.sign("read", "acme", file.id, seconds=600.0)
-    endpoint = await yard.plugins.keep_secret("acme", PluginEndpoint.kind, "e", {}, PluginEndpoint(plugin="a/b"))
+    endpoint = await yard.plugin_parts.rows.keep("acme", PluginEndpoint.kind, "e", {}, PluginEndpoint(plugin="a/b"))
     heard = Subscription(plugin="a/b", provider="p")
-    subscription = await yard.plugins.keep_secret("acme", Subscription.kind, "s", {}, heard)
+    subscription = await yard.plugin_parts.rows.keep("acme", Subscription.kind, "s", {}, heard)
     session = PluginCall(
         tenant="acme", plugin="a/b", permissions=Permissions(), user="modelyard", type="tool", action="x", data={}
     )
     visitor = [*HOME, (b"x-visitor", b"v" * 24)]
     daemon = [*HOME, (b"x-api-key", yard.plugin_parts.key.encode())]
-    debugging = yard.plugins.debugging_key("acme")
+    debugging = yard.plugin_parts.debugged.key("acme")
 
     async def schedules(yard: Modelyard, gateway: Gateway) -> bool:
         triggers = yard.workflow_parts.triggers
@@ -386,10 +386,12 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
         return triggers._may_run(found)  # pyright: ignore[reportPrivateUsage]
 
     async def plugins(yard: Modelyard, gateway: Gateway) -> bool:
-        return gets(lambda: yard.plugins.endpoint(endpoint)) or gets(lambda: yard.plugins.subscription(subscription))
+        return gets(lambda: yard.plugin_parts.endpoints.endpoint(endpoint)) or gets(
+            lambda: yard.plugin_parts.subscriptions.subscription(subscription)
+        )
 
     async def debug(yard: Modelyard, gateway: Gateway) -> bool:
-        return yard.plugins.tenant_of_key(debugging) == "acme"
+        return yard.plugin_parts.debugged.tenant_of_key(debugging) == "acme"
 
     async def backwards(yard: Modelyard, gateway: Gateway) -> bool:
         sessions = yard.plugin_parts.sessions
@@ -534,7 +536,7 @@ def test_what_is_switched_off_is_refused_on_every_way_in_on_every_server(
     async def go() -> None:
         async with server(tmp_path, **changes) as (here, gateway), server(tmp_path, **changes) as (there, other):
             ways = await ways_in(here)
-            there.directory.refresh()
+            await there.directory.refresh()
             for name, gets_in in ways.items():  # and whatever can be remembered is
                 assert await gets_in(here, gateway), name
                 assert await gets_in(there, other), name

@@ -110,6 +110,7 @@ class World:
 async def build(home: str, url: str, callbacks: Sequence[Any]) -> World:
     egress = EgressSettings(private=[urlsplit(url).netloc])  # the tenants' own provider lives on this machine
     yard = Modelyard(Settings(home=home, retries=0, egress=egress), environ={}, callbacks=callbacks)
+    await yard.open()
     world = World(yard, gateway_of(yard))
     admin = yard.administration
     for tenant in ("alpha", "beta"):
@@ -352,7 +353,7 @@ async def _acting(world: World, foreign: list[str], differing: list[str]) -> int
 async def matrix(world: World) -> tuple[int, list[str], list[str]]:
     """(cases tried, foreign bytes seen, answers that differ from those to an id that never was)."""
     tried, foreign, differing = 0, list[str](), list[str]()
-    before = _alpha(world)
+    before = await _alpha(world)
     every = [(f"beta/{role.value}", case) for role in Role for case in cases(world)]
     every += [("beta/app", case) for case in call_cases(world)]
     for who, (method, path, body, id_) in every:
@@ -369,15 +370,15 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
         if (seen.status, _shape(seen, id_)) != (other.status, _shape(other, never)):
             differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
     tried += await _acting(world, foreign, differing)
-    if _alpha(world) != before:
+    if await _alpha(world) != before:
         foreign.append("something of the first tenant's was changed")
     return tried, foreign, differing
 
 
-def _alpha(world: World) -> list[Any]:
+async def _alpha(world: World) -> list[Any]:
     """All that the first tenant has, to be compared."""
     kinds = (*PLURALS.values(), "app", "app_key")
-    resources = [one for kind in kinds for one in world.yard.resources.all("alpha", kind)]
+    resources = [one for kind in kinds for one in await world.yard.resources.all("alpha", kind)]
     read = world.yard.database.read
     rows = [
         tuple(row)

@@ -15,6 +15,7 @@ from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.dataset_calls import DatasetParts
 from modelyard.gateway.manage_parts import ManageParts, ServerState
+from modelyard.gateway.plugin_parts import PluginParts
 from modelyard.gateway.routes.app_runs import AppRuns
 from modelyard.gateway.routes.apps import AppsRoute
 from modelyard.gateway.server import Gateway, Parts
@@ -96,7 +97,7 @@ def gateway_of(
         answers=yard.answers,
         clock=yard.clock,
         problem=problem,
-        plugins=yard.plugins,
+        plugins=_plugins(yard),
         files=yard.files,
         jail=lambda: yard.workflow_parts.jail.level,
         service=service,
@@ -137,7 +138,18 @@ def gateway_of(
     most = yard.settings.max_body_mb << 20
     room = yard.settings.connections.bodies_mb << 20
     bodies = BodyBudget(room, max(room // 4, 2 * most))
-    return Gateway(parts, keeper, max_body=most, bodies=bodies, on_start=on_start, on_close=yard.aclose)
+    return Gateway(
+        parts, keeper, max_body=most, bodies=bodies, prepare=yard.open, on_start=on_start, on_close=yard.aclose
+    )
+
+
+def _plugins(yard: Modelyard) -> PluginParts:
+    parts = yard.plugin_parts
+    return PluginParts(
+        host=parts.host, plugins=parts.plugins, packages=parts.packages, installations=parts.installations,
+        endpoints=parts.endpoints, subscriptions=parts.subscriptions, credentials=parts.credentials,
+        debugged=parts.debugged, market=parts.market,
+    )  # fmt: skip
 
 
 def _content(yard: Modelyard) -> ContentRules:

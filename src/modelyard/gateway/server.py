@@ -29,6 +29,7 @@ from modelyard.gateway.http import (
     finish_headers,
 )
 from modelyard.gateway.manage_parts import ManageParts
+from modelyard.gateway.plugin_parts import PluginParts
 from modelyard.gateway.routes import (
     a2a,
     accounts,
@@ -79,7 +80,6 @@ from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.metrics import Metrics
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.oidc import Oidc
-from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.response_store import ResponseStore
 from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers
@@ -109,7 +109,8 @@ class Parts:
     clock: Clock
     problem: Callable[[], str | None]
     """Why calls should not be sent here at the moment; None where they may."""
-    plugins: Plugins
+    plugins: PluginParts
+    """What plugins' routes reach."""
     files: FileStore
     service: ServiceParts
     """What apps' callers reach."""
@@ -234,7 +235,7 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     manage = parts.manage
     called, providers = calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
     weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
-    subscribed = node_parts.SubscriptionsRoute(parts.plugins, parts.content_origin)
+    subscribed = node_parts.SubscriptionsRoute(parts.plugins.subscriptions, parts.content_origin)
     runs = {verb: (Role.ADMIN, app_runs.RunsRoute(parts.service)) for verb in ("GET", "POST")}
     prefix = admin_calls.PREFIX
     found |= {
@@ -249,8 +250,8 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
         f"{prefix}plan": {"POST": (Role.ADMIN, catalogue.PlanRoute(manage))},
         f"{prefix}plugins": {"GET": (Role.ADMIN, plugins), "POST": (Role.ADMIN, plugins)},
         f"{prefix}plugins/": dict.fromkeys(("GET", "POST", "PATCH", "DELETE"), (Role.ADMIN, plugins)),
-        f"{prefix}market": {"GET": (Role.ADMIN, installed_plugins.MarketRoute(parts.plugins))},
-        f"{prefix}node-parts": {"GET": (Role.DEVELOPER, node_parts.NodePartsRoute(parts.plugins))},
+        f"{prefix}market": {"GET": (Role.ADMIN, installed_plugins.MarketRoute(parts.plugins.market))},
+        f"{prefix}node-parts": {"GET": (Role.DEVELOPER, node_parts.NodePartsRoute(parts.plugins.plugins))},
         f"{prefix}subscriptions": {"GET": (Role.ADMIN, subscribed), "POST": (Role.ADMIN, subscribed)},
         f"{prefix}subscriptions/": {"DELETE": (Role.ADMIN, subscribed)},
         f"{prefix}nodes": {"GET": (Role.DEVELOPER, app_runs.NodesRoute())},
@@ -290,8 +291,9 @@ def _tool_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rout
 def _plugin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
     """These see for themselves who is admitted: by a key of their own, or by what the address holds."""
     daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.content_origin)
-    endpoint = hooks.EndpointRoute(parts.plugins, parts.content_origin, parts.content)
-    trigger = hooks.TriggerRoute(parts.plugins, parts.triggers, parts.on_event, parts.content)
+    plugins, endpoints, subscriptions = parts.plugins.plugins, parts.plugins.endpoints, parts.plugins.subscriptions
+    endpoint = hooks.EndpointRoute(plugins, endpoints, parts.content_origin, parts.content)
+    trigger = hooks.TriggerRoute(plugins, subscriptions, parts.triggers, parts.on_event, parts.content)
     webhook = webhooks.WebhookRoute(parts.triggers, parts.service.runs, parts.files_of, parts.content)
     file = hooks.FileRoute(parts.files, parts.keeper.shuts_out)
     browser = oauth.BrowserRoute(parts.plugins.credentials, parts.origin)
@@ -324,10 +326,15 @@ class Gateway:
         *,
         max_body: int,
         bodies: BodyBudget | None = None,
+        prepare: Callable[[], Awaitable[None]],
         on_start: Callable[[], None] = lambda: None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`prepare` is awaited before anything is answered: who may call is not known before."""
         self.routes = build_routes(parts)
+        self._prepare = prepare
+        self._preparing = asyncio.Lock()
+        self._is_prepared = False
         self._content = parts.content
         self._on_start = on_start
         below = [path for path in self.routes if path.endswith("/") and path != "/"]
@@ -379,7 +386,16 @@ class Gateway:
                 raise  # nothing can be said any more: the server cuts the connection, and nobody takes half for whole
             await answer.send(sending, request_id.encode())
 
+    async def _prepared(self) -> None:
+        """Once: as the server starts, or by the first request where the server says nothing of its start."""
+        async with self._preparing:
+            if not self._is_prepared:
+                await self._prepare()
+                self._is_prepared = True
+
     async def _serve(self, request: Request, send: Send) -> None:
+        if not self._is_prepared:
+            await self._prepared()
         self._content.check_host(request.method, request.path, request.header(b"host"))
         role, route = self._route(request)
         await self._admit(request, role, route)
@@ -438,6 +454,7 @@ class Gateway:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                await self._prepared()
                 self._on_start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":

@@ -354,6 +354,8 @@ class Directory:
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
+        self.is_read = False
+        """Whether it was ever filled: before that it knows of nobody, and nobody may be admitted by it."""
         self._revision = 0
         self._all: dict[tuple[str, str], dict[str, Known]] = defaultdict(dict)
         self._owner_of_key: dict[str, str] = {}
@@ -383,13 +385,18 @@ class Directory:
             for listener in self._listeners:
                 listener(touched)
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Bring in what changed since the last time. Raises StorageUnavailableError."""
-        self.take(self.resources.since(self._revision))
+        self.take(await self.resources.since(self._revision))
+        self.is_read = True
 
     def take(self, changed: Sequence[Resource]) -> None:
+        """Bring in these, oldest first. What another refresh brought in meanwhile stays: it may be newer."""
+        known = self._revision
         touched: set[tuple[str, str]] = set()
         for one in changed:
+            if one.revision <= known:
+                continue
             self._revision = max(self._revision, one.revision)
             self._apply(one)
             touched.add((one.tenant, one.kind))

@@ -45,8 +45,16 @@ class StorageUnavailableError(ModelyardError):
     code = "storage_unavailable"
 
 
+class DuplicateError(Exception):
+    """A row is there already: its key, or what a unique index says of it, is taken. Whoever wrote the statement knows
+    what that means to a caller."""
+
+
 class Connection(Protocol):
-    """One connection, in the words that the engines share: statements with `?` or `:name`, rows by name."""
+    """One connection, in the words that the engines share: statements with `?` or `:name`, rows by name.
+
+    Raises DuplicateError where a row is there already, and the engine's own errors for all else.
+    """
 
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]: ...
 
@@ -62,7 +70,6 @@ class Engine(Protocol):
     where: str
     """For messages; without a password."""
     errors: tuple[type[Exception], ...]
-    duplicates: tuple[type[Exception], ...]
 
     def connect(self) -> Connection:
         """Raises StorageUnavailableError where the server is down, ConfigError for what is no database."""
@@ -310,7 +317,7 @@ class Database:
             if self._engine.passes(error):
                 raise StorageUnavailableError(f"database {self.where!r} cannot be used: {error}") from error
             raise
-        except ConfigError:
+        except (ConfigError, DuplicateError):
             connection.close()
             raise
 
@@ -450,11 +457,6 @@ class Database:
         finally:
             connection.close()
 
-    @property
-    def duplicates(self) -> tuple[type[Exception], ...]:
-        """What is raised where a row is there already."""
-        return self._engine.duplicates
-
     def close(self) -> None:
         """Commit what is waiting and let go."""
         self._is_closing.set()
@@ -493,7 +495,7 @@ class Database:
                 connection = connection or self._engine.connect()
                 self._commit(connection, items)
                 self.trouble = None
-            except (*self._engine.errors, StorageUnavailableError, ConfigError) as error:
+            except (*self._engine.errors, DuplicateError, StorageUnavailableError, ConfigError) as error:
                 if self._engine.is_damaged(error):
                     self._note_damage(str(error))
                 connection = self._rolled_back(connection)

@@ -19,6 +19,8 @@ from modelyard.gateway.tenant_content import FILE, ContentRules, disposition, me
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.caller import current_caller
+from modelyard.runtime.plugin_endpoints import PluginEndpoints
+from modelyard.runtime.plugin_subscriptions import PluginSubscriptions
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.files import FileStore
 from modelyard.workflow.triggers import Triggers
@@ -33,12 +35,13 @@ class EndpointRoute:
 
     admits_itself: ClassVar[bool] = True
     plugins: Plugins
+    endpoints: PluginEndpoints
     origin: Callable[[], str]
     rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         hook, _, rest = request.path.removeprefix("/e/").partition("/")
-        tenant, endpoint, settings = self.plugins.endpoint(hook)
+        tenant, endpoint, settings = self.endpoints.endpoint(hook)
         path = f"/{rest}"
         body = await request.body(_MOST_BODY)
         sent = {"Dify-Hook-Id": hook, "Dify-Hook-Url": f"{self.origin()}/e/{hook}{path}"}
@@ -88,6 +91,7 @@ class TriggerRoute:
 
     admits_itself: ClassVar[bool] = True
     plugins: Plugins
+    subscriptions: PluginSubscriptions
     triggers: Triggers
     on_event: Callable[[], Callable[[str, str, str, JSON], Awaitable[None]] | None]
     """Who else is told (tenant, subscription, event, variables); None where nobody is."""
@@ -95,7 +99,7 @@ class TriggerRoute:
 
     async def __call__(self, request: Request) -> Reply:
         name, _, rest = request.path.removeprefix("/t/").partition("/")
-        tenant, subscription, kept = self.plugins.subscription(name)
+        tenant, subscription, kept = self.subscriptions.subscription(name)
         raw = raw_request(request, f"/{rest}", await request.body(), {}, self.rules).hex()
         common = {"provider": subscription.provider, "raw_http_request": raw, **kept}
         found = await self.plugins.one(tenant, subscription.plugin, "trigger", "dispatch_trigger_event", common)
