@@ -117,6 +117,23 @@ def test_a_page_of_a_foreign_origin_is_never_the_owner_whatever_it_shows(tmp_pat
     run(work, tmp_path)
 
 
+def test_nobody_is_answered_before_it_is_known_who_has_keys(tmp_path: Path):
+    """A server that says nothing of its start (no lifespan) takes no stranger for its owner."""
+
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        made = await yard.administration.create(OPERATOR, "default", "key", "o", {"role": "owner"})
+        unopened = Modelyard(yard.settings, environ={})
+        try:
+            other = gateway_of(unopened)
+            answers = await asyncio.gather(*(ask(other, "GET", "/admin/v1/settings", HOME) for _ in range(5)))
+            assert {status for status, _ in answers} == {401}
+            assert (await ask(other, "GET", "/admin/v1/settings", bearer(made["key"])))[0] == 200
+        finally:
+            await unopened.aclose()
+
+    run(work, tmp_path)
+
+
 def test_every_route_of_an_open_server_looks_at_host_and_origin_first(tmp_path: Path):
     """The law: a route refuses foreign pages, or makes nobody the owner: then it answers them nothing but what anybody
     may know."""
