@@ -524,9 +524,9 @@ def test_the_daemon_sets_up_endpoints(plugged: Plug):
     }
     assert daemon(one, "POST", "endpoint/setup", json=setup).json()["data"] is True
     (listed,) = daemon(one, "GET", "endpoint/list").json()["data"]["endpoints"]
-    assert httpx.get(f"{listed['url']}/hello/Bo").text == "Ho, Bo."
+    assert httpx.get(f"{listed['url']}/hello/Bo", timeout=60).text == "Ho, Bo."
     changed = {"endpoint_id": listed["id"], "name": "b", "settings": {"greeting": "Hm"}}
     assert daemon(one, "POST", "endpoint/update", json=changed).json()["data"] is True
-    assert httpx.get(f"{listed['url']}/hello/Bo").text == "Hm, Bo."
+    assert httpx.get(f"{listed['url']}/hello/Bo", timeout=60).text == "Hm, Bo."
     assert daemon(one, "POST", "endpoint/remove", json={"endpoint_id": listed["id"]}).json()["data"] is True
-    assert httpx.get(f"{listed['url']}/hello/Bo").status_code == 404
+    assert httpx.get(f"{listed['url']}/hello/Bo", timeout=60).status_code == 404
