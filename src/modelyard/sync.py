@@ -246,8 +246,9 @@ async def _build_at(path: Path, options: dict[str, Any]) -> Modelyard:
     settings = load_settings(os.environ)
     kept = settings.local.weights or str(settings.home_path / "models")
     local = msgspec.structs.replace(settings.local, weights=kept)
-    return Modelyard(msgspec.structs.replace(settings, home=str(path), database="", local=local), **options)
+    return await _build(msgspec.structs.replace(settings, home=str(path), database="", local=local), **options)
 
 
 async def _build(*arguments: Any, **options: Any) -> Modelyard:
-    return Modelyard(*arguments, **options)
+    """Opened; `close` closes it."""
+    return await Modelyard(*arguments, **options).__aenter__()

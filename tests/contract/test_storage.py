@@ -3,6 +3,7 @@
 import asyncio
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,36 +15,111 @@ from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.usage_table import GROUPINGS
 from modelyard.storage.answers import DatabaseAnswers
-from modelyard.storage.database import Database, StorageUnavailableError
+from modelyard.storage.database import Connection, Database, DuplicateError, StorageUnavailableError
 from modelyard.storage.resources import Resources
 from modelyard.testing import FakeClock
 
 
 def test_resources_are_one_tenants_and_every_change_is_numbered(database_url: str):
-    database = Database(database_url)
-    resources = Resources(database, FakeClock())
-    tenant, other = new_id("t"), new_id("t")
-    before = resources.revision()
-    made = resources.add(tenant, "limit", "a", lambda row: f'{{"row": "{row}"}}').result(5)
-    assert made.body == f'{{"row": "{made.id}"}}'
-    assert resources.one(tenant, "limit", made.id) == made
-    for act in (
-        lambda: resources.one(other, "limit", made.id),
-        lambda: resources.remove(other, "limit", made.id).result(5),
-    ):
+    async def work() -> None:
+        database = Database(database_url)
+        resources = Resources(database, FakeClock())
+        tenant, other = new_id("t"), new_id("t")
+        before = await resources.revision()
+        made = await resources.add(tenant, "limit", "a", lambda row: f'{{"row": "{row}"}}')
+        assert made.body == f'{{"row": "{made.id}"}}'
+        assert await resources.one(tenant, "limit", made.id) == made
         with pytest.raises(NotFoundError, match="does not exist"):
-            act()
-    with pytest.raises(InvokeBadRequestError, match="named 'a' already"):
-        resources.add(tenant, "limit", "a", lambda row: "{}").result(5)
-    assert resources.add(other, "limit", "a", lambda row: "{}").result(5).name == "a"
-    changed = resources.change(made, name="b", body='{"x": 1}').result(5)
-    assert (changed.name, changed.revision > made.revision) == ("b", True)
-    resources.remove(tenant, "limit", made.id).result(5)
-    mine = [one for one in resources.since(before) if one.tenant == tenant]
-    assert [(one.name, one.is_deleted, one.body) for one in mine] == [("b", True, "{}")]
-    assert resources.all(tenant, "limit") == []
-    resources.add(tenant, "limit", "b", lambda row: "{}").result(5)  # the name is free again
-    database.close()
+            await resources.one(other, "limit", made.id)
+        with pytest.raises(NotFoundError, match="does not exist"):
+            await resources.remove(other, "limit", made.id)
+        with pytest.raises(InvokeBadRequestError, match="named 'a' already"):
+            await resources.add(tenant, "limit", "a", lambda row: "{}")
+        assert (await resources.add(other, "limit", "a", lambda row: "{}")).name == "a"
+        changed = await resources.change(made, name="b", body='{"x": 1}')
+        assert (changed.name, changed.revision > made.revision) == ("b", True)
+        await resources.remove(tenant, "limit", made.id)
+        mine = [one for one in await resources.since(before) if one.tenant == tenant]
+        assert [(one.name, one.is_deleted, one.body) for one in mine] == [("b", True, "{}")]
+        assert await resources.all(tenant, "limit") == []
+        await resources.add(tenant, "limit", "b", lambda row: "{}")  # the name is free again
+        database.close()
+
+    asyncio.run(work())
+
+
+_ROW = (
+    "INSERT INTO resources (tenant, kind, id, name, body, revision, created_at, updated_at) "
+    "VALUES (?, ?, ?, ?, ?, 1, 0.0, 0.0)"
+)
+_CONSTRAINED = """CREATE TEMPORARY TABLE constrained (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (name <> ''), parent INTEGER REFERENCES constrained (id)
+)"""
+_INSERT = "INSERT INTO constrained (id, name, parent) VALUES (?, ?, ?)"
+
+
+@pytest.mark.parametrize(
+    ("row", "is_duplicate"),
+    [((1, "b", None), True), ((2, "a", None), True), ((2, None, None), False), ((2, "", None), False),
+     ((2, "b", 77), False)],
+    ids=["key", "unique", "not null", "check", "reference"],
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["execute", "execute_many"])
+def test_a_row_that_is_there_already_is_told_from_one_that_is_wrong(
+    database_url: str, row: tuple[Any, ...], is_duplicate: bool, way: str
+):
+    database = Database(database_url)
+    connection = database.opened().connect()
+    try:
+        if database.engine == "sqlite":
+            connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(_CONSTRAINED)
+        connection.execute(_INSERT, (1, "a", None))
+        wanted = (DuplicateError,) if is_duplicate else database.opened().errors
+        with pytest.raises(wanted):
+            if way == "execute":
+                connection.execute(_INSERT, row)
+            else:
+                connection.execute_many(_INSERT, [row])
+    finally:
+        connection.close()
+        database.close()
+
+
+def test_a_resource_that_lacks_its_name_is_not_said_to_be_there_already(database_url: str):
+    """The law: only what is there already is called a duplicate."""
+
+    async def work() -> None:
+        database = Database(database_url)
+        resources, tenant = Resources(database, FakeClock()), new_id("t")
+        with pytest.raises(database.opened().errors):
+            await resources.add(tenant, "limit", None, lambda row: "{}")  # type: ignore[arg-type]  the mistake
+        made = await resources.add(tenant, "limit", "a", lambda row: "{}")
+        with pytest.raises(InvokeBadRequestError, match="already"):  # by its key, and by its name
+            await resources.add(tenant, "limit", "b", lambda row: "{}", id=made.id)
+        database.close()
+
+    asyncio.run(work())
+
+
+def test_a_row_that_nobody_waits_for_and_that_is_there_already_leaves_the_writer_alive(database_url: str):
+    """What is awaited after it is written: the thread has not died of the row."""
+
+    async def work() -> None:
+        database = Database(database_url)
+        resources, tenant = Resources(database, FakeClock()), new_id("t")
+        for _ in range(2):
+            database.write(
+                "INSERT INTO resources (tenant, kind, id, name, body, revision, created_at, updated_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (tenant, "limit", "i", "a", "{}", 1, 0.0, 0.0),
+            )
+            async with asyncio.timeout(60):  # a writer that died would never answer
+                await asyncio.wrap_future(database.flush())
+        assert (await resources.add(tenant, "limit", "b", lambda row: "{}")).name == "b"
+        database.close()
+
+    asyncio.run(work())
 
 
 def test_a_row_that_is_written_twice_is_one_row_and_sums_are_exact(database_url: str, tmp_path: Path):
@@ -110,20 +186,22 @@ def test_cached_answers_are_a_tenants_own(database_url: str):
 
 
 def test_work_is_done_whole_or_not_at_all(database_url: str):
-    database = Database(database_url)
-    resources, tenant = Resources(database, FakeClock()), new_id("t")
+    async def work() -> None:
+        database = Database(database_url)
+        resources, tenant = Resources(database, FakeClock()), new_id("t")
 
-    def half(connection: object) -> None:
-        resources_sql = "INSERT INTO resources (tenant, kind, id, name, body, revision, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        connection.execute(resources_sql, (tenant, "k", "i", "n", "{}", 1, 0.0, 0.0))  # type: ignore[attr-defined]
-        raise ValueError("half way")
+        def half(connection: Connection) -> None:
+            connection.execute(_ROW, (tenant, "k", "i", "n", "{}"))
+            raise ValueError("half way")
 
-    failing = database.submit(half)
-    fine = resources.add(tenant, "limit", "fine", lambda row: "{}")
-    with pytest.raises(ValueError, match="half way"):
-        failing.result(5)
-    assert fine.result(5).name == "fine"
-    assert resources.all(tenant, "k") == []
-    database.close()
-    with pytest.raises(StorageUnavailableError, match="closed"):
-        database.submit(half).result(5)
+        failing = database.submit(half)
+        fine = await resources.add(tenant, "limit", "fine", lambda row: "{}")
+        with pytest.raises(ValueError, match="half way"):
+            await asyncio.wrap_future(failing)
+        assert fine.name == "fine"
+        assert await resources.all(tenant, "k") == []
+        database.close()
+        with pytest.raises(StorageUnavailableError, match="closed"):
+            await database.transact(half)
+
+    asyncio.run(work())

@@ -148,8 +148,8 @@ def ask(origin: str, form: str, mode: str, *, stream: bool) -> Seen:
 
 def row_of(running: Running, seen: Seen) -> list[Any]:
     """The ledger's rows of a call."""
-    running.wait(running.yard.ledger.flush())
-    return running.wait(running.yard.ledger.usage.of_invocation("default", seen.headers["x-request-id"]))
+    running.do(running.yard.ledger.flush())
+    return running.do(running.yard.ledger.usage.of_invocation("default", seen.headers["x-request-id"]))
 
 
 CASES = [(mode, form, stream) for mode in EXPECTED for form in FORMATS for stream in (False, True)]

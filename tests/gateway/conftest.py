@@ -53,18 +53,18 @@ class Running:
         await serving
         door.close()
 
+    def do(self, work: Coroutine[Any, Any, T], seconds: float = 30) -> T:
+        """What comes of something that is done on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
+
     def flush(self) -> list[Any]:
         """The ledger's rows, newest first."""
-        self.wait(self.yard.ledger.flush())
+        self.do(self.yard.ledger.flush())
         return self.rows("default")
 
     def rows(self, tenant: str, most: int = 50) -> list[Any]:
         """A tenant's, newest first, as far as they are written."""
-        return self.wait(self.yard.ledger.usage.recent(tenant, most=most))
-
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """What it returns on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+        return self.do(self.yard.ledger.usage.recent(tenant, most=most))
 
     def close(self) -> None:
         self._server.should_exit = True

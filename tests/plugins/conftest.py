@@ -38,13 +38,14 @@ class Plugged:
         self.running = running
         self.yard = running.yard
         self.plugins = running.yard.plugins
+        self.parts = running.yard.plugin_parts
 
     def do(self, work: Any, seconds: float = 60) -> Any:
         """Run something on the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.running.loop).result(seconds)
 
     def install(self, *names: str, tenant: str = "default", **how: Any) -> list[Installed]:
-        return [self.do(self.plugins.add(tenant, package_folder(EXAMPLES / name), **how)) for name in names]
+        return [self.do(self.parts.installations.add(tenant, package_folder(EXAMPLES / name), **how)) for name in names]
 
     def call(self, plugin: str, kind: str, action: str, tenant: str = "default", **data: Any) -> list[Any]:
         async def gather() -> list[Any]:

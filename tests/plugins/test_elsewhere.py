@@ -25,7 +25,7 @@ Plug = Callable[..., Plugged]
 
 
 def python_of(one: Plugged, name: str) -> str:
-    environment = one.do(one.plugins.host.environments.prepare(EXAMPLES / name, name=name))
+    environment = one.do(one.parts.host.environments.prepare(EXAMPLES / name, name=name))
     return str(environment.python)
 
 
@@ -58,7 +58,7 @@ def debugging(plugged: Plug) -> tuple[Plugged, dict[str, str]]:
     port = free_port()
     one = plugged(chosen=PluginSettings(debug_port=port))
     assert eventually(lambda: listens(port)), "the server takes plugins in debug soon after it has started"
-    key = one.plugins.debugging_key("default")
+    key = one.parts.debugged.key("default")
     told = {"INSTALL_METHOD": "remote", "REMOTE_INSTALL_URL": f"127.0.0.1:{port}", "REMOTE_INSTALL_KEY": key}
     return one, told
 

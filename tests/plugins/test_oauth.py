@@ -16,7 +16,7 @@ NAME = "modelyard/toolbox/toolbox"
 class Connected:
     def __init__(self, one: Plugged) -> None:
         self.one = one
-        self.credentials = one.plugins.credentials
+        self.credentials = one.parts.credentials
         self.origin = one.running.origin
         self.admin = httpx.Client(base_url=f"{self.origin}/admin/v1/oauth", timeout=30)
 
@@ -76,11 +76,12 @@ def test_users_have_their_own_and_all_share_the_tenants(connected: Connected):
 
 def test_a_token_whose_time_is_over_is_fetched_anew_once(connected: Connected):
     connected.connect("old")
-    plugins, (known, value) = connected.one.plugins, connected.credentials.listed("default", NAME)[0]
+    known, value = connected.credentials.listed("default", NAME)[0]
     soon = ToolCredential(provider=NAME, type="oauth2", expires_at=connected.one.yard.clock.time() + 5)
     assert value.expires_at == 2_000_000_000
     kind = ToolCredential.kind
-    connected.one.do(plugins.keep_secret("default", kind, known.name, {"token": "old"}, soon, id=known.id))
+    rows = connected.one.parts.rows
+    connected.one.do(rows.keep("default", kind, known.name, {"token": "old"}, soon, id=known.id))
     assert [connected.token() for _ in range(3)] == ["old-again"] * 3
     assert connected.credentials.listed("default", NAME)[0][1].expires_at == -1
 

@@ -33,7 +33,7 @@ def odd(plugged: Plug, tmp_path: Path) -> Callable[..., Plugged]:
         one = plugged(chosen=changes.pop("chosen", QUICK), **changes)
         for behaviour in behaviours:
             folder = odd_plugin(tmp_path / "odd", behaviour, kind=kind, permission=permission)
-            one.do(one.plugins.add("default", package_folder(folder)))
+            one.do(one.parts.installations.add("default", package_folder(folder)))
         return one
 
     return start
@@ -66,7 +66,7 @@ def give_up(one: Plugged, name: str) -> None:
 
     def at_work() -> bool:
         identifier = one.plugins.find("default", f"odd/{name}").identifier
-        known = one.plugins.host._runtimes.get(("default", identifier))  # type: ignore[attr-defined]
+        known = one.parts.host._runtimes.get(("default", identifier))  # type: ignore[attr-defined]
         return any(instance.conversation.open for instance in known.instances) if known else False
 
     one.do(begin())
@@ -78,7 +78,7 @@ def texts(answers: list[Any]) -> list[str]:
 
 def runtime(one: Plugged, name: str) -> LocalRuntime:
     identifier = one.plugins.find("default", f"odd/{name}").identifier
-    return one.plugins.host._runtimes["default", identifier]  # type: ignore[attr-defined,return-value]
+    return one.parts.host._runtimes["default", identifier]  # type: ignore[attr-defined,return-value]
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
@@ -178,7 +178,7 @@ def test_one_that_falls_silent_is_ended(odd: Callable[..., Plugged]):
 def test_one_that_ignores_signals_is_ended_all_the_same(odd: Callable[..., Plugged]):
     one = odd("deaf")
     give_up(one, "deaf")
-    one.do(one.plugins.uninstall("default", "odd/deaf"))
+    one.do(one.parts.installations.uninstall("default", "odd/deaf"))
     assert eventually(lambda: not left("deaf"))
 
 
@@ -252,7 +252,7 @@ def test_a_model_may_ask_its_host_for_nothing(odd: Callable[..., Plugged]):
         from modelyard.plugins.backwards import BackwardsCalls
         from modelyard.plugins.conversation import PluginCall
 
-        backwards: BackwardsCalls = one.plugins.host._backwards  # type: ignore[attr-defined,assignment]
+        backwards: BackwardsCalls = one.parts.host._backwards  # type: ignore[attr-defined,assignment]
         call = PluginCall(tenant="default", plugin="odd/asks", type=kind, action="x", data={})
         try:
             async for _ in backwards.answer(call, "storage", {"opt": "get", "key": "x"}):

@@ -119,7 +119,7 @@ def test_a_run_streams_its_nodes(called: Called):
 
 def test_a_plugins_source_is_looked_into_and_its_pages_are_taken(called: Called):
     called.one.install("shelf")
-    called.one.do(called.one.plugins.credentials.add("default", "modelyard/shelf/shelf", "mine", {"token": "x"}))
+    called.one.do(called.one.parts.credentials.add("default", "modelyard/shelf/shelf", "mine", {"token": "x"}))
     notes, files = called.http.get(f"{called.base}/datasource-plugins").json()
     assert (notes["node_id"], notes["datasource_type"], notes["plugin_id"]) == ("notes", "online_document", "modelyard/shelf")  # fmt: skip
     assert [(one["name"], one["is_default"]) for one in notes["credentials"]] == [("mine", True)]

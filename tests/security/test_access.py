@@ -119,6 +119,23 @@ def test_a_page_of_a_foreign_origin_is_never_the_owner_whatever_it_shows(tmp_pat
     run(work, tmp_path)
 
 
+def test_nobody_is_answered_before_it_is_known_who_has_keys(tmp_path: Path):
+    """A server that says nothing of its start (no lifespan) takes no stranger for its owner."""
+
+    async def work(yard: Modelyard, gateway: Gateway) -> None:
+        made = await yard.administration.create(OPERATOR, "default", "key", "o", {"role": "owner"})
+        unopened = Modelyard(yard.settings, environ={})
+        try:
+            other = gateway_of(unopened)
+            answers = await asyncio.gather(*(ask(other, "GET", "/admin/v1/settings", HOME) for _ in range(5)))
+            assert {status for status, _ in answers} == {401}
+            assert (await ask(other, "GET", "/admin/v1/settings", bearer(made["key"])))[0] == 200
+        finally:
+            await unopened.aclose()
+
+    run(work, tmp_path)
+
+
 def test_every_route_of_an_open_server_looks_at_host_and_origin_first(tmp_path: Path):
     """The law: a route refuses foreign pages, or makes nobody the owner: then it answers them nothing but what anybody
     may know."""
@@ -371,15 +388,15 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
     dataset_key = await yard.knowledge.make_key("acme")
     file = yard.files.add("acme", "a.txt", b"words")
     signed = yard.files.sign("read", "acme", file.id, seconds=600.0)
-    endpoint = await yard.plugins.keep_secret("acme", PluginEndpoint.kind, "e", {}, PluginEndpoint(plugin="a/b"))
+    endpoint = await yard.plugin_parts.rows.keep("acme", PluginEndpoint.kind, "e", {}, PluginEndpoint(plugin="a/b"))
     heard = Subscription(plugin="a/b", provider="p")
-    subscription = await yard.plugins.keep_secret("acme", Subscription.kind, "s", {}, heard)
+    subscription = await yard.plugin_parts.rows.keep("acme", Subscription.kind, "s", {}, heard)
     session = PluginCall(
         tenant="acme", plugin="a/b", permissions=Permissions(), user="modelyard", type="tool", action="x", data={}
     )
     visitor = [*HOME, (b"x-visitor", b"v" * 24)]
     daemon = [*HOME, (b"x-api-key", yard.plugin_parts.key.encode())]
-    debugging = yard.plugins.debugging_key("acme")
+    debugging = yard.plugin_parts.debugged.key("acme")
 
     async def schedules(yard: Modelyard, gateway: Gateway) -> bool:
         triggers = yard.workflow_parts.triggers
@@ -387,10 +404,12 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
         return triggers._may_run(found)  # pyright: ignore[reportPrivateUsage]
 
     async def plugins(yard: Modelyard, gateway: Gateway) -> bool:
-        return gets(lambda: yard.plugins.endpoint(endpoint)) or gets(lambda: yard.plugins.subscription(subscription))
+        return gets(lambda: yard.plugin_parts.endpoints.endpoint(endpoint)) or gets(
+            lambda: yard.plugin_parts.subscriptions.subscription(subscription)
+        )
 
     async def debug(yard: Modelyard, gateway: Gateway) -> bool:
-        return yard.plugins.tenant_of_key(debugging) == "acme"
+        return yard.plugin_parts.debugged.tenant_of_key(debugging) == "acme"
 
     async def backwards(yard: Modelyard, gateway: Gateway) -> bool:
         sessions = yard.plugin_parts.sessions
@@ -535,7 +554,7 @@ def test_what_is_switched_off_is_refused_on_every_way_in_on_every_server(
     async def go() -> None:
         async with server(tmp_path, **changes) as (here, gateway), server(tmp_path, **changes) as (there, other):
             ways = await ways_in(here)
-            there.directory.refresh()
+            await there.directory.refresh()
             for name, gets_in in ways.items():  # and whatever can be remembered is
                 assert await gets_in(here, gateway), name
                 assert await gets_in(there, other), name

@@ -183,7 +183,7 @@ KEPT = {
     "runtime/model_manager.py:ModelManager._instances": "by tenant, provider, type and model",
     "runtime/passwords.py:_nobodys()": _OURS,
     "runtime/plugin_credentials.py:PluginCredentials._locks": _LOCK,
-    "runtime/plugins.py:Plugins._debugged": "by tenant, then by plugin",
+    "runtime/debugged_plugins.py:DebuggedPlugins._connected": "by tenant, then by plugin",
     "runtime/plugins.py:Plugins._views": "by tenant",
     "runtime/policies/batch.py:Batch._open": "by tenant, provider, model, credential and what is asked",
     "runtime/policies/cache.py:Semantic._known": "by tenant and by model, provider and beginning of the conversation",

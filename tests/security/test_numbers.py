@@ -17,7 +17,7 @@ from modelyard.base.numbers import FiniteLoader, check_numbers
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings, load_settings
 from modelyard.models.entities import PriceConfig
 from modelyard.providers.definition import read_model
-from modelyard.runtime.administration import INPUTS, Administration
+from modelyard.runtime.inputs import INPUTS, read_input
 from modelyard.testing import Upstream, chat_answer
 from tests.gateway.conftest import Running, start_gateway  # noqa: F401  a fixture
 from tests.gateway.test_traffic import ask, chat
@@ -87,7 +87,7 @@ def test_no_shape_of_the_admin_api_takes_what_is_no_number(kind: Any, path: Path
     negative = [] if path in _MAY_BE_NEGATIVE or name in ("tool_credential",) else [-5]
     for hostile in [*_HOSTILE, "NaN", True, *negative]:
         with pytest.raises(InvokeBadRequestError) as caught:
-            Administration._read(name, _document(kind, path, hostile))
+            read_input(name, _document(kind, path, hostile))
         assert path[-1] in str(caught.value)
 
 
@@ -247,8 +247,8 @@ def test_one_stored_model_that_cannot_be_read_leaves_the_others(start_gateway: C
     for name, price in (("bad", "NaN"), ("good", "1")):
         definition = {"name": name, "input_price": price, "output_price": 1}
         stored = json.dumps({"provider": "house", "definition": definition})
-        running.yard.resources.add("acme", "model", name, lambda row, stored=stored: stored).result(5)
-    running.yard.directory.refresh()
+        running.do(running.yard.resources.add("acme", "model", name, lambda row, stored=stored: stored))
+    running.do(running.yard.directory.refresh())
     assert chat(running, key=key, model="house/good").status == 200
     assert ask(running, "GET", "/v1/models", key=key).status == 200
 

@@ -233,7 +233,7 @@ def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
             assert made["set_by"] == ""
         for kind in ("key", "user"):
             made = await yard.administration.create(OPERATOR, "acme", kind, f"a {kind}", {"role": "viewer"})
-            assert yard.resources.one("acme", kind, made["id"]).set_by == "operator"
+            assert (await yard.resources.one("acme", kind, made["id"])).set_by == "operator"
 
     run(work, tmp_path)
 

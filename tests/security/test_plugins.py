@@ -30,7 +30,7 @@ from modelyard.plugins.requirements import asked_for, check_line, check_lock, li
 from modelyard.plugins.signature import generate_keys, sign
 from modelyard.plugins.way_out import WayOut
 from modelyard.runtime.caller import ForbiddenError
-from modelyard.runtime.plugins import Installer
+from modelyard.runtime.plugin_packages import Installer
 from modelyard.testing import Answer, Upstream
 from modelyard.transport.egress import EgressRules
 from tests.gateway.conftest import start_gateway  # noqa: F401  a fixture of `plugged`
@@ -92,24 +92,26 @@ def test_a_tenants_admin_installs_nothing_that_nobody_trusted_has_signed(
     assert not packages.exists() or not list(packages.rglob("*.difypkg")), "nothing refused is stored"
     signed = call("POST", "plugins", as_admin=True, content=sign(package.data, PRIVATE, now=1))
     assert signed.status_code == 201, signed.text
-    one.do(one.plugins.settled())
+    one.do(one.parts.installations.settled())
     (there,) = call("GET", "plugins", as_admin=True).json()["data"]
     assert there["plugin_id"] == "modelyard/mockgpt"
 
 
 def test_what_the_operator_uploaded_is_not_a_tenants_to_install(plugged: Plug, package: Package):
     one, _ = with_tenants(plugged)
-    one.do(one.plugins.upload(package.data, Installer(is_operator=True, allows_unsigned=True)))
+    one.do(one.parts.packages.upload(package.data, Installer(is_operator=True, allows_unsigned=True)))
     identifier = str(package.identifier)
     for work in (
-        lambda: one.plugins.install("acme", [identifier], TENANTS_ADMIN),
-        lambda: one.plugins.upload_bundle(bundle_of(package), TENANTS_ADMIN),
+        lambda: one.parts.installations.install("acme", [identifier], TENANTS_ADMIN),
+        lambda: one.parts.packages.upload_bundle(bundle_of(package), TENANTS_ADMIN),
     ):
         with pytest.raises(ForbiddenError, match="not signed"):
             one.do(work())
-    one.do(one.plugins.add("acme", package))
+    one.do(one.parts.installations.add("acme", package))
     with pytest.raises(ForbiddenError, match="not signed"):
-        one.do(one.plugins.upgrade("acme", "modelyard/mockgpt", identifier, TENANTS_ADMIN, source="package"))
+        one.do(
+            one.parts.installations.upgrade("acme", "modelyard/mockgpt", identifier, TENANTS_ADMIN, source="package")
+        )
 
 
 def bundle_of(package: Package) -> bytes:
@@ -143,7 +145,7 @@ def test_the_operator_has_to_say_it_once_there_are_several_tenants(plugged: Plug
     assert httpx.post(f"{there}/upload/bundle", files=bundled, headers=headers).status_code == 403
     said = call("POST", "plugins?unsigned=true", content=package.data)
     assert said.status_code == 201, said.text
-    one.do(one.plugins.settled())
+    one.do(one.parts.installations.settled())
 
 
 # ------------------------------------------------------------------------------------------------ what may be installed
@@ -277,7 +279,7 @@ class Prisoner:
         self.folder = folder
         self.home = self.one.yard.settings.home_path
         for tenant in ("acme", "globex"):
-            self.one.do(self.one.plugins.add(tenant, package_folder(attacker(folder))))
+            self.one.do(self.one.parts.installations.add(tenant, package_folder(attacker(folder))))
 
     async def _told(self, tenant: str, code: str, around: dict[str, Any]) -> list[Any]:
         parameters = {"code": PRELUDE + code, "around": around}
@@ -298,7 +300,7 @@ class Prisoner:
 
     def runtime(self, tenant: str = "acme") -> LocalRuntime:
         identifier = self.one.plugins.find(tenant, "odd/attacker").identifier
-        return self.one.plugins.host._runtimes[tenant, identifier]  # type: ignore[attr-defined,return-value]
+        return self.one.parts.host._runtimes[tenant, identifier]  # type: ignore[attr-defined,return-value]
 
 
 @pytest.fixture
@@ -322,8 +324,8 @@ def test_a_plugin_reads_and_writes_what_is_its_own_and_nothing_else(prisoner: Pr
         "/proc/1/environ",
     ):
         prisoner.refused("os.listdir(path) if os.path.isdir(path) else open(path).read()", path=str(path))
-    code = prisoner.one.plugins.host.folder(prisoner.one.plugins.find("acme", "odd/attacker").identifier)
-    venv = prisoner.one.plugins.host.environments.folder.resolve()
+    code = prisoner.one.parts.host.folder(prisoner.one.plugins.find("acme", "odd/attacker").identifier)
+    venv = prisoner.one.parts.host.environments.folder.resolve()
     for path in (code / "main.py", prisoner.home / "new", theirs, os.__file__, *venv.glob("*/pyvenv.cfg")):
         prisoner.refused("open(path, 'a')", path=str(path))
     fine = prisoner.tell(
@@ -351,7 +353,7 @@ def test_two_tenants_share_nothing_of_a_plugin(prisoner: Prisoner):
     assert prisoner.tell("import builtins\nfound = hasattr(builtins, 'canary')")["got"] == "False"
     assert prisoner.tell("found = os.listdir('/dev/shm') + os.listdir(os.environ['TMPDIR'])")["got"] == "[]"
     identifier = prisoner.one.plugins.find("acme", "odd/attacker").identifier
-    host = prisoner.one.plugins.host
+    host = prisoner.one.parts.host
     assert "canary of globex" in str(host.lines("globex", identifier))
     assert not host.lines("acme", identifier)
     users = {tenant: prisoner.tell("found = os.getuid()", tenant)["got"] for tenant in ("acme", "globex")}
@@ -365,7 +367,7 @@ def test_logs_are_read_by_whom_they_belong_to(plugged: Plug, tmp_path: Path, whe
     one, call = with_tenants(plugged, wheelhouse=str(wheels))
     made = package_folder(attacker(tmp_path / "odd"))
     for tenant in ("default", "acme"):
-        one.do(one.plugins.add(tenant, made))
+        one.do(one.parts.installations.add(tenant, made))
         text = f"of {tenant}\n"
         code = f"import os\nos.write(1, {text.encode()!r})"
         data = {
@@ -409,8 +411,8 @@ def test_calls_that_no_plugin_needs_are_refused(prisoner: Prisoner):
 def test_plugins_of_one_tenant_do_not_reach_each_other(prisoner: Prisoner):
     """They are started by the same process, and share a user: each sees its own part alone."""
     other = attacker(prisoner.folder, "other")
-    prisoner.one.do(prisoner.one.plugins.add("acme", package_folder(other)))
-    code = prisoner.one.plugins.host.folder(prisoner.one.plugins.find("acme", "odd/other").identifier)
+    prisoner.one.do(prisoner.one.parts.installations.add("acme", package_folder(other)))
+    code = prisoner.one.parts.host.folder(prisoner.one.plugins.find("acme", "odd/other").identifier)
     data = {"provider": "other", "tool": "odd", "credentials": {}}
     kept = "open(os.environ['HOME'] + '/kept', 'w').write('canary')\nfound = os.getpid()"
     call = {**data, "tool_parameters": {"code": PRELUDE + kept, "around": {}}}
@@ -611,7 +613,7 @@ def test_where_nothing_can_shut_plugins_in_none_is_started(
         prisoner.tell("found = 1")
     trusting = Prisoner(plugged, tmp_path / "odd", wheels, chosen={"unconfined": True})
     assert trusting.tell("found = open('/etc/hostname').read() and 1")["got"] == "1"
-    assert "nothing" in trusting.one.plugins.host.confined.words()
+    assert "nothing" in trusting.one.parts.host.confined.words()
 
 
 def test_without_namespaces_landlock_and_the_list_of_calls_hold(
@@ -634,7 +636,7 @@ def test_without_namespaces_landlock_and_the_list_of_calls_hold(
     prisoner.refused("open(path).read()", path=str(key))
     prisoner.tell("os.chmod(path, 0o666)\nfound = 1", path=str(key))
     assert key.stat().st_mode & 0o777 == 0o600
-    confined = prisoner.one.plugins.host.confined
+    confined = prisoner.one.parts.host.confined
     assert (confined.network, confined.namespaces) == ("port", False)
     prisoner.refused("socket.create_connection(('127.0.0.1', port), 2)", port=port)
     for code in ("os.kill(server, 0)", "open('/proc/%d/environ' % server)", "os.listdir('/dev/shm')"):

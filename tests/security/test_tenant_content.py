@@ -78,9 +78,9 @@ def echoing(plugged: Plug, tmp_path: Path) -> Callable[..., tuple[Plugged, str]]
         shutil.copytree(EXAMPLES / "webhook", folder)
         (folder / "endpoints" / "hello.py").write_text(ECHO)
         one = plugged(**changes)
-        one.do(one.plugins.add("default", package_folder(folder)))
+        one.do(one.parts.installations.add("default", package_folder(folder)))
         settings = {"greeting": "Hi", "token": "t"}
-        return one, one.do(one.plugins.set_up_endpoint("default", "modelyard/webhook", "mine", settings))
+        return one, one.do(one.parts.endpoints.set_up("default", "modelyard/webhook", "mine", settings))
 
     return start
 
@@ -168,7 +168,7 @@ def test_a_trigger_is_told_nothing_of_ours(plugged: Plug):
     one = plugged()
     one.install("pulse")
     row = one.do(
-        one.plugins.subscribe(
+        one.parts.subscriptions.subscribe(
             "default", "modelyard/pulse", "ward", {"room": "7"}, {"token": "good"}, origin=one.running.origin
         )
     )

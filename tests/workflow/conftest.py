@@ -94,10 +94,12 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with asyncio.Runner() as runner:
 
         async def start() -> Modelyard:
-            return Modelyard(
+            yard = Modelyard(
                 Settings(home=str(home), database=":memory:"), definitions=[definition],
                 builders={"scripted": builder}, environ={},
             )  # fmt: skip
+            await yard.open()
+            return yard
 
         yard = runner.run(start())
         yield Bench(yard, runner, model)

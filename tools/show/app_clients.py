@@ -104,6 +104,7 @@ def serving(
         local = LocalSettings(weights=str(weights_folder()))
         settings = Settings(home=home, port=port, defaults={"llm": "scripted/model"}, local=local, **changes)
         yard = Modelyard(settings, definitions=[definition], builders={"scripted": builder}, environ={})
+        await yard.open()
         texts = {name: yaml.dump(document, allow_unicode=True) for name, document in apps().items()}
         for name, text in {**texts, **(more or {})}.items():
             found, _, _ = await yard.apps.add(

@@ -155,7 +155,7 @@ def _others(yard: Modelyard) -> dict[str, Feature]:
         return await one.run(context)
 
     files = yard.workflow_parts.files(TENANT)
-    market = yard.plugins.market
+    market = yard.plugin_parts.market
     return {
         "workflow: HTTP node": node,
         "workflow: a file by its address": lambda url: files.read(
@@ -208,6 +208,7 @@ async def world(home: str) -> dict[str, Any]:
     )
     yard = Modelyard(settings, environ={})
     try:
+        await yard.open()
         await yard.administration.create(Caller(tenant="default"), "default", "tenant", TENANT, {})
         return {name: await tried(feature) for name, feature in features(yard).items()}
     finally:

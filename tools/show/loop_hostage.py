@@ -231,6 +231,7 @@ async def _build(home: str, attacked: str, others: str) -> dict[str, Any]:
     yard = Modelyard(Settings(home=home, egress=EgressSettings(private=private)), environ={})
     told: dict[str, Any] = {"keys": {}, "apps": {}, "pages": {}}
     try:
+        await yard.open()
         for tenant, url in (("mallory", attacked), ("quiet", others)):
             await yard.administration.create(Caller(tenant="default"), "default", "tenant", tenant, {})
             owner = Caller(tenant=tenant)

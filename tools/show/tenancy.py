@@ -113,6 +113,7 @@ async def build(home: str, url: str, callbacks: Sequence[Any], *, database: str 
     egress = EgressSettings(private=[urlsplit(url).netloc])  # the tenants' own provider lives on this machine
     settings = Settings(home=home, database=database, retries=0, egress=egress)
     yard = Modelyard(settings, environ={}, callbacks=callbacks)
+    await yard.open()
     world = World(yard, gateway_of(yard))
     admin = yard.administration
     for tenant in ("alpha", "beta"):
@@ -378,7 +379,7 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
 async def _alpha(world: World) -> list[Any]:
     """All that the first tenant has, to be compared."""
     kinds = (*PLURALS.values(), "app", "app_key")
-    resources = [one for kind in kinds for one in world.yard.resources.all("alpha", kind)]
+    resources = [one for kind in kinds for one in await world.yard.resources.all("alpha", kind)]
     read = world.yard.database.read
     rows = [
         tuple(row)

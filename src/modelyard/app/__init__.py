@@ -47,10 +47,11 @@ from modelyard.providers.local.provider import local_models
 from modelyard.providers.local.runtime import LocalOptions, LocalRuntime
 from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.accounts import Accounts
-from modelyard.runtime.administration import Administration, configured_limit, configured_route, cycle
+from modelyard.runtime.administration import Administration
 from modelyard.runtime.callbacks import Callback, LoggingCallback
 from modelyard.runtime.caller import DEFAULT_TENANT, acting_for
 from modelyard.runtime.fair_queue import FairQueue
+from modelyard.runtime.inputs import configured_limit, configured_route, cycle
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.metrics import Metrics
@@ -172,7 +173,6 @@ class Modelyard:
         )
         self.directory.on_change(lambda touched: self.models.forget())
         self._apply(self.settings)
-        self.directory.refresh()
         self.files = FileStore(self.settings.home_path / "files", self.keys.digest, self.keys.matches)
         self.plugin_parts = PluginParts(self)
         self.plugins = self.plugin_parts.plugins
@@ -507,7 +507,12 @@ class Modelyard:
         return await self.model(model, ModelType.MODERATION).invoke_moderation(request)
 
     def model(self, name: str, model_type: ModelType = ModelType.LLM, *, tenant: str = DEFAULT_TENANT) -> ModelInstance:
-        """A model by `provider/model`, bare name or alias. Raises NotFoundError with near names."""
+        """A model by `provider/model`, bare name or alias. Raises NotFoundError with near names, ConfigError before
+        `open`: limits and credentials that lie in the database are not known then."""
+        if not self.directory.is_read:
+            raise ConfigError(
+                "this Modelyard is not open: use `async with Modelyard() as yard`, or `await yard.open()`"
+            )
         return self.models.find(tenant, name, model_type)
 
     async def check_provider(self, provider: str, *, tenant: str = DEFAULT_TENANT) -> dict[str, list[str]]:
@@ -584,7 +589,17 @@ class Modelyard:
 
     # lifetime
 
+    async def open(self) -> None:
+        """Read what tenants have set up. `async with` does it; whoever makes one otherwise does it before the first
+        call. Raises StorageUnavailableError."""
+        await self.directory.refresh()
+
     async def __aenter__(self) -> Self:
+        try:
+            await self.open()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(self, *details: object) -> None:

@@ -20,8 +20,16 @@ from modelyard.plugins.process import ProcessOptions
 from modelyard.plugins.serverless import ServerlessRuntime, ServerlessSessions
 from modelyard.plugins.signature import read_keys
 from modelyard.plugins.way_out import WayOut
+from modelyard.runtime.debugged_plugins import DebuggedPlugins
+from modelyard.runtime.plugin_credentials import PluginCredentials
+from modelyard.runtime.plugin_endpoints import PluginEndpoints
+from modelyard.runtime.plugin_installations import PluginInstallations
+from modelyard.runtime.plugin_models import PluginModels, ProviderNames
+from modelyard.runtime.plugin_packages import PluginPackages
 from modelyard.runtime.plugin_services import CallApp, CallTool, PluginServices
+from modelyard.runtime.plugin_subscriptions import PluginSubscriptions
 from modelyard.runtime.plugins import Plugins
+from modelyard.runtime.sealed_rows import SealedRows
 from modelyard.storage.plugin_storage import PluginStorage
 
 if TYPE_CHECKING:
@@ -43,38 +51,52 @@ class PluginParts:
         storage = PluginStorage(yard.database)
         backwards = BackwardsCalls(storage, lambda: self.services)
         self.sessions = ServerlessSessions(backwards, yard.directory.shuts_out)
-        environ = os.environ
+        self.host = self._host(backwards)
+        self.market = Market(chosen.markets, yard.egress)
+        self.debugged = DebuggedPlugins(self.host, yard.directory, yard.keys)
+        names = ProviderNames(yard.directory, yard.providers)
+        self.plugins = Plugins(self.host, yard.directory, self.debugged, names)
+        self.plugins.use_serverless(chosen.serverless)
+        self.models = PluginModels(self.plugins, self.host)
+        self.rows = SealedRows(yard.resources, yard.directory, yard.keys)
+        self.credentials = PluginCredentials(self.plugins, self.rows, yard.directory, yard.keys, yard.clock)
+        self.endpoints = PluginEndpoints(self.plugins, self.rows, yard.resources, yard.directory)
+        self.subscriptions = PluginSubscriptions(self.plugins, self.rows, yard.directory)
+        self.packages = PluginPackages(
+            self.host, yard.directory, self.market,
+            public_keys=read_keys([Path(one).expanduser() for one in chosen.public_keys]),
+            must_be_signed=chosen.must_be_signed,
+        )  # fmt: skip
+        self.installations = PluginInstallations(
+            self.plugins, self.packages, self.host, yard.resources, yard.directory, storage, names
+        )
+        self.host.neighbours = self.installations.identifiers
+        yard.providers.add_from(self.models.added)
+        self.debugged.on_change(yard.providers.forget)
+        self.debugged.on_change(yard.models.forget)
+        self.services = PluginServices(
+            yard.models, self.plugins, self.models, self.credentials, yard.files, lambda: yard.origin
+        )
+        self._debug = DebugServer(self.debugged, backwards, yard.clock.monotonic)
+
+    def _host(self, backwards: BackwardsCalls) -> PluginHost:
+        yard, settings, chosen = self._yard, self._yard.settings, self._yard.settings.plugins
         folder = settings.home_path / "plugins"
         environments = Environments(
             folder / "environments",
-            environ,
+            os.environ,
             offline=chosen.offline,
             wheelhouse=Path(chosen.wheelhouse).expanduser() if chosen.wheelhouse else None,
             index_url=chosen.index_url,
         )
         host = PluginHost(
-            folder, environments, backwards, yard.clock, environ, _options(chosen), way_out=self._way_out,
+            folder, environments, backwards, yard.clock, os.environ, _options(chosen), way_out=self._way_out,
             needs_confinement=not chosen.unconfined,
         )  # fmt: skip
         host.serverless = lambda plugin, address: ServerlessRuntime(
             plugin, address, yard.http, self.sessions, timeouts_of(settings)
         )
-        self.plugins = Plugins(
-            host,
-            yard.resources,
-            yard.directory,
-            yard.providers,
-            yard.keys,
-            storage,
-            Market(chosen.markets, yard.egress),
-            yard.clock,
-            public_keys=read_keys([Path(one).expanduser() for one in chosen.public_keys]),
-            must_be_signed=chosen.must_be_signed,
-        )
-        self.plugins.use_serverless(chosen.serverless)
-        self.plugins.on_change(yard.models.forget)
-        self.services = PluginServices(yard.models, self.plugins, yard.files, lambda: yard.origin)
-        self._debug = DebugServer(self.plugins, backwards, yard.clock.monotonic)
+        return host
 
     def _way_out(self, tenant: str, token: str) -> WayOut:
         """What lets a tenant's plugins out: by the rules for all that tenants name."""
@@ -103,7 +125,8 @@ class PluginParts:
 
     async def aclose(self) -> None:
         await self._debug.aclose()
-        await self.plugins.aclose()
+        await self.installations.aclose()
+        await self.host.aclose()
 
 
 def _key(home: Path) -> str:

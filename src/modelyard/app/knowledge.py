@@ -1,6 +1,5 @@
 """Knowledge, wired: where documents come from, what reads and embeds them, where they are searched."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -96,9 +95,8 @@ class KnowledgeParts:
         row, key = api_keys.mint_for("dataset")
         stored = DatasetKey(digest=self._yard.keys.digest(key.encode()), hint=api_keys.hint(key))
         body = msgspec.json.encode(stored).decode()
-        adding = self._yard.resources.add(tenant, DatasetKey.kind, new_id("datasetkey"), lambda _: body, id=row)
-        await asyncio.wrap_future(adding)
-        self._yard.directory.refresh()
+        await self._yard.resources.add(tenant, DatasetKey.kind, new_id("datasetkey"), lambda _: body, id=row)
+        await self._yard.directory.refresh()
         return key
 
     def keys(self, tenant: str) -> list[tuple[Known, DatasetKey]]:
@@ -106,8 +104,8 @@ class KnowledgeParts:
 
     async def revoke_key(self, tenant: str, row: str) -> None:
         """Raises NotFoundError."""
-        await asyncio.wrap_future(self._yard.resources.remove(tenant, DatasetKey.kind, row))
-        self._yard.directory.refresh()
+        await self._yard.resources.remove(tenant, DatasetKey.kind, row)
+        await self._yard.directory.refresh()
 
     def tenant_of_key(self, shown: str) -> str | None:
         """Whose key this is; None where it is nobody's."""

@@ -15,8 +15,8 @@ from modelyard.models.types import ModelType
 from modelyard.providers.definition import ProviderDefinition, Wire, load_definition, read_model
 from modelyard.providers.factory import catalog_definition, catalog_names
 from modelyard.providers.formats import CHAT
-from modelyard.runtime.administration import check_limit
 from modelyard.runtime.caller import DEFAULT_TENANT
+from modelyard.runtime.inputs import check_limit
 from modelyard.runtime.provider_manager import Given, ProviderManager
 from modelyard.runtime.tenancy import Limit
 from modelyard.transport.egress import EgressRules

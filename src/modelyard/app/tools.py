@@ -23,10 +23,10 @@ class ToolParts:
         self.manager = ToolManager()
         parts = Parts(clock=yard.clock, jail=jail, egress=egress, kept=self.kept, models=yard.models)
         self.manager.add_source("builtin", _Lazily(parts))
-        self.manager.add_source("plugin", PluginTools(yard.plugins))
+        self.manager.add_source("plugin", PluginTools(yard.plugins, yard.plugin_parts.credentials))
         offered = Kept(yard.database, yard.clock, most_bytes=256 << 20)
         self.providers = ToolProviders(
-            yard.resources, yard.directory, yard.plugins, offered, egress, _programs(yard.settings)
+            yard.resources, yard.directory, yard.plugin_parts.rows, offered, egress, _programs(yard.settings)
         )
         self.manager.add_source("api", self.providers.apis())
         self.manager.add_source("mcp", self.providers.mcps())

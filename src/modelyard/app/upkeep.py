@@ -3,14 +3,13 @@ ask for health where that is wanted, and tidy up."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelyard.base.errors import ConfigError, InvokeError, ModelyardError
 from modelyard.base.settings import ProviderSettings, Settings
 from modelyard.storage.database import StorageUnavailableError
-from modelyard.storage.resources import Resource
 from modelyard.transport.http import Timeouts
 
 if TYPE_CHECKING:
@@ -80,24 +79,17 @@ class Upkeep:
         self._tasks.clear()
 
     async def _refresh(self) -> None:
-        directory = self._yard.directory
+        directory, resources = self._yard.directory, self._yard.resources
         try:
-            changed = await asyncio.to_thread(self._changed)
+            await asyncio.to_thread(self._yard.keys.read_again)
+            if await resources.revision() != directory.revision:
+                await directory.refresh()
         except StorageUnavailableError as error:
             if self.is_fresh:
                 logger.error("changes cannot be heard of", extra={"fields": {"error": str(error)}})
             self.is_fresh = False
             return
         self.is_fresh = True
-        if changed:
-            directory.take(changed)
-
-    def _changed(self) -> Sequence[Resource]:
-        self._yard.keys.read_again()
-        directory, resources = self._yard.directory, self._yard.resources
-        if resources.revision() == directory.revision:
-            return ()
-        return resources.since(directory.revision)
 
     async def _recover(self) -> None:
         yard = self._yard
@@ -134,10 +126,10 @@ class Upkeep:
         if telemetry.usage_days:
             await yard.ledger.usage.forget(now - telemetry.usage_days * _DAY)
         yard.resources.forget(now - 7 * _DAY)
-        await asyncio.to_thread(yard.plugins.host.collect, older_than=7 * _DAY)
+        await asyncio.to_thread(yard.plugin_parts.host.collect, older_than=7 * _DAY)
 
     async def _renew(self) -> None:
-        await self._yard.plugins.renew_subscriptions(self._yard.clock.time() + 2 * _TIDY_SECONDS)
+        await self._yard.plugin_parts.subscriptions.renew(self._yard.clock.time() + 2 * _TIDY_SECONDS)
 
     # settings
 

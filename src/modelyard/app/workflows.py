@@ -92,7 +92,8 @@ class WorkflowParts:
 
     def sources(self, tenant: str, user: str = "") -> TenantSources:
         yard = self._yard
-        return TenantSources(yard.plugins, yard.knowledge.datasets.reader, self.files(tenant, user), tenant, user)
+        reader, files = yard.knowledge.datasets.reader, self.files(tenant, user)
+        return TenantSources(yard.plugins, yard.plugin_parts.credentials, reader, files, tenant, user)
 
     def _caller_of(self, run: RunRecord) -> Caller:
         """On whose behalf a run calls models: the API key it was started with, or the app itself, which is a key of its
@@ -112,7 +113,7 @@ class WorkflowParts:
         general = AppMapping(models=chosen.models, tools=chosen.tools, datasets=chosen.datasets)
         mappings = mappings_of(app.mapping, general)
         caller = self._caller_of(run) if run is not None else Caller(tenant=tenant)
-        models = TenantModels(yard.models, yard.plugins, caller, mappings["models"])
+        models = TenantModels(yard.models, yard.plugin_parts.models, caller, mappings["models"])
         tools = TenantTools(
             self.tools.manager, tenant, user, mappings["tools"], app=run.app if run is not None else "",
             run=run.id if run is not None else "", depth=run.depth if run is not None else 0, kept=self.tools.kept,

@@ -183,7 +183,7 @@ def _check_bind(settings: Settings) -> None:
     database = Database(settings.database_url, may_upgrade=settings.upgrade_database)
     try:
         directory = Directory(Resources(database, SystemClock()))
-        directory.refresh()
+        asyncio.run(directory.refresh())
         check_bind(settings.host, is_open=not directory.has_keys)
     finally:
         database.close()
@@ -202,6 +202,7 @@ def _run(
     ctx: click.Context, settings: Settings, load: Any, listening: socket.socket, *, supervisor: int | None = None
 ) -> None:
     yard = Modelyard(settings)
+    asyncio.run(yard.open())
     peers = Peers(settings.home_path / "run") if settings.workers > 1 else None
     state: dict[str, Server] = {}
 

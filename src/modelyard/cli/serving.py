@@ -17,6 +17,7 @@ from modelyard.gateway.admin.parts import ManageParts, ServerState
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.knowledge.calls import DatasetParts
+from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.server import Gateway, Parts
 from modelyard.gateway.service.parts import ServiceParts
 from modelyard.gateway.tenant_content import ContentRules
@@ -96,7 +97,7 @@ def gateway_of(
         answers=yard.answers,
         clock=yard.clock,
         problem=problem,
-        plugins=yard.plugins,
+        plugins=_plugins(yard),
         files=yard.files,
         jail=lambda: yard.workflow_parts.jail.level,
         service=service,
@@ -137,7 +138,18 @@ def gateway_of(
     most = yard.settings.max_body_mb << 20
     room = yard.settings.connections.bodies_mb << 20
     bodies = BodyBudget(room, max(room // 4, 2 * most))
-    return Gateway(parts, keeper, max_body=most, bodies=bodies, on_start=on_start, on_close=yard.aclose)
+    return Gateway(
+        parts, keeper, max_body=most, bodies=bodies, prepare=yard.open, on_start=on_start, on_close=yard.aclose
+    )
+
+
+def _plugins(yard: Modelyard) -> PluginParts:
+    parts = yard.plugin_parts
+    return PluginParts(
+        host=parts.host, plugins=parts.plugins, packages=parts.packages, installations=parts.installations,
+        endpoints=parts.endpoints, subscriptions=parts.subscriptions, credentials=parts.credentials,
+        debugged=parts.debugged, market=parts.market,
+    )  # fmt: skip
 
 
 def _content(yard: Modelyard) -> ContentRules:

@@ -61,6 +61,7 @@ from modelyard.gateway.plugins import content_table
 from modelyard.gateway.plugins import daemon as plugin_daemon
 from modelyard.gateway.plugins.content_table import ContentParts
 from modelyard.gateway.plugins.daemon import DAEMON
+from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.router import Found, Router
 from modelyard.gateway.service.apps import Service
 from modelyard.gateway.service.calls import PROBLEM
@@ -77,7 +78,6 @@ from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.metrics import Metrics
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.oidc import Oidc
-from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.response_store import ResponseStore
 from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers
@@ -110,7 +110,8 @@ class Parts:
     clock: Clock
     problem: Callable[[], str | None]
     """Why calls should not be sent here at the moment; None where they may."""
-    plugins: Plugins
+    plugins: PluginParts
+    """What plugins' routes reach."""
     files: FileStore
     service: ServiceParts
     """What apps' callers reach."""
@@ -232,7 +233,7 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
     manage = parts.manage
     called, providers = model_calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
     weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
-    subscribed = node_parts.SubscriptionsRoute(parts.plugins, parts.content_origin)
+    subscribed = node_parts.SubscriptionsRoute(parts.plugins.subscriptions, parts.content_origin)
     runs = {verb: (Role.ADMIN, app_runs.RunsRoute(parts.service)) for verb in ("GET", "POST")}
     prefix = admin_calls.PREFIX
     found |= {
@@ -247,8 +248,8 @@ def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rou
         f"{prefix}plan": {"POST": (Role.ADMIN, catalogue.PlanRoute(manage))},
         f"{prefix}plugins": {"GET": (Role.ADMIN, plugins), "POST": (Role.ADMIN, plugins)},
         f"{prefix}plugins/": dict.fromkeys(("GET", "POST", "PATCH", "DELETE"), (Role.ADMIN, plugins)),
-        f"{prefix}market": {"GET": (Role.ADMIN, installed_plugins.MarketRoute(parts.plugins))},
-        f"{prefix}node-parts": {"GET": (Role.DEVELOPER, node_parts.NodePartsRoute(parts.plugins))},
+        f"{prefix}market": {"GET": (Role.ADMIN, installed_plugins.MarketRoute(parts.plugins.market))},
+        f"{prefix}node-parts": {"GET": (Role.DEVELOPER, node_parts.NodePartsRoute(parts.plugins.plugins))},
         f"{prefix}subscriptions": {"GET": (Role.ADMIN, subscribed), "POST": (Role.ADMIN, subscribed)},
         f"{prefix}subscriptions/": {"DELETE": (Role.ADMIN, subscribed)},
         f"{prefix}nodes": {"GET": (Role.DEVELOPER, app_runs.NodesRoute())},
@@ -301,10 +302,15 @@ class Gateway:
         *,
         max_body: int,
         bodies: BodyBudget | None = None,
+        prepare: Callable[[], Awaitable[None]],
         on_start: Callable[[], None] = lambda: None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`prepare` is awaited before anything is answered: who may call is not known before."""
         self.router = Router(build_apis(parts))
+        self._prepare = prepare
+        self._preparing = asyncio.Lock()
+        self._is_prepared = False
         self._content = parts.content
         self._on_start = on_start
         self._gatekeeper = gatekeeper
@@ -355,7 +361,16 @@ class Gateway:
                 raise  # nothing can be said any more: the server cuts the connection, and nobody takes half for whole
             await answer.send(_headers_alone(sending) if request.method == "HEAD" else sending, request_id.encode())
 
+    async def _prepared(self) -> None:
+        """Once: as the server starts, or by the first request where the server says nothing of its start."""
+        async with self._preparing:
+            if not self._is_prepared:
+                await self._prepare()
+                self._is_prepared = True
+
     async def _serve(self, request: Request, send: Send) -> None:
+        if not self._is_prepared:
+            await self._prepared()
         self._content.check_host(request.method, request.path, request.header(b"host"))
         self._check_upgrade(request)
         found = self.router.find(request.method, request.path)
@@ -426,6 +441,7 @@ class Gateway:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                await self._prepared()
                 self._on_start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":

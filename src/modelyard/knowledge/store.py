@@ -34,7 +34,7 @@ from modelyard.knowledge.rows import (
     read_segment,
     segment_row,
 )
-from modelyard.storage.database import Connection, Database, Row, statements
+from modelyard.storage.database import Connection, Database, DuplicateError, Row, statements
 
 LEASE_SECONDS = 15.0
 _MOST_TOLD = 200_000  # gone entries that are kept for indexes which have not heard of them
@@ -81,7 +81,7 @@ class KnowledgeStore:
         )  # fmt: skip
         try:
             await self._do("create", *values)
-        except self.database.duplicates as error:
+        except DuplicateError as error:
             raise ConflictError(f"there is a dataset named {one.name!r} already", param="name") from error
         return one
 
@@ -113,7 +113,7 @@ class KnowledgeStore:
         values = (one.name, one.description, dump(one.settings), now, one.tenant, one.id)
         try:
             found = await self._do("change", *values)
-        except self.database.duplicates as error:
+        except DuplicateError as error:
             raise ConflictError(f"there is a dataset named {one.name!r} already", param="name") from error
         if not found:
             raise NotFoundError(f"dataset {one.id!r} does not exist", code="dataset_not_found")
@@ -722,7 +722,7 @@ class KnowledgeStore:
     async def _name_tag(self, name: str, statement: str, *values: Any) -> list[Row]:
         try:
             return await self._do(statement, *values)
-        except self.database.duplicates as error:
+        except DuplicateError as error:
             raise ConflictError(f"there is a tag named {name!r} already", param="name") from error
 
     async def tags(self, tenant: str) -> list[Row]:

@@ -15,6 +15,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.models.types import JSON
 from modelyard.plugins.declaration import Declaration, Field, OAuth
+from modelyard.runtime.sealed_rows import SealedRows
 from modelyard.runtime.tenancy import Directory, Known, OAuthClient, ToolCredential
 from modelyard.storage.secrets import KeyRing
 
@@ -50,16 +51,13 @@ class Plugins(Protocol):
 
     async def one(self, tenant: str, plugin: str, kind: str, action: str, data: Mapping[str, Any]) -> JSON: ...
 
-    async def keep_secret(
-        self, tenant: str, kind: str, name: str, secret: Any, value: Any, *, id: str = ""  # noqa: A002
-    ) -> str: ...  # fmt: skip
-
-    def secret(self, tenant: str, kind: str, id: str, sealed: str) -> Any: ...  # noqa: A002
-
 
 class PluginCredentials:
-    def __init__(self, plugins: Plugins, directory: Directory, keys: KeyRing, clock: Clock) -> None:
+    def __init__(
+        self, plugins: Plugins, rows: SealedRows, directory: Directory, keys: KeyRing, clock: Clock
+    ) -> None:  # fmt: skip
         self._plugins = plugins
+        self._rows = rows
         self._directory = directory
         self._keys = keys
         self._clock = clock
@@ -82,7 +80,7 @@ class PluginCredentials:
         data = {"provider": bare, "credentials": filled}
         await self._plugins.one(tenant, one.plugin_id, kind, f"validate_{kind}_credentials", data)
         value = ToolCredential(provider=f"{one.plugin_id}/{bare}", user=user)
-        return await self._plugins.keep_secret(tenant, ToolCredential.kind, name, filled, value)
+        return await self._rows.keep(tenant, ToolCredential.kind, name, filled, value)
 
     def listed(self, tenant: str, provider: str, user: str = "") -> list[tuple[Known, ToolCredential]]:
         """Those of a provider that a user may call with, the user's own first; the first is taken where none is
@@ -102,7 +100,7 @@ class PluginCredentials:
                 continue
             if 0 <= value.expires_at < self._clock.time() + _EARLY_SECONDS:
                 return await self._refreshed(tenant, known, value), value.type
-            return self._plugins.secret(tenant, ToolCredential.kind, known.id, value.secret), value.type
+            return self._rows.read(tenant, ToolCredential.kind, known.id, value.secret), value.type
         if id:
             raise NotFoundError(f"credential {id!r} does not exist", code="credential_not_found")
         return {}, "unauthorized"
@@ -115,9 +113,7 @@ class PluginCredentials:
         filled = checked_form(oauth.client_schema, given, what=f"the OAuth client of {provider!r}")
         name = f"{one.plugin_id}/{bare}"
         known = next((each.id for each, value in self._directory.of(tenant, OAuthClient) if value.provider == name), "")
-        return await self._plugins.keep_secret(
-            tenant, OAuthClient.kind, name, filled, OAuthClient(provider=name), id=known
-        )
+        return await self._rows.keep(tenant, OAuthClient.kind, name, filled, OAuthClient(provider=name), id=known)
 
     def ticket(self, tenant: str, provider: str, name: str, user: str = "") -> str:
         """What lets somebody's browser go to the provider's page. Raises NotFoundError, InvokeBadRequestError."""
@@ -162,13 +158,13 @@ class PluginCredentials:
         given = told.get("credentials") or {}
         name = f"{ticket.provider}: {ticket.name}" + (f" ({ticket.user})" if ticket.user else "")
         known = next((one.id for one, _ in self._directory.of(ticket.tenant, ToolCredential) if one.name == name), "")
-        return await self._plugins.keep_secret(ticket.tenant, ToolCredential.kind, name, given, value, id=known)
+        return await self._rows.keep(ticket.tenant, ToolCredential.kind, name, given, value, id=known)
 
     async def _refreshed(self, tenant: str, known: Known, value: ToolCredential) -> JSON:
         """The credential with another token, whoever asks first; the old one where that fails and it still holds."""
         async with self._locks.setdefault(known.id, asyncio.Lock()):
             now = self._directory.one(tenant, ToolCredential, known.id) or value
-            held: JSON = self._plugins.secret(tenant, ToolCredential.kind, known.id, now.secret)
+            held: JSON = self._rows.read(tenant, ToolCredential.kind, known.id, now.secret)
             if now.expires_at < 0 or now.expires_at >= self._clock.time() + _EARLY_SECONDS:
                 return held  # somebody was quicker
             try:
@@ -181,7 +177,7 @@ class PluginCredentials:
                 raise
             fresh: JSON = told.get("credentials") or held
             changed = msgspec.structs.replace(now, expires_at=float(told.get("expires_at") or -1))
-            await self._plugins.keep_secret(tenant, ToolCredential.kind, known.name, fresh, changed, id=known.id)
+            await self._rows.keep(tenant, ToolCredential.kind, known.name, fresh, changed, id=known.id)
             return fresh
 
     async def _asked(self, tenant: str, provider: str, action: str, redirect: str, more: JSON) -> JSON:
@@ -193,7 +189,7 @@ class PluginCredentials:
     def _client(self, tenant: str, provider: str) -> JSON:
         for known, value in self._directory.of(tenant, OAuthClient):
             if value.provider == provider:
-                return self._plugins.secret(tenant, OAuthClient.kind, known.id, value.secret)
+                return self._rows.read(tenant, OAuthClient.kind, known.id, value.secret)
         raise NotFoundError(
             f"no OAuth client of {provider!r} is set up: `modelyard plugin credential client` keeps its id and secret",
             code="oauth_client_not_found",

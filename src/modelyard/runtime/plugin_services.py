@@ -21,6 +21,8 @@ from modelyard.plugins.conversation import PluginCall
 from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.plugin_credentials import PluginCredentials
+from modelyard.runtime.plugin_models import PluginModels
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.files import FileStore
 
@@ -41,11 +43,15 @@ class PluginServices:
         self,
         models: ModelManager,
         plugins: Plugins,
+        plugin_models: PluginModels,
+        credentials: PluginCredentials,
         files: FileStore,
         address: Callable[[], str],
     ) -> None:
         self._models = models
         self._plugins = plugins
+        self._plugin_models = plugin_models
+        self._credentials = credentials
         self._files = files
         self._address = address
         self._tools: CallTool | None = None
@@ -73,7 +79,7 @@ class PluginServices:
         provider, model = str(request["provider"]), str(request["model"])
         if not provider:
             return self._models.find(caller, model, kind)
-        return self._models.find(caller, self._plugins.model_name(call.tenant, provider, model), kind)
+        return self._models.find(caller, self._plugin_models.model_name(call.tenant, provider, model), kind)
 
     # models
 
@@ -160,7 +166,7 @@ class PluginServices:
                 yield answer
             return
         name = f"{one.plugin_id}/{bare}"
-        credentials, credential_type = await self._plugins.credentials.find(
+        credentials, credential_type = await self._credentials.find(
             call.tenant, name, str(request.get("credential_id") or ""), call.user
         )
         depth = int((call.context or {}).get("depth", 0)) + 1

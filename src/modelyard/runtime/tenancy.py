@@ -3,13 +3,13 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import msgspec
 
 from modelyard.base.numbers import Amount, Priority, Weight
 from modelyard.runtime.caller import DEFAULT_TENANT, Caller, Role
-from modelyard.storage.resources import Resource, Resources
+from modelyard.storage.resources import Resource
 
 logger = logging.getLogger("modelyard.tenancy")
 
@@ -346,14 +346,22 @@ TAKEN_BY_OPERATOR = frozenset({Limit.kind, CustomModel.kind})
 _FROM_SETTINGS = "file:"
 
 
+class Changes(Protocol):
+    """Where the view comes from."""
+
+    async def since(self, revision: int) -> Sequence[Resource]: ...
+
+
 class Directory:
     """Everything that tenants have set up, in memory; `refresh` brings in what other processes changed.
 
     The data path looks things up here and nowhere else: a call waits for no database.
     """
 
-    def __init__(self, resources: Resources) -> None:
-        self.resources = resources
+    def __init__(self, source: Changes) -> None:
+        self._source = source
+        self.is_read = False
+        """Whether it was ever filled: before that it knows of nobody, and nobody may be admitted by it."""
         self._revision = 0
         self._all: dict[tuple[str, str], dict[str, Known]] = defaultdict(dict)
         self._owner_of_key: dict[str, str] = {}
@@ -383,13 +391,18 @@ class Directory:
             for listener in self._listeners:
                 listener(touched)
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Bring in what changed since the last time. Raises StorageUnavailableError."""
-        self.take(self.resources.since(self._revision))
+        self.take(await self._source.since(self._revision))
+        self.is_read = True
 
     def take(self, changed: Sequence[Resource]) -> None:
+        """Bring in these, oldest first. What another refresh brought in meanwhile stays: it may be newer."""
+        known = self._revision
         touched: set[tuple[str, str]] = set()
         for one in changed:
+            if one.revision <= known:
+                continue
             self._revision = max(self._revision, one.revision)
             self._apply(one)
             touched.add((one.tenant, one.kind))

@@ -45,8 +45,16 @@ class StorageUnavailableError(ModelyardError):
     code = "storage_unavailable"
 
 
+class DuplicateError(Exception):
+    """A row is there already: its key, or what a unique index says of it, is taken. Whoever wrote the statement knows
+    what that means to a caller."""
+
+
 class Connection(Protocol):
-    """One connection, in the words that the engines share: statements with `?` or `:name`, rows by name."""
+    """One connection, in the words that the engines share: statements with `?` or `:name`, rows by name.
+
+    Raises DuplicateError where a row is there already, and the engine's own errors for all else.
+    """
 
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]: ...
 
@@ -64,7 +72,6 @@ class Engine(Protocol):
     is_shared: bool
     """Whether several processes write to it side by side: a server, which may be away while this machine is well."""
     errors: tuple[type[Exception], ...]
-    duplicates: tuple[type[Exception], ...]
 
     def connect(self) -> Connection:
         """Raises StorageUnavailableError where the server is down, ConfigError for what is no database."""
@@ -319,7 +326,7 @@ class Database:
             if self._engine.passes(error):
                 raise StorageUnavailableError(f"database {self.where!r} cannot be used: {error}") from error
             raise
-        except ConfigError:
+        except (ConfigError, DuplicateError):
             connection.close()
             raise
 
@@ -479,11 +486,6 @@ class Database:
         finally:
             connection.close()
 
-    @property
-    def duplicates(self) -> tuple[type[Exception], ...]:
-        """What is raised where a row is there already."""
-        return self._engine.duplicates
-
     def close(self) -> None:
         """Commit what is waiting and let go."""
         self._is_closing.set()
@@ -522,7 +524,7 @@ class Database:
                 connection = connection or self._engine.connect()
                 self._commit(connection, items)
                 self.trouble = None
-            except (*self._engine.errors, StorageUnavailableError, ConfigError) as error:
+            except (*self._engine.errors, DuplicateError, StorageUnavailableError, ConfigError) as error:
                 if self._engine.is_damaged(error):
                     self._note_damage(str(error))
                 connection = self._rolled_back(connection)

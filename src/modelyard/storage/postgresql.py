@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from modelyard.base.errors import ConfigError
-from modelyard.storage.database import Connection, Row, StorageUnavailableError
+from modelyard.storage.database import Connection, DuplicateError, Row, StorageUnavailableError
 
 try:
     import psycopg
@@ -42,14 +42,20 @@ class _Connection:
 
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         text: Any = _placed(statement, isinstance(values, Mapping))
-        # Without values nothing is put in place, and a percent sign would stay doubled.
-        cursor = self._connection.execute(text, values) if values else self._connection.execute(statement)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportCallIssue]
+        try:
+            # Without values nothing is put in place, and a percent sign would stay doubled.
+            cursor = self._connection.execute(text, values) if values else self._connection.execute(statement)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportCallIssue]
+        except psycopg.errors.UniqueViolation as error:  # sqlstate 23505, keys and unique indexes alike
+            raise DuplicateError(str(error)) from error
         return cursor.fetchall() if cursor.description else []
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         text: Any = _placed(statement, False)
-        with self._connection.cursor() as cursor:
-            cursor.executemany(text, rows)
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.executemany(text, rows)
+        except psycopg.errors.UniqueViolation as error:
+            raise DuplicateError(str(error)) from error
 
     def close(self) -> None:
         self._connection.close()
@@ -59,7 +65,6 @@ class PostgresqlEngine:
     name = "postgresql"
     is_shared = True
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
-    duplicates: tuple[type[Exception], ...] = (psycopg.errors.UniqueViolation,)
 
     def __init__(self, url: str, *, connect_seconds: int = 5) -> None:
         self._url = url

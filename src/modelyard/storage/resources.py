@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -10,7 +9,7 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_id
-from modelyard.storage.database import Connection, Database, statements
+from modelyard.storage.database import Connection, Database, DuplicateError, statements
 
 logger = logging.getLogger("modelyard.resources")
 
@@ -51,31 +50,33 @@ class Resources:
 
     # the view that each process keeps
 
-    def revision(self) -> int:
-        return int(self._database.read(self._sql["revision"])[0]["value"])
+    async def revision(self) -> int:
+        """The number of the latest change, by any tenant."""
+        rows = await self._database.fetch(self._sql["revision"])
+        return int(rows[0]["value"])
 
-    def since(self, revision: int) -> list[Resource]:
+    async def since(self, revision: int) -> list[Resource]:
         """Changes of all tenants, removals too, oldest first. A row that cannot be read is left out, and said: the
         others serve."""
-        rows = self._database.read(self._sql["since"], {"revision": revision})
+        rows = await self._database.fetch(self._sql["since"], {"revision": revision})
         return [one for row in rows if (one := _readable(row)) is not None]
 
     # one tenant's
 
-    def all(self, tenant: str, kind: str, *, after: str = "", most: int = 1000) -> list[Resource]:
+    async def all(self, tenant: str, kind: str, *, after: str = "", most: int = 1000) -> list[Resource]:
         values = {"tenant": tenant, "kind": kind, "after": after, "most": most}
-        return [_from(row) for row in self._database.read(self._sql["all"], values)]
+        return [_from(row) for row in await self._database.fetch(self._sql["all"], values)]
 
-    def one(self, tenant: str, kind: str, id: str) -> Resource:  # noqa: A002  the field's word
+    async def one(self, tenant: str, kind: str, id: str) -> Resource:  # noqa: A002  the field's word
         """Raises NotFoundError where this tenant has no such thing."""
-        rows = self._database.read(self._sql["one"], {"tenant": tenant, "kind": kind, "id": id})
+        rows = await self._database.fetch(self._sql["one"], {"tenant": tenant, "kind": kind, "id": id})
         if not rows:
             raise missing(kind, id)
         return _from(rows[0])
 
-    def add(
+    async def add(
         self, tenant: str, kind: str, name: str, body: Callable[[str], str], *, id: str = "", set_by: str = ""  # noqa: A002
-    ) -> "Future[Resource]":  # fmt: skip
+    ) -> Resource:  # fmt: skip
         """`body` is given the new row's id. Raises InvokeBadRequestError where the tenant has one of that name."""
         row = id or new_id(kind)
         text, now = body(row), self._clock.time()
@@ -89,9 +90,9 @@ class Resources:
                 updated_at=now, is_deleted=False, set_by=set_by,
             )  # fmt: skip
 
-        return self._database.submit(work)
+        return await self._database.transact(work)
 
-    def change(self, old: Resource, *, name: str, body: str, set_by: str | None = None) -> "Future[Resource]":
+    async def change(self, old: Resource, *, name: str, body: str, set_by: str | None = None) -> Resource:
         """Who set it stays where nobody else is named. Raises NotFoundError where it is gone, InvokeBadRequestError
         where the name is taken."""
         now, who = self._clock.time(), old.set_by if set_by is None else set_by
@@ -103,9 +104,9 @@ class Resources:
                 raise missing(old.kind, old.id)
             return msgspec.structs.replace(old, name=name, body=body, revision=revision, updated_at=now, set_by=who)
 
-        return self._database.submit(work)
+        return await self._database.transact(work)
 
-    def swap(self, old: Resource, body: str) -> "Future[bool]":
+    async def swap(self, old: Resource, body: str) -> bool:
         """Put `body` in the place of `old`'s; False, and nothing is done, where somebody else changed it meanwhile."""
         now = self._clock.time()
 
@@ -114,9 +115,9 @@ class Resources:
             values = (body, revision, now, old.tenant, old.kind, old.id, old.revision)
             return bool(connection.execute(self._sql["swap"], values))
 
-        return self._database.submit(work)
+        return await self._database.transact(work)
 
-    def remove(self, tenant: str, kind: str, id: str) -> "Future[int]":  # noqa: A002
+    async def remove(self, tenant: str, kind: str, id: str) -> int:  # noqa: A002
         """Raises NotFoundError where there is no such thing. The revision it went with."""
 
         def work(connection: Connection) -> int:
@@ -125,9 +126,10 @@ class Resources:
                 raise missing(kind, id)
             return revision
 
-        return self._database.submit(work)
+        return await self._database.transact(work)
 
     def forget(self, before: float) -> None:
+        """Have what was removed before then dropped some time: nobody waits for it."""
         self._database.submit(lambda it: it.execute(self._sql["forget"], (before,)), may_gather=True)
 
     def _raise(self, connection: Connection) -> int:
@@ -136,7 +138,7 @@ class Resources:
     def _unique(self, kind: str, name: str, act: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         try:
             return act()
-        except self._database.duplicates as error:
+        except DuplicateError as error:
             raise InvokeBadRequestError(f"there is a {kind} named {name!r} already", param="name") from error
 
 

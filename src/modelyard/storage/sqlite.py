@@ -10,7 +10,7 @@ from typing import Any
 from modelyard.base.errors import ConfigError
 from modelyard.base.modes import private_folder
 from modelyard.storage.backups import back_up_before_upgrade, backups_of
-from modelyard.storage.database import Connection, Row
+from modelyard.storage.database import Connection, DuplicateError, Row
 
 # A full disk, a lock, an unreadable moment, pages that a backup will bring back: what could not be written is kept and
 # tried again.
@@ -19,6 +19,9 @@ _PASSING = frozenset({
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
 })  # fmt: skip
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# Of what SQLite calls a violated constraint, these alone say that a row is there already: NOT NULL, CHECK and foreign
+# keys are mistakes in what was written. https://sqlite.org/rescode.html#constraint
+_DUPLICATES = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
 _STEPS_BETWEEN_LOOKS = 10_000
 _HASTE_SECONDS, _PAUSE_SECONDS = 2.0, 0.0005
 
@@ -30,11 +33,19 @@ class _Connection:
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         if statement == "ROLLBACK" and not self._connection.in_transaction:
             return []
-        rows: list[Any] = self._connection.execute(statement, values).fetchall()
+        try:
+            rows: list[Any] = self._connection.execute(statement, values).fetchall()
+        except sqlite3.IntegrityError as error:
+            _refuse_duplicate(error)
+            raise
         return rows
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        self._connection.executemany(statement, rows)
+        try:
+            self._connection.executemany(statement, rows)
+        except sqlite3.IntegrityError as error:
+            _refuse_duplicate(error)
+            raise
 
     def check(self, is_over: Callable[[], bool]) -> str | None:
         """What is wrong with the pages; None where nothing is, or where it was over before that was known."""
@@ -58,11 +69,16 @@ class _Connection:
         self._connection.close()
 
 
+def _refuse_duplicate(error: sqlite3.IntegrityError) -> None:
+    """Raises DuplicateError where that is what is wrong."""
+    if error.sqlite_errorcode in _DUPLICATES:
+        raise DuplicateError(str(error)) from error
+
+
 class SqliteEngine:
     name = "sqlite"
     is_shared = False
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
-    duplicates: tuple[type[Exception], ...] = (sqlite3.IntegrityError,)
 
     def __init__(self, path: str, *, busy_seconds: float = 10.0) -> None:
         self.where = path

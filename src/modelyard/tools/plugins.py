@@ -23,14 +23,18 @@ from modelyard.tools.values import cast_all
 
 if TYPE_CHECKING:
     from modelyard.plugins.declaration import Parameter, Part
+    from modelyard.runtime.plugin_credentials import PluginCredentials
     from modelyard.runtime.plugins import Installed, Plugins
 
 _SECONDS = 300.0
 
 
 class PluginTool(Tool):
-    def __init__(self, plugins: Plugins, tenant: str, owner: Installed, provider: str, part: Part) -> None:
+    def __init__(
+        self, plugins: Plugins, credentials: PluginCredentials, tenant: str, owner: Installed, provider: str, part: Part
+    ) -> None:  # fmt: skip
         self._plugins = plugins
+        self._credentials = credentials
         self._tenant = tenant
         self._owner = owner
         self._provider = provider
@@ -40,7 +44,7 @@ class PluginTool(Tool):
         if context.tenant != self._tenant:
             raise ToolNotFoundError(f"there is not a tool named {self.name}")
         try:
-            credentials, kind = await self._plugins.credentials.find(
+            credentials, kind = await self._credentials.find(
                 self._tenant, f"{self._owner.plugin_id}/{self._provider}", context.credential, context.user
             )
         except (NotFoundError, PluginError) as error:
@@ -68,8 +72,9 @@ class PluginTool(Tool):
 class PluginTools:
     """Those of all plugins that a tenant has installed."""
 
-    def __init__(self, plugins: Plugins) -> None:
+    def __init__(self, plugins: Plugins, credentials: PluginCredentials) -> None:
         self._plugins = plugins
+        self._credentials = credentials
 
     async def tools(self, tenant: str) -> Sequence[ToolEntity]:
         return [
@@ -88,7 +93,7 @@ class PluginTools:
                 continue
             part = next((each for each in declared.tools if each.identity.name == name), None)
             if part is not None:
-                return PluginTool(self._plugins, tenant, one, bare, part)
+                return PluginTool(self._plugins, self._credentials, tenant, one, bare, part)
         raise ToolNotFoundError(f"there is not a tool named {name}")
 
 

@@ -6,7 +6,6 @@ server over stdio is one that an administrator registered, by its name.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -18,7 +17,7 @@ import msgspec
 from modelyard.base import computing
 from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError, suggestion
-from modelyard.runtime.plugins import Plugins
+from modelyard.runtime.sealed_rows import SealedRows
 from modelyard.runtime.tenancy import Directory, Known, ToolProvider
 from modelyard.storage.kept import Kept
 from modelyard.storage.resources import Resources
@@ -85,12 +84,12 @@ class StdioServer:
 
 class ToolProviders:
     def __init__(
-        self, resources: Resources, directory: Directory, plugins: Plugins, kept: Kept, egress: Egress,
+        self, resources: Resources, directory: Directory, rows: SealedRows, kept: Kept, egress: Egress,
         stdio: Mapping[str, StdioServer] | None = None,
     ) -> None:  # fmt: skip
         self._resources = resources
         self._directory = directory
-        self._secrets = plugins
+        self._rows = rows
         self._kept = kept
         self._egress = egress
         self._tokens = Tokens(egress)
@@ -156,7 +155,7 @@ class ToolProviders:
     def secret(self, tenant: str, row: str, stored: ToolProvider) -> Secret:
         if not stored.secret:
             return Secret()
-        return msgspec.convert(self._secrets.secret(tenant, ToolProvider.kind, row, stored.secret), Secret)
+        return msgspec.convert(self._rows.read(tenant, ToolProvider.kind, row, stored.secret), Secret)
 
     # adding
 
@@ -266,9 +265,7 @@ class ToolProviders:
     async def _keep(self, tenant: str, name: str, stored: ToolProvider, secret: Secret, content: bytes) -> str:
         known = next((one for one, _ in self.all(tenant) if one.name == name), None)
         document = msgspec.to_builtins(secret)
-        row = await self._secrets.keep_secret(
-            tenant, ToolProvider.kind, name, document, stored, id=known.id if known else ""
-        )
+        row = await self._rows.keep(tenant, ToolProvider.kind, name, document, stored, id=known.id if known else "")
         await self._kept.put(tenant, _SCOPE, row, content)
         self._changes += 1
         self._read.pop((tenant, row), None)
@@ -277,9 +274,9 @@ class ToolProviders:
 
     async def remove(self, tenant: str, name: str) -> None:
         known, _ = self.find(tenant, name)
-        await asyncio.wrap_future(self._resources.remove(tenant, ToolProvider.kind, known.id))
+        await self._resources.remove(tenant, ToolProvider.kind, known.id)
         await self._kept.remove(tenant, _SCOPE, known.id)
-        await asyncio.to_thread(self._directory.refresh)
+        await self._directory.refresh()
         await self._drop_client(tenant, known.id)
 
     # API extensions: what apps ask before and after a model

@@ -1,6 +1,5 @@
 """Apps that tenants have: imported, found, listed, exported, removed; and the keys that their callers show."""
 
-import asyncio
 import hashlib
 import secrets
 import time
@@ -86,15 +85,15 @@ class Apps:
         if known is not None:
             return await self._keep(known, stored), app, True
         body = msgspec.json.encode(stored).decode()
-        row = await asyncio.wrap_future(self._resources.add(tenant, StoredApp.kind, name or app.name, lambda _: body))
-        await asyncio.to_thread(self._directory.refresh)
+        row = await self._resources.add(tenant, StoredApp.kind, name or app.name, lambda _: body)
+        await self._directory.refresh()
         return FoundApp(tenant, row.id, row.name, stored), app, False
 
     async def _keep(self, found: FoundApp, stored: StoredApp) -> FoundApp:
-        old = await asyncio.to_thread(self._resources.one, found.tenant, StoredApp.kind, found.id)
+        old = await self._resources.one(found.tenant, StoredApp.kind, found.id)
         body = msgspec.json.encode(stored).decode()
-        await asyncio.wrap_future(self._resources.change(old, name=old.name, body=body))
-        await asyncio.to_thread(self._directory.refresh)
+        await self._resources.change(old, name=old.name, body=body)
+        await self._directory.refresh()
         return FoundApp(found.tenant, found.id, found.name, stored)
 
     # versions
@@ -215,9 +214,9 @@ class Apps:
         """The app and its keys; runs and conversations stay until their time is over."""
         for one, key in self._directory.of(found.tenant, AppKey):
             if key.app == found.id:
-                await asyncio.wrap_future(self._resources.remove(found.tenant, AppKey.kind, one.id))
-        await asyncio.wrap_future(self._resources.remove(found.tenant, StoredApp.kind, found.id))
-        await asyncio.to_thread(self._directory.refresh)
+                await self._resources.remove(found.tenant, AppKey.kind, one.id)
+        await self._resources.remove(found.tenant, StoredApp.kind, found.id)
+        await self._directory.refresh()
 
     # keys
 
@@ -226,9 +225,8 @@ class Apps:
         row, key = api_keys.mint_for("app")
         stored = AppKey(app=found.id, digest=self._keys.digest(key.encode()), hint=f"{key[:8]}…{key[-4:]}")
         body = msgspec.json.encode(stored).decode()
-        adding = self._resources.add(found.tenant, AppKey.kind, new_id("appkey"), lambda _: body, id=row)
-        await asyncio.wrap_future(adding)
-        await asyncio.to_thread(self._directory.refresh)
+        await self._resources.add(found.tenant, AppKey.kind, new_id("appkey"), lambda _: body, id=row)
+        await self._directory.refresh()
         return row, key
 
     def keys(self, found: FoundApp) -> list[tuple[Known, AppKey]]:
@@ -238,8 +236,8 @@ class Apps:
         """Raises NotFoundError where the app has no such key."""
         if row not in {one.id for one, _ in self.keys(found)}:
             raise NotFoundError(f"key {row[:80]!r} does not exist", code="key_not_found")
-        await asyncio.wrap_future(self._resources.remove(found.tenant, AppKey.kind, row))
-        await asyncio.to_thread(self._directory.refresh)
+        await self._resources.remove(found.tenant, AppKey.kind, row)
+        await self._directory.refresh()
 
     def by_key(self, shown: str) -> FoundApp | None:
         """The app whose key this is; None where it is nobody's."""

@@ -32,7 +32,7 @@ from modelyard.knowledge.rows import DocumentPart
 from modelyard.models.types import ModelType
 from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.plugins import Plugins
+from modelyard.runtime.plugin_models import PluginModels
 from modelyard.storage.files import FileStore
 from modelyard.transport.egress import Egress
 from modelyard.workflow.dsl import AppMapping
@@ -113,7 +113,7 @@ class TenantModels:
     """`provider/model` as an app's file names it → a model of this tenant."""
 
     def __init__(
-        self, manager: ModelManager, plugins: Plugins | None, caller: Caller, mappings: Sequence[Mapping[str, str]]
+        self, manager: ModelManager, plugins: PluginModels | None, caller: Caller, mappings: Sequence[Mapping[str, str]]
     ) -> None:
         self._manager = manager
         self._plugins = plugins

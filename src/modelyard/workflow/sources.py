@@ -8,6 +8,7 @@ from typing import Any
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.knowledge.sources import SourceReader, name_of
 from modelyard.models.types import JSON
+from modelyard.runtime.plugin_credentials import PluginCredentials
 from modelyard.runtime.plugins import Installed, Plugins
 from modelyard.tools.observation import Gathering
 from modelyard.workflow.node import Files, NodeError
@@ -35,8 +36,12 @@ class _Provider:
 class TenantSources:
     """A tenant's datasources, as the datasource node sees them."""
 
-    def __init__(self, plugins: Plugins, reader: SourceReader, files: Files, tenant: str, user: str) -> None:
+    def __init__(
+        self, plugins: Plugins, credentials: PluginCredentials, reader: SourceReader, files: Files, tenant: str,
+        user: str,
+    ) -> None:  # fmt: skip
         self._plugins = plugins
+        self._credentials = credentials
         self._reader = reader
         self._files = files
         self._tenant = tenant
@@ -57,7 +62,7 @@ class TenantSources:
             key = self.provider(data).key
         except (NotFoundError, InvokeBadRequestError):
             return []
-        found = self._plugins.credentials.listed(self._tenant, key)
+        found = self._credentials.listed(self._tenant, key)
         return [
             {"id": one.id, "name": one.name, "type": stored.type, "is_default": at == 0}
             for at, (one, stored) in enumerate(found)
@@ -68,7 +73,7 @@ class TenantSources:
     ) -> AsyncGenerator[JSON, None]:
         """Raises NotFoundError, PluginError."""
         provider = self.provider(data)
-        credentials, _ = await self._plugins.credentials.find(self._tenant, provider.key, credential, self._user)
+        credentials, _ = await self._credentials.find(self._tenant, provider.key, credential, self._user)
         asked = {
             "provider": provider.name, "datasource": data.datasource_name, "credentials": credentials, **given,
         }  # fmt: skip

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from modelyard.base.errors import QueueFullError
 from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingResult
 from modelyard.runtime import api_keys
-from modelyard.runtime.administration import cycle
 from modelyard.runtime.caller import Caller, Role
 from modelyard.runtime.fair_queue import FairQueue
+from modelyard.runtime.inputs import cycle
 from modelyard.runtime.limits import (
     Applied,
     Estimate,

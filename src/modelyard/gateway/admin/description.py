@@ -10,7 +10,7 @@ import msgspec
 from modelyard.base.version import __version__
 from modelyard.gateway.admin import shapes
 from modelyard.models.types import JSON
-from modelyard.runtime.administration import INPUTS
+from modelyard.runtime.inputs import INPUTS
 
 _QUERY: Mapping[str, tuple[str, str]] = {
     "tenant": ("string", "Another tenant's, for the default tenant's owner."),

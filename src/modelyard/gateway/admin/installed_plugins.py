@@ -8,10 +8,13 @@ from modelyard.gateway.admin.parts import ManageParts
 from modelyard.gateway.admin.requests import PREFIX, tenant_of
 from modelyard.gateway.admin.shapes import InstallStep, InstallTask, MarketPlugin, PluginShown, PluginsShown
 from modelyard.gateway.http import Reply, Request, json_reply
+from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.models.entities import I18nObject
 from modelyard.plugins.identity import PluginIdentifier
+from modelyard.plugins.market import Market
 from modelyard.plugins.monitor import Taken
-from modelyard.runtime.plugins import Installed, Installer, Plugins
+from modelyard.runtime.plugin_packages import Installer
+from modelyard.runtime.plugins import Installed
 
 _PICTURES = {
     b"\x89PNG\r\n\x1a\n": b"image/png", b"\xff\xd8\xff": b"image/jpeg", b"GIF8": b"image/gif", b"RIFF": b"image/webp",
@@ -25,8 +28,8 @@ class PluginsRoute:
     """GET plugins, plugins/ID, …/logs, …/icon; POST plugins (a package), plugins/market (`id`); GET plugins/tasks/ID;
     PATCH plugins/ID (`granted`); DELETE plugins/ID."""
 
-    plugins: Plugins
-    parts: ManageParts
+    parts: PluginParts
+    manage: ManageParts
 
     async def __call__(self, request: Request) -> Reply:
         tenant = tenant_of(request)
@@ -39,43 +42,43 @@ class PluginsRoute:
             case "POST", "market":
                 return await self._from_market(request, tenant)
             case "GET", "tasks", task:
-                return json_reply(self._task(tenant, task))
+                return json_reply(await self._task(tenant, task))
             case "GET", name:
                 return json_reply(await self._shown(tenant, self._find(tenant, name)))
             case "GET", name, "logs":
-                lines = self.plugins.host.lines(tenant, self._find(tenant, name).identifier)
+                lines = self.parts.host.lines(tenant, self._find(tenant, name).identifier)
                 return json_reply({"data": [{"at": at, "text": text} for at, text in lines]})
             case "GET", name, "icon":
                 return self._icon(tenant, self._find(tenant, name))
             case "PATCH", name:
                 granted = need(await request.json(), "granted", list)
                 one = self._find(tenant, name)
-                await self.plugins.grant(tenant, one.plugin_id, [str(word) for word in granted])
+                await self.parts.installations.grant(tenant, one.plugin_id, [str(word) for word in granted])
                 return json_reply(await self._shown(tenant, self._find(tenant, name)))
             case "DELETE", name:
                 one = self._find(tenant, name)
-                await self.plugins.uninstall(tenant, one.plugin_id)
+                await self.parts.installations.uninstall(tenant, one.plugin_id)
                 return json_reply({"id": name, "deleted": True})
             case _:
                 raise request.not_offered()
 
     def _find(self, tenant: str, name: str) -> Installed:
-        for one in self.plugins.installed(tenant):
+        for one in self.parts.plugins.installed(tenant):
             if name in (one.id, one.plugin_id.replace("/", ":")):
                 return one
         raise NotFoundError(f"plugin {name!r} is not installed", code="plugin_not_found")
 
     async def _all(self, tenant: str) -> PluginsShown:
-        address = self.parts.server().debug_address
+        address = self.manage.server().debug_address
         return PluginsShown(
-            data=[await self._shown(tenant, one) for one in self.plugins.installed(tenant)],
+            data=[await self._shown(tenant, one) for one in self.parts.plugins.installed(tenant)],
             debug_address=address,
-            debug_key=self.plugins.debugging_key(tenant) if address else "",
+            debug_key=self.parts.debugged.key(tenant) if address else "",
         )
 
     async def _shown(self, tenant: str, one: Installed) -> PluginShown:
         manifest = one.declaration.manifest
-        took = await self.plugins.host.taken(tenant, one.identifier) if one.runtime == "local" else Taken()
+        took = await self.parts.host.taken(tenant, one.identifier) if one.runtime == "local" else Taken()
         tool = one.declaration.tool
         return PluginShown(
             id=one.id, plugin_id=one.plugin_id, identifier=one.identifier, version=manifest.version,
@@ -89,7 +92,7 @@ class PluginsRoute:
 
     def _icon(self, tenant: str, one: Installed) -> Reply:
         """A picture, or nothing: whatever else a plugin calls its icon is not sent."""
-        data = self.plugins.asset(tenant, one.plugin_id, one.declaration.manifest.icon)
+        data = self.parts.plugins.asset(tenant, one.plugin_id, one.declaration.manifest.icon)
         kind = next((kind for begins, kind in _PICTURES.items() if data.startswith(begins)), None)
         if kind is None and b"<svg" in data[:1000]:
             kind = b"image/svg+xml"
@@ -104,22 +107,22 @@ class PluginsRoute:
         if data.startswith(b"{"):
             raise InvokeBadRequestError("send the package itself, not JSON")
         by = _installer(request)
-        packed, _ = await self.plugins.upload(data, by)
+        packed, _ = await self.parts.packages.upload(data, by)
         return await self._begun(tenant, str(packed.identifier), by, "package")
 
     async def _from_market(self, request: Request, tenant: str) -> Reply:
         body = await request.json()
-        data = await self.plugins.market.fetch(need(body, "id", str), may(body, "version", str) or "")
+        data = await self.parts.market.fetch(need(body, "id", str), may(body, "version", str) or "")
         by = _installer(request)
-        packed, _ = await self.plugins.upload(data, by)
+        packed, _ = await self.parts.packages.upload(data, by)
         return await self._begun(tenant, str(packed.identifier), by, "marketplace")
 
     async def _begun(self, tenant: str, identifier: str, by: Installer, source: str) -> Reply:
-        task, _ = await self.plugins.install(tenant, [identifier], by, source=source)
-        return json_reply(self._task(tenant, task), status=201)
+        task, _ = await self.parts.installations.install(tenant, [identifier], by, source=source)
+        return json_reply(await self._task(tenant, task), status=201)
 
-    def _task(self, tenant: str, name: str) -> InstallTask:
-        row, task = self.plugins.task(tenant, name)
+    async def _task(self, tenant: str, name: str) -> InstallTask:
+        row, task = await self.parts.installations.task(tenant, name)
         steps = [
             InstallStep(
                 plugin_id=PluginIdentifier.parse(str(one["plugin_unique_identifier"])).id, status=str(one["status"]),
@@ -143,10 +146,10 @@ def _words(given: dict[str, str], otherwise: str) -> I18nObject | None:
 class MarketRoute:
     """GET market: what the markets of the settings list; `q` are words to find."""
 
-    plugins: Plugins
+    market: Market
 
     async def __call__(self, request: Request) -> Reply:
-        found = await self.plugins.market.search(request.query("q") or "")
+        found = await self.market.search(request.query("q") or "")
         return json_reply({
             "data": [
                 MarketPlugin(id=one.plugin, version=one.version, label=one.label, description=one.description)

@@ -19,6 +19,7 @@ from modelyard.gateway.admin.shapes import (
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.entities import I18nObject
 from modelyard.plugins.declaration import Field, Identity, Parameter, Part
+from modelyard.runtime.plugin_subscriptions import PluginSubscriptions
 from modelyard.runtime.plugins import Plugins
 
 _OWN_STRATEGIES = {
@@ -70,7 +71,7 @@ class NodePartsRoute:
 class SubscriptionsRoute:
     """GET, and POST (`plugin`, `name`, `parameters`, `credentials`) subscriptions; DELETE subscriptions/ID."""
 
-    plugins: Plugins
+    subscribed: PluginSubscriptions
     origin: Callable[[], str]
 
     async def __call__(self, request: Request) -> Reply:
@@ -81,7 +82,7 @@ class SubscriptionsRoute:
                 return json_reply({"data": self._all(tenant)})
             case "POST", False:
                 body = await request.json()
-                made = await self.plugins.subscribe(
+                made = await self.subscribed.subscribe(
                     tenant, need(body, "plugin", str), need(body, "name", str), may(body, "parameters", dict) or {},
                     may(body, "credentials", dict) or {}, origin=self.origin(), user=request.caller.user or "",
                 )  # fmt: skip
@@ -89,7 +90,7 @@ class SubscriptionsRoute:
             case "DELETE", True:
                 if name not in {one.id for one in self._all(tenant)}:
                     raise NotFoundError(f"subscription {name[:80]!r} does not exist", code="subscription_not_found")
-                await self.plugins.unsubscribe(tenant, name)
+                await self.subscribed.unsubscribe(tenant, name)
                 return json_reply({"id": name, "deleted": True})
             case _:
                 raise request.not_offered()
@@ -100,7 +101,7 @@ class SubscriptionsRoute:
                 id=row, name=name, plugin=one.plugin, provider=f"{one.plugin}/{one.provider}",
                 address=f"{self.origin()}/t/{row}",
             )
-            for row, name, one in self.plugins.subscriptions(tenant)
+            for row, name, one in self.subscribed.all(tenant)
         ]  # fmt: skip
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.plugins.hooks import EndpointRoute, Files, TransactionRoute, TriggerRoute
 from modelyard.gateway.plugins.oauth import BrowserSteps
+from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.plugins.webhooks import WebhookRoute
 from modelyard.gateway.table import OWN_SECRET, SIGNED_ADDRESS, Api, Content, Query, Row, Schema
 from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT, ContentRules
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.plugin_credentials import PluginCredentials
-from modelyard.runtime.plugins import Plugins
 from modelyard.storage.files import FileStore
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import TenantFiles
@@ -33,7 +33,7 @@ _ANYTHING = Content("*/*")
 class ContentParts:
     """What tenants' addresses are answered with."""
 
-    plugins: Plugins
+    plugins: PluginParts
     triggers: Triggers
     runs: Runs
     files: FileStore
@@ -59,8 +59,9 @@ def api(parts: ContentParts) -> Api:
 
 
 def _hooks(parts: ContentParts) -> list[Row]:
-    endpoint = EndpointRoute(parts.plugins, parts.content_origin, parts.rules)
-    trigger = TriggerRoute(parts.plugins, parts.triggers, parts.on_event, parts.rules)
+    plugins, endpoints, subscriptions = parts.plugins.plugins, parts.plugins.endpoints, parts.plugins.subscriptions
+    endpoint = EndpointRoute(plugins, endpoints, parts.content_origin, parts.rules)
+    trigger = TriggerRoute(plugins, subscriptions, parts.triggers, parts.on_event, parts.rules)
     transaction = TransactionRoute(parts.sessions)
     rows = [
         Row(method="GET", path=path, auth=OWN_SECRET, handler=endpoint, answer=_ANYTHING, takes_any_method=True,

@@ -30,12 +30,14 @@ from modelyard.gateway.http import (
     json_reply,
     sse_reply,
 )
+from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.table import ErrorShape, MethodNotAllowedError
 from modelyard.gateway.tenant_content import FILE
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.runtime.caller import ForbiddenError
-from modelyard.runtime.plugins import Installed, Installer, Plugins
+from modelyard.runtime.plugin_packages import Installer
+from modelyard.runtime.plugins import Installed
 from modelyard.runtime.tenancy import PluginEndpoint
 from modelyard.storage.resources import Resource
 
@@ -168,7 +170,7 @@ class Route:
     """All of it; what comes after the tenant decides."""
 
     admits_itself: ClassVar[bool] = True
-    plugins: Plugins
+    parts: PluginParts
     key: str
     is_open: bool
     origin: Callable[[], str]
@@ -177,10 +179,10 @@ class Route:
         try:
             self._admit(request)
             tenant, _, path = request.path.removeprefix(PREFIX).partition("/")
-            self.plugins.check_tenant(tenant)
+            self.parts.plugins.check_tenant(tenant)
             if path.startswith("dispatch/"):
                 return await self._dispatch(request, tenant, path.removeprefix("dispatch/"))
-            return await _Management(self.plugins, tenant, request, self.origin()).answer(path)
+            return await _Management(self.parts, tenant, request, self.origin()).answer(path)
         except ModelyardError as error:
             return failure_reply(error)
 
@@ -203,14 +205,15 @@ class Route:
         plugin = request.header(b"x-plugin-id")
         if not plugin:
             raise InvokeBadRequestError("'x-plugin-id' must name the plugin as author/name")
-        self.plugins.find(tenant, plugin)
+        self.parts.plugins.find(tenant, plugin)
         body = await request.json()
         data = body.get("data")
         if not isinstance(data, dict):
             raise InvokeBadRequestError("'data' must hold the action's fields", param="data")
         data = _checked(path, data)
         more = {name: body[name] for name in _CARRIED if body.get(name) is not None}
-        answers = self.plugins.call(tenant, plugin, kind, action, data, user=str(body.get("user_id") or ""), more=more)
+        user = str(body.get("user_id") or "")
+        answers = self.parts.plugins.call(tenant, plugin, kind, action, data, user=user, more=more)
         if action in _WHOLE:
             async with aclosing(answers):
                 return succeeded(await anext(answers, {}))
@@ -260,7 +263,7 @@ _UNSAID: Mapping[str, JSON] = {
 
 @dataclass(slots=True)
 class _Management:
-    plugins: Plugins
+    parts: PluginParts
     tenant: str
     request: Request
     origin: str
@@ -307,8 +310,8 @@ class _Management:
         data, fields = await self._uploaded("dify_pkg", "the package")
         must = fields.get("verify_signature") == "true"
         by = _installer(fields.get("unsigned") == "true")
-        package, verification = await self.plugins.upload(data, by, verify_signature=must)
-        declaration = self.plugins.host.declaration(str(package.identifier))
+        package, verification = await self.parts.packages.upload(data, by, verify_signature=must)
+        declaration = self.parts.host.declaration(str(package.identifier))
         return succeeded({
             "unique_identifier": str(package.identifier),
             "manifest": self._shown(str(package.identifier), declaration.document),
@@ -319,13 +322,13 @@ class _Management:
         data, fields = await self._uploaded("dify_bundle", "the bundle")
         must = fields.get("verify_signature") == "true"
         by = _installer(fields.get("unsigned") == "true")
-        packages = await self.plugins.upload_bundle(data, by, verify_signature=must)
+        packages = await self.parts.packages.upload_bundle(data, by, verify_signature=must)
         return succeeded([
             {
                 "type": "package",
                 "value": {
                     "unique_identifier": str(one.identifier),
-                    "manifest": self.plugins.host.declaration(str(one.identifier)).document,
+                    "manifest": self.parts.host.declaration(str(one.identifier)).document,
                 },
             }
             for one in packages
@@ -337,7 +340,7 @@ class _Management:
         metas = body.get("metas") or []
         if metas and len(metas) != len(identifiers):
             raise InvokeBadRequestError("'metas' must be as many as the plugins", param="metas")
-        task, is_done = await self.plugins.install(
+        task, is_done = await self.parts.installations.install(
             self.tenant, identifiers, _installer(body.get("unsigned") is True),
             source=str(body.get("source") or "package"), metas=metas,
         )  # fmt: skip
@@ -345,7 +348,7 @@ class _Management:
 
     async def upgrade(self) -> Reply:
         body = await self.request.json()
-        task = await self.plugins.upgrade(
+        task = await self.parts.installations.upgrade(
             self.tenant,
             _text(body, "original_plugin_unique_identifier"),
             _text(body, "new_plugin_unique_identifier"),
@@ -356,74 +359,74 @@ class _Management:
         return succeeded({"all_installed": False, "task_id": task})
 
     async def tasks(self) -> Reply:
-        return succeeded([_task(*pair) for pair in self._page(self.plugins.tasks(self.tenant))])
+        return succeeded([_task(*pair) for pair in self._page(await self.parts.installations.tasks(self.tenant))])
 
     async def delete_tasks(self) -> Reply:
-        for resource, _ in self.plugins.tasks(self.tenant):
-            await self.plugins.forget_task(self.tenant, resource.id)
+        for resource, _ in await self.parts.installations.tasks(self.tenant):
+            await self.parts.installations.forget_task(self.tenant, resource.id)
         return succeeded(True)
 
     async def one_task(self, rest: str) -> Reply:
         name, _, what = rest.partition("/")
         if what.startswith("delete"):
-            await self.plugins.forget_task(self.tenant, name)
+            await self.parts.installations.forget_task(self.tenant, name)
             return succeeded(True)
-        return succeeded(_task(*self.plugins.task(self.tenant, name)))
+        return succeeded(_task(*await self.parts.installations.task(self.tenant, name)))
 
     async def uninstall(self) -> Reply:
         body = await self.request.json()
-        await self.plugins.uninstall(self.tenant, _text(body, "plugin_installation_id"))
+        await self.parts.installations.uninstall(self.tenant, _text(body, "plugin_installation_id"))
         return succeeded(True)
 
     # what there is
 
     async def listed(self) -> Reply:
-        found = self.plugins.installed(self.tenant)
+        found = self.parts.plugins.installed(self.tenant)
         return succeeded({"list": [self._installation(one) for one in self._page(found)], "total": len(found)})
 
     async def ids(self) -> Reply:
-        return succeeded([one.identifier for one in self.plugins.installed(self.tenant)])
+        return succeeded([one.identifier for one in self.parts.plugins.installed(self.tenant)])
 
     async def batch(self) -> Reply:
         wanted = _names(await self.request.json(), "plugin_ids")
-        found = [one for one in self.plugins.installed(self.tenant) if one.plugin_id in wanted]
+        found = [one for one in self.parts.plugins.installed(self.tenant) if one.plugin_id in wanted]
         return succeeded([self._installation(one) for one in found])
 
     async def missing(self) -> Reply:
         wanted = _names(await self.request.json(), "plugin_unique_identifiers")
-        present = {one.identifier for one in self.plugins.installed(self.tenant)}
+        present = {one.identifier for one in self.parts.plugins.installed(self.tenant)}
         return succeeded([
             {"plugin_unique_identifier": one, "current_identifier": None} for one in wanted if one not in present
         ])  # fmt: skip
 
     async def manifest(self) -> Reply:
         identifier = self._query("plugin_unique_identifier")
-        return succeeded(self._shown(identifier, self.plugins.host.declaration(identifier).document))
+        return succeeded(self._shown(identifier, self.parts.host.declaration(identifier).document))
 
     async def identifier(self) -> Reply:
         wanted = self._query("plugin_unique_identifier")
-        return succeeded(any(one.identifier == wanted for one in self.plugins.installed(self.tenant)))
+        return succeeded(any(one.identifier == wanted for one in self.parts.plugins.installed(self.tenant)))
 
     async def readme(self) -> Reply:
-        package = self.plugins.host.package(self._query("plugin_unique_identifier"))
+        package = self.parts.host.package(self._query("plugin_unique_identifier"))
         language = (self.request.query("language") or "en_US").replace("-", "_")
         text = package.files.get(f"readme/README_{language}.md", package.files.get("README.md", b""))
         return succeeded({"content": text.decode("utf-8", "replace"), "language": language})
 
     async def providers(self, kind: str) -> Reply:
         key = _PART_OF[kind]
-        found = [one for one in self.plugins.installed(self.tenant) if key in one.declaration.document]
+        found = [one for one in self.parts.plugins.installed(self.tenant) if key in one.declaration.document]
         return succeeded([self._provider(one, key) for one in self._page(found)])
 
     async def one_provider(self, key: str) -> Reply:
-        one = self.plugins.find(self.tenant, self._query("plugin_id"))
+        one = self.parts.plugins.find(self.tenant, self._query("plugin_id"))
         if key not in one.declaration.document:
             raise NotFoundError(f"{one.plugin_id!r} has no {key.replace('_', ' ')} provider")
         return succeeded(self._provider(one, key))
 
     async def tools_exist(self) -> Reply:
         asked = (await self.request.json()).get("provider_ids") or []
-        present = {(one.plugin_id, name) for one in self.plugins.installed(self.tenant)
+        present = {(one.plugin_id, name) for one in self.parts.plugins.installed(self.tenant)
                    for name in one.declaration.providers}  # fmt: skip
         return succeeded([(one.get("plugin_id"), one.get("provider_name")) in present for one in asked])
 
@@ -431,18 +434,18 @@ class _Management:
         name, _, word = category.partition("/")
         if word != "list":
             raise NotFoundError(f"there is nothing at {category!r} of the plugins' interface")
-        found = [one for one in self.plugins.installed(self.tenant) if one.declaration.manifest.category == name]
+        found = [one for one in self.parts.plugins.installed(self.tenant) if one.declaration.manifest.category == name]
         return succeeded({"list": [self._installation(one) for one in self._page(found)], "has_more": False})
 
     async def debugging_key(self) -> Reply:
-        return succeeded({"key": self.plugins.debugging_key(self.tenant)})
+        return succeeded({"key": self.parts.debugged.key(self.tenant)})
 
     # endpoints
 
     async def set_up_endpoint(self) -> Reply:
         body = await self.request.json()
         plugin = PluginIdentifier.parse(_text(body, "plugin_unique_identifier")).id
-        await self.plugins.set_up_endpoint(
+        await self.parts.endpoints.set_up(
             self.tenant, plugin, _text(body, "name"), _object(body, "settings"), user=str(body.get("user_id") or "")
         )
         return succeeded(True)
@@ -450,38 +453,38 @@ class _Management:
     async def update_endpoint(self) -> Reply:
         body = await self.request.json()
         name = _text(body, "endpoint_id")
-        known = next((one for one in self.plugins.endpoints(self.tenant) if one[0] == name), None)
+        known = next((one for one in self.parts.endpoints.all(self.tenant) if one[0] == name), None)
         if known is None:
             raise NotFoundError(f"endpoint {name!r} does not exist")
-        await self.plugins.set_up_endpoint(
+        await self.parts.endpoints.set_up(
             self.tenant, known[2].plugin, str(body.get("name") or known[1]), _object(body, "settings"), id=name
         )
         return succeeded(True)
 
     async def remove_endpoint(self) -> Reply:
         body = await self.request.json()
-        await self.plugins.remove(self.tenant, PluginEndpoint.kind, _text(body, "endpoint_id"))
+        await self.parts.endpoints.remove(self.tenant, _text(body, "endpoint_id"))
         return succeeded(True)
 
     async def enable_endpoint(self) -> Reply:
         body = await self.request.json()
-        await self.plugins.change_endpoint(self.tenant, _text(body, "endpoint_id"), is_enabled=True)
+        await self.parts.endpoints.enable(self.tenant, _text(body, "endpoint_id"), is_on=True)
         return succeeded(True)
 
     async def disable_endpoint(self) -> Reply:
         body = await self.request.json()
-        await self.plugins.change_endpoint(self.tenant, _text(body, "endpoint_id"), is_enabled=False)
+        await self.parts.endpoints.enable(self.tenant, _text(body, "endpoint_id"), is_on=False)
         return succeeded(True)
 
     async def endpoints(self) -> Reply:
         plugin = self.request.query("plugin_id")
-        found = [one for one in self.plugins.endpoints(self.tenant) if plugin in (None, one[2].plugin)]
+        found = [one for one in self.parts.endpoints.all(self.tenant) if plugin in (None, one[2].plugin)]
         return succeeded({"endpoints": [self._endpoint(*one) for one in self._page(found)], "total": len(found)})
 
     # shapes
 
     def _endpoint(self, id: str, name: str, one: PluginEndpoint) -> JSON:  # noqa: A002
-        declaration = self.plugins.find(self.tenant, one.plugin).declaration
+        declaration = self.parts.plugins.find(self.tenant, one.plugin).declaration
         return {
             "id": id,
             "name": name,
@@ -495,7 +498,7 @@ class _Management:
 
     def _installation(self, one: Installed) -> JSON:
         manifest = one.declaration.manifest
-        endpoints = [each for _, _, each in self.plugins.endpoints(self.tenant) if each.plugin == one.plugin_id]
+        endpoints = [each for _, _, each in self.parts.endpoints.all(self.tenant) if each.plugin == one.plugin_id]
         return {
             "id": one.id,
             "installation_id": one.id,
@@ -530,15 +533,17 @@ class _Management:
                 for name, value in document.items()}  # fmt: skip
 
     def _asset(self, name: str) -> Reply:
-        for one in self.plugins.installed(self.tenant):
+        for one in self.parts.plugins.installed(self.tenant):
             for file in _icons(one.declaration.document):
                 if asset_id(one.identifier, file) == name:
                     kind = b"image/svg+xml" if file.endswith(".svg") else b"application/octet-stream"
-                    return Reply(self.plugins.asset(self.tenant, one.plugin_id, file), content_type=kind, headers=FILE)
+                    return Reply(
+                        self.parts.plugins.asset(self.tenant, one.plugin_id, file), content_type=kind, headers=FILE
+                    )
         raise NotFoundError(f"asset {name!r} does not exist")
 
     async def extracted(self, rest: str) -> Reply:
-        package = self.plugins.host.package(self._query("plugin_unique_identifier"))
+        package = self.parts.host.package(self._query("plugin_unique_identifier"))
         path = self._query("file_path")
         if path not in package.files:
             raise NotFoundError(f"{path!r} is not in the package")
@@ -546,7 +551,7 @@ class _Management:
 
     async def decoded(self) -> Reply:
         identifier = self._query("plugin_unique_identifier")
-        declaration = self.plugins.host.declaration(identifier)
+        declaration = self.parts.host.declaration(identifier)
         return succeeded({"unique_identifier": identifier, "manifest": self._shown(identifier, declaration.document)})
 
 

@@ -19,6 +19,8 @@ from modelyard.gateway.tenant_content import FILE, ContentRules, disposition, me
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.runtime.caller import current_caller
+from modelyard.runtime.plugin_endpoints import PluginEndpoints
+from modelyard.runtime.plugin_subscriptions import PluginSubscriptions
 from modelyard.runtime.plugins import Plugins
 from modelyard.storage.files import FileStore
 from modelyard.workflow.triggers import Triggers
@@ -32,12 +34,13 @@ class EndpointRoute:
     """ANY /e/ID/PATH: a plugin answers."""
 
     plugins: Plugins
+    endpoints: PluginEndpoints
     origin: Callable[[], str]
     rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         hook, rest = request.names["hook"], request.names.get("rest", "")
-        tenant, endpoint, settings = self.plugins.endpoint(hook)
+        tenant, endpoint, settings = self.endpoints.endpoint(hook)
         path = f"/{rest}"
         body = await request.body(_MOST_BODY)
         sent = {"Dify-Hook-Id": hook, "Dify-Hook-Url": f"{self.origin()}/e/{hook}{path}"}
@@ -86,6 +89,7 @@ class TriggerRoute:
     """ANY /t/ID: something happened elsewhere; the trigger plugin says what, and what to answer."""
 
     plugins: Plugins
+    subscriptions: PluginSubscriptions
     triggers: Triggers
     on_event: Callable[[], Callable[[str, str, str, JSON], Awaitable[None]] | None]
     """Who else is told (tenant, subscription, event, variables); None where nobody is."""
@@ -93,7 +97,7 @@ class TriggerRoute:
 
     async def __call__(self, request: Request) -> Reply:
         name, rest = request.names["subscription"], request.names.get("rest", "")
-        tenant, subscription, kept = self.plugins.subscription(name)
+        tenant, subscription, kept = self.subscriptions.subscription(name)
         raw = raw_request(request, f"/{rest}", await request.body(), {}, self.rules).hex()
         common = {"provider": subscription.provider, "raw_http_request": raw, **kept}
         found = await self.plugins.one(tenant, subscription.plugin, "trigger", "dispatch_trigger_event", common)

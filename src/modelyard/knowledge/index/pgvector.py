@@ -15,7 +15,7 @@ from modelyard.knowledge.index.bm25 import K1, B
 from modelyard.knowledge.index.follower import Follower
 from modelyard.knowledge.rows import Changes
 from modelyard.knowledge.store import KnowledgeStore
-from modelyard.storage.database import Connection, StorageUnavailableError
+from modelyard.storage.database import Connection, DuplicateError, StorageUnavailableError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ class PgVectorIndex(Follower):
         connection = self._idle.pop() if self._idle else engine.connect()
         try:
             found = work(connection)
-        except engine.errors as error:
+        except (*engine.errors, DuplicateError) as error:
             with suppress(*engine.errors):
                 connection.close()
             if engine.passes(error):

@@ -1,0 +1,100 @@
+"""The view that each process keeps, where several refreshes overlap."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.app import Modelyard
+from modelyard.base.errors import ConfigError
+from modelyard.base.settings import Settings
+from modelyard.runtime.tenancy import Directory, User
+from modelyard.storage.database import Database
+from modelyard.storage.resources import Resource, Resources
+from modelyard.testing import FakeClock
+
+
+class _Nothing:
+    """No database: the test hands changes over itself."""
+
+    async def since(self, revision: int) -> Sequence[Resource]:
+        return ()
+
+
+def _user(revision: int, row: str, *, is_deleted: bool = False) -> Resource:
+    body = "{}" if is_deleted else f'{{"email": "{revision}@example.org"}}'
+    return Resource(
+        tenant="acme", kind="user", id=row, name=row, body=body, revision=revision, created_at=0.0, updated_at=0.0,
+        is_deleted=is_deleted,
+    )  # fmt: skip
+
+
+def _seen(directory: Directory) -> dict[str, str]:
+    return {known.id: user.email for known, user in directory.of("acme", User)}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=12),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=8),
+)
+def test_refreshes_that_overtake_each_other_end_with_the_newest(
+    changes: Sequence[tuple[str, bool]], reads: Sequence[tuple[int, int]]
+):
+    """The law: whichever answer comes first, a row is as it was changed last."""
+    rows = [_user(at, row, is_deleted=gone) for at, (row, gone) in enumerate(changes, 1)]
+
+    def read(since: int, until: int) -> list[Resource]:
+        """What `since` said to a refresh that asked when `until` changes had been made: each row as it was then."""
+        latest = {row.id: row for row in rows[:until]}
+        return sorted((row for row in latest.values() if row.revision > since), key=lambda row: row.revision)
+
+    directory = Directory(_Nothing())
+    # A refresh asks from where the view stood at some time, and its answer may come after those of later ones.
+    stood = [0]
+    for since_at, until in reads:
+        since = stood[since_at % len(stood)]
+        directory.take(read(since, min(until, len(rows))))
+        stood.append(directory.revision)
+    directory.take(read(directory.revision, len(rows)))
+    last = {row.id: row for row in rows}
+    assert _seen(directory) == {row.id: f"{row.revision}@example.org" for row in last.values() if not row.is_deleted}
+
+
+def test_refreshes_at_once_see_every_change():
+    async def work() -> None:
+        database = Database(":memory:")
+        resources = Resources(database, FakeClock())
+        directory = Directory(resources)
+        assert not directory.is_read
+
+        async def change(name: str) -> None:
+            await resources.add("acme", "user", name, lambda row: '{"email": "x@example.org"}')
+            await directory.refresh()
+            assert directory.named("acme", User, name) is not None  # whoever changes something sees it at once
+
+        await asyncio.gather(*(change(f"u{number}") for number in range(20)))
+        assert directory.is_read
+        assert len(directory.of("acme", User)) == 20
+        assert directory.revision == await resources.revision()
+        database.close()
+
+    asyncio.run(work())
+
+
+def test_a_modelyard_that_was_not_opened_calls_nothing(tmp_path: Path):
+    """Limits and credentials that lie in the database are not known to it."""
+
+    async def work() -> None:
+        yard = Modelyard(Settings(home=str(tmp_path)), environ={})
+        try:
+            with pytest.raises(ConfigError, match="not open"):
+                yard.model("default")
+            await yard.open()
+            assert yard.directory.is_read
+        finally:
+            await yard.aclose()
+
+    asyncio.run(work())
