@@ -82,7 +82,7 @@ async def _ours(
             began = time.perf_counter()
             index: Any = parts.index_of(dataset)
             assert isinstance(index, MemoryIndex)
-            dataset = await parts.store.dataset("default", dataset.id)
+            dataset = await parts.stored.datasets.get("default", dataset.id)
             space = Space("default", dataset.id, dataset.space, dataset.dimensions, dataset.generation)
             await index.follow(space)
             seen["load_s"] = round(time.perf_counter() - began, 2)
@@ -100,7 +100,7 @@ async def _searched(
     seen: dict[str, Any], parts: KnowledgeParts, index: MemoryIndex, space: Space, dataset: Dataset,
     texts: Sequence[str], vectors: np.ndarray, questions: Sequence[str], asked: np.ndarray,
 ) -> None:  # fmt: skip
-    rows = parts.store.changes(space.dataset, space.number, 0, space.generation)
+    rows = await parts.stored.entries.changes(space.dataset, space.number, 0, space.generation)
     place = {entry: at for at, entry in enumerate(rows.ids)}
     matrix = np.stack([np.frombuffer(one, np.float32) for one in rows.vectors])
     count = len(questions)

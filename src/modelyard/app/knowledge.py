@@ -20,7 +20,7 @@ from modelyard.knowledge.ingest import Embedder, Indexer
 from modelyard.knowledge.models import RuntimeModels
 from modelyard.knowledge.retrieve import Retriever
 from modelyard.knowledge.sources import SourceReader
-from modelyard.knowledge.store import KnowledgeStore
+from modelyard.knowledge.stored.stored import stored_in
 from modelyard.providers.local.provider import OCR
 from modelyard.runtime import api_keys
 from modelyard.runtime.caller import Caller
@@ -34,7 +34,7 @@ class KnowledgeParts:
     def __init__(self, yard: "Modelyard", *, embedder: Embedder | None = None) -> None:
         chosen = yard.settings.knowledge
         self._yard = yard
-        self.store = KnowledgeStore(yard.database, yard.clock.time)
+        self.stored = stored_in(yard.database, yard.clock.time)
         limits = JailLimits(memory_mb=chosen.document_memory_mb, document_seconds=chosen.document_seconds, at_once=2)
         self.jail = Jail(limits, is_enabled=yard.settings.workflows.code)
         self.models = RuntimeModels(yard.models)
@@ -43,12 +43,14 @@ class KnowledgeParts:
             yard.files, self.jail, yard.workflow_parts.egress, most_mb=chosen.most_mb, ocr=self._text_in
         )
         self.gatherer = Gatherer(yard.workflow_parts.egress, reader)
-        self.external = ExternalKnowledge(self.store, yard.workflow_parts.egress, yard.keys)
+        self.external = ExternalKnowledge(self.stored.externals, yard.workflow_parts.egress, yard.keys)
         made = embedder or self.models
-        self.indexer = Indexer(self.store, made, reader, self.models, at_once=chosen.at_once, caller_of=self._caller_of)
-        self.retriever = Retriever(self.store, self.index_of, made, self.models, self.models, self.external)
+        self.indexer = Indexer(
+            self.stored, made, reader, self.models, at_once=chosen.at_once, caller_of=self._caller_of
+        )
+        self.retriever = Retriever(self.stored, self.index_of, made, self.models, self.models, self.external)
         self.answerer = Answerer(self.retriever, self.models, self.models, self.models)
-        self.datasets = Datasets(self.store, self.indexer, self.retriever, yard.files, reader, self.index_of)
+        self.datasets = Datasets(self.stored, self.indexer, self.retriever, yard.files, reader, self.index_of)
         self.evaluations = Evaluations(yard.workflow_parts.tools.kept, self.datasets, self.models, yard.clock.time)
 
     def index_of(self, dataset: Dataset) -> Index:
@@ -62,17 +64,22 @@ class KnowledgeParts:
         chosen = self._yard.settings.knowledge
         match name:
             case "memory":
-                return MemoryIndex(self.store.changes, megabytes=chosen.memory_mb, graph_from=chosen.graph_from)
+                return MemoryIndex(
+                    self.stored.entries.changes, megabytes=chosen.memory_mb, graph_from=chosen.graph_from
+                )
             case "pgvector":
                 from modelyard.knowledge.index.pgvector import PgVectorIndex
+                from modelyard.storage.vectors import VectorTables
 
-                return PgVectorIndex(self.store)
+                changes, followers = self.stored.entries.changes, self.stored.followers
+                return PgVectorIndex(changes, followers, VectorTables(self._yard.database))
             case "qdrant":
                 from modelyard.knowledge.index.qdrant import QdrantIndex
 
                 return QdrantIndex(
-                    self.store, self._yard.workflow_parts.egress, chosen.qdrant_url, chosen.qdrant_api_key
-                )
+                    self.stored.entries.changes, self.stored.followers, self._yard.workflow_parts.egress,
+                    chosen.qdrant_url, chosen.qdrant_api_key,
+                )  # fmt: skip
             case _:
                 raise ConfigError(f"knowledge.store {name!r} is none; memory, pgvector and qdrant are")
 

@@ -190,7 +190,7 @@ async def gather(
     """Have the dataset hold what was gathered: new documents are added, changed ones indexed anew, and with `deletes`
     those that did not come again are deleted."""
     known: dict[str, Any] = {}
-    for row in await datasets.store.sources(dataset.tenant, dataset.id):
+    for row in await datasets.stored.documents.sources(dataset.tenant, dataset.id):
         source = msgspec.json.decode(row["source"])
         if source.get("gathered") == kind:
             known[source["key"]] = row
@@ -210,7 +210,7 @@ async def gather(
             )
             told["added"] += 1
         elif row["digest"] != digest:
-            document = await datasets.store.document(dataset.tenant, dataset.id, row["id"])
+            document = await datasets.stored.documents.get(dataset.tenant, dataset.id, row["id"])
             await datasets.update_text(dataset, document, name=one.name, text=one.text, source=source)
             told["changed"] += 1
         else:

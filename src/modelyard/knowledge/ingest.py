@@ -24,7 +24,8 @@ from modelyard.base.lazy import lazy
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import Child, Dataset, DocForm, Document, Segment, Status, Technique
 from modelyard.knowledge.rows import DocumentPart, Entry, Indexed, Ready
-from modelyard.knowledge.store import LEASE_SECONDS, KnowledgeStore
+from modelyard.knowledge.stored.claims import LEASE_SECONDS
+from modelyard.knowledge.stored.stored import Stored
 from modelyard.models.tokens import estimate_tokens
 from modelyard.runtime.caller import Caller, acting_for
 from modelyard.storage.database import StorageUnavailableError
@@ -100,7 +101,7 @@ class _Work:
 class Indexer:
     def __init__(
         self,
-        store: KnowledgeStore,
+        stored: Stored,
         embedder: Embedder,
         reader: Reader,
         writer: Writer | None = None,
@@ -109,7 +110,7 @@ class Indexer:
         caller_of: Callable[[Document], Caller | None] = lambda document: None,
     ) -> None:
         self._caller_of = caller_of
-        self._store = store
+        self._stored = stored
         self._embedder = embedder
         self._reader = reader
         self._writer = writer
@@ -147,7 +148,7 @@ class Indexer:
         self._loop = None
         if self._held:
             with suppress(StorageUnavailableError):
-                await self._store.give_back(list(self._held))
+                await self._stored.claims.give_back(list(self._held))
             self._held.clear()
 
     async def _go(self) -> None:
@@ -164,15 +165,15 @@ class Indexer:
     async def _look(self) -> None:
         now = time.monotonic()
         if self._held and now - self._renewed > LEASE_SECONDS / 3:
-            await self._store.renew()
+            await self._stored.claims.renew()
             self._renewed = now
         if self._held:
-            wanted = await self._store.commands()
+            wanted = await self._stored.claims.commands()
             self._unwanted.update((one, wanted[one]) for one in wanted.keys() & self._held)
         room = self._at_once - len(self._groups)
         if room <= 0:
             return
-        claimed = await self._store.claim(room * _GROUP)
+        claimed = await self._stored.claims.claim(room * _GROUP)
         if claimed:
             self.take(claimed)
 
@@ -191,7 +192,7 @@ class Indexer:
                     await self._group(group)
             except StorageUnavailableError as error:
                 logger.warning("documents wait for the database", extra={"fields": {"error": str(error)}})
-                await self._store.give_back([one.document.id for one in group])
+                await self._stored.claims.give_back([one.document.id for one in group])
             except Exception as error:
                 logger.exception("documents cannot be indexed")
                 for one in group:
@@ -212,8 +213,8 @@ class Indexer:
         async with asyncio.timeout(timeout):
             while True:
                 done = self._done
-                if not await self._store.unfinished(tenant, dataset, batch):
-                    found, _ = await self._store.documents(tenant, dataset, batch=batch, most=1_000_000)
+                if not await self._stored.documents.unfinished(tenant, dataset, batch):
+                    found, _ = await self._stored.documents.listed(tenant, dataset, batch=batch, most=1_000_000)
                     return found
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
@@ -224,11 +225,11 @@ class Indexer:
     async def _group(self, group: list[_Work]) -> None:
         first = group[0].document
         try:
-            dataset = await self._store.dataset(first.tenant, first.dataset)
+            dataset = await self._stored.datasets.get(first.tenant, first.dataset)
         except ModelyardError:
             return  # it was deleted, and its documents with it
-        now = self._store.now
-        kept = await self._store.texts([one.document.id for one in group])
+        now = self._stored.now
+        kept = await self._stored.texts.of([one.document.id for one in group])
         ready = [one for one in group if await self._read(one, dataset, kept.get(one.document.id))]
         if not ready:
             return
@@ -238,7 +239,7 @@ class Indexer:
             for one in ready:
                 one.at(Status.COMPLETED, "completed", now())
             if ready:
-                await self._store.publish([Ready(one.document, one.turn, one.indexed) for one in ready])
+                await self._stored.publisher.publish([Ready(one.document, one.turn, one.indexed) for one in ready])
         except StorageUnavailableError:
             raise
         except ModelyardError as error:
@@ -250,7 +251,7 @@ class Indexer:
 
     async def _read(self, work: _Work, dataset: Dataset, kept: list[DocumentPart] | None) -> bool:
         """Read and split; False where there is nothing more to do with it."""
-        now = self._store.now
+        now = self._stored.now
         if await self._stopped(work):
             return False
         document = work.document
@@ -282,12 +283,12 @@ class Indexer:
 
     async def _parts(self, work: _Work) -> list[DocumentPart]:
         document = work.document
-        await self._store.progress([(document, work.turn)])
+        await self._stored.claims.progress([(document, work.turn)])
         read = await self._reader.read(document)
         if read.kind and "kind" not in document.metadata:
             metadata = {**document.metadata, "format": read.kind.lstrip(".")}
             work.document = msgspec.structs.replace(work.document, metadata=metadata)
-        await self._store.keep_text(document.id, read.parts)
+        await self._stored.texts.keep(document.id, read.parts)
         return read.parts
 
     async def _write_pairs(self, work: _Work, parts: Sequence[DocumentPart], dataset: Dataset) -> None:
@@ -301,7 +302,7 @@ class Indexer:
             pairs += prepare.pairs_of_answer(await writer.write(work.document.tenant, "default", prompt))
             if await self._stopped(work):
                 return
-        work.indexed, work.texts = prepare.of_pairs(work.document, pairs, dataset.settings, self._store.now())
+        work.indexed, work.texts = prepare.of_pairs(work.document, pairs, dataset.settings, self._stored.now())
 
     async def _summarise(self, work: _Work, dataset: Dataset) -> None:
         writer = self._needed("summaries")
@@ -323,13 +324,13 @@ class Indexer:
         if not command:
             return False
         status = Status.PAUSED if command == "pause" else Status.ERROR
-        await self._store.failed(work.document, work.turn, status, "" if command == "pause" else "cancelled")
+        await self._stored.claims.failed(work.document, work.turn, status, "" if command == "pause" else "cancelled")
         return True
 
     async def _failed(self, work: _Work, error: ModelyardError) -> None:
         fields = {"document": work.document.id, "error": str(error)}
         logger.info("a document cannot be indexed", extra={"fields": fields})
-        await self._store.failed(work.document, work.turn, Status.ERROR, str(error))
+        await self._stored.claims.failed(work.document, work.turn, Status.ERROR, str(error))
 
     # vectors
 
@@ -343,7 +344,7 @@ class Indexer:
         known: dict[str, bytes] = {}
         for one in group:
             if one.is_resumed:
-                known.update(await self._store.known_vectors(one.document.id, dataset.space, model))
+                known.update(await self._stored.entries.known_vectors(one.document.id, dataset.space, model))
         missing = [one for one in texts if one not in known]
         is_slow = len(missing) > _BATCH or bool(known)
         resolved = dataset.model
@@ -358,7 +359,7 @@ class Indexer:
             known.update(made)
             done += len(some)
             if is_slow:
-                await self._store.stage([
+                await self._stored.entries.stage([
                     (one.document.id, model, digest, made[digest])
                     for one in group for digest in one.texts.keys() & made.keys()
                 ])  # fmt: skip
@@ -387,7 +388,7 @@ class Indexer:
                 share = min(count, count * done // max(1, total))
                 shown.append((msgspec.structs.replace(one.document, segments=count, done=share), one.turn))
         if shown:
-            await self._store.progress(shown)
+            await self._stored.claims.progress(shown)
 
     # by hand
 
@@ -399,7 +400,7 @@ class Indexer:
 
         `children` are a segment's by its id, where they are not to be split anew.
         """
-        now = self._store.now()
+        now = self._stored.now()
         indexed = Indexed()
         texts: dict[str, str] = {}
         for one in segments:
@@ -414,7 +415,7 @@ class Indexer:
             self._enter(dataset, document, kept, indexed, texts, (children or {}).get(kept.id))
         if texts:
             await self._vectors(dataset, indexed, texts)
-        return await self._store.put_segments(document, indexed, is_new=is_new)
+        return await self._stored.publisher.put_segments(document, indexed, is_new=is_new)
 
     @staticmethod
     def _keywords(dataset: Dataset, one: Segment) -> list[str]:
@@ -424,7 +425,7 @@ class Indexer:
         self, dataset: Dataset, document: Document, one: Segment, indexed: Indexed, texts: dict[str, str],
         given: Sequence[str] | None,
     ) -> None:  # fmt: skip
-        now = self._store.now()
+        now = self._stored.now()
         pieces: Sequence[str] = given if given is not None else ()
         if given is None and document.form is DocForm.HIERARCHICAL:
             pieces = [
@@ -472,25 +473,25 @@ class Indexer:
         space = dataset.space + 1
         dimensions, resolved = 0, ""
         while True:
-            documents, _ = await self._store.documents(dataset.tenant, dataset.id, most=10_000_000)
+            documents = await self._stored.documents.every(dataset.tenant, dataset.id)
             for at, document in enumerate(documents):
-                old = await self._store.entries_of(document.id, dataset.space)
+                old = await self._stored.entries.of(document.id, dataset.space)
                 new = {
                     (row["segment"], row["child"], row["digest"])
-                    for row in await self._store.entries_of(document.id, space)
+                    for row in await self._stored.entries.of(document.id, space)
                 }
                 if {(row["segment"], row["child"], row["digest"]) for row in old} != new:
                     moved = await self._moved(dataset, old)
                     dimensions, resolved = moved.dimensions or dimensions, moved.model or resolved
-                    await self._store.put_beside(dataset.id, space, document.id, moved.entries)
+                    await self._stored.publisher.put_beside(dataset.id, space, document.id, moved.entries)
                 told(at + 1, len(documents))
-            if await self._store.switch(dataset, space, dimensions, resolved):
-                return await self._store.dataset(dataset.tenant, dataset.id)
+            if await self._stored.publisher.switch(dataset, space, dimensions, resolved):
+                return await self._stored.datasets.get(dataset.tenant, dataset.id)
 
     async def _moved(self, dataset: Dataset, rows: Sequence[Any]) -> Indexed:
         """A document's entries with vectors of another model."""
         entries = [row["id"] for row in rows]
-        details = await asyncio.to_thread(self._store.details_now, dataset.tenant, dataset.id, entries)
+        details = (await self._stored.searches.details(dataset.tenant, dataset.id, entries)).of_entries
         texts: dict[str, str] = {}
         for row in rows:
             if (detail := details.get(row["id"])) is None:

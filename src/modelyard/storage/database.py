@@ -211,13 +211,20 @@ class _Readers:
 
     def execute(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Row]:
         """Raises StorageUnavailableError where the database cannot be asked."""
+        return self.run(lambda connection: connection.execute(statement, values))
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """What `work`, which only reads, returns; it is tried again where that may help.
+
+        Raises StorageUnavailableError where the database cannot be asked.
+        """
         with self._places:
             try:
-                return self._tried(statement, values)
+                return self._tried(work)
             except self._engine.errors as error:
                 self._refuse_damage(error)
             try:
-                return self._tried(statement, values)
+                return self._tried(work)
             except self._engine.errors as error:
                 self._refuse_damage(error)
                 where = self._engine.where
@@ -231,12 +238,12 @@ class _Readers:
             self._on_damage(str(error))
             raise StorageUnavailableError(f"database {self._engine.where!r} is damaged") from error
 
-    def _tried(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Row]:
+    def _tried(self, work: Callable[[Connection], T]) -> T:
         generation = self._generation
         connection = self._taken()
         is_usable = True
         try:
-            return connection.execute(statement, values)
+            return work(connection)
         except self._engine.errors as error:
             # A server that was away does not come back on this connection.
             is_usable = self._engine.name == "sqlite" or not self._engine.passes(error)
@@ -431,6 +438,14 @@ class Database:
         readers = self._long_readers if is_long else self._readers
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(readers.threads, readers.execute, statement, values)
+
+    async def at_once(self, work: Callable[[Connection], T], *, is_long: bool = False) -> T:
+        """What `work` makes of several reads on one connection, for one trip to a thread. It may be done twice.
+
+        Raises StorageUnavailableError where the database cannot be asked. `is_long` is that of `fetch`.
+        """
+        readers = self._long_readers if is_long else self._readers
+        return await asyncio.get_running_loop().run_in_executor(readers.threads, readers.run, work)
 
     async def at_length(self, work: Callable[[], T]) -> T:
         """What `work` returns, which may read for long: in a thread that short reads do not need."""
