@@ -30,7 +30,7 @@ from modelyard.knowledge.entities import (
 )
 from modelyard.knowledge.index.base import Question, Space
 from modelyard.knowledge.index.memory import MemoryIndex
-from modelyard.knowledge.ingest import Embedded
+from modelyard.knowledge.vectors import Embedded
 from modelyard.plugins.environment import uv_path
 
 ROOT = Path(__file__).parents[1]

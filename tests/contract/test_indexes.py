@@ -211,7 +211,7 @@ def test_datasets_and_spaces_are_apart(run: Run):
         assert await store.names(other, "lives by the water", top_k=10) == ["whale"]
         # Another model beside the one in use: it answers all the while, and then from the other.
         store.embedder.dimensions = 32
-        moved = await store.parts.indexer.change_model(await store.parts.stored.datasets.get("t1", one.id))
+        moved = await store.parts.datasets.reindexer.change_model(await store.parts.stored.datasets.get("t1", one.id))
         assert (moved.dimensions, moved.space) == (32, 1)
         assert (await store.names(moved, "lynx"))[0] == "lynx"
         index, space = store.parts.index_of(moved), await store.space(moved)

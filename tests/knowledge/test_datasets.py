@@ -229,7 +229,7 @@ def test_a_model_that_changes_its_dimensions_is_told_apart(run: Run):
         assert "vectors of 32 numbers; this dataset's are of 'double/hash-64', 64 numbers" in other.error
         with pytest.raises(InvokeBadRequestError, match="index it anew"):
             await bench.find(one, "another")
-        moved = await bench.datasets.indexer.change_model(await bench.parts.stored.datasets.get("default", one.id))
+        moved = await bench.datasets.reindexer.change_model(await bench.parts.stored.datasets.get("default", one.id))
         assert moved.dimensions == 32
         assert (await bench.find(one, "shop opens at nine")).hits[0].document.name == "n0"
 
@@ -318,16 +318,16 @@ def test_segments_by_hand_and_chunks_of_a_pipeline(run: Run):
     async def work(bench: Bench) -> None:
         one = await bench.dataset(process_rule=LINES)
         (document,) = await bench.add(one, GUIDE)
-        (made,) = await bench.datasets.add_segments(one, document, [{"content": "We speak Dutch.", "keywords": ["x"]}])
+        (made,) = await bench.datasets.segments.add(one, document, [{"content": "We speak Dutch.", "keywords": ["x"]}])
         assert made.position == 4
-        changed = await bench.datasets.change_segment(
+        changed = await bench.datasets.segments.change(
             one, document, msgspec.structs.replace(made, content="We speak Danish.")
         )
         assert (await bench.find(one, "Danish")).hits[0].segment.id == changed.id
-        off = await bench.datasets.change_segment(one, document, msgspec.structs.replace(changed, is_enabled=False))
+        off = await bench.datasets.segments.change(one, document, msgspec.structs.replace(changed, is_enabled=False))
         assert all(hit.segment.id != off.id for hit in (await bench.find(one, "Danish")).hits)
         with pytest.raises(InvokeBadRequestError, match="Content is empty"):
-            await bench.datasets.add_segments(one, document, [{"content": " "}])
+            await bench.datasets.segments.add(one, document, [{"content": " "}])
         parts = [DocumentPart(text="A parent about cranes.", children=["cranes fly", "cranes dance"])]
         chunked = await bench.datasets.add_chunks(one, "chunks", parts, DocForm.HIERARCHICAL)
         await bench.datasets.wait(one, chunked.batch, 30)
@@ -590,7 +590,7 @@ def test_external_knowledge_is_asked(run: Run, upstream: Any):
         with pytest.raises(InvokeServerUnavailableError, match="status 404. it has no such knowledge"):
             await bench.find(one, "bad")
         assert "sk-far-key" not in str(await bench.parts.external.listed("default"))
-        rows = bench.yard.database.read("SELECT secret FROM external_knowledge")
+        rows = await bench.yard.database.fetch("SELECT secret FROM external_knowledge")
         assert "sk-far-key" not in rows[0]["secret"]
 
     run(work, egress={"private": [server.url.removeprefix("http://").removesuffix("/v1")]})

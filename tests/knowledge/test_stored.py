@@ -101,7 +101,7 @@ async def _everything(bench: Bench, stored: Stored, one: Any, document: Any) -> 
     retriever = Retriever(stored, bench.parts.index_of, bench.embedder)
     source = bench.parts.stored
     segments, _ = await source.segments.listed(tenant, document.id)
-    indexed = await bench.datasets.indexer._moved(one, await source.entries.of(document.id, one.space))
+    indexed = await bench.datasets.reindexer._moved(one, await source.entries.of(document.id, one.space))
     indexed.segments.extend(segments)
     await stored.publisher.put_segments(placed, indexed, is_new=True)
     await retriever.search([one.id], Asking(tenant=tenant, query="parcels", settings=RetrievalSettings(mmr=0.5)))

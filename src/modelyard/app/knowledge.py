@@ -11,16 +11,19 @@ from modelyard.jail.sandbox import Jail, JailLimits
 from modelyard.knowledge.answer import Answerer
 from modelyard.knowledge.crawl import Gatherer
 from modelyard.knowledge.datasets import Datasets
+from modelyard.knowledge.edit import SegmentEditor
 from modelyard.knowledge.entities import Dataset, Document
 from modelyard.knowledge.evaluations import Evaluations
 from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.index.memory import MemoryIndex
-from modelyard.knowledge.ingest import Embedder, Indexer
+from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.models import RuntimeModels
+from modelyard.knowledge.reindex import Reindexer
 from modelyard.knowledge.retrieve import Retriever
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.stored.stored import stored_in
+from modelyard.knowledge.vectors import Embedder, Vectors
 from modelyard.providers.local.provider import OCR
 from modelyard.runtime import api_keys
 from modelyard.runtime.caller import Caller
@@ -50,7 +53,11 @@ class KnowledgeParts:
         )
         self.retriever = Retriever(self.stored, self.index_of, made, self.models, self.models, self.external)
         self.answerer = Answerer(self.retriever, self.models, self.models, self.models)
-        self.datasets = Datasets(self.stored, self.indexer, self.retriever, yard.files, reader, self.index_of)
+        vectors = Vectors(made)
+        self.datasets = Datasets(
+            self.stored, self.indexer, self.retriever, yard.files, reader, self.index_of,
+            SegmentEditor(self.stored, vectors), Reindexer(self.stored, vectors),
+        )  # fmt: skip
         self.evaluations = Evaluations(yard.workflow_parts.tools.kept, self.datasets, self.models, yard.clock.time)
 
     def index_of(self, dataset: Dataset) -> Index:

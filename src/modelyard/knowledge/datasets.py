@@ -8,22 +8,21 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
-from modelyard.base.fields import few, may
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge import prepare
+from modelyard.knowledge.edit import SegmentEditor
 from modelyard.knowledge.entities import (
-    MOST_KEYWORDS,
     Dataset,
     DatasetSettings,
     DocForm,
     Document,
     ProcessRule,
-    Segment,
     Status,
 )
 from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.prepare import digest_of
+from modelyard.knowledge.reindex import Reindexer
 from modelyard.knowledge.retrieve import Asking, Retrieval, Retriever
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.knowledge.sources import SourceReader
@@ -45,11 +44,15 @@ class Datasets:
         files: FileStore,
         reader: SourceReader,
         index_of: Callable[[Dataset], Index],
+        editor: SegmentEditor,
+        reindexer: Reindexer,
     ) -> None:
         self.stored = stored
         self.indexer = indexer
         self.retriever = retriever
         self.reader = reader
+        self.segments = editor
+        self.reindexer = reindexer
         self._files = files
         self._index_of = index_of
         self._on_delete: list[Callable[[str, str], Awaitable[None]]] = []
@@ -99,7 +102,7 @@ class Datasets:
             )  # fmt: skip
             await self.stored.datasets.change(kept)
             one = msgspec.structs.replace(one, space=before.space)
-            return await self.indexer.change_model(one)
+            return await self.reindexer.change_model(one)
         return await self.stored.datasets.change(one)
 
     async def delete(self, tenant: str, id: str) -> None:  # noqa: A002
@@ -321,42 +324,6 @@ class Datasets:
             parts = await self.stored.texts.get(document.id) or []
             return f"{document.name}.txt", "\n\n".join(one.text for one in parts).encode()
         raise NotFoundError(f"document {document.id!r} has no file", code="file_not_found")
-
-    # segments
-
-    async def add_segments(
-        self, dataset: Dataset, document: Document, given: Sequence[Mapping[str, Any]]
-    ) -> list[Segment]:
-        made = [self._segment(document, one) for one in given]
-        return await self.indexer.put_segments(dataset, document, made, is_new=True)
-
-    @staticmethod
-    def _segment(document: Document, given: Mapping[str, Any]) -> Segment:
-        content = str(given.get("content") or "")
-        if not content.strip():
-            raise InvokeBadRequestError("Content is empty", param="content")
-        answer = str(given.get("answer") or "")
-        if document.form is DocForm.QA and not answer.strip():
-            raise InvokeBadRequestError("Answer is required", param="answer")
-        keywords = may(dict(given), "keywords", list)
-        return Segment(
-            tenant=document.tenant, dataset=document.dataset, document=document.id, id="", content=content,
-            answer=answer, keywords=[str(one) for one in few(keywords, MOST_KEYWORDS, "keywords")],
-        )  # fmt: skip
-
-    async def change_segment(
-        self, dataset: Dataset, document: Document, one: Segment, *, splits_anew: bool = True
-    ) -> Segment:
-        children: dict[str, Sequence[str]] = {}
-        if document.form is DocForm.HIERARCHICAL and not splits_anew:
-            kept, _ = await self.stored.segments.children(one.tenant, one.id)
-            children[one.id] = [each.content for each in kept]
-        (changed,) = await self.indexer.put_segments(dataset, document, [one], is_new=False, children=children)
-        return changed
-
-    async def set_children(self, dataset: Dataset, document: Document, one: Segment, contents: Sequence[str]) -> None:
-        """A segment's children as they are listed here."""
-        await self.indexer.put_segments(dataset, document, [one], is_new=False, children={one.id: contents})
 
 
 def files_below(folder: Path) -> list[tuple[str, str, int]]:

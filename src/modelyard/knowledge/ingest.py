@@ -10,23 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
-from modelyard.base.ids import new_uuid
 from modelyard.base.lazy import lazy
 from modelyard.knowledge import prepare
-from modelyard.knowledge.entities import Child, Dataset, DocForm, Document, Segment, Status, Technique
-from modelyard.knowledge.rows import DocumentPart, Entry, Indexed, Ready
+from modelyard.knowledge.entities import Dataset, DocForm, Document, Status
+from modelyard.knowledge.rows import DocumentPart, Indexed, Ready
 from modelyard.knowledge.stored.claims import LEASE_SECONDS
 from modelyard.knowledge.stored.stored import Stored
-from modelyard.models.tokens import estimate_tokens
+from modelyard.knowledge.vectors import BATCH, Embedder, Vectors
 from modelyard.runtime.caller import Caller, acting_for
 from modelyard.storage.database import StorageUnavailableError
 
@@ -37,7 +36,6 @@ else:
 
 logger = logging.getLogger("modelyard.knowledge")
 
-_BATCH = 64
 _GROUP = 256
 _GROUP_BYTES = 1 << 20
 _LOOK_SECONDS = 0.5
@@ -49,18 +47,6 @@ _QA_PROMPT = (
     "A2: …\n\nText:\n{text}"
 )
 _SUMMARY_PROMPT = "Say in one or two sentences, in the text's own language, what the following text is about.\n\n{text}"
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """`vectors`: float32, each of length 1, shape (texts, dimensions)."""
-
-    vectors: np.ndarray
-    model: str
-
-
-class Embedder(Protocol):
-    async def embed(self, tenant: str, model: str, texts: Sequence[str], *, is_query: bool = False) -> Embedded: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +97,7 @@ class Indexer:
     ) -> None:
         self._caller_of = caller_of
         self._stored = stored
-        self._embedder = embedder
+        self._vectors = Vectors(embedder)
         self._reader = reader
         self._writer = writer
         self._slots = asyncio.Semaphore(at_once)
@@ -123,8 +109,6 @@ class Indexer:
         self._held: set[str] = set()
         self._unwanted: dict[str, str] = {}
         self._renewed = 0.0
-        self.embedded = 0
-        """Texts that models were asked for, since the start."""
 
     # lifetime
 
@@ -346,16 +330,16 @@ class Indexer:
             if one.is_resumed:
                 known.update(await self._stored.entries.known_vectors(one.document.id, dataset.space, model))
         missing = [one for one in texts if one not in known]
-        is_slow = len(missing) > _BATCH or bool(known)
+        is_slow = len(missing) > BATCH or bool(known)
         resolved = dataset.model
         done = len(texts) - len(missing)
-        for at in range(0, len(missing), _BATCH):
-            some = missing[at : at + _BATCH]
+        for at in range(0, len(missing), BATCH):
+            some = missing[at : at + BATCH]
             if is_slow:
                 await self._progress(group, done, len(texts))
                 if len(group) == 1 and self._unwanted.get(group[0].document.id):
                     return
-            made, resolved = await self._made(dataset, some, texts)
+            made, resolved = await self._vectors.made(dataset, some, texts)
             known.update(made)
             done += len(some)
             if is_slow:
@@ -371,15 +355,6 @@ class Indexer:
                 one.indexed.model = resolved
             one.indexed.is_staged = is_slow or one.is_resumed
 
-    async def _made(
-        self, dataset: Dataset, digests: Sequence[str], texts: Mapping[str, str]
-    ) -> tuple[dict[str, bytes], str]:
-        """Vectors of a batch by digest, and the model that made them."""
-        wanted = [texts[one] for one in digests]
-        found = await self._embedder.embed(dataset.tenant, dataset.settings.embedding, wanted)
-        self.embedded += len(digests)
-        return dict(zip(digests, map(bytes, found.vectors.astype(np.float32)), strict=True)), found.model
-
     async def _progress(self, group: Sequence[_Work], done: int, total: int) -> None:
         shown: list[tuple[Document, int]] = []
         for one in group:
@@ -389,124 +364,6 @@ class Indexer:
                 shown.append((msgspec.structs.replace(one.document, segments=count, done=share), one.turn))
         if shown:
             await self._stored.claims.progress(shown)
-
-    # by hand
-
-    async def put_segments(
-        self, dataset: Dataset, document: Document, segments: Sequence[Segment], *, is_new: bool,
-        children: Mapping[str, Sequence[str]] | None = None,
-    ) -> list[Segment]:  # fmt: skip
-        """Segments that somebody wrote, or wrote anew: split into children where the document is, embedded, kept.
-
-        `children` are a segment's by its id, where they are not to be split anew.
-        """
-        now = self._stored.now()
-        indexed = Indexed()
-        texts: dict[str, str] = {}
-        for one in segments:
-            words = len(one.content) + len(one.answer)
-            tokens = estimate_tokens(one.content) + estimate_tokens(one.answer)
-            kept = msgspec.structs.replace(
-                one, words=words, tokens=tokens, digest=prepare.digest_of(one.content), updated_at=now,
-                id=one.id or new_uuid(), created_at=one.created_at or now,
-                keywords=one.keywords or self._keywords(dataset, one),
-            )  # fmt: skip
-            indexed.segments.append(kept)
-            self._enter(dataset, document, kept, indexed, texts, (children or {}).get(kept.id))
-        if texts:
-            await self._vectors(dataset, indexed, texts)
-        return await self._stored.publisher.put_segments(document, indexed, is_new=is_new)
-
-    @staticmethod
-    def _keywords(dataset: Dataset, one: Segment) -> list[str]:
-        return prepare.keywords(one.content) if dataset.settings.indexing_technique is Technique.ECONOMY else []
-
-    def _enter(
-        self, dataset: Dataset, document: Document, one: Segment, indexed: Indexed, texts: dict[str, str],
-        given: Sequence[str] | None,
-    ) -> None:  # fmt: skip
-        now = self._stored.now()
-        pieces: Sequence[str] = given if given is not None else ()
-        if given is None and document.form is DocForm.HIERARCHICAL:
-            pieces = [
-                piece.text
-                for parent in prepare.cut([DocumentPart(text=one.content)], document)[0]
-                for piece in parent.children
-            ]
-        for place, text in enumerate(pieces):
-            child = Child(
-                tenant=one.tenant, dataset=one.dataset, document=one.document, segment=one.id, id=new_uuid(),
-                position=place + 1, content=text, kind="automatic" if given is None else "customized", created_at=now,
-                updated_at=now,
-            )  # fmt: skip
-            indexed.children.append(child)
-            if one.is_enabled:
-                self._one(dataset, one.id, child.id, prepare.searched(one.heading, text), "", indexed, texts)
-        if one.is_enabled and not pieces:
-            self._one(dataset, one.id, "", prepare.searched(one.heading, one.content), one.answer, indexed, texts)
-        if one.is_enabled and one.summary:
-            self._one(dataset, one.id, "", one.summary, "", indexed, texts)
-
-    @staticmethod
-    def _one(
-        dataset: Dataset, segment: str, child: str, text: str, more: str, indexed: Indexed, texts: dict[str, str]
-    ) -> None:
-        made = prepare.entry(segment, child, text, f"{text}\n{more}" if more else text)
-        indexed.entries.append(made)
-        if dataset.settings.uses_vectors:
-            texts[made.digest] = text
-
-    async def _vectors(self, dataset: Dataset, indexed: Indexed, texts: Mapping[str, str]) -> None:
-        digests = list(texts)
-        known: dict[str, bytes] = {}
-        for at in range(0, len(digests), _BATCH):
-            made, indexed.model = await self._made(dataset, digests[at : at + _BATCH], texts)
-            known.update(made)
-            indexed.dimensions = len(next(iter(made.values()))) // 4
-        for entry in indexed.entries:
-            entry.vector = known.get(entry.digest, b"")
-
-    # another model
-
-    async def change_model(self, dataset: Dataset, told: Callable[[int, int], None] = lambda done, of: None) -> Dataset:
-        """Index anew, by the model that the settings name here. The old index answers until the new is whole."""
-        space = dataset.space + 1
-        dimensions, resolved = 0, ""
-        while True:
-            documents = await self._stored.documents.every(dataset.tenant, dataset.id)
-            for at, document in enumerate(documents):
-                old = await self._stored.entries.of(document.id, dataset.space)
-                new = {
-                    (row["segment"], row["child"], row["digest"])
-                    for row in await self._stored.entries.of(document.id, space)
-                }
-                if {(row["segment"], row["child"], row["digest"]) for row in old} != new:
-                    moved = await self._moved(dataset, old)
-                    dimensions, resolved = moved.dimensions or dimensions, moved.model or resolved
-                    await self._stored.publisher.put_beside(dataset.id, space, document.id, moved.entries)
-                told(at + 1, len(documents))
-            if await self._stored.publisher.switch(dataset, space, dimensions, resolved):
-                return await self._stored.datasets.get(dataset.tenant, dataset.id)
-
-    async def _moved(self, dataset: Dataset, rows: Sequence[Any]) -> Indexed:
-        """A document's entries with vectors of another model."""
-        entries = [row["id"] for row in rows]
-        details = (await self._stored.searches.details(dataset.tenant, dataset.id, entries)).of_entries
-        texts: dict[str, str] = {}
-        for row in rows:
-            if (detail := details.get(row["id"])) is None:
-                continue
-            one = detail.segment
-            plain = detail.child.content if detail.child else one.content
-            for text in (prepare.searched(one.heading, plain), one.summary):
-                if prepare.digest_of(text) == row["digest"]:
-                    texts[row["digest"]] = text
-        indexed = Indexed(entries=[
-            Entry(row["segment"], row["child"], row["digest"], b"", row["terms"], row["length"]) for row in rows
-        ])  # fmt: skip
-        if dataset.settings.uses_vectors:
-            await self._vectors(dataset, indexed, texts)
-        return indexed
 
 
 def _grouped(claimed: Iterable[tuple[Document, int]]) -> list[list[_Work]]:

@@ -32,9 +32,10 @@ from modelyard.knowledge.entities import (
 )
 from modelyard.knowledge.filters import check, fits
 from modelyard.knowledge.index.base import Found, Index, Question, Space
-from modelyard.knowledge.ingest import Embedder, Writer
+from modelyard.knowledge.ingest import Writer
 from modelyard.knowledge.stored.searches import Searched
 from modelyard.knowledge.stored.stored import Stored
+from modelyard.knowledge.vectors import Embedder
 
 if TYPE_CHECKING:
     import numpy as np

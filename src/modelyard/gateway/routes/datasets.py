@@ -462,7 +462,7 @@ class DatasetRoutes:
         given = list_of(asked.body, "segments")
         if not given or not all(isinstance(one, dict) for one in given):
             raise ServiceError(400, "invalid_param", "Segments is required")
-        made = await asked.datasets.add_segments(dataset, document, given)
+        made = await asked.datasets.segments.add(dataset, document, given)
         data = [await self._segment_shape(asked, one, document) for one in made]
         return json_reply({"data": data, "doc_form": document.form.value})
 
@@ -487,7 +487,7 @@ class DatasetRoutes:
         if "content" in changed and not changed["content"].strip():
             raise ServiceError(400, "invalid_param", "Content is empty")
         splits = "content" in changed and changed["content"] != segment.content
-        one = await asked.datasets.change_segment(
+        one = await asked.datasets.segments.change(
             dataset, document, msgspec.structs.replace(segment, **changed),
             splits_anew=bool(given.get("regenerate_child_chunks")) or splits,
         )  # fmt: skip
@@ -524,7 +524,7 @@ class DatasetRoutes:
         kept, _ = await asked.datasets.stored.segments.children(asked.tenant, segment.id)
         contents = [one.content for one in kept]
         change(contents)
-        await asked.datasets.set_children(dataset, document, segment, contents)
+        await asked.datasets.segments.set_children(dataset, document, segment, contents)
         found, _ = await asked.datasets.stored.segments.children(asked.tenant, segment.id)
         return [shapes.child_shape(one) for one in found]
 
