@@ -149,7 +149,7 @@ def test_documents_are_looked_at_switched_off_zipped_and_made_anew(run: Any):
         assert asked["data"][0]["content"] == "parcels"
         status, _ = await call("DELETE", base)
         assert status == 204
-        left = yard.database.read("SELECT (SELECT COUNT(*) FROM segments) + (SELECT COUNT(*) FROM index_entries) "
+        left = await yard.database.fetch("SELECT (SELECT COUNT(*) FROM segments) + (SELECT COUNT(*) FROM index_entries) "
                                   "+ (SELECT COUNT(*) FROM document_texts) AS left_over")  # fmt: skip
         assert left[0]["left_over"] == 0
 
