@@ -35,6 +35,8 @@ from modelyard.plugins.environment import uv_path
 
 ROOT = Path(__file__).parents[1]
 SMALL, LARGE = 5_000, 100_000
+AT_ONCE = 8
+"""Searches, where they are measured side by side."""
 
 
 class Known:
@@ -57,6 +59,11 @@ async def _timed(work: Callable[[int], Awaitable[Any]], count: int) -> tuple[flo
         times.append((time.perf_counter() - began) * 1000)
     times.sort()
     return round(times[len(times) // 2], 3), round(times[int(len(times) * 0.95)], 3)
+
+
+async def _in_turn(work: Callable[[int, Any], Awaitable[Any]], places: Sequence[int], how: Any) -> None:
+    for at in places:
+        await work(at, how)
 
 
 async def _ours(
@@ -128,6 +135,9 @@ async def _searched(
 
     hybrid = RetrievalSettings(top_k=10)
     seen["whole_hybrid_ms"], seen["whole_hybrid_95_ms"] = await _timed(lambda at: whole(at, hybrid), count)
+    began = time.perf_counter()
+    await asyncio.gather(*(_in_turn(whole, range(at, count, AT_ONCE), hybrid) for at in range(AT_ONCE)))
+    seen["whole_hybrid_at_once_ms"] = round((time.perf_counter() - began) * 1000 / count, 3)
     semantic = RetrievalSettings(top_k=10, search_method=SearchMethod.SEMANTIC)
     seen["whole_semantic_ms"], _ = await _timed(lambda at: whole(at, semantic), count)
     condition = Conditions(conditions=[Condition(name="batch", comparison_operator="=", value=7)])

@@ -5,8 +5,6 @@ is found of a document changes in one transaction at the end, so a document is t
 not at all. Vectors of what takes long are kept as they come: no text of a document is embedded twice.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -14,12 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
-from modelyard.base.lazy import lazy
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import Dataset, DocForm, Document, Status
 from modelyard.knowledge.rows import DocumentPart, Indexed, Ready
@@ -28,11 +25,6 @@ from modelyard.knowledge.stored.stored import Stored
 from modelyard.knowledge.vectors import BATCH, Embedder, Vectors
 from modelyard.runtime.caller import Caller, acting_for
 from modelyard.storage.database import StorageUnavailableError
-
-if TYPE_CHECKING:
-    import numpy as np
-else:
-    np = lazy("numpy", extra="knowledge")
 
 logger = logging.getLogger("modelyard.knowledge")
 
