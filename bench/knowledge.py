@@ -30,11 +30,13 @@ from modelyard.knowledge.entities import (
 )
 from modelyard.knowledge.index.base import Question, Space
 from modelyard.knowledge.index.memory import MemoryIndex
-from modelyard.knowledge.ingest import Embedded
+from modelyard.knowledge.vectors import Embedded
 from modelyard.plugins.environment import uv_path
 
 ROOT = Path(__file__).parents[1]
 SMALL, LARGE = 5_000, 100_000
+AT_ONCE = 8
+"""Searches, where they are measured side by side."""
 
 
 class Known:
@@ -57,6 +59,11 @@ async def _timed(work: Callable[[int], Awaitable[Any]], count: int) -> tuple[flo
         times.append((time.perf_counter() - began) * 1000)
     times.sort()
     return round(times[len(times) // 2], 3), round(times[int(len(times) * 0.95)], 3)
+
+
+async def _in_turn(work: Callable[[int, Any], Awaitable[Any]], places: Sequence[int], how: Any) -> None:
+    for at in places:
+        await work(at, how)
 
 
 async def _ours(
@@ -82,7 +89,7 @@ async def _ours(
             began = time.perf_counter()
             index: Any = parts.index_of(dataset)
             assert isinstance(index, MemoryIndex)
-            dataset = await parts.store.dataset("default", dataset.id)
+            dataset = await parts.stored.datasets.get("default", dataset.id)
             space = Space("default", dataset.id, dataset.space, dataset.dimensions, dataset.generation)
             await index.follow(space)
             seen["load_s"] = round(time.perf_counter() - began, 2)
@@ -100,7 +107,7 @@ async def _searched(
     seen: dict[str, Any], parts: KnowledgeParts, index: MemoryIndex, space: Space, dataset: Dataset,
     texts: Sequence[str], vectors: np.ndarray, questions: Sequence[str], asked: np.ndarray,
 ) -> None:  # fmt: skip
-    rows = parts.store.changes(space.dataset, space.number, 0, space.generation)
+    rows = await parts.stored.entries.changes(space.dataset, space.number, 0, space.generation)
     place = {entry: at for at, entry in enumerate(rows.ids)}
     matrix = np.stack([np.frombuffer(one, np.float32) for one in rows.vectors])
     count = len(questions)
@@ -128,6 +135,9 @@ async def _searched(
 
     hybrid = RetrievalSettings(top_k=10)
     seen["whole_hybrid_ms"], seen["whole_hybrid_95_ms"] = await _timed(lambda at: whole(at, hybrid), count)
+    began = time.perf_counter()
+    await asyncio.gather(*(_in_turn(whole, range(at, count, AT_ONCE), hybrid) for at in range(AT_ONCE)))
+    seen["whole_hybrid_at_once_ms"] = round((time.perf_counter() - began) * 1000 / count, 3)
     semantic = RetrievalSettings(top_k=10, search_method=SearchMethod.SEMANTIC)
     seen["whole_semantic_ms"], _ = await _timed(lambda at: whole(at, semantic), count)
     condition = Conditions(conditions=[Condition(name="batch", comparison_operator="=", value=7)])

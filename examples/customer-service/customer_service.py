@@ -67,7 +67,7 @@ async def prepare(yard: Modelyard) -> None:
         yard.tools.functions.add(one)
     datasets = yard.knowledge.datasets
     for name in ("customer_faq", "product_manual"):
-        dataset = await datasets.store.named("default", name) or await datasets.create("default", name)
+        dataset = await datasets.stored.datasets.named("default", name) or await datasets.create("default", name)
         await datasets.sync_folder(dataset, HERE / name, batch=f"{name}-files")
         await datasets.wait(dataset, f"{name}-files")
     await yard.apps.add("default", (HERE / "app.yml").read_text("utf-8"), mapping=AppMapping(models={"*": "default"}))

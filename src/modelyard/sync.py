@@ -149,7 +149,7 @@ class Knowledge:
         datasets = self._yard.knowledge.datasets
         provider, _, model = embedding.rpartition("/")
         settings = DatasetSettings(embedding_model=model, embedding_model_provider=provider)
-        return await datasets.store.named(DEFAULT_TENANT, name) or await datasets.create(
+        return await datasets.stored.datasets.named(DEFAULT_TENANT, name) or await datasets.create(
             DEFAULT_TENANT, name, settings=settings
         )
 

@@ -53,7 +53,7 @@ class Store:
         return [one.document.name for one in found.hits]
 
     async def space(self, dataset: Dataset) -> Space:
-        one = await self.parts.store.dataset("t1", dataset.id)
+        one = await self.parts.stored.datasets.get("t1", dataset.id)
         return Space("t1", one.id, one.space, one.dimensions, one.generation)
 
 
@@ -91,7 +91,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
                 try:
                     await work(store)
                 finally:
-                    for one in await parts.store.datasets("t1"):
+                    for one in await parts.stored.datasets.of("t1"):
                         await parts.datasets.delete("t1", one.id)
 
         asyncio.run(around())
@@ -159,7 +159,7 @@ def test_what_is_changed_and_deleted_is_so_at_once(run: Run):
         datasets = store.parts.datasets
         dataset = await store.dataset("changes")
         ids = await store.add(dataset, texts(8))
-        document = await store.parts.store.document("t1", dataset.id, ids[0])
+        document = await store.parts.stored.documents.get("t1", dataset.id, ids[0])
         changed = await datasets.update_text(dataset, document, text="A walrus now.")
         await datasets.wait(dataset, changed.batch, 60)
         assert (await store.names(dataset, "walrus"))[0] == "otter"
@@ -171,14 +171,14 @@ def test_what_is_changed_and_deleted_is_so_at_once(run: Run):
         assert await index.count(space) == 6
         await store.add(dataset, [("heron", "The heron is back.")])
         assert (await store.names(dataset, "heron"))[0] == "heron"
-        assert await store.parts.store.check("t1", dataset.id) == []
+        assert await store.parts.stored.integrity.problems("t1", dataset.id) == []
 
     run(work)
 
 
 def test_filters_switched_off_documents_and_readers_hold_in_every_leg(run: Run):
     async def work(store: Store) -> None:
-        datasets, rows = store.parts.datasets, store.parts.store
+        datasets, rows = store.parts.datasets, store.parts.stored
         dataset = await store.dataset("filters")
         ids = await store.add(dataset, texts())
         odd = Conditions(conditions=[Condition(name="kind", comparison_operator="is", value="odd")])
@@ -187,10 +187,10 @@ def test_filters_switched_off_documents_and_readers_hold_in_every_leg(run: Run):
                 dataset, "animal by the water", method, top_k=20, metadata_filtering_conditions=odd
             )
             assert sorted(found) == sorted(ANIMALS[1::2]), method
-        await rows.set_flags("t1", dataset.id, [ids[1]], enabled=False)
-        await rows.set_flags("t1", dataset.id, [ids[3]], archived=True)
-        secret = await rows.document("t1", dataset.id, ids[5])
-        await rows.describe(msgspec.structs.replace(secret, readers=["ann"]))
+        await rows.library.set_flags("t1", dataset.id, [ids[1]], enabled=False)
+        await rows.library.set_flags("t1", dataset.id, [ids[3]], archived=True)
+        secret = await rows.documents.get("t1", dataset.id, ids[5])
+        await rows.library.describe(msgspec.structs.replace(secret, readers=["ann"]))
         for method in ("semantic_search", "full_text_search", "hybrid_search"):
             settings = RetrievalSettings(search_method=SearchMethod(method), top_k=20)
             for user, seen in (("bob", 17), ("ann", 18), (None, 18)):
@@ -211,7 +211,7 @@ def test_datasets_and_spaces_are_apart(run: Run):
         assert await store.names(other, "lives by the water", top_k=10) == ["whale"]
         # Another model beside the one in use: it answers all the while, and then from the other.
         store.embedder.dimensions = 32
-        moved = await store.parts.indexer.change_model(await store.parts.store.dataset("t1", one.id))
+        moved = await store.parts.datasets.reindexer.change_model(await store.parts.stored.datasets.get("t1", one.id))
         assert (moved.dimensions, moved.space) == (32, 1)
         assert (await store.names(moved, "lynx"))[0] == "lynx"
         index, space = store.parts.index_of(moved), await store.space(moved)
@@ -258,7 +258,7 @@ def test_many_entries_are_found_as_exact_search_finds_them(run: Run):
         await index.count(space)
         if hasattr(index, "ready"):
             await index.ready()  # type: ignore[attr-defined]
-        changes = store.parts.store.changes(space.dataset, space.number, 0, space.generation)
+        changes = await store.parts.stored.entries.changes(space.dataset, space.number, 0, space.generation)
         matrix = np.stack([np.frombuffer(one, np.float32) for one in changes.vectors])
         hits = total = 0
         for at in range(0, 400, 20):

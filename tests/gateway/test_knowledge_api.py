@@ -149,7 +149,7 @@ def test_documents_are_looked_at_switched_off_zipped_and_made_anew(run: Any):
         assert asked["data"][0]["content"] == "parcels"
         status, _ = await call("DELETE", base)
         assert status == 204
-        left = yard.database.read("SELECT (SELECT COUNT(*) FROM segments) + (SELECT COUNT(*) FROM index_entries) "
+        left = await yard.database.fetch("SELECT (SELECT COUNT(*) FROM segments) + (SELECT COUNT(*) FROM index_entries) "
                                   "+ (SELECT COUNT(*) FROM document_texts) AS left_over")  # fmt: skip
         assert left[0]["left_over"] == 0
 
@@ -188,7 +188,7 @@ def test_a_question_is_answered_whole_and_in_events(run: Any):
         dataset, _ = await made(call)
         parts = yard.knowledge
         models = Models(answers={"When do parcels": "Parcels leave before noon [1]."})
-        retriever = Retriever(parts.store, parts.index_of, HashEmbedder(), models, models)
+        retriever = Retriever(parts.stored, parts.index_of, HashEmbedder(), models, models)
         parts.answerer = Answerer(retriever, models, models, models)
         asked = {"query": "When do parcels leave?"}
         status, told = await call("POST", f"/v1/datasets/{dataset}/ask", asked)

@@ -35,6 +35,7 @@ from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.retrieve import Asking, Retriever
 from modelyard.knowledge.rows import ConflictError, DocumentPart
 from modelyard.knowledge.sources import SourceReader
+from modelyard.knowledge.stored.stored import stored_in
 from modelyard.knowledge.transfer import export_dataset, import_dataset
 from tests.knowledge.conftest import Bench, Models, Run
 from tests.knowledge.formats import CASES, HARM, SCANNED, TYPED, fits, picture, scan
@@ -79,7 +80,7 @@ def test_every_format_is_found_by_what_it_says(run: Run):
             batches[added.id] = name
             (ended,) = await bench.datasets.wait(one, added.batch, 60)
             assert ended.status is Status.COMPLETED, (name, ended.error)
-            parts = await bench.parts.store.text(added.id) or []
+            parts = await bench.parts.stored.texts.get(added.id) or []
             assert fits(case, [msgspec.to_builtins(part) | {"page": part.page} for part in parts]) == [], name
         found = await bench.find(one, "sent back within 30 days", settings=RetrievalSettings(top_k=40))
         assert {batches[hit.document.id] for hit in found.hits} >= set(CASES) - {"XLS", "XLSX"}
@@ -107,8 +108,8 @@ def test_what_cannot_be_read_says_why_and_nothing_is_left(run: Run, name: str):
         (ended,) = await bench.datasets.wait(one, added.batch, 60)
         assert ended.status is Status.ERROR
         assert ended.error
-        assert await bench.parts.store.check("default", one.id) == []
-        assert (await bench.parts.store.segments("default", ended.id))[1] == 0
+        assert await bench.parts.stored.integrity.problems("default", one.id) == []
+        assert (await bench.parts.stored.segments.listed("default", ended.id))[1] == 0
         # The next one is not harmed by it.
         (fine,) = await bench.add(one, GUIDE)
         assert fine.status is Status.COMPLETED
@@ -126,7 +127,7 @@ def test_scans_and_pictures_are_read_by_ocr(run: Run):
             added = await bench.datasets.add_file(one, name, data)
             (ended,) = await bench.datasets.wait(one, added.batch, 120)
             assert ended.status is Status.COMPLETED, ended.error
-            parts = await bench.parts.store.text(added.id) or []
+            parts = await bench.parts.stored.texts.get(added.id) or []
             assert {part.page: " ".join(part.text.split()) for part in parts} == pages
 
     run(work)
@@ -177,27 +178,27 @@ def test_a_folder_is_followed(run: Run, tmp_path: Path):
 def test_pause_resume_cancel_and_retry(run: Run):
     async def work(bench: Bench) -> None:
         one = await bench.dataset()
-        store = bench.parts.store
+        stored = bench.parts.stored
         bench.embedder._seconds = 0.3
         long = "\n\n".join(f"Part {at} " + "word " * 300 for at in range(400))
         (added,) = await bench.datasets.add_texts(one, [("long", long)])
         await asyncio.sleep(0.5)
-        assert await store.command("default", one.id, added.id, "pause")
+        assert await stored.documents.command("default", one.id, added.id, "pause")
         (paused,) = await bench.datasets.wait(one, added.batch, 30)
         assert paused.status is Status.PAUSED
         assert 0 < paused.done < paused.segments
         before = bench.embedder.texts
-        assert await store.retry("default", one.id, added.id)
+        assert await stored.documents.retry("default", one.id, added.id)
         bench.datasets.indexer.wake()
         (ended,) = await bench.datasets.wait(one, added.batch, 60)
         assert ended.status is Status.COMPLETED
         assert bench.embedder.texts == ended.segments >= before > 0  # no text was embedded twice
         (other,) = await bench.datasets.add_texts(one, [("other", long + " more")])
         await asyncio.sleep(0.5)
-        await store.command("default", one.id, other.id, "cancel")
+        await stored.documents.command("default", one.id, other.id, "cancel")
         (stopped,) = await bench.datasets.wait(one, other.batch, 30)
         assert (stopped.status, stopped.error) == (Status.ERROR, "cancelled")
-        assert not await store.command("default", one.id, added.id, "pause")  # it is done already
+        assert not await stored.documents.command("default", one.id, added.id, "pause")  # it is done already
 
     run(work)
 
@@ -210,7 +211,7 @@ def test_a_model_that_fails_fails_its_documents_and_a_retry_mends_them(run: Run)
         assert {(each.status, each.error) for each in ended} == {(Status.ERROR, "the model is away")}
         bench.embedder.error = None
         for each in ended:
-            await bench.parts.store.retry("default", one.id, each.id)
+            await bench.parts.stored.documents.retry("default", one.id, each.id)
         bench.datasets.indexer.wake()
         again = await bench.datasets.wait(one, ended[0].batch, 30)
         assert {each.status for each in again} == {Status.COMPLETED}
@@ -228,7 +229,7 @@ def test_a_model_that_changes_its_dimensions_is_told_apart(run: Run):
         assert "vectors of 32 numbers; this dataset's are of 'double/hash-64', 64 numbers" in other.error
         with pytest.raises(InvokeBadRequestError, match="index it anew"):
             await bench.find(one, "another")
-        moved = await bench.datasets.indexer.change_model(await bench.parts.store.dataset("default", one.id))
+        moved = await bench.datasets.reindexer.change_model(await bench.parts.stored.datasets.get("default", one.id))
         assert moved.dimensions == 32
         assert (await bench.find(one, "shop opens at nine")).hits[0].document.name == "n0"
 
@@ -240,9 +241,8 @@ def test_two_writers_on_one_dataset(run: Run):
 
     async def work(bench: Bench) -> None:
         one = await bench.dataset()
-        store = bench.parts.store
-        other = type(store)(bench.yard.database, store.now)
-        other.owner = "elsewhere:boot:1:1"
+        stored = bench.parts.stored
+        other = stored_in(bench.yard.database, stored.now, owner="elsewhere:boot:1:1")
         indexer = Indexer(other, bench.embedder, bench.datasets.reader)
         texts = [f"Document {at} of one writer." for at in range(60)]
 
@@ -253,17 +253,17 @@ def test_two_writers_on_one_dataset(run: Run):
                     for each in range(10)
                 ]
                 kept = {each.id: f"Document {each.name} of the other." for each in made}
-                stored = await other.add_documents(made, kept, is_ours=True)
-                indexer.take((each, 0) for each in stored)
+                placed = await other.library.add(made, kept, is_ours=True)
+                indexer.take((each, 0) for each in placed)
                 await asyncio.sleep(0.01)
             await indexer.wait("default", one.id, "two", 30)
 
         first, _ = await asyncio.gather(bench.add(one, *texts), second())
         await indexer.aclose()
-        found, total = await store.documents("default", one.id, state="completed", most=1000)
+        found, total = await stored.documents.listed("default", one.id, state="completed", most=1000)
         assert total == 120 == len({each.name for each in found})
         assert len({each.position for each in found}) >= 60
-        assert await store.check("default", one.id) == []
+        assert await stored.integrity.problems("default", one.id) == []
         assert len(first) == 60
 
     run(work)
@@ -272,11 +272,11 @@ def test_two_writers_on_one_dataset(run: Run):
 def test_what_a_dead_process_had_is_taken_up(run: Run):
     async def work(bench: Bench) -> None:
         one = await bench.dataset()
-        store = bench.parts.store
-        dead = type(store)(bench.yard.database, store.now)
-        dead.owner = store.owner.rsplit(":", 2)[0] + ":999999:1"  # of this machine and boot, and not there
+        stored = bench.parts.stored
+        owner = stored.claims.owner.rsplit(":", 2)[0] + ":999999:1"  # of this machine and boot, and not there
+        dead = stored_in(bench.yard.database, stored.now, owner=owner)
         made = bench.datasets._document(one, "left", {"kind": "text", "size": 9}, batch="left")
-        await dead.add_documents([made], {made.id: GUIDE}, is_ours=True)
+        await dead.library.add([made], {made.id: GUIDE}, is_ours=True)
         bench.parts.begin()
         (ended,) = await bench.datasets.wait(one, "left", 30)
         assert ended.status is Status.COMPLETED
@@ -318,23 +318,23 @@ def test_segments_by_hand_and_chunks_of_a_pipeline(run: Run):
     async def work(bench: Bench) -> None:
         one = await bench.dataset(process_rule=LINES)
         (document,) = await bench.add(one, GUIDE)
-        (made,) = await bench.datasets.add_segments(one, document, [{"content": "We speak Dutch.", "keywords": ["x"]}])
+        (made,) = await bench.datasets.segments.add(one, document, [{"content": "We speak Dutch.", "keywords": ["x"]}])
         assert made.position == 4
-        changed = await bench.datasets.change_segment(
+        changed = await bench.datasets.segments.change(
             one, document, msgspec.structs.replace(made, content="We speak Danish.")
         )
         assert (await bench.find(one, "Danish")).hits[0].segment.id == changed.id
-        off = await bench.datasets.change_segment(one, document, msgspec.structs.replace(changed, is_enabled=False))
+        off = await bench.datasets.segments.change(one, document, msgspec.structs.replace(changed, is_enabled=False))
         assert all(hit.segment.id != off.id for hit in (await bench.find(one, "Danish")).hits)
         with pytest.raises(InvokeBadRequestError, match="Content is empty"):
-            await bench.datasets.add_segments(one, document, [{"content": " "}])
+            await bench.datasets.segments.add(one, document, [{"content": " "}])
         parts = [DocumentPart(text="A parent about cranes.", children=["cranes fly", "cranes dance"])]
         chunked = await bench.datasets.add_chunks(one, "chunks", parts, DocForm.HIERARCHICAL)
         await bench.datasets.wait(one, chunked.batch, 30)
         hit = (await bench.find(one, "dance")).hits[0]
         assert hit.segment.content == "A parent about cranes."
         assert next(child.content for child in hit.children) == "cranes dance"
-        assert await bench.parts.store.check("default", one.id) == []
+        assert await bench.parts.stored.integrity.problems("default", one.id) == []
 
     run(work)
 
@@ -347,7 +347,7 @@ def test_thresholds_rerankers_and_what_they_say_when_they_fail(run: Run):
         one = await bench.dataset(process_rule=LINES)
         await bench.add(one, GUIDE)
         models = Models()
-        retriever = Retriever(bench.parts.store, bench.parts.index_of, bench.embedder, models, models)
+        retriever = Retriever(bench.parts.stored, bench.parts.index_of, bench.embedder, models, models)
 
         async def search(query: str, **settings: Any) -> Any:
             asked = Asking(tenant="default", query=query, settings=RetrievalSettings(**settings))
@@ -380,7 +380,7 @@ def test_questions_are_transformed_and_datasets_chosen(run: Run):
         await bench.add(shop, GUIDE)
         await bench.add(zoo, "The lynx sleeps at noon.\n\nThe otter eats fish.")
         models = Models(answers={"Give three other ways": "opening hours\nshop opens", "Which one of these": "2"})
-        retriever = Retriever(bench.parts.store, bench.parts.index_of, bench.embedder, models, models)
+        retriever = Retriever(bench.parts.stored, bench.parts.index_of, bench.embedder, models, models)
         every = await retriever.search([shop.id, zoo.id], Asking(tenant="default", query="otter fish"))
         assert every.hits[0].dataset.name == "zoo"
         wide = await retriever.search([shop.id], Asking(tenant="default", query="When?", transforms=["expand"]))
@@ -418,14 +418,14 @@ def test_answers_cite_and_say_when_the_documents_do_not(run: Run):
         one = await bench.dataset(process_rule=LINES)
         await bench.add(one, GUIDE)
         models = Models(answers={"When does the shop": "The shop opens at nine [1]. It has a pool."})
-        retriever = Retriever(bench.parts.store, bench.parts.index_of, bench.embedder, models, models)
+        retriever = Retriever(bench.parts.stored, bench.parts.index_of, bench.embedder, models, models)
         answerer = Answerer(retriever, models, models, models)
         asked = Asking(tenant="default", query="When does the shop open?")
         answer = await answerer.ask([one.id], asked)
         assert answer.is_found
         (cited,) = answer.citations[:1]
         assert cited.text == "The shop opens at nine."
-        document = await bench.parts.store.document("default", one.id, cited.document)
+        document = await bench.parts.stored.documents.get("default", one.id, cited.document)
         assert (await bench.datasets.text(document))[cited.start : cited.stop] == cited.text
         assert [claim.is_supported for claim in answer.claims] == [True, False]
         kept = await answerer.ask([one.id], asked, Manner(drops_unsupported=True))
@@ -469,7 +469,7 @@ def test_datasets_travel_with_their_vectors(run: Run, tmp_path: Path):
         one = await bench.dataset(doc_form=DocForm.HIERARCHICAL)
         await bench.add(one, GUIDE)
         told = await export_dataset(
-            bench.datasets, await bench.parts.store.dataset("default", one.id), tmp_path / "x.zip"
+            bench.datasets, await bench.parts.stored.datasets.get("default", one.id), tmp_path / "x.zip"
         )
         assert told["documents"] == 1
         before = bench.embedder.texts
@@ -477,7 +477,7 @@ def test_datasets_travel_with_their_vectors(run: Run, tmp_path: Path):
         assert bench.embedder.texts == before
         found = await bench.datasets.search("other", [copy.id], "gifts")
         assert found.hits[0].children
-        assert await bench.parts.store.check("other", copy.id) == []
+        assert await bench.parts.stored.integrity.problems("other", copy.id) == []
         with pytest.raises(Exception, match="is no exported dataset"):
             (tmp_path / "bad.zip").write_bytes(b"no")
             await import_dataset(bench.datasets, "other", tmp_path / "bad.zip")
@@ -592,7 +592,7 @@ def test_external_knowledge_is_asked(run: Run, upstream: Any):
         with pytest.raises(InvokeServerUnavailableError, match="status 404. it has no such knowledge"):
             await bench.find(one, "bad")
         assert "sk-far-key" not in str(await bench.parts.external.listed("default"))
-        rows = bench.yard.database.read("SELECT secret FROM external_knowledge")
+        rows = await bench.yard.database.fetch("SELECT secret FROM external_knowledge")
         assert "sk-far-key" not in rows[0]["secret"]
 
     run(work, egress={"private": [server.url.removeprefix("http://").removesuffix("/v1")]})

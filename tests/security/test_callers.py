@@ -228,11 +228,11 @@ def test_documents_are_indexed_on_behalf_of_the_key_that_added_them(run: Any):
         for key in ("may", "other"):
             reply = await world.call("POST", f"{base}/document/create-by-text", key, {**body, "name": f"by {key}"})
             batches[key] = json.loads(reply.body)["batch"]
-            dataset = await world.yard.knowledge.store.dataset("acme", world.dataset)
+            dataset = await world.yard.knowledge.stored.datasets.get("acme", world.dataset)
             await world.yard.knowledge.datasets.wait(dataset, batches[key], 30)
-        store = world.yard.knowledge.store
-        (good,), _ = await store.documents("acme", world.dataset, batch=batches["may"])
-        (bad,), _ = await store.documents("acme", world.dataset, batch=batches["other"])
+        stored = world.yard.knowledge.stored
+        (good,), _ = await stored.documents.listed("acme", world.dataset, batch=batches["may"])
+        (bad,), _ = await stored.documents.listed("acme", world.dataset, batch=batches["other"])
         assert (good.status.value, bad.status.value) == ("completed", "error")
         assert "may not call" in bad.error
         assert any(row.api_key == world.ids["may"] and row.model_type == "text-embedding" for row in await world.rows())

@@ -106,7 +106,7 @@ def test_an_exported_pipeline_ends_in_a_dataset(tmp_path: Path):
             outcome = outcome_of(last)
             assert outcome.error == "", outcome.error
             one = await datasets.find("default", app.name)
-            documents, _ = await datasets.store.documents("default", one.id)
+            documents, _ = await datasets.stored.documents.listed("default", one.id)
             await datasets.wait(one, documents[0].batch, 30)
             found = await datasets.search("default", [one.id], "train noon gifts")
             assert found.hits, kind
@@ -115,6 +115,6 @@ def test_an_exported_pipeline_ends_in_a_dataset(tmp_path: Path):
             # The same again is the same document: a run that goes on after a crash adds nothing twice.
             async for _ in stream(app, yard, inputs={"chunks": chunks}):
                 pass
-            assert (await datasets.store.documents("default", one.id))[1] == 1
+            assert (await datasets.stored.documents.listed("default", one.id))[1] == 1
 
     in_yard(tmp_path, work)

@@ -126,7 +126,7 @@ async def _asked(proof: Proof, home: Path) -> None:
 async def _is_there(yard: Modelyard, tenant: str, dataset: str, citations: list[object]) -> bool:
     """Whether a citation's characters of its document are what it shows."""
     for one in citations:
-        document = await yard.knowledge.store.document(tenant, dataset, one.document)  # type: ignore[attr-defined]
+        document = await yard.knowledge.stored.documents.get(tenant, dataset, one.document)  # type: ignore[attr-defined]
         text = await yard.knowledge.datasets.text(document)
         shown = text[one.start : one.stop]  # type: ignore[attr-defined]
         if one.text.strip().endswith(shown.strip()[-40:]) and shown.strip():  # type: ignore[attr-defined]

@@ -103,7 +103,7 @@ async def work(home: Path) -> None:
         print("ready", flush=True)
         datasets = parts.datasets
         parts.begin()
-        dataset = await parts.store.named("default", "killed") or await datasets.create("default", "killed")
+        dataset = await parts.stored.datasets.named("default", "killed") or await datasets.create("default", "killed")
         done = len((home / "done.log").read_text().splitlines()) if (home / "done.log").exists() else 0
         for at, step in enumerate(steps(20_000)):
             if at < done:
@@ -113,7 +113,7 @@ async def work(home: Path) -> None:
 
 
 async def _found(parts: KnowledgeParts, dataset: Dataset, number: int) -> Document | None:
-    found, _ = await parts.store.documents("default", dataset.id, keyword=f"<{number}>")
+    found, _ = await parts.stored.documents.listed("default", dataset.id, keyword=f"<{number}>")
     if len(found) > 1:
         raise RuntimeError(f"document {number} is there {len(found)} times")
     return found[0] if found else None
@@ -143,14 +143,14 @@ async def _step(parts: KnowledgeParts, dataset: Dataset, step: Step) -> None:
 
 async def _agrees(parts: KnowledgeParts) -> None:
     """After every kill: what is found is whole, and of one version. Raises RuntimeError."""
-    dataset = await parts.store.named("default", "killed")
+    dataset = await parts.stored.datasets.named("default", "killed")
     if dataset is None:
         return
-    if wrong := await parts.store.check("default", dataset.id):
+    if wrong := await parts.stored.integrity.problems("default", dataset.id):
         raise RuntimeError(f"the database does not agree with itself: {wrong}")
     index = parts.index_of(dataset)
     space = Space("default", dataset.id, dataset.space, dataset.dimensions, dataset.generation)
-    entries, indexed = await parts.store.count_entries(dataset.id, dataset.space), await index.count(space)
+    entries, indexed = await parts.stored.entries.count(dataset.id, dataset.space), await index.count(space)
     if entries != indexed:
         raise RuntimeError(f"{entries} entries, {indexed} in the index")
 
@@ -207,7 +207,7 @@ async def _account(proof: Proof, home: Path) -> None:
                 expected.pop(step.document)
             else:
                 expected[step.document] = step.version
-        documents, total = await parts.store.documents("default", dataset.id, most=100_000)
+        documents, total = await parts.stored.documents.listed("default", dataset.id, most=100_000)
         names = Counter(one.name for one in documents)
         lost = [one for one in expected if f"<{one}>" not in names]
         extra = [one for one in names if int(one.strip("<>")) not in expected]
@@ -221,14 +221,14 @@ async def _account(proof: Proof, home: Path) -> None:
         missed, stale = await _searched(parts, dataset, expected, steps(done + 1))
         proof.line("documents not found by their own word", missed[:3] or "0", not missed)
         proof.line("old versions and deleted documents that are found", stale[:3] or "0", not stale)
-        problems = await parts.store.check("default", dataset.id)
+        problems = await parts.stored.integrity.problems("default", dataset.id)
         proof.line("index and database", problems or "agree", not problems)
         counts = Counter((home / "embedded.log").read_text().splitlines())
         again = sum(count - 1 for count in counts.values())
         # One batch may be under way when the process is killed, in each of the groups that run at once.
         most = KILLS * 64
         proof.line("texts embedded, of those again after a kill", f"{sum(counts.values()):,}, {again:,}", again <= most)
-        left = [row["document"] for row in parts.store.database.read("SELECT document FROM staged_vectors")]
+        left = [row["document"] for row in yard.database.read("SELECT document FROM staged_vectors")]
         proof.line("vectors left behind", len(left), not left)
         proof.figures.update(
             documents=total, lost=len(lost), doubled=len(doubled), wrong=len(wrong), embedded=sum(counts.values()),
@@ -242,14 +242,14 @@ async def _wrong_content(
     wrong: list[str] = []
     for one in documents:
         number = int(one.name.strip("<>"))
-        segments, count = await parts.store.segments("default", one.id, most=10_000)
+        segments, count = await parts.stored.segments.listed("default", one.id, most=10_000)
         wanted = mark(number, expected.get(number, -1))
         told = [part for segment in segments for part in segment.content.split() if part.startswith("part")]
         marks = {part for segment in segments for part in segment.content.split() if part.startswith(f"d{number}v")}
         places = [int(part.removeprefix("part")) for part in told]
         if marks != {wanted} or places != list(range(parts_of(number))) or count != one.segments:
             wrong.append(f"{one.name}: {sorted(marks)[:2]}, {len(places)} parts of {parts_of(number)}")
-        entries = await parts.store.entries_of(one.id, dataset.space)
+        entries = await parts.stored.entries.of(one.id, dataset.space)
         if Counter(row["segment"] for row in entries) != Counter(segment.id for segment in segments):
             wrong.append(f"{one.name}: {len(entries)} entries for {count} segments")
     return wrong

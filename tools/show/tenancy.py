@@ -249,14 +249,14 @@ async def _documents(world: World) -> None:
             one, [(f"{CANARY} document", f"{CANARY} text of it")], batch="canarybatch"
         )
         await datasets.wait(one, document.batch)
-        (segment,), _ = await datasets.store.segments(tenant, document.id)
-        (child,), _ = await datasets.store.children(tenant, segment.id)
+        (segment,), _ = await datasets.stored.segments.listed(tenant, document.id)
+        (child,), _ = await datasets.stored.segments.children(tenant, segment.id)
         asked = [Question(question=f"{CANARY} question", documents=[document.id])]
         async for told in world.yard.knowledge.evaluations.run(one, asked, ["full_text"], by=CANARY):
             if isinstance(told, Evaluation):
                 world.ids["evaluation"] = [told.id]
-        tag = await datasets.store.add_tag(tenant, f"{CANARY} tag")
-        await datasets.store.bind(tenant, one.id, [tag], is_on=True)
+        tag = await datasets.stored.tags.add(tenant, f"{CANARY} tag")
+        await datasets.stored.tags.bind(tenant, one.id, [tag], is_on=True)
         world.ids |= {
             "document": [document.id], "segment": [segment.id], "child": [child.id], "tag": [tag], "field": [field_.id],
         }  # fmt: skip

@@ -51,7 +51,7 @@ _AT_ONCE = 100
 async def offer_of(yard: Modelyard, tenant: str, names: Sequence[str]) -> Offer:
     """What a tenant's clients see over MCP: the tools that are named, or all of them, apps and datasets included."""
     manager = yard.workflow_parts.tools.manager
-    datasets = await yard.knowledge.datasets.store.datasets(tenant)
+    datasets = await yard.knowledge.datasets.stored.datasets.of(tenant)
     tools: list[Tool] = []
     if names:
         tools = [await tool_of(yard, one, tenant) for one in names]
@@ -81,7 +81,7 @@ async def offer_of(yard: Modelyard, tenant: str, names: Sequence[str]) -> Offer:
         one = next((each for each in datasets if uri.endswith(each.id)), None)
         if one is None:
             return None
-        documents, total = await yard.knowledge.datasets.store.documents(tenant, one.id, most=1000)
+        documents, total = await yard.knowledge.datasets.stored.documents.listed(tenant, one.id, most=1000)
         listed = [{"id": each.id, "name": each.name, "status": each.status.value} for each in documents]
         return msgspec.json.encode({"id": one.id, "name": one.name, "documents": listed, "total": total}).decode()
 

@@ -10,16 +10,19 @@ from modelyard.jail.sandbox import Jail, JailLimits
 from modelyard.knowledge.answer import Answerer
 from modelyard.knowledge.crawl import Gatherer
 from modelyard.knowledge.datasets import Datasets
+from modelyard.knowledge.edit import SegmentEditor
 from modelyard.knowledge.entities import Dataset, Document
 from modelyard.knowledge.evaluations import Evaluations
 from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.index.memory import MemoryIndex
-from modelyard.knowledge.ingest import Embedder, Indexer
+from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.models import RuntimeModels
+from modelyard.knowledge.reindex import Reindexer
 from modelyard.knowledge.retrieve import Retriever
 from modelyard.knowledge.sources import SourceReader
-from modelyard.knowledge.store import KnowledgeStore
+from modelyard.knowledge.stored.stored import stored_in
+from modelyard.knowledge.vectors import Embedder, Vectors
 from modelyard.knowledge.visits import Manners, Visitor
 from modelyard.providers.local.provider import OCR
 from modelyard.runtime import api_keys
@@ -34,7 +37,7 @@ class KnowledgeParts:
     def __init__(self, yard: "Modelyard", *, embedder: Embedder | None = None) -> None:
         chosen = yard.settings.knowledge
         self._yard = yard
-        self.store = KnowledgeStore(yard.database, yard.clock.time)
+        self.stored = stored_in(yard.database, yard.clock.time)
         limits = JailLimits(memory_mb=chosen.document_memory_mb, document_seconds=chosen.document_seconds, at_once=2)
         self.jail = Jail(limits, is_enabled=yard.settings.workflows.code)
         self.models = RuntimeModels(yard.models)
@@ -48,12 +51,18 @@ class KnowledgeParts:
         )  # fmt: skip
         visitor = Visitor(yard.workflow_parts.egress, self.jail, yard.clock, manners)
         self.gatherer = Gatherer(yard.workflow_parts.egress, reader, visitor)
-        self.external = ExternalKnowledge(self.store, yard.workflow_parts.egress, yard.keys)
+        self.external = ExternalKnowledge(self.stored.externals, yard.workflow_parts.egress, yard.keys)
         made = embedder or self.models
-        self.indexer = Indexer(self.store, made, reader, self.models, at_once=chosen.at_once, caller_of=self._caller_of)
-        self.retriever = Retriever(self.store, self.index_of, made, self.models, self.models, self.external)
+        self.indexer = Indexer(
+            self.stored, made, reader, self.models, at_once=chosen.at_once, caller_of=self._caller_of
+        )
+        self.retriever = Retriever(self.stored, self.index_of, made, self.models, self.models, self.external)
         self.answerer = Answerer(self.retriever, self.models, self.models, self.models)
-        self.datasets = Datasets(self.store, self.indexer, self.retriever, yard.files, reader, self.index_of)
+        vectors = Vectors(made)
+        self.datasets = Datasets(
+            self.stored, self.indexer, self.retriever, yard.files, reader, self.index_of,
+            SegmentEditor(self.stored, vectors), Reindexer(self.stored, vectors),
+        )  # fmt: skip
         self.evaluations = Evaluations(yard.workflow_parts.tools.kept, self.datasets, self.models, yard.clock.time)
 
     def index_of(self, dataset: Dataset) -> Index:
@@ -67,17 +76,22 @@ class KnowledgeParts:
         chosen = self._yard.settings.knowledge
         match name:
             case "memory":
-                return MemoryIndex(self.store.changes, megabytes=chosen.memory_mb, graph_from=chosen.graph_from)
+                return MemoryIndex(
+                    self.stored.entries.changes, megabytes=chosen.memory_mb, graph_from=chosen.graph_from
+                )
             case "pgvector":
                 from modelyard.knowledge.index.pgvector import PgVectorIndex
+                from modelyard.storage.vectors import VectorTables
 
-                return PgVectorIndex(self.store)
+                changes, followers = self.stored.entries.changes, self.stored.followers
+                return PgVectorIndex(changes, followers, VectorTables(self._yard.database))
             case "qdrant":
                 from modelyard.knowledge.index.qdrant import QdrantIndex
 
                 return QdrantIndex(
-                    self.store, self._yard.workflow_parts.egress, chosen.qdrant_url, chosen.qdrant_api_key
-                )
+                    self.stored.entries.changes, self.stored.followers, self._yard.workflow_parts.egress,
+                    chosen.qdrant_url, chosen.qdrant_api_key,
+                )  # fmt: skip
             case _:
                 raise ConfigError(f"knowledge.store {name!r} is none; memory, pgvector and qdrant are")
 

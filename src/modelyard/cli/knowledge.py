@@ -187,22 +187,22 @@ async def _shown(parts: Any, dataset: Any, *, quiet: bool) -> list[Any]:
     """A bar while documents are indexed; those that failed."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    store = parts.store
+    stored = parts.stored
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         disable=quiet or not sys.stderr.isatty(), transient=True,
     ) as bar:  # fmt: skip
         task = bar.add_task("indexing", total=None)
         while True:
-            counts = (await store.counts(dataset.tenant, dataset.id)).get(dataset.id)
-            _, waiting = await store.documents(dataset.tenant, dataset.id, state="queuing", most=1)
-            _, working = await store.documents(dataset.tenant, dataset.id, state="indexing", most=1)
+            counts = (await stored.documents.counts(dataset.tenant, dataset.id)).get(dataset.id)
+            _, waiting = await stored.documents.listed(dataset.tenant, dataset.id, state="queuing", most=1)
+            _, working = await stored.documents.listed(dataset.tenant, dataset.id, state="indexing", most=1)
             total = int(counts["documents"]) if counts else 0
             bar.update(task, total=total, completed=total - waiting - working)
             if not waiting + working:
                 break
             await asyncio.sleep(0.1)
-    failed, _ = await store.documents(dataset.tenant, dataset.id, state="error", most=1000)
+    failed, _ = await stored.documents.listed(dataset.tenant, dataset.id, state="error", most=1000)
     return failed
 
 
@@ -215,13 +215,13 @@ def list_(ctx: click.Context, dataset: str | None, tenant: str, as_json: bool) -
     """Datasets; or one's documents, and how far each is."""
 
     async def work(yard: Any) -> None:
-        store = yard.knowledge.store
+        stored = yard.knowledge.stored
         if dataset is None:
-            counts = await store.counts(tenant)
+            counts = await stored.documents.counts(tenant)
             rows = [
                 (one.name, counts.get(one.id, {"documents": 0})["documents"], counts.get(one.id, {"words": 0})["words"],
                  one.model or one.settings.indexing_technique.value, one.id)
-                for one in await store.datasets(tenant)
+                for one in await stored.datasets.of(tenant)
             ]  # fmt: skip
             if as_json:
                 print_json(
@@ -233,7 +233,7 @@ def list_(ctx: click.Context, dataset: str | None, tenant: str, as_json: bool) -
             )
             return
         one = await yard.knowledge.datasets.find(tenant, dataset)
-        documents, _ = await store.documents(tenant, one.id, most=100_000)
+        documents, _ = await stored.documents.listed(tenant, one.id, most=100_000)
         if as_json:
             print_json([msgspec.to_builtins(each) for each in documents])
             return
@@ -458,7 +458,7 @@ def import_(ctx: click.Context, file: Path, name: str, tenant: str) -> None:
         from modelyard.knowledge.transfer import import_dataset
 
         one = await import_dataset(yard.knowledge.datasets, tenant, file, name=name)
-        counts = (await yard.knowledge.store.counts(tenant, one.id)).get(one.id, {"documents": 0})
+        counts = (await yard.knowledge.stored.documents.counts(tenant, one.id)).get(one.id, {"documents": 0})
         click.echo(f"{one.name}: {counts['documents']} documents, {one.id}")
 
     run_with_yard(ctx, work)
@@ -476,7 +476,7 @@ def delete(ctx: click.Context, dataset: str, document: str | None, tenant: str) 
         datasets = yard.knowledge.datasets
         one = await datasets.find(tenant, dataset)
         if document:
-            found = await datasets.store.document(tenant, one.id, document)
+            found = await datasets.stored.documents.get(tenant, one.id, document)
             await datasets.delete_documents(one, [found.id])
             click.echo(f"deleted {found.name}")
             return

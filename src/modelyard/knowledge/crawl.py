@@ -505,7 +505,7 @@ async def remembered(datasets: Datasets, dataset: Dataset, kind: str) -> dict[st
 async def _known(datasets: Datasets, dataset: Dataset, kind: str) -> dict[str, Mapping[str, Any]]:
     """The rows of documents that were gathered before as this kind, by what they are."""
     known: dict[str, Mapping[str, Any]] = {}
-    for row in await datasets.store.sources(dataset.tenant, dataset.id):
+    for row in await datasets.stored.documents.sources(dataset.tenant, dataset.id):
         source = msgspec.json.decode(row["source"])
         if source.get("gathered") == kind:
             known[_identity_of(source["key"])] = row
@@ -561,6 +561,6 @@ async def _taken(
         return "added"
     if row["digest"] == digest:
         return "same"
-    document = await datasets.store.document(dataset.tenant, dataset.id, row["id"])
+    document = await datasets.stored.documents.get(dataset.tenant, dataset.id, row["id"])
     await datasets.update_text(dataset, document, name=one.name, text=one.text, source=source)
     return "changed"

@@ -8,27 +8,26 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
-from modelyard.base.fields import few, may
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge import prepare
+from modelyard.knowledge.edit import SegmentEditor
 from modelyard.knowledge.entities import (
-    MOST_KEYWORDS,
     Dataset,
     DatasetSettings,
     DocForm,
     Document,
     ProcessRule,
-    Segment,
     Status,
 )
 from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.prepare import digest_of
+from modelyard.knowledge.reindex import Reindexer
 from modelyard.knowledge.retrieve import Asking, Retrieval, Retriever
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.split import Piece
-from modelyard.knowledge.store import KnowledgeStore
+from modelyard.knowledge.stored.stored import Stored
 from modelyard.runtime.caller import current_api_key
 from modelyard.storage.files import FileStore
 
@@ -39,17 +38,21 @@ _AT_ONCE = 1000
 class Datasets:
     def __init__(
         self,
-        store: KnowledgeStore,
+        stored: Stored,
         indexer: Indexer,
         retriever: Retriever,
         files: FileStore,
         reader: SourceReader,
         index_of: Callable[[Dataset], Index],
+        editor: SegmentEditor,
+        reindexer: Reindexer,
     ) -> None:
-        self.store = store
+        self.stored = stored
         self.indexer = indexer
         self.retriever = retriever
         self.reader = reader
+        self.segments = editor
+        self.reindexer = reindexer
         self._files = files
         self._index_of = index_of
         self._on_delete: list[Callable[[str, str], Awaitable[None]]] = []
@@ -69,26 +72,26 @@ class Datasets:
             raise InvokeBadRequestError("a dataset's name has 1 to 40 characters", param="name")
         if len(description) > 400:
             raise InvokeBadRequestError("a dataset's description has at most 400 characters", param="description")
-        now = self.store.now()
+        now = self.stored.now()
         one = Dataset(
             tenant=tenant, id=new_uuid(), name=name, description=description, settings=settings or DatasetSettings(),
             created_by=by, created_at=now, updated_at=now,
         )  # fmt: skip
-        return await self.store.create(one)
+        return await self.stored.datasets.add(one)
 
     async def find(self, tenant: str, name: str) -> Dataset:
         """By id or name. Raises NotFoundError."""
         try:
-            return await self.store.dataset(tenant, name)
+            return await self.stored.datasets.get(tenant, name)
         except NotFoundError:
-            found = await self.store.named(tenant, name)
+            found = await self.stored.datasets.named(tenant, name)
             if found is None:
                 raise
             return found
 
     async def change(self, one: Dataset) -> Dataset:
         """As it is here; where its model is another, it is indexed anew, and answers from the old index meanwhile."""
-        before = await self.store.dataset(one.tenant, one.id)
+        before = await self.stored.datasets.get(one.tenant, one.id)
         needs_vectors = one.settings.uses_vectors and before.dimensions > 0
         if needs_vectors and one.settings.embedding != before.settings.embedding:
             kept = msgspec.structs.replace(
@@ -97,17 +100,17 @@ class Datasets:
                     embedding_model_provider=before.settings.embedding_model_provider,
                 ),
             )  # fmt: skip
-            await self.store.change(kept)
+            await self.stored.datasets.change(kept)
             one = msgspec.structs.replace(one, space=before.space)
-            return await self.indexer.change_model(one)
-        return await self.store.change(one)
+            return await self.reindexer.change_model(one)
+        return await self.stored.datasets.change(one)
 
     async def delete(self, tenant: str, id: str) -> None:  # noqa: A002
         """All of it, its files too."""
-        dataset = await self.store.dataset(tenant, id)
+        dataset = await self.stored.datasets.get(tenant, id)
         # First what can be made again: whoever is killed in between has the whole dataset, and indexes it once more.
         await self._index_of(dataset).drop(id)
-        documents = await self.store.delete(tenant, id)
+        documents = await self.stored.library.delete(tenant, id)
         await asyncio.to_thread(self._remove_files, documents)
         for listener in self._on_delete:
             await listener(tenant, id)
@@ -122,7 +125,7 @@ class Datasets:
     def _document(
         self, dataset: Dataset, name: str, source: Mapping[str, Any], *, id: str = "", **more: Any  # noqa: A002
     ) -> Document:  # fmt: skip
-        now = self.store.now()
+        now = self.stored.now()
         settings = dataset.settings
         values: dict[str, Any] = {
             "form": settings.doc_form, "rule": settings.process_rule, "batch": new_uuid(), "created_at": now,
@@ -163,7 +166,7 @@ class Datasets:
                 one = self._document(dataset, name, given, **values)
                 kept[one.id] = text
                 made.append(one)
-            stored = await self.store.add_documents(made, kept, is_ours=True)
+            stored = await self.stored.library.add(made, kept, is_ours=True)
             self.indexer.begin()
             self.indexer.take((one, 0) for one in stored)
             added += stored
@@ -178,8 +181,8 @@ class Datasets:
             raise InvokeBadRequestError(f"document {name!r} has no chunks")
         source = {**more.pop("source", {}), "kind": "chunks", "size": sum(len(one.text) for one in kept)}
         one = self._document(dataset, name, source, form=form, **more)
-        (stored,) = await self.store.add_documents([one])
-        await self.store.keep_text(stored.id, kept)
+        (stored,) = await self.stored.library.add([one])
+        await self.stored.texts.keep(stored.id, kept)
         self.indexer.wake()
         return stored
 
@@ -188,7 +191,7 @@ class Datasets:
     ) -> Document:  # fmt: skip
         """A document that never came to be, so that whoever asked for it sees why."""
         one = self._document(dataset, name, source, id=id, batch=batch, status=Status.ERROR, error=error[:2000])
-        return (await self.store.add_documents([one]))[0]
+        return (await self.stored.library.add([one]))[0]
 
     async def add_file(self, dataset: Dataset, name: str, data: bytes, **more: Any) -> Document:
         """Raises InvokeBadRequestError."""
@@ -206,7 +209,7 @@ class Datasets:
         return await self._added(self._document(dataset, name, source, **more))
 
     async def _added(self, one: Document) -> Document:
-        (stored,) = await self.store.add_documents([one], is_ours=True)
+        (stored,) = await self.stored.library.add([one], is_ours=True)
         self.indexer.begin()
         self.indexer.take([(stored, 0)])
         return stored
@@ -217,18 +220,18 @@ class Datasets:
         """Say something else under the same id. What was there is found until the new is ready."""
         changed = self._changed(document, name, more)
         if text is None:
-            await self.store.index_again(changed)
+            await self.stored.library.index_again(changed)
         else:
             if not text.strip():
                 raise InvokeBadRequestError(f"document {document.name!r} would have no text", param="text")
             old = str(document.source.get("file") or "")
             source = more.get("source") or {"kind": "text", "size": len(text)}
             changed = msgspec.structs.replace(changed, source=source, digest=digest_of(text))
-            await self.store.index_again(changed, [DocumentPart(text=text)])
+            await self.stored.library.index_again(changed, [DocumentPart(text=text)])
             if old:
                 await asyncio.to_thread(self._files.remove, document.tenant, old)
         self.indexer.wake()
-        return await self.store.document(dataset.tenant, dataset.id, document.id)
+        return await self.stored.documents.get(dataset.tenant, dataset.id, document.id)
 
     async def update_file(
         self, dataset: Dataset, document: Document, name: str, data: bytes, *, title: str = "", **more: Any
@@ -241,11 +244,11 @@ class Datasets:
         source = {"kind": "file", "file": stored.id, "size": len(data), "mime_type": stored.mime_type}
         changed = self._changed(document, title or name, more)
         changed = msgspec.structs.replace(changed, source=source, digest=digest_of(data.decode("latin-1")))
-        await self.store.index_again(changed, reads_anew=True)
+        await self.stored.library.index_again(changed, reads_anew=True)
         if old:
             await asyncio.to_thread(self._files.remove, document.tenant, old)
         self.indexer.wake()
-        return await self.store.document(dataset.tenant, dataset.id, document.id)
+        return await self.stored.documents.get(dataset.tenant, dataset.id, document.id)
 
     @staticmethod
     def _changed(document: Document, name: str, more: Mapping[str, Any]) -> Document:
@@ -253,16 +256,16 @@ class Datasets:
         return msgspec.structs.replace(document, name=(name or document.name)[:255], batch=new_uuid(), **values)
 
     async def delete_documents(self, dataset: Dataset, ids: Sequence[str]) -> None:
-        known = await asyncio.to_thread(self.store.documents_now, dataset.tenant, ids)
+        known = await self.stored.documents.of(dataset.tenant, ids)
         mine = [one for one in known.values() if one.dataset == dataset.id]
-        await self.store.delete_documents(dataset.tenant, dataset.id, [one.id for one in mine])
+        await self.stored.library.delete_documents(dataset.tenant, dataset.id, [one.id for one in mine])
         await asyncio.to_thread(self._remove_files, mine)
 
     async def sync_folder(self, dataset: Dataset, folder: Path, **more: Any) -> dict[str, int]:
         """Have the dataset hold what a folder holds: new files come, changed ones are indexed anew, gone ones go."""
         known = {
             str(msgspec.json.decode(row["source"]).get("path")): row
-            for row in await self.store.sources(dataset.tenant, dataset.id)
+            for row in await self.stored.documents.sources(dataset.tenant, dataset.id)
             if msgspec.json.decode(row["source"]).get("kind") == "path"
         }
         told = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
@@ -275,11 +278,11 @@ class Datasets:
                 await self.add_source(dataset, Path(path).name, source, digest=stamp, **more)
                 told["added"] += 1
             elif row["digest"] != stamp:
-                document = await self.store.document(dataset.tenant, dataset.id, row["id"])
+                document = await self.stored.documents.get(dataset.tenant, dataset.id, row["id"])
                 changed = msgspec.structs.replace(
                     document, source=source, digest=stamp, batch=more.get("batch") or new_uuid()
                 )
-                await self.store.index_again(changed, reads_anew=True)
+                await self.stored.library.index_again(changed, reads_anew=True)
                 told["changed"] += 1
             else:
                 told["same"] += 1
@@ -309,7 +312,7 @@ class Datasets:
 
     async def text(self, document: Document) -> str:
         """A document's whole text as it was split: what segments' places are places of."""
-        parts = await self.store.text(document.id) or []
+        parts = await self.stored.texts.get(document.id) or []
         return prepare.whole(parts, document.rule.effective)[0]
 
     async def file(self, document: Document) -> tuple[str, bytes]:
@@ -318,45 +321,9 @@ class Datasets:
             stored, data = await asyncio.to_thread(self._files.get, document.tenant, name)
             return stored.name, data
         if document.source.get("kind") == "text":
-            parts = await self.store.text(document.id) or []
+            parts = await self.stored.texts.get(document.id) or []
             return f"{document.name}.txt", "\n\n".join(one.text for one in parts).encode()
         raise NotFoundError(f"document {document.id!r} has no file", code="file_not_found")
-
-    # segments
-
-    async def add_segments(
-        self, dataset: Dataset, document: Document, given: Sequence[Mapping[str, Any]]
-    ) -> list[Segment]:
-        made = [self._segment(document, one) for one in given]
-        return await self.indexer.put_segments(dataset, document, made, is_new=True)
-
-    @staticmethod
-    def _segment(document: Document, given: Mapping[str, Any]) -> Segment:
-        content = str(given.get("content") or "")
-        if not content.strip():
-            raise InvokeBadRequestError("Content is empty", param="content")
-        answer = str(given.get("answer") or "")
-        if document.form is DocForm.QA and not answer.strip():
-            raise InvokeBadRequestError("Answer is required", param="answer")
-        keywords = may(dict(given), "keywords", list)
-        return Segment(
-            tenant=document.tenant, dataset=document.dataset, document=document.id, id="", content=content,
-            answer=answer, keywords=[str(one) for one in few(keywords, MOST_KEYWORDS, "keywords")],
-        )  # fmt: skip
-
-    async def change_segment(
-        self, dataset: Dataset, document: Document, one: Segment, *, splits_anew: bool = True
-    ) -> Segment:
-        children: dict[str, Sequence[str]] = {}
-        if document.form is DocForm.HIERARCHICAL and not splits_anew:
-            kept, _ = await self.store.children(one.tenant, one.id)
-            children[one.id] = [each.content for each in kept]
-        (changed,) = await self.indexer.put_segments(dataset, document, [one], is_new=False, children=children)
-        return changed
-
-    async def set_children(self, dataset: Dataset, document: Document, one: Segment, contents: Sequence[str]) -> None:
-        """A segment's children as they are listed here."""
-        await self.indexer.put_segments(dataset, document, [one], is_new=False, children={one.id: contents})
 
 
 def files_below(folder: Path) -> list[tuple[str, str, int]]:

@@ -154,7 +154,7 @@ async def add_collection(
     waiting = asyncio.ensure_future(datasets.wait(dataset, added[0].batch))
     try:
         while not waiting.done():
-            counts = (await datasets.store.counts(dataset.tenant, dataset.id)).get(dataset.id)
+            counts = (await datasets.stored.documents.counts(dataset.tenant, dataset.id)).get(dataset.id)
             told(int(counts["available"]) if counts else 0, len(texts))
             await asyncio.wait([waiting], timeout=0.5)
     finally:
@@ -232,12 +232,12 @@ async def questions_of(
     datasets: Datasets, dataset: Dataset, writer: Writer, *, most: int = 50, model: str = "default"
 ) -> Collection:
     """A question a document, written by a model from a segment out of its middle: a set to measure settings by."""
-    documents, _ = await datasets.store.documents(dataset.tenant, dataset.id, state="available", most=most)
+    documents, _ = await datasets.stored.documents.listed(dataset.tenant, dataset.id, state="available", most=most)
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, float]] = {}
     corpus: list[Text] = []
     for at, one in enumerate(documents):
-        segments, _ = await datasets.store.segments(dataset.tenant, one.id, most=1000)
+        segments, _ = await datasets.stored.segments.listed(dataset.tenant, one.id, most=1000)
         if not segments:
             continue
         corpus.append(Text(one.id, one.name, await datasets.text(one)))

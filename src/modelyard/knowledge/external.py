@@ -9,7 +9,7 @@ from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge.entities import Conditions, Dataset
-from modelyard.knowledge.store import KnowledgeStore
+from modelyard.knowledge.stored.externals import StoredExternals
 from modelyard.storage.secrets import KeyRing
 from modelyard.transport.egress import Egress, EgressError
 
@@ -19,8 +19,8 @@ _CODES = {1001: "its Authorization header is refused", 1002: "its key is refused
 
 
 class ExternalKnowledge:
-    def __init__(self, store: KnowledgeStore, egress: Egress, keys: KeyRing) -> None:
-        self._store = store
+    def __init__(self, stored: StoredExternals, egress: Egress, keys: KeyRing) -> None:
+        self._stored = stored
         self._egress = egress
         self._keys = keys
 
@@ -30,29 +30,28 @@ class ExternalKnowledge:
             raise InvokeBadRequestError(f"endpoint {endpoint[:80]!r} is no address", param="endpoint")
         row = new_uuid()
         secret = self._keys.encrypt(api_key, tenant=tenant, kind=_KIND, row=row)
-        await self._store.add_external(tenant, row, name, endpoint.rstrip("/"), secret)
+        await self._stored.add(tenant, row, name, endpoint.rstrip("/"), secret)
         return row
 
     async def listed(self, tenant: str) -> list[Mapping[str, Any]]:
         """{id, name, endpoint} each; never a key."""
         return [
-            {"id": row["id"], "name": row["name"], "endpoint": row["endpoint"]}
-            for row in await self._store.externals(tenant)
+            {"id": row["id"], "name": row["name"], "endpoint": row["endpoint"]} for row in await self._stored.of(tenant)
         ]
 
     async def encrypt_anew(self, tenant: str, keys: KeyRing) -> int:
         """Have the tenant's keys encrypted with the ring's active key; how many were not."""
         done = 0
-        for row in await self._store.externals(tenant):
+        for row in await self._stored.of(tenant):
             if not keys.is_current(row["secret"]):
                 plain = keys.decrypt(row["secret"], tenant=tenant, kind=_KIND, row=row["id"])
                 sealed = keys.encrypt(plain, tenant=tenant, kind=_KIND, row=row["id"])
-                done += await self._store.reseal_external(tenant, row["id"], sealed, row["secret"])
+                done += await self._stored.reseal(tenant, row["id"], sealed, row["secret"])
         return done
 
     async def delete(self, tenant: str, id: str) -> None:  # noqa: A002
         """Raises NotFoundError."""
-        if not await self._store.delete_external(tenant, id):
+        if not await self._stored.delete(tenant, id):
             raise NotFoundError(f"external knowledge API {id[:80]!r} does not exist", code="external_api_not_found")
 
     async def retrieve(
@@ -60,7 +59,7 @@ class ExternalKnowledge:
     ) -> Sequence[Mapping[str, Any]]:
         """Raises InvokeError in words for whoever searched."""
         wanted = dataset.settings.external_knowledge_api_id
-        row = next((one for one in await self._store.externals(dataset.tenant) if one["id"] == wanted), None)
+        row = next((one for one in await self._stored.of(dataset.tenant) if one["id"] == wanted), None)
         if row is None:
             raise NotFoundError(f"external knowledge API {wanted[:80]!r} does not exist", code="external_api_not_found")
         key = self._keys.decrypt(row["secret"], tenant=dataset.tenant, kind=_KIND, row=row["id"])

@@ -5,38 +5,29 @@ is found of a document changes in one transaction at the end, so a document is t
 not at all. Vectors of what takes long are kept as they come: no text of a document is embedded twice.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
-from modelyard.base.ids import new_uuid
-from modelyard.base.lazy import lazy
 from modelyard.knowledge import prepare
-from modelyard.knowledge.entities import Child, Dataset, DocForm, Document, Segment, Status, Technique
-from modelyard.knowledge.rows import DocumentPart, Entry, Indexed, Ready
-from modelyard.knowledge.store import LEASE_SECONDS, KnowledgeStore
-from modelyard.models.tokens import estimate_tokens
+from modelyard.knowledge.entities import Dataset, DocForm, Document, Status
+from modelyard.knowledge.rows import DocumentPart, Indexed, Ready
+from modelyard.knowledge.stored.claims import LEASE_SECONDS
+from modelyard.knowledge.stored.stored import Stored
+from modelyard.knowledge.vectors import BATCH, Embedder, Vectors
 from modelyard.runtime.caller import Caller, acting_for
 from modelyard.storage.database import StorageUnavailableError
 
-if TYPE_CHECKING:
-    import numpy as np
-else:
-    np = lazy("numpy", extra="knowledge")
-
 logger = logging.getLogger("modelyard.knowledge")
 
-_BATCH = 64
 _GROUP = 256
 _GROUP_BYTES = 1 << 20
 _LOOK_SECONDS = 0.5
@@ -48,18 +39,6 @@ _QA_PROMPT = (
     "A2: …\n\nText:\n{text}"
 )
 _SUMMARY_PROMPT = "Say in one or two sentences, in the text's own language, what the following text is about.\n\n{text}"
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """`vectors`: float32, each of length 1, shape (texts, dimensions)."""
-
-    vectors: np.ndarray
-    model: str
-
-
-class Embedder(Protocol):
-    async def embed(self, tenant: str, model: str, texts: Sequence[str], *, is_query: bool = False) -> Embedded: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +79,7 @@ class _Work:
 class Indexer:
     def __init__(
         self,
-        store: KnowledgeStore,
+        stored: Stored,
         embedder: Embedder,
         reader: Reader,
         writer: Writer | None = None,
@@ -109,8 +88,8 @@ class Indexer:
         caller_of: Callable[[Document], Caller | None] = lambda document: None,
     ) -> None:
         self._caller_of = caller_of
-        self._store = store
-        self._embedder = embedder
+        self._stored = stored
+        self._vectors = Vectors(embedder)
         self._reader = reader
         self._writer = writer
         self._slots = asyncio.Semaphore(at_once)
@@ -122,8 +101,6 @@ class Indexer:
         self._held: set[str] = set()
         self._unwanted: dict[str, str] = {}
         self._renewed = 0.0
-        self.embedded = 0
-        """Texts that models were asked for, since the start."""
 
     # lifetime
 
@@ -147,7 +124,7 @@ class Indexer:
         self._loop = None
         if self._held:
             with suppress(StorageUnavailableError):
-                await self._store.give_back(list(self._held))
+                await self._stored.claims.give_back(list(self._held))
             self._held.clear()
 
     async def _go(self) -> None:
@@ -164,15 +141,15 @@ class Indexer:
     async def _look(self) -> None:
         now = time.monotonic()
         if self._held and now - self._renewed > LEASE_SECONDS / 3:
-            await self._store.renew()
+            await self._stored.claims.renew()
             self._renewed = now
         if self._held:
-            wanted = await self._store.commands()
+            wanted = await self._stored.claims.commands()
             self._unwanted.update((one, wanted[one]) for one in wanted.keys() & self._held)
         room = self._at_once - len(self._groups)
         if room <= 0:
             return
-        claimed = await self._store.claim(room * _GROUP)
+        claimed = await self._stored.claims.claim(room * _GROUP)
         if claimed:
             self.take(claimed)
 
@@ -191,7 +168,7 @@ class Indexer:
                     await self._group(group)
             except StorageUnavailableError as error:
                 logger.warning("documents wait for the database", extra={"fields": {"error": str(error)}})
-                await self._store.give_back([one.document.id for one in group])
+                await self._stored.claims.give_back([one.document.id for one in group])
             except Exception as error:
                 logger.exception("documents cannot be indexed")
                 for one in group:
@@ -212,8 +189,8 @@ class Indexer:
         async with asyncio.timeout(timeout):
             while True:
                 done = self._done
-                if not await self._store.unfinished(tenant, dataset, batch):
-                    found, _ = await self._store.documents(tenant, dataset, batch=batch, most=1_000_000)
+                if not await self._stored.documents.unfinished(tenant, dataset, batch):
+                    found, _ = await self._stored.documents.listed(tenant, dataset, batch=batch, most=1_000_000)
                     return found
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
@@ -224,11 +201,11 @@ class Indexer:
     async def _group(self, group: list[_Work]) -> None:
         first = group[0].document
         try:
-            dataset = await self._store.dataset(first.tenant, first.dataset)
+            dataset = await self._stored.datasets.get(first.tenant, first.dataset)
         except ModelyardError:
             return  # it was deleted, and its documents with it
-        now = self._store.now
-        kept = await self._store.texts([one.document.id for one in group])
+        now = self._stored.now
+        kept = await self._stored.texts.of([one.document.id for one in group])
         ready = [one for one in group if await self._read(one, dataset, kept.get(one.document.id))]
         if not ready:
             return
@@ -238,7 +215,7 @@ class Indexer:
             for one in ready:
                 one.at(Status.COMPLETED, "completed", now())
             if ready:
-                await self._store.publish([Ready(one.document, one.turn, one.indexed) for one in ready])
+                await self._stored.publisher.publish([Ready(one.document, one.turn, one.indexed) for one in ready])
         except StorageUnavailableError:
             raise
         except ModelyardError as error:
@@ -250,7 +227,7 @@ class Indexer:
 
     async def _read(self, work: _Work, dataset: Dataset, kept: list[DocumentPart] | None) -> bool:
         """Read and split; False where there is nothing more to do with it."""
-        now = self._store.now
+        now = self._stored.now
         if await self._stopped(work):
             return False
         document = work.document
@@ -282,12 +259,12 @@ class Indexer:
 
     async def _parts(self, work: _Work) -> list[DocumentPart]:
         document = work.document
-        await self._store.progress([(document, work.turn)])
+        await self._stored.claims.progress([(document, work.turn)])
         read = await self._reader.read(document)
         if read.kind and "kind" not in document.metadata:
             metadata = {**document.metadata, "format": read.kind.lstrip(".")}
             work.document = msgspec.structs.replace(work.document, metadata=metadata)
-        await self._store.keep_text(document.id, read.parts)
+        await self._stored.texts.keep(document.id, read.parts)
         return read.parts
 
     async def _write_pairs(self, work: _Work, parts: Sequence[DocumentPart], dataset: Dataset) -> None:
@@ -301,7 +278,7 @@ class Indexer:
             pairs += prepare.pairs_of_answer(await writer.write(work.document.tenant, "default", prompt))
             if await self._stopped(work):
                 return
-        work.indexed, work.texts = prepare.of_pairs(work.document, pairs, dataset.settings, self._store.now())
+        work.indexed, work.texts = prepare.of_pairs(work.document, pairs, dataset.settings, self._stored.now())
 
     async def _summarise(self, work: _Work, dataset: Dataset) -> None:
         writer = self._needed("summaries")
@@ -323,13 +300,13 @@ class Indexer:
         if not command:
             return False
         status = Status.PAUSED if command == "pause" else Status.ERROR
-        await self._store.failed(work.document, work.turn, status, "" if command == "pause" else "cancelled")
+        await self._stored.claims.failed(work.document, work.turn, status, "" if command == "pause" else "cancelled")
         return True
 
     async def _failed(self, work: _Work, error: ModelyardError) -> None:
         fields = {"document": work.document.id, "error": str(error)}
         logger.info("a document cannot be indexed", extra={"fields": fields})
-        await self._store.failed(work.document, work.turn, Status.ERROR, str(error))
+        await self._stored.claims.failed(work.document, work.turn, Status.ERROR, str(error))
 
     # vectors
 
@@ -343,22 +320,22 @@ class Indexer:
         known: dict[str, bytes] = {}
         for one in group:
             if one.is_resumed:
-                known.update(await self._store.known_vectors(one.document.id, dataset.space, model))
+                known.update(await self._stored.entries.known_vectors(one.document.id, dataset.space, model))
         missing = [one for one in texts if one not in known]
-        is_slow = len(missing) > _BATCH or bool(known)
+        is_slow = len(missing) > BATCH or bool(known)
         resolved = dataset.model
         done = len(texts) - len(missing)
-        for at in range(0, len(missing), _BATCH):
-            some = missing[at : at + _BATCH]
+        for at in range(0, len(missing), BATCH):
+            some = missing[at : at + BATCH]
             if is_slow:
                 await self._progress(group, done, len(texts))
                 if len(group) == 1 and self._unwanted.get(group[0].document.id):
                     return
-            made, resolved = await self._made(dataset, some, texts)
+            made, resolved = await self._vectors.made(dataset, some, texts)
             known.update(made)
             done += len(some)
             if is_slow:
-                await self._store.stage([
+                await self._stored.entries.stage([
                     (one.document.id, model, digest, made[digest])
                     for one in group for digest in one.texts.keys() & made.keys()
                 ])  # fmt: skip
@@ -370,15 +347,6 @@ class Indexer:
                 one.indexed.model = resolved
             one.indexed.is_staged = is_slow or one.is_resumed
 
-    async def _made(
-        self, dataset: Dataset, digests: Sequence[str], texts: Mapping[str, str]
-    ) -> tuple[dict[str, bytes], str]:
-        """Vectors of a batch by digest, and the model that made them."""
-        wanted = [texts[one] for one in digests]
-        found = await self._embedder.embed(dataset.tenant, dataset.settings.embedding, wanted)
-        self.embedded += len(digests)
-        return dict(zip(digests, map(bytes, found.vectors.astype(np.float32)), strict=True)), found.model
-
     async def _progress(self, group: Sequence[_Work], done: int, total: int) -> None:
         shown: list[tuple[Document, int]] = []
         for one in group:
@@ -387,125 +355,7 @@ class Indexer:
                 share = min(count, count * done // max(1, total))
                 shown.append((msgspec.structs.replace(one.document, segments=count, done=share), one.turn))
         if shown:
-            await self._store.progress(shown)
-
-    # by hand
-
-    async def put_segments(
-        self, dataset: Dataset, document: Document, segments: Sequence[Segment], *, is_new: bool,
-        children: Mapping[str, Sequence[str]] | None = None,
-    ) -> list[Segment]:  # fmt: skip
-        """Segments that somebody wrote, or wrote anew: split into children where the document is, embedded, kept.
-
-        `children` are a segment's by its id, where they are not to be split anew.
-        """
-        now = self._store.now()
-        indexed = Indexed()
-        texts: dict[str, str] = {}
-        for one in segments:
-            words = len(one.content) + len(one.answer)
-            tokens = estimate_tokens(one.content) + estimate_tokens(one.answer)
-            kept = msgspec.structs.replace(
-                one, words=words, tokens=tokens, digest=prepare.digest_of(one.content), updated_at=now,
-                id=one.id or new_uuid(), created_at=one.created_at or now,
-                keywords=one.keywords or self._keywords(dataset, one),
-            )  # fmt: skip
-            indexed.segments.append(kept)
-            self._enter(dataset, document, kept, indexed, texts, (children or {}).get(kept.id))
-        if texts:
-            await self._vectors(dataset, indexed, texts)
-        return await self._store.put_segments(document, indexed, is_new=is_new)
-
-    @staticmethod
-    def _keywords(dataset: Dataset, one: Segment) -> list[str]:
-        return prepare.keywords(one.content) if dataset.settings.indexing_technique is Technique.ECONOMY else []
-
-    def _enter(
-        self, dataset: Dataset, document: Document, one: Segment, indexed: Indexed, texts: dict[str, str],
-        given: Sequence[str] | None,
-    ) -> None:  # fmt: skip
-        now = self._store.now()
-        pieces: Sequence[str] = given if given is not None else ()
-        if given is None and document.form is DocForm.HIERARCHICAL:
-            pieces = [
-                piece.text
-                for parent in prepare.cut([DocumentPart(text=one.content)], document)[0]
-                for piece in parent.children
-            ]
-        for place, text in enumerate(pieces):
-            child = Child(
-                tenant=one.tenant, dataset=one.dataset, document=one.document, segment=one.id, id=new_uuid(),
-                position=place + 1, content=text, kind="automatic" if given is None else "customized", created_at=now,
-                updated_at=now,
-            )  # fmt: skip
-            indexed.children.append(child)
-            if one.is_enabled:
-                self._one(dataset, one.id, child.id, prepare.searched(one.heading, text), "", indexed, texts)
-        if one.is_enabled and not pieces:
-            self._one(dataset, one.id, "", prepare.searched(one.heading, one.content), one.answer, indexed, texts)
-        if one.is_enabled and one.summary:
-            self._one(dataset, one.id, "", one.summary, "", indexed, texts)
-
-    @staticmethod
-    def _one(
-        dataset: Dataset, segment: str, child: str, text: str, more: str, indexed: Indexed, texts: dict[str, str]
-    ) -> None:
-        made = prepare.entry(segment, child, text, f"{text}\n{more}" if more else text)
-        indexed.entries.append(made)
-        if dataset.settings.uses_vectors:
-            texts[made.digest] = text
-
-    async def _vectors(self, dataset: Dataset, indexed: Indexed, texts: Mapping[str, str]) -> None:
-        digests = list(texts)
-        known: dict[str, bytes] = {}
-        for at in range(0, len(digests), _BATCH):
-            made, indexed.model = await self._made(dataset, digests[at : at + _BATCH], texts)
-            known.update(made)
-            indexed.dimensions = len(next(iter(made.values()))) // 4
-        for entry in indexed.entries:
-            entry.vector = known.get(entry.digest, b"")
-
-    # another model
-
-    async def change_model(self, dataset: Dataset, told: Callable[[int, int], None] = lambda done, of: None) -> Dataset:
-        """Index anew, by the model that the settings name here. The old index answers until the new is whole."""
-        space = dataset.space + 1
-        dimensions, resolved = 0, ""
-        while True:
-            documents, _ = await self._store.documents(dataset.tenant, dataset.id, most=10_000_000)
-            for at, document in enumerate(documents):
-                old = await self._store.entries_of(document.id, dataset.space)
-                new = {
-                    (row["segment"], row["child"], row["digest"])
-                    for row in await self._store.entries_of(document.id, space)
-                }
-                if {(row["segment"], row["child"], row["digest"]) for row in old} != new:
-                    moved = await self._moved(dataset, old)
-                    dimensions, resolved = moved.dimensions or dimensions, moved.model or resolved
-                    await self._store.put_beside(dataset.id, space, document.id, moved.entries)
-                told(at + 1, len(documents))
-            if await self._store.switch(dataset, space, dimensions, resolved):
-                return await self._store.dataset(dataset.tenant, dataset.id)
-
-    async def _moved(self, dataset: Dataset, rows: Sequence[Any]) -> Indexed:
-        """A document's entries with vectors of another model."""
-        entries = [row["id"] for row in rows]
-        details = await asyncio.to_thread(self._store.details_now, dataset.tenant, dataset.id, entries)
-        texts: dict[str, str] = {}
-        for row in rows:
-            if (detail := details.get(row["id"])) is None:
-                continue
-            one = detail.segment
-            plain = detail.child.content if detail.child else one.content
-            for text in (prepare.searched(one.heading, plain), one.summary):
-                if prepare.digest_of(text) == row["digest"]:
-                    texts[row["digest"]] = text
-        indexed = Indexed(entries=[
-            Entry(row["segment"], row["child"], row["digest"], b"", row["terms"], row["length"]) for row in rows
-        ])  # fmt: skip
-        if dataset.settings.uses_vectors:
-            await self._vectors(dataset, indexed, texts)
-        return indexed
+            await self._stored.claims.progress(shown)
 
 
 def _grouped(claimed: Iterable[tuple[Document, int]]) -> list[list[_Work]]:

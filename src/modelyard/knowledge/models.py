@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelyard.base.errors import InvokeServerUnavailableError, NotFoundError
 from modelyard.base.lazy import lazy
-from modelyard.knowledge.ingest import Embedded
+from modelyard.knowledge.vectors import Embedded
 from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import UserPromptMessage

@@ -6,7 +6,6 @@ held against, once, at the end. docs/reference/retrieval.md says what each stage
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import OrderedDict
@@ -33,8 +32,10 @@ from modelyard.knowledge.entities import (
 )
 from modelyard.knowledge.filters import check, fits
 from modelyard.knowledge.index.base import Found, Index, Question, Space
-from modelyard.knowledge.ingest import Embedder, Writer
-from modelyard.knowledge.store import KnowledgeStore
+from modelyard.knowledge.ingest import Writer
+from modelyard.knowledge.stored.searches import Searched
+from modelyard.knowledge.stored.stored import Stored
+from modelyard.knowledge.vectors import Embedder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,14 +109,14 @@ class Asking:
 class Retriever:
     def __init__(
         self,
-        store: KnowledgeStore,
+        stored: Stored,
         index_of: Callable[[Dataset], Index],
         embedder: Embedder,
         reranker: Reranker | None = None,
         writer: Writer | None = None,
         external: External | None = None,
     ) -> None:
-        self._store = store
+        self._stored = stored
         self._index_of = index_of
         self._embedder = embedder
         self._reranker = reranker
@@ -131,15 +132,12 @@ class Retriever:
         if not asked.query.strip():
             raise InvokeBadRequestError("the question is empty", param="query")
         found = Retrieval(query=asked.query)
-        if self._store.database.engine == "sqlite":
-            known = [self._store.dataset_now(asked.tenant, one) for one in datasets]
-        else:
-            known = [await self._store.dataset(asked.tenant, one) for one in datasets]
+        known = await self._stored.searches.of(asked.tenant, datasets)
         if asked.mode == "single" and len(known) > 1:
             known = [await self._chosen(known, asked, found)]
         found.queries = await self._transformed(asked, found)
-        lists = [await self._one(dataset, asked, found) for dataset in known]
-        own = known[0].settings.retrieval_model if len(known) == 1 else RetrievalSettings()
+        lists = [await self._one(each, asked, found) for each in known]
+        own = known[0].dataset.settings.retrieval_model if len(known) == 1 else RetrievalSettings()
         settings = asked.merge or asked.settings or own
         if len(known) > 1 or asked.merge is not None:
             hits = await self._merged([hit for some in lists for hit in some], settings, asked, found)
@@ -147,21 +145,21 @@ class Retriever:
             hits = lists[0] if lists else []
         found.hits = hits[: settings.top_k]
         if asked.counts:
-            self._store.bump_hits({one.segment.id: one.document.id for one in found.hits if one.document.id})
-            for dataset in known:
-                self._store.remember_query(asked.tenant, dataset.id, asked.query, asked.source)
+            self._stored.library.count_hits({one.segment.id: one.document.id for one in found.hits if one.document.id})
+            for each in known:
+                self._stored.queries.remember(asked.tenant, each.dataset.id, asked.query, asked.source)
         found.spent("whole", begun)
         return found
 
     # before
 
-    async def _chosen(self, known: Sequence[Dataset], asked: Asking, found: Retrieval) -> Dataset:
+    async def _chosen(self, known: Sequence[Searched], asked: Asking, found: Retrieval) -> Searched:
         begun = time.perf_counter()
-        prompt = queries.choice_prompt(asked.query, [(one.name, one.description) for one in known])
+        prompt = queries.choice_prompt(asked.query, [(each.dataset.name, each.dataset.description) for each in known])
         place = queries.chosen(await self._written(asked, prompt, found), len(known))
         found.spent("choose", begun)
         if place is None:
-            found.notes.append(f"the model chose no dataset; {known[0].name!r} was searched")
+            found.notes.append(f"the model chose no dataset; {known[0].dataset.name!r} was searched")
         return known[place or 0]
 
     async def _written(self, asked: Asking, prompt: str, found: Retrieval) -> str:
@@ -205,18 +203,19 @@ class Retriever:
 
     # one dataset
 
-    async def _one(self, dataset: Dataset, asked: Asking, found: Retrieval) -> list[Hit]:
+    async def _one(self, searched: Searched, asked: Asking, found: Retrieval) -> list[Hit]:
+        dataset = searched.dataset
         settings = asked.settings or dataset.settings.retrieval_model
         if not 1 <= settings.top_k <= MOST_TOP_K:
             raise InvokeBadRequestError(f"top_k is 1 to {MOST_TOP_K}, not {settings.top_k}", param="top_k")
         conditions = await self._conditions(dataset, settings, asked, found)
         if dataset.settings.provider == "external":
             return await self._elsewhere(dataset, asked, conditions, found)
-        documents = await self._allowed(dataset, conditions, asked.user)
+        documents = await self._allowed(searched, conditions, asked.user)
         if documents is not None and not documents:
             found.notes.append(f"no document of {dataset.name!r} may be searched or meets the conditions")
             return []
-        lists = [await self._looked(dataset, query, settings, documents, found) for query in found.queries]
+        lists = [await self._looked(dataset, query, settings, documents, asked.user, found) for query in found.queries]
         hits = lists[0] if len(lists) == 1 else _best_of(lists)
         hits = await self._reranked(hits, settings, asked, found)
         return await self._finished(hits, settings, found)
@@ -239,11 +238,12 @@ class Retriever:
         return None
 
     async def _allowed(
-        self, dataset: Dataset, conditions: Conditions | None, user: str | None
+        self, searched: Searched, conditions: Conditions | None, user: str | None
     ) -> Collection[str] | None:
         """Documents that may be found; None for all that have entries."""
-        if conditions is None and not await self._has_exceptions(dataset):
+        if conditions is None and not searched.has_exceptions:
             return None
+        dataset = searched.dataset
         key = (dataset.id, dataset.generation, user, msgspec.json.encode(conditions))
         if (known := self._met.get(key)) is not None:
             self._met.move_to_end(key)
@@ -252,18 +252,12 @@ class Retriever:
         found = {
             name
             for name, one in about.items()
-            if (user is None or not one["readers"] or user in one["readers"])
-            and (conditions is None or fits(one, conditions))
+            if _may_read(user, one["readers"]) and (conditions is None or fits(one, conditions))
         }
         self._met[key] = found
         if len(self._met) > _MOST_ABOUT:
             self._met.popitem(last=False)
         return found
-
-    async def _has_exceptions(self, dataset: Dataset) -> bool:
-        if self._store.database.engine == "sqlite":
-            return self._store.has_exceptions_now(dataset.id)
-        return await asyncio.to_thread(self._store.has_exceptions_now, dataset.id)
 
     async def _about(self, dataset: Dataset) -> dict[str, dict[str, Any]]:
         """What filters look at, of all documents that are switched on. Remembered until the dataset changes."""
@@ -271,7 +265,7 @@ class Retriever:
         if known is not None and known[0] == dataset.generation:
             return known[1]
         about: dict[str, dict[str, Any]] = {}
-        for row in await self._store.about_documents(dataset.tenant, dataset.id):
+        for row in await self._stored.documents.about(dataset.tenant, dataset.id):
             about[row["id"]] = {
                 "document_name": row["name"], "uploader": row["created_by"], "upload_date": row["created_at"],
                 "last_update_date": row["updated_at"],
@@ -285,7 +279,7 @@ class Retriever:
 
     async def _looked(
         self, dataset: Dataset, query: str, settings: RetrievalSettings, documents: Collection[str] | None,
-        found: Retrieval,
+        user: str | None, found: Retrieval,
     ) -> list[Hit]:  # fmt: skip
         method = settings.search_method
         if dataset.settings.indexing_technique is Technique.ECONOMY or not dataset.dimensions:
@@ -312,28 +306,23 @@ class Retriever:
             entries = await index.search(space, asked)
             found.spent("search", begun)
             begun = time.perf_counter()
-            hits = await self._filled(dataset, entries)
+            hits = await self._filled(dataset, entries, user)
             found.spent("fetch", begun)
             # Children share segments, and some of what was found is gone or switched off meanwhile: look for more.
             if len(hits) >= wanted or len(entries) < most or most > 20 * wanted:
                 return hits[:wanted]
             most *= 4
 
-    async def _filled(self, dataset: Dataset, entries: Sequence[Found]) -> list[Hit]:
+    async def _filled(self, dataset: Dataset, entries: Sequence[Found], user: str | None) -> list[Hit]:
         """Segments of what was found, each once, with its children that were."""
-        if self._store.database.engine == "sqlite" and len(entries) < 200:
-            return self._hits(dataset, entries)
-        return await asyncio.to_thread(self._hits, dataset, entries)
-
-    def _hits(self, dataset: Dataset, entries: Sequence[Found]) -> list[Hit]:
-        details = self._store.details_now(dataset.tenant, dataset.id, [one.entry for one in entries])
-        wanted = list({detail.segment.document for detail in details.values()})
-        documents = self._store.documents_now(dataset.tenant, wanted)
+        details = await self._stored.searches.details(dataset.tenant, dataset.id, [one.entry for one in entries])
         hits: dict[str, Hit] = {}
         for one in entries:
-            detail = details.get(one.entry)
-            document = documents.get(detail.segment.document) if detail else None
+            detail = details.of_entries.get(one.entry)
+            document = details.documents.get(detail.segment.document) if detail else None
             if detail is None or document is None or not document.is_enabled or document.is_archived:
+                continue
+            if not _may_read(user, document.readers):  # its readers were named while others were looked for
                 continue
             child = detail.child
             shown = (
@@ -410,7 +399,7 @@ class Retriever:
 
     async def _finished(self, hits: list[Hit], settings: RetrievalSettings, found: Retrieval) -> list[Hit]:
         if settings.recency_days:
-            hits = _by_recency(hits, settings.recency_days, self._store.now())
+            hits = _by_recency(hits, settings.recency_days, self._stored.now())
         threshold = settings.threshold
         if threshold > 0:
             hits = [one for one in hits if one.score >= threshold]
@@ -421,7 +410,7 @@ class Retriever:
         return hits[: settings.top_k]
 
     async def _diverse(self, hits: list[Hit], settings: RetrievalSettings) -> list[Hit]:
-        vectors = await asyncio.to_thread(self._store.vectors_now, [one.entry for one in hits])
+        vectors = await self._stored.entries.vectors([one.entry for one in hits])
         width = max((len(one) for one in vectors.values()), default=0)
         if not width:
             return hits
@@ -435,6 +424,11 @@ class Retriever:
         hits = await self._reranked(hits, settings, asked, found)
         threshold = settings.threshold
         return [one for one in hits if one.score >= threshold] if threshold > 0 else hits
+
+
+def _may_read(user: str | None, readers: Collection[str]) -> bool:
+    """Where nobody is named, all may; and None is somebody who sees all."""
+    return user is None or not readers or user in readers
 
 
 def mmr(vectors: np.ndarray, scores: Sequence[float], relevance: float, most: int) -> list[int]:

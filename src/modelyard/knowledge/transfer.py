@@ -23,8 +23,8 @@ _MOST_LINE = 256 << 20
 
 async def export_dataset(datasets: Datasets, dataset: Dataset, path: Path) -> dict[str, int]:
     """Raises ConfigError where the file cannot be written."""
-    store = datasets.store
-    documents, _ = await store.documents(dataset.tenant, dataset.id, state="completed", most=10_000_000)
+    stored = datasets.stored
+    documents, _ = await stored.documents.listed(dataset.tenant, dataset.id, state="completed", most=10_000_000)
     told = {"documents": 0, "segments": 0, "vectors": 0}
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -35,11 +35,13 @@ async def export_dataset(datasets: Datasets, dataset: Dataset, path: Path) -> di
         archive.writestr("dataset.json", msgspec.json.encode(head))
         with archive.open("documents.jsonl", "w", force_zip64=True) as lines:
             for document in reversed(documents):
-                segments, _ = await store.segments(dataset.tenant, document.id, most=10_000_000)
-                children = [child for one in segments for child in (await store.children(dataset.tenant, one.id))[0]]
-                entries = await store.entries_of(document.id, dataset.space)
+                segments, _ = await stored.segments.listed(dataset.tenant, document.id, most=10_000_000)
+                children = [
+                    child for one in segments for child in (await stored.segments.children(dataset.tenant, one.id))[0]
+                ]
+                entries = await stored.entries.of(document.id, dataset.space)
                 line = {
-                    "document": document, "text": await store.text(document.id), "segments": segments,
+                    "document": document, "text": await stored.texts.get(document.id), "segments": segments,
                     "children": children,
                     "entries": [
                         {"segment": row["segment"], "child": row["child"], "digest": row["digest"],
@@ -75,7 +77,7 @@ async def import_dataset(datasets: Datasets, tenant: str, path: Path, *, name: s
     with archive, archive.open("documents.jsonl") as lines:
         while line := lines.readline(_MOST_LINE):
             await _restored(datasets, dataset, msgspec.json.decode(line), head)
-    return await datasets.store.dataset(tenant, dataset.id)
+    return await datasets.stored.datasets.get(tenant, dataset.id)
 
 
 async def _restored(datasets: Datasets, dataset: Dataset, line: dict[str, Any], head: dict[str, Any]) -> None:
@@ -112,7 +114,7 @@ async def _restored(datasets: Datasets, dataset: Dataset, line: dict[str, Any], 
     if not any(each.vector for each in indexed.entries):
         indexed.dimensions = 0
     parts = msgspec.convert(line["text"] or [], list[DocumentPart])
-    (placed,) = await datasets.store.add_documents([one], is_ours=True)
+    (placed,) = await datasets.stored.library.add([one], is_ours=True)
     if parts:
-        await datasets.store.keep_text(placed.id, parts)
-    await datasets.store.publish([Ready(placed, 0, indexed)])
+        await datasets.stored.texts.keep(placed.id, parts)
+    await datasets.stored.publisher.publish([Ready(placed, 0, indexed)])

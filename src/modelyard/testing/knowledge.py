@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 
 from modelyard.knowledge.analysis import terms
-from modelyard.knowledge.ingest import Embedded
 from modelyard.knowledge.models import normalised
+from modelyard.knowledge.vectors import Embedded
 
 
 class HashEmbedder:

@@ -61,7 +61,7 @@ class Pipelines:
 
     async def of(self, tenant: str, dataset: str, *, is_draft: bool = False) -> tuple[Dataset, FoundApp, App]:
         """The pipeline that fills a dataset. Raises NotFoundError, InvokeBadRequestError."""
-        one = await self._datasets().store.dataset(tenant, dataset)
+        one = await self._datasets().stored.datasets.get(tenant, dataset)
         if not one.settings.pipeline:
             raise NotFoundError(f"dataset {one.name!r} is filled by no pipeline", code="not_found")
         for found in self._apps.all(tenant):
@@ -234,9 +234,9 @@ class Pipelines:
             return
         datasets = self._datasets()
         with suppress(NotFoundError):  # the dataset may have been deleted meanwhile
-            one = await datasets.store.dataset(run.tenant, str(dataset))
+            one = await datasets.stored.datasets.get(run.tenant, str(dataset))
             try:
-                await datasets.store.document(run.tenant, one.id, str(document))
+                await datasets.stored.documents.get(run.tenant, one.id, str(document))
             except NotFoundError:
                 about: Mapping[str, Any] = run.system.get("datasource_info") or {}
                 name = str(about.get("name") or about.get("title") or about.get("url") or "document")

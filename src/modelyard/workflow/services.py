@@ -271,7 +271,7 @@ class TenantDatasets:
             dataset = await pipeline_dataset(self._datasets, self._tenant, self._app, data)
             document = await self._once(dataset, parts, form)
         else:
-            dataset = await self._datasets.store.dataset(self._tenant, target.dataset)
+            dataset = await self._datasets.stored.datasets.get(self._tenant, target.dataset)
             document = await self._into(dataset, parts, form, target)
         return {
             "dataset_id": dataset.id, "dataset_name": dataset.name, "batch": document.batch, "document_id": document.id,
@@ -283,16 +283,18 @@ class TenantDatasets:
 
     async def _once(self, dataset: Dataset, parts: list[DocumentPart], form: DocForm) -> Document:
         digest = digest_of(msgspec.json.encode(parts).decode())
-        store = self._datasets.store
-        known = next((row for row in await store.sources(self._tenant, dataset.id) if row["digest"] == digest), None)
+        stored = self._datasets.stored
+        known = next(
+            (row for row in await stored.documents.sources(self._tenant, dataset.id) if row["digest"] == digest), None
+        )
         if known is not None:
-            return await store.document(self._tenant, dataset.id, known["id"])
+            return await stored.documents.get(self._tenant, dataset.id, known["id"])
         title = parts[0].text.strip().splitlines()[0][:80] if parts else dataset.name
         return await self._datasets.add_chunks(dataset, title, parts, form, digest=digest)
 
     async def _into(self, dataset: Dataset, parts: list[DocumentPart], form: DocForm, target: IndexTarget) -> Document:
         try:
-            return await self._datasets.store.document(self._tenant, dataset.id, target.document)
+            return await self._datasets.stored.documents.get(self._tenant, dataset.id, target.document)
         except NotFoundError:
             return await self._datasets.add_chunks(
                 dataset, target.name or dataset.name, parts, form, id=target.document, batch=target.batch,
@@ -303,7 +305,7 @@ class TenantDatasets:
 async def pipeline_dataset(datasets: Datasets, tenant: str, app: str, data: Any) -> Dataset:
     """The dataset that a pipeline fills: it has the pipeline's name, and is made where there is none."""
     name = app[:40] or "pipeline"
-    known = await datasets.store.named(tenant, name)
+    known = await datasets.stored.datasets.named(tenant, name)
     if known is not None:
         return known
     settings = DatasetSettings(

@@ -67,15 +67,19 @@ class Asked:
         return self.parts.datasets()
 
     async def dataset(self) -> Dataset:
-        return await self.datasets.store.dataset(self.tenant, self.names["dataset"])
+        return await self.datasets.stored.datasets.get(self.tenant, self.names["dataset"])
 
     async def document(self) -> tuple[Dataset, Document]:
         dataset = await self.dataset()
-        return dataset, await self.datasets.store.document(self.tenant, dataset.id, self.names["document"])
+        return dataset, await self.datasets.stored.documents.get(self.tenant, dataset.id, self.names["document"])
 
     async def segment(self) -> tuple[Dataset, Document, Segment]:
         dataset, document = await self.document()
-        return dataset, document, await self.datasets.store.segment(self.tenant, document.id, self.names["segment"])
+        return (
+            dataset,
+            document,
+            await self.datasets.stored.segments.get(self.tenant, document.id, self.names["segment"]),
+        )
 
     def given(self) -> JSON:
         """What a form's `data` says, or the body."""

@@ -228,9 +228,9 @@ class DatasetRoutes:
         return settings
 
     async def _shape(self, asked: Asked, one: Dataset) -> JSON:
-        store = asked.datasets.store
-        counts = await store.counts(asked.tenant, one.id)
-        tags = (await store.bindings(asked.tenant)).get(one.id, [])
+        stored = asked.datasets.stored
+        counts = await stored.documents.counts(asked.tenant, one.id)
+        tags = (await stored.tags.bindings(asked.tenant)).get(one.id, [])
         externals: dict[str, Mapping[str, Any]] = {}
         if one.settings.provider == "external":
             externals = {each["id"]: each for each in await self._parts.external().listed(asked.tenant)}
@@ -241,11 +241,11 @@ class DatasetRoutes:
         page, limit = asked.number("page", 1, 100_000), asked.number("limit", 20)
         keyword = (asked.request.query("keyword") or "").lower()
         wanted = set(asked.request.queries("tag_ids"))
-        store = asked.datasets.store
-        counts, bindings = await store.counts(asked.tenant), await store.bindings(asked.tenant)
+        stored = asked.datasets.stored
+        counts, bindings = await stored.documents.counts(asked.tenant), await stored.tags.bindings(asked.tenant)
         every = [
             one
-            for one in await store.datasets(asked.tenant)
+            for one in await stored.datasets.of(asked.tenant)
             if keyword in one.name.lower() and wanted <= {row["tag"] for row in bindings.get(one.id, [])}
         ]
         some = every[(page - 1) * limit : page * limit]
@@ -287,7 +287,7 @@ class DatasetRoutes:
         dataset, body = await self._prepared(asked), asked.given()
         name, data = file_of(asked)
         if old := body.get("original_document_id"):
-            document = await asked.datasets.store.document(asked.tenant, dataset.id, str(old))
+            document = await asked.datasets.stored.documents.get(asked.tenant, dataset.id, str(old))
             one = await asked.datasets.update_file(dataset, document, name, data, **_how(body))
         else:
             one = await asked.datasets.add_file(dataset, str(body.get("name") or name), data, **_how(body))
@@ -298,7 +298,7 @@ class DatasetRoutes:
         dataset, body = await asked.dataset(), asked.given()
         if dataset.settings.provider == "external":
             raise ServiceError(400, "invalid_param", "External datasets are not supported.")
-        counts = await asked.datasets.store.counts(asked.tenant, dataset.id)
+        counts = await asked.datasets.stored.documents.counts(asked.tenant, dataset.id)
         if counts.get(dataset.id):
             return dataset
         names = ("indexing_technique", "embedding_model", "embedding_model_provider", "retrieval_model", "doc_form")
@@ -306,13 +306,13 @@ class DatasetRoutes:
         if not said:
             return dataset
         settings = await self._settings(asked, dataset.settings, said)
-        return await asked.datasets.store.change(msgspec.structs.replace(dataset, settings=settings))
+        return await asked.datasets.stored.datasets.change(msgspec.structs.replace(dataset, settings=settings))
 
     def _document(self, one: Document, dataset: Dataset) -> Reply:
         return json_reply({"document": shapes.document_shape(one, dataset.settings), "batch": one.batch})
 
     async def _updated(self, asked: Asked, dataset: Dataset, document_id: str, **values: Any) -> Reply:
-        document = await asked.datasets.store.document(asked.tenant, dataset.id, document_id)
+        document = await asked.datasets.stored.documents.get(asked.tenant, dataset.id, document_id)
         one = await asked.datasets.update_text(dataset, document, **values, **_how(asked.body))
         return self._document(one, dataset)
 
@@ -338,7 +338,7 @@ class DatasetRoutes:
     async def documents(self, asked: Asked) -> Reply:
         dataset = await asked.dataset()
         page, limit = asked.number("page", 1, 100_000), asked.number("limit", 20)
-        found, total = await asked.datasets.store.documents(
+        found, total = await asked.datasets.stored.documents.listed(
             asked.tenant, dataset.id, keyword=asked.request.query("keyword") or "",
             state=asked.request.query("status") or "", most=limit, skip=(page - 1) * limit,
         )  # fmt: skip
@@ -391,7 +391,7 @@ class DatasetRoutes:
         ids = [str(one) for one in list_of(asked.body, "document_ids")]
         if not ids:
             raise ServiceError(400, "invalid_param", "document_ids names no document")
-        documents = [await asked.datasets.store.document(asked.tenant, dataset.id, one) for one in ids]
+        documents = [await asked.datasets.stored.documents.get(asked.tenant, dataset.id, one) for one in ids]
         files = [await asked.datasets.file(one) for one in documents]
         if sum(len(data) for _, data in files) > _MOST_ZIPPED:
             raise ServiceError(400, "invalid_param", "these documents are too large for one archive")
@@ -407,13 +407,13 @@ class DatasetRoutes:
         changed: dict[str, bool] = (
             {"archived": action == "archive"} if action.endswith("archive") else {"enabled": action == "enable"}
         )
-        await asked.datasets.store.set_flags(asked.tenant, dataset.id, ids, **changed)
+        await asked.datasets.stored.library.set_flags(asked.tenant, dataset.id, ids, **changed)
         return json_reply({"result": "success"})
 
     async def indexing(self, asked: Asked) -> Reply:
         dataset = await asked.dataset()
         batch = asked.names["batch"]
-        found, _ = await asked.datasets.store.documents(asked.tenant, dataset.id, batch=batch, most=10_000)
+        found, _ = await asked.datasets.stored.documents.listed(asked.tenant, dataset.id, batch=batch, most=10_000)
         if not found:
             raise ServiceError(404, "not_found", "Documents not found.")
         return json_reply({"data": [shapes.indexing_shape(one) for one in reversed(found)]})
@@ -422,11 +422,11 @@ class DatasetRoutes:
         """pause-, resume-, retry- and cancel-indexing: ours."""
         dataset, document = await asked.document()
         wanted = asked.names["command"]
-        store = asked.datasets.store
+        stored = asked.datasets.stored
         if wanted in ("pause", "cancel"):
-            is_done = await store.command(asked.tenant, dataset.id, document.id, wanted)
+            is_done = await stored.documents.command(asked.tenant, dataset.id, document.id, wanted)
         elif wanted in ("resume", "retry"):
-            is_done = await store.retry(asked.tenant, dataset.id, document.id)
+            is_done = await stored.documents.retry(asked.tenant, dataset.id, document.id)
         else:
             raise ServiceError(404, "not_found", f"{wanted[:40]!r} is none of pause, resume, retry, cancel")
         asked.datasets.indexer.wake()
@@ -439,13 +439,13 @@ class DatasetRoutes:
     async def _segment_shape(self, asked: Asked, one: Segment, document: Document) -> JSON:
         children = []
         if shapes.is_hierarchical(document):
-            children, _ = await asked.datasets.store.children(asked.tenant, one.id)
+            children, _ = await asked.datasets.stored.segments.children(asked.tenant, one.id)
         return shapes.segment_shape(one, children)
 
     async def segments(self, asked: Asked) -> Reply:
         _, document = await asked.document()
         page, limit = asked.number("page", 1, 100_000), asked.number("limit", 20)
-        found, total = await asked.datasets.store.segments(
+        found, total = await asked.datasets.stored.segments.listed(
             asked.tenant, document.id, keyword=asked.request.query("keyword") or "", most=limit, skip=(page - 1) * limit
         )
         data = [await self._segment_shape(asked, one, document) for one in found]
@@ -459,7 +459,7 @@ class DatasetRoutes:
         given = list_of(asked.body, "segments")
         if not given or not all(isinstance(one, dict) for one in given):
             raise ServiceError(400, "invalid_param", "Segments is required")
-        made = await asked.datasets.add_segments(dataset, document, given)
+        made = await asked.datasets.segments.add(dataset, document, given)
         data = [await self._segment_shape(asked, one, document) for one in made]
         return json_reply({"data": data, "doc_form": document.form.value})
 
@@ -484,7 +484,7 @@ class DatasetRoutes:
         if "content" in changed and not changed["content"].strip():
             raise ServiceError(400, "invalid_param", "Content is empty")
         splits = "content" in changed and changed["content"] != segment.content
-        one = await asked.datasets.change_segment(
+        one = await asked.datasets.segments.change(
             dataset, document, msgspec.structs.replace(segment, **changed),
             splits_anew=bool(given.get("regenerate_child_chunks")) or splits,
         )  # fmt: skip
@@ -492,7 +492,7 @@ class DatasetRoutes:
 
     async def delete_segment(self, asked: Asked) -> Reply:
         _, _, segment = await asked.segment()
-        await asked.datasets.store.delete_segment(segment)
+        await asked.datasets.stored.publisher.delete_segment(segment)
         return Reply(b"", status=204)
 
     # children
@@ -500,7 +500,7 @@ class DatasetRoutes:
     async def children(self, asked: Asked) -> Reply:
         _, _, segment = await asked.segment()
         page, limit = asked.number("page", 1, 100_000), asked.number("limit", 20)
-        found, total = await asked.datasets.store.children(
+        found, total = await asked.datasets.stored.segments.children(
             asked.tenant, segment.id, keyword=asked.request.query("keyword") or "", most=limit, skip=(page - 1) * limit
         )
         return json_reply({
@@ -518,11 +518,11 @@ class DatasetRoutes:
         dataset, document, segment = await asked.segment()
         if not shapes.is_hierarchical(document):
             raise ServiceError(400, "invalid_param", "only hierarchical documents have child chunks")
-        kept, _ = await asked.datasets.store.children(asked.tenant, segment.id)
+        kept, _ = await asked.datasets.stored.segments.children(asked.tenant, segment.id)
         contents = [one.content for one in kept]
         change(contents)
-        await asked.datasets.set_children(dataset, document, segment, contents)
-        found, _ = await asked.datasets.store.children(asked.tenant, segment.id)
+        await asked.datasets.segments.set_children(dataset, document, segment, contents)
+        found, _ = await asked.datasets.stored.segments.children(asked.tenant, segment.id)
         return [shapes.child_shape(one) for one in found]
 
     async def add_child(self, asked: Asked) -> Reply:
@@ -531,8 +531,8 @@ class DatasetRoutes:
 
     async def _place(self, asked: Asked) -> int:
         _, _, segment = await asked.segment()
-        await asked.datasets.store.child(asked.tenant, segment.id, asked.names["child"])
-        kept, _ = await asked.datasets.store.children(asked.tenant, segment.id)
+        await asked.datasets.stored.segments.child(asked.tenant, segment.id, asked.names["child"])
+        kept, _ = await asked.datasets.stored.segments.children(asked.tenant, segment.id)
         return next(at for at, one in enumerate(kept) if one.id == asked.names["child"])
 
     async def change_child(self, asked: Asked) -> Reply:
@@ -602,14 +602,14 @@ class DatasetRoutes:
 
     async def queries(self, asked: Asked) -> Reply:
         dataset = await asked.dataset()
-        rows = await asked.datasets.store.queries(asked.tenant, dataset.id, asked.number("limit", 20))
+        rows = await asked.datasets.stored.queries.newest(asked.tenant, dataset.id, asked.number("limit", 20))
         return json_reply({"data": [dict(row) for row in rows]})
 
     # metadata
 
     async def fields(self, asked: Asked) -> Reply:
         dataset = await asked.dataset()
-        about = await asked.datasets.store.about_documents(asked.tenant, dataset.id)
+        about = await asked.datasets.stored.documents.about(asked.tenant, dataset.id)
         values = [msgspec.json.decode(row["metadata"]) for row in about]
         return json_reply({
             "doc_metadata": [
@@ -621,7 +621,7 @@ class DatasetRoutes:
 
     async def _with_fields(self, asked: Asked, dataset: Dataset, fields: list[MetadataField]) -> None:
         settings = msgspec.structs.replace(dataset.settings, fields=fields)
-        await asked.datasets.store.change(msgspec.structs.replace(dataset, settings=settings))
+        await asked.datasets.stored.datasets.change(msgspec.structs.replace(dataset, settings=settings))
 
     async def add_field(self, asked: Asked) -> Reply:
         dataset = await asked.dataset()
@@ -657,14 +657,14 @@ class DatasetRoutes:
 
     async def _rewritten(self, asked: Asked, dataset: Dataset, old: str, new: str | None) -> None:
         """Documents' values under another name, or gone."""
-        store = asked.datasets.store
-        found, _ = await store.documents(asked.tenant, dataset.id, most=10_000_000)
+        stored = asked.datasets.stored
+        found, _ = await stored.documents.listed(asked.tenant, dataset.id, most=10_000_000)
         for one in found:
             if old in one.metadata:
                 metadata = {
                     new if name == old else name: value for name, value in one.metadata.items() if new or name != old
                 }
-                await store.describe(msgspec.structs.replace(one, metadata=metadata))
+                await stored.library.describe(msgspec.structs.replace(one, metadata=metadata))
 
     async def built_in(self, asked: Asked) -> Reply:
         await asked.dataset()
@@ -675,19 +675,19 @@ class DatasetRoutes:
         if action not in ("enable", "disable"):
             raise ServiceError(400, "invalid_action", f"Invalid action: {action[:40]!r}")
         settings = msgspec.structs.replace(dataset.settings, built_in_field_enabled=action == "enable")
-        await asked.datasets.store.change(msgspec.structs.replace(dataset, settings=settings))
+        await asked.datasets.stored.datasets.change(msgspec.structs.replace(dataset, settings=settings))
         return json_reply({"result": "success"})
 
     async def set_metadata(self, asked: Asked) -> Reply:
         dataset = await asked.dataset()
         fields = {one.id: one for one in dataset.settings.fields}
-        store = asked.datasets.store
+        stored = asked.datasets.stored
         if not asked.body.get("operation_data"):
             raise ServiceError(400, "invalid_param", "operation_data is required")
         for operation in few(list_of(asked.body, "operation_data"), _MOST_DOCUMENTS, "operation_data"):
             if not isinstance(operation, dict):
                 raise ServiceError(400, "invalid_param", "operation_data is a list of objects")
-            document = await store.document(asked.tenant, dataset.id, str(operation.get("document_id")))
+            document = await stored.documents.get(asked.tenant, dataset.id, str(operation.get("document_id")))
             given: dict[str, Any] = {}
             for one in few(list_of(operation, "metadata_list"), _MOST_FIELDS, "metadata_list"):
                 field = fields.get(str(one.get("id"))) if isinstance(one, dict) else None
@@ -701,7 +701,7 @@ class DatasetRoutes:
                 document.metadata if operation.get("partial_update")
                 else {name: value for name, value in document.metadata.items() if name not in named}
             )  # fmt: skip
-            await store.describe(msgspec.structs.replace(document, metadata={**kept, **given}))
+            await stored.library.describe(msgspec.structs.replace(document, metadata={**kept, **given}))
         return json_reply({"result": "success"})
 
     # tags
@@ -709,13 +709,13 @@ class DatasetRoutes:
     async def add_tag(self, asked: Asked) -> Reply:
         name = _tag_name(asked.body)
         try:
-            made = await asked.datasets.store.add_tag(asked.tenant, name)
+            made = await asked.datasets.stored.tags.add(asked.tenant, name)
         except ConflictError as error:
             raise ServiceError(400, "invalid_param", str(error)) from error
         return json_reply({"id": made, "name": name, "type": "knowledge", "binding_count": "0"})
 
     async def tags(self, asked: Asked) -> Reply:
-        rows = await asked.datasets.store.tags(asked.tenant)
+        rows = await asked.datasets.stored.tags.of(asked.tenant)
         return json_reply([
             {"id": row["id"], "name": row["name"], "type": "knowledge", "binding_count": str(row["count"])}
             for row in rows
@@ -723,16 +723,16 @@ class DatasetRoutes:
 
     async def rename_tag(self, asked: Asked) -> Reply:
         name, tag = _tag_name(asked.body), str(asked.body.get("tag_id") or "")
-        store = asked.datasets.store
+        stored = asked.datasets.stored
         try:
-            await store.rename_tag(asked.tenant, tag, name)
+            await stored.tags.rename(asked.tenant, tag, name)
         except ConflictError as error:
             raise ServiceError(400, "invalid_param", str(error)) from error
-        row = next(row for row in await store.tags(asked.tenant) if row["id"] == tag)
+        row = next(row for row in await stored.tags.of(asked.tenant) if row["id"] == tag)
         return json_reply({"id": tag, "name": name, "type": "knowledge", "binding_count": str(row["count"])})
 
     async def delete_tag(self, asked: Asked) -> Reply:
-        await asked.datasets.store.delete_tag(asked.tenant, str(asked.body.get("tag_id") or ""))
+        await asked.datasets.stored.tags.delete(asked.tenant, str(asked.body.get("tag_id") or ""))
         return Reply(b"", status=204)
 
     async def bind(self, asked: Asked) -> Reply:
@@ -745,12 +745,12 @@ class DatasetRoutes:
         tags = [str(one) for one in list_of(asked.body, "tag_ids")]
         if asked.body.get("tag_id"):
             tags.append(str(asked.body["tag_id"]))
-        await asked.datasets.store.bind(asked.tenant, str(asked.body.get("target_id") or ""), tags, is_on=is_on)
+        await asked.datasets.stored.tags.bind(asked.tenant, str(asked.body.get("target_id") or ""), tags, is_on=is_on)
         return Reply(b"", status=204)
 
     async def tags_of(self, asked: Asked) -> Reply:
         dataset = await asked.dataset()
-        rows = (await asked.datasets.store.bindings(asked.tenant)).get(dataset.id, [])
+        rows = (await asked.datasets.stored.tags.bindings(asked.tenant)).get(dataset.id, [])
         return json_reply({"data": [{"id": row["tag"], "name": row["name"]} for row in rows], "total": len(rows)})
 
     # models, for those who choose one
@@ -784,7 +784,7 @@ class DatasetRoutes:
             )
             condition = _external_conditions(body.get("metadata_condition"))
             datasets = self._parts.datasets()
-            dataset = await datasets.store.dataset(tenant, str(body.get("knowledge_id") or ""))
+            dataset = await datasets.stored.datasets.get(tenant, str(body.get("knowledge_id") or ""))
             found = await datasets.search(
                 tenant, [dataset.id], str(body.get("query") or ""), settings=settings, conditions=condition,
                 source="external",

@@ -105,13 +105,13 @@ class PipelineCalls:
     @staticmethod
     async def _whole(asked: Asked, dataset: Dataset, started: list[RunRecord]) -> JSON:
         """The documents that the runs made, once all have ended. Raises ServiceError where none made any."""
-        runs, store = asked.parts.pipelines().runs, asked.datasets.store
+        runs, stored = asked.parts.pipelines().runs, asked.datasets.stored
         ended = [await runs.ended(run.tenant, run.id) for run in started]
         if all(run.status is Status.FAILED for run in ended):
             raise ServiceError(500, "pipeline_run_error", ended[0].error)
         documents: list[JSON] = []
         for run in ended:
-            one = await store.document(run.tenant, dataset.id, str(run.system["document_id"]))
+            one = await stored.documents.get(run.tenant, dataset.id, str(run.system["document_id"]))
             documents.append({
                 "id": one.id, "position": one.position, "name": one.name, "indexing_status": one.status.value,
                 "data_source_type": run.system["datasource_type"], "error": one.error or None,

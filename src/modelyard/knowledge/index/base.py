@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
     np = lazy("numpy", extra="knowledge")
 
-ReadChanges = Callable[[str, int, int, int], Changes]
+ReadChanges = Callable[[str, int, int, int], Awaitable[Changes]]
 """(dataset, space, since which generation, until which)"""
 _RRF = 60  # Cormack, Clarke, Büttcher 2009
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from modelyard.base.lazy import lazy
 from modelyard.knowledge.analysis import split_counted
-from modelyard.knowledge.index.base import Found, Question, Space, fused
+from modelyard.knowledge.index.base import Found, Question, ReadChanges, Space, fused
 from modelyard.knowledge.index.bm25 import idf, question
 from modelyard.knowledge.rows import Changes
-from modelyard.knowledge.store import KnowledgeStore
+from modelyard.knowledge.stored.followers import Followers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,9 @@ class Follower(ABC):
 
     name: str
 
-    def __init__(self, store: KnowledgeStore) -> None:
-        self.store = store
+    def __init__(self, read: ReadChanges, followers: Followers) -> None:
+        self._read = read
+        self._followers = followers
         self._at: dict[tuple[str, int], int] = {}
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
 
@@ -70,13 +71,11 @@ class Follower(ABC):
         async with self._locks.setdefault(space.key, asyncio.Lock()):
             if self._at.get(space.key, -1) >= space.generation:
                 return
-            since = await asyncio.to_thread(self.store.followed, self.name, space.dataset, space.number)
+            since = await self._followers.followed(self.name, space.dataset, space.number)
             if since < space.generation:
-                changes = await asyncio.to_thread(
-                    self.store.changes, space.dataset, space.number, since, space.generation
-                )
+                changes = await self._read(space.dataset, space.number, since, space.generation)
                 await self.put(space, changes)
-                await self.store.set_followed(
+                await self._followers.set_followed(
                     self.name, space.dataset, space.number, since, space.generation, _counted(changes),
                     is_whole=changes.is_whole,
                 )  # fmt: skip
@@ -107,9 +106,7 @@ class Follower(ABC):
     async def _weights(self, space: Space, text: str) -> tuple[dict[int, float], float, float]:
         """Of the question's terms; entries' mean length; what an entry with all of the terms would have."""
         wanted = question(text)
-        holding = await asyncio.to_thread(
-            self.store.holding, self.name, space.dataset, space.number, [*wanted, _ENTRIES, _LENGTH]
-        )
+        holding = await self._followers.holding(self.name, space.dataset, space.number, [*wanted, _ENTRIES, _LENGTH])
         entries = max(1, holding.get(_ENTRIES, 0))
         weights = {term: times * idf(holding.get(term, 0), entries) for term, times in wanted.items()}
         known = {term: weight for term, weight in weights.items() if holding.get(term, 0) > 0}
@@ -117,8 +114,8 @@ class Follower(ABC):
 
     async def average(self, space: Space, changes: Changes) -> float:
         """Entries' mean length once these changes are made."""
-        known = {} if changes.is_whole else await asyncio.to_thread(
-            self.store.holding, self.name, space.dataset, space.number, [_ENTRIES, _LENGTH]
+        known = {} if changes.is_whole else await self._followers.holding(
+            self.name, space.dataset, space.number, [_ENTRIES, _LENGTH]
         )  # fmt: skip
         more = _counted(changes)
         entries = known.get(_ENTRIES, 0) + more[_ENTRIES]
@@ -136,7 +133,7 @@ class Follower(ABC):
             del self._at[key]
             self._locks.pop(key, None)
         await self.delete(dataset, number)
-        await self.store.unfollow(self.name, dataset)
+        await self._followers.unfollow(self.name, dataset)
 
     @abstractmethod
     async def delete(self, dataset: str, number: int | None) -> None: ...

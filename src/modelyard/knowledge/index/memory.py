@@ -331,7 +331,7 @@ class MemoryIndex:
             known = self._spaces.get(space.key)
             if known is not None and known.generation >= space.generation and known.dimensions == space.dimensions:
                 return
-            known = await asyncio.to_thread(self._followed, known, space)
+            known = await self._followed(known, space)
             self._spaces[space.key] = known
             self._spaces.move_to_end(space.key)
             self._make_room()
@@ -345,16 +345,16 @@ class MemoryIndex:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a graph could not be built", extra={"fields": {"error": str(error)}})
 
-    def _followed(self, known: SpaceIndex | None, space: Space) -> SpaceIndex:
+    async def _followed(self, known: SpaceIndex | None, space: Space) -> SpaceIndex:
         if known is None or known.dimensions != space.dimensions:
             known = SpaceIndex(space.dimensions, graph_from=self._graph_from)
-        changes = self._read(space.dataset, space.number, known.generation, space.generation)
+        changes = await self._read(space.dataset, space.number, known.generation, space.generation)
         if changes.is_whole and known.size:
             known = SpaceIndex(space.dimensions, graph_from=self._graph_from)
         if known.size > 1000 and known.alive - len(changes.removed) < known.size // 2:
             known = SpaceIndex(space.dimensions, graph_from=self._graph_from)  # mostly gaps: anew
-            changes = self._read(space.dataset, space.number, 0, space.generation)
-        known.apply(changes, space.generation)
+            changes = await self._read(space.dataset, space.number, 0, space.generation)
+        await asyncio.to_thread(known.apply, changes, space.generation)
         return known
 
     def _make_room(self) -> None:

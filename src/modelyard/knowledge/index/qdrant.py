@@ -15,11 +15,11 @@ import msgspec
 from modelyard.base.errors import ConfigError
 from modelyard.base.lazy import lazy
 from modelyard.knowledge.analysis import split_counted
-from modelyard.knowledge.index.base import Space
+from modelyard.knowledge.index.base import ReadChanges, Space
 from modelyard.knowledge.index.bm25 import K1, B
 from modelyard.knowledge.index.follower import Follower
 from modelyard.knowledge.rows import Changes
-from modelyard.knowledge.store import KnowledgeStore
+from modelyard.knowledge.stored.followers import Followers
 from modelyard.models.types import JSON
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.transport.egress import Egress, EgressError
@@ -36,8 +36,8 @@ _MOST_ANSWER = 64 << 20
 class QdrantIndex(Follower):
     name = "qdrant"
 
-    def __init__(self, store: KnowledgeStore, egress: Egress, url: str, api_key: str = "") -> None:
-        super().__init__(store)
+    def __init__(self, read: ReadChanges, followers: Followers, egress: Egress, url: str, api_key: str = "") -> None:
+        super().__init__(read, followers)
         if not url.startswith(("http://", "https://")):
             raise ConfigError("knowledge.store qdrant needs knowledge.qdrant_url, as http://HOST:6333")
         self._egress = egress
@@ -154,7 +154,7 @@ class QdrantIndex(Follower):
 
     async def _last_space(self, dataset: str) -> int:
         """The highest number that a space of the dataset was known by."""
-        numbers = await asyncio.to_thread(self.store.spaces, self.name, dataset)
+        numbers = await self._followers.spaces(self.name, dataset)
         return max(numbers, default=0)
 
     async def aclose(self) -> None:
