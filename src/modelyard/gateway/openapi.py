@@ -90,8 +90,8 @@ def _operation(api: Api, row: Row, inputs: "_Shapes", outputs: "_Shapes") -> JSO
 
 
 def _operation_id(api: Api, row: Row) -> str:
-    """The method and the path without what is common to all of the API."""
-    common = max((prefix for prefix in api.prefixes if row.path.startswith(prefix)), key=len, default="")
+    """The method and the path without what is common to all of the API. No two rows of an API have the same."""
+    common = api.prefixes[0] if len(api.prefixes) == 1 else ""
     rest = _path_of(row).removeprefix(common).replace("{", "").replace("}", "")
     return f"{row.method.lower()}{rest}".replace("/", "_").replace(":", "_").replace("-", "_").replace(".", "_")
 
