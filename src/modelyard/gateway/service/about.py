@@ -87,7 +87,9 @@ def _feature(app: App, name: str) -> Any:
     default, value = _DEFAULTS[name], app.features.get(name)
     if not isinstance(value, type(default)):
         value = default
-    return {**_WITHIN[name], **value} if name in _WITHIN else value
+    if isinstance(value, dict):
+        return {**_WITHIN.get(name, {}), **value}
+    return value
 
 
 def _user_of(run: RunRecord) -> EndUserShown:
