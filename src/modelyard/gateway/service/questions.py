@@ -53,9 +53,8 @@ class Questions:
         query = call.body.get("query")
         if isinstance(query, str) and query:
             inputs.setdefault("query", query)
-        run = await self.chats.run(
-            call.found, call.app, inputs=inputs, user=user, files=list_of(call.body, "files")
-        )  # fmt: skip
+        files = list_of(call.body, "files")
+        run = await self.chats.run(call.found, call.app, inputs=inputs, user=user, files=files)
         return await self.runs.answer(run, call, is_streaming=is_streaming)
 
     async def more_like_this(self, call: Call) -> Reply | StreamReply:

@@ -75,22 +75,22 @@ class AppRuns:
 
     def events(self, run: RunRecord, call: Call, watching: Watching) -> StreamReply:
         """The run's events as they come, in the service API's words."""
-        told = ServiceEvents(run, end_user=call.end_user())
+        telling = ServiceEvents(run, end_user=call.end_user())
 
         def error_event(error: ModelyardError) -> JSON:
             status, code = problem_of(error)
-            return told.error_event(status, code, str(error))
+            return telling.error_event(status, code, str(error))
 
-        return self.stream(run, told, error_event, watching)
+        return self.stream(run, telling, error_event, watching)
 
     def stream(
-        self, run: RunRecord, told: Telling, error_event: Callable[[ModelyardError], JSON], watching: Watching
+        self, run: RunRecord, telling: Telling, error_event: Callable[[ModelyardError], JSON], watching: Watching
     ) -> StreamReply:
         """The run's events as they come. `error_event`: the last of them, where they break off."""
-        pieces = self._pieces(run, told, watching)
+        pieces = self._pieces(run, telling, watching)
         return sse_reply(pieces, lambda error: b"data: " + encode(error_event(error)) + b"\n\n")
 
-    async def _pieces(self, run: RunRecord, told: Telling, watching: Watching) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, run: RunRecord, telling: Telling, watching: Watching) -> AsyncGenerator[bytes, None]:
         """The run's events as they come, and a ping where nothing does."""
         queue: asyncio.Queue[tuple[int, Any] | ModelyardError | None] = asyncio.Queue(maxsize=1000)
         task = asyncio.ensure_future(self._watch(run, watching, queue))
@@ -107,7 +107,7 @@ class AppRuns:
                 if isinstance(came, ModelyardError):
                     raise came
                 number, event = came
-                for document in told.feed(event):
+                for document in telling.feed(event):
                     ending = b"\nid: %d\n\n" % number if watching.is_numbered else b"\n\n"
                     yield b"data: " + encode(document) + ending
         finally:
@@ -137,7 +137,7 @@ class AppRuns:
 
     async def _whole(self, run: RunRecord, call: Call) -> AsyncGenerator[bytes, None]:
         """The answer once there is one. Blanks keep the connection open while it is not."""
-        work = asyncio.ensure_future(self._told(run, call))
+        work = asyncio.ensure_future(self._to_its_end(run, call))
         try:
             while not work.done():
                 await asyncio.wait([work], timeout=PING_SECONDS)
@@ -148,31 +148,31 @@ class AppRuns:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
-    async def _told(self, run: RunRecord, call: Call) -> ServiceEvents:
+    async def _to_its_end(self, run: RunRecord, call: Call) -> ServiceEvents:
         """All that is told of a run, at its end. Raises ServiceError where an answer failed."""
-        told = ServiceEvents(run, end_user=call.end_user())
-        async with aclosing(fed(self.runs, run, told)) as pieces:
+        telling = ServiceEvents(run, end_user=call.end_user())
+        async with aclosing(fed(self.runs, run, telling)) as pieces:
             async for _ in pieces:
                 pass
-        if told.finished is None:
+        if telling.finished is None:
             raise WorkflowError("the run ended without a word")
-        if told.says_messages and told.finished["status"] == Status.FAILED.value:
-            raise ServiceError(*problem_of_run(told.error_type), told.error)
-        return told
+        if telling.says_messages and telling.finished["status"] == Status.FAILED.value:
+            raise ServiceError(*problem_of_run(telling.error_type), telling.error)
+        return telling
 
 
 def _missing(run_id: str) -> NotFoundError:
     return NotFoundError(f"run {run_id[:80]!r} does not exist")
 
 
-def _whole_answer(run: RunRecord, told: ServiceEvents) -> JSON:
+def _whole_answer(run: RunRecord, telling: ServiceEvents) -> JSON:
     """A ChatAnswer, a CompletionAnswer or a WorkflowAnswer, by what ran."""
-    if not told.says_messages:
-        return {"task_id": run.id, "workflow_run_id": run.id, "data": told.finished}
+    if not telling.says_messages:
+        return {"task_id": run.id, "workflow_run_id": run.id, "data": telling.finished}
     message = run.message or run.id
     answer: JSON = {
         "event": "message", "task_id": run.id, "id": message, "message_id": message, "mode": run.mode,
-        "answer": "".join(told.answer), "metadata": told.metadata(), "created_at": int(run.created_at),
+        "answer": "".join(telling.answer), "metadata": telling.metadata(), "created_at": int(run.created_at),
     }  # fmt: skip
     return {**answer, "conversation_id": run.conversation} if run.conversation else answer
 

@@ -46,7 +46,9 @@ class WorkflowCalls:
         """POST /v1/workflows/ID/run: a version by its id; the app's own id is the one that is published."""
         call.must_be("workflow")
         name = call.names["workflow_id"]
-        return await self._run(call if name == call.found.id else await self.versions.at(call, name))
+        if name != call.found.id:
+            call = await self.versions.at(call, name)
+        return await self._run(call)
 
     async def _run(self, call: Call) -> Reply | StreamReply:
         # What is wrong with the call is said before a run begins.
