@@ -62,7 +62,7 @@ def misfit(api: Api, row: Row, reply: Reply | StreamReply) -> str | None:
         has_content = isinstance(reply, StreamReply) or bool(reply.body)
         return f"content where none is promised, of {kind}" if has_content and status != 303 else None
     if isinstance(reply, StreamReply):
-        return None if _fits(kind, _kinds(row.answer)) else f"a stream of {kind}"
+        return None if _fits(kind, _kinds(row.answer)) or kind == "application/json" else f"a stream of {kind}"
     if kind != "application/json":
         return None if _fits(kind, _kinds(row.answer)) else f"content of {kind}"
     schema = _schema(api, row, status)

@@ -180,6 +180,20 @@ def test_visitors_see_their_own_conversations_and_nobody_elses(told: dict[str, s
         assert page("GET", path).status_code == 404, path
 
 
+def test_a_page_answers_like_the_service_api_and_says_what_its_addresses_take(told: dict[str, str], admin: Admin):
+    page = Page(admin, "talking")
+    assert page("GET", "/parameters").json() == httpx.get(
+        f"{admin.origin}/v1/parameters", headers={"authorization": f"Bearer {told['talking']}"}
+    ).json()  # fmt: skip
+    wrong = page("PUT", "/conversations")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert wrong.json()["code"] == "method_not_allowed"
+    assert httpx.options(f"{page.url}/v1/chat-messages").headers["allow"] == "POST, OPTIONS"
+    gone = httpx.get(f"{admin.origin}/chat/nowhere")
+    assert (gone.status_code, gone.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert httpx.get(f"{admin.origin}/chat/-/index.html").json()["code"] == "not_found"
+
+
 def test_a_completion_page_gives_another_answer(told: dict[str, str], admin: Admin):
     page = Page(admin, "poems")
     first = page("POST", "/completion-messages", json={"inputs": {"topic": "rain"}}).json()

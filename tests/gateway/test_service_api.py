@@ -171,6 +171,51 @@ def test_who_shows_no_key_or_another_kind_gets_nothing(told: dict[str, str]):
     assert (broken.status_code, broken.json()["code"]) == (400, "bad_request")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "without_key", "with_key"),
+    [
+        ("POST", "/messages/batches", (404, "not_found_error"), (404, "not_found")),
+        ("POST", "/messages/x/y", (404, "not_found_error"), (404, "not_found")),
+        ("GET", "/conversations/abc", (405, "method_not_allowed"), (405, "method_not_allowed")),
+        ("GET", "/files/abc", (404, "unknown_url"), (404, "not_found")),
+        ("GET", "/workflows/abc", (404, "not_found"), (404, "not_found")),
+        ("GET", "/chat-messages", (405, "method_not_allowed"), (405, "method_not_allowed")),
+    ],
+)
+def test_what_is_not_there_is_refused_in_the_words_of_whoever_asks(
+    told: dict[str, str], method: str, path: str, without_key: tuple[int, str], with_key: tuple[int, str]
+):
+    url, key = f"{told['base']}{path}", {"authorization": f"Bearer {told['chat']}"}
+    stranger = httpx.request(method, url)
+    assert (stranger.status_code, _kind_of(stranger.json())) == without_key
+    known = httpx.request(method, url, headers=key)
+    assert (known.status_code, known.json()["code"]) == with_key
+    assert known.headers.get("allow") == {
+        "/conversations/abc": "DELETE, OPTIONS",
+        "/chat-messages": "POST, OPTIONS",
+    }.get(path)
+
+
+def _kind_of(refusal: dict[str, Any]) -> str:
+    """Anthropic's type of error, OpenAI's code, or the service API's."""
+    error = refusal.get("error", refusal)
+    return error["type"] if refusal.get("type") == "error" else error["code"]
+
+
+def test_what_a_path_takes_is_said_without_a_key_and_a_page_is_asked_for_by_head(told: dict[str, str]):
+    asked = httpx.options(f"{told['base']}/workflows/run")
+    assert (asked.status_code, asked.headers["allow"]) == (204, "POST, OPTIONS")
+    info = Caller(told, "chat").http.head("/info")
+    assert (info.status_code, info.content, int(info.headers["content-length"]) > 0) == (200, b"", True)
+    assert httpx.head(f"{told['base']}/info").status_code == 401
+
+
+def test_an_upload_that_is_no_form_is_told_what_is_wanted(told: dict[str, str]):
+    answer = Caller(told, "workflow").post("/files/upload", file="x")
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_param")
+    assert "multipart/form-data" in answer.json()["message"]
+
+
 def test_a_conversation_remembers_its_variables_and_what_was_said(told: dict[str, str]):
     caller = Caller(told, "remembering")
     first = caller.post("/chat-messages", query="one", user="v", inputs={}).json()

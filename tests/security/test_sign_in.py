@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from modelyard.app import Modelyard
 from modelyard.base.errors import NotFoundError
 from modelyard.base.settings import OidcSettings, Settings
-from modelyard.gateway.chat_page import page as chat_page
+from modelyard.gateway.chat_page import visitors
 from modelyard.runtime import passwords
 from modelyard.runtime import sessions as sessions_module
 from modelyard.runtime.account import SignInError
@@ -391,7 +391,7 @@ APP = yaml.safe_dump({
 def test_whoever_invents_visitors_of_a_page_is_counted_by_where_they_call_from(
     start_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(chat_page, "_WRITES_A_MINUTE", 9)
+    monkeypatch.setattr(visitors, "WRITES_A_MINUTE", 9)
     running = start_gateway()
     with httpx.Client(base_url=running.origin, timeout=60) as client:
         app = client.post("/admin/v1/apps", json={"file": APP}).json()

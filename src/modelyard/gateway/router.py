@@ -6,7 +6,7 @@ What a path answers besides its methods is RFC 9110's: 405 with `Allow` (15.5.6)
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.routing import Match, Route, compile_path
@@ -21,6 +21,7 @@ from modelyard.gateway.table import (
     NoSuchPathError,
     Row,
     UnknownMethodError,
+    call_handler,
 )
 
 _LONGEST_GUESS = 120
@@ -112,7 +113,8 @@ class Router:
         allowed = _allowed(places)
         if method == "OPTIONS":
             api, _ = next(iter(places[0].rows.values()))
-            return Found(api, _options(path, allowed), _NO_NAMES)
+            # Anybody may ask for this: it does not enter as the API's callers do.
+            return Found(replace(api, enter=call_handler), _options(path, allowed), _NO_NAMES)
         raise MethodNotAllowedError(method, path, allowed)
 
     def _matching(self, path: str) -> Iterator[tuple[_Place, tuple[str, ...]]]:

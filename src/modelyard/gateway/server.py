@@ -31,8 +31,7 @@ from modelyard.gateway.admin.parts import ManageParts
 from modelyard.gateway.anthropic import table as anthropic_table
 from modelyard.gateway.auth import Gatekeeper, UnauthorizedError
 from modelyard.gateway.bodies import BodyBudget
-from modelyard.gateway.chat_page import page as chat_page
-from modelyard.gateway.chat_page.page import PageRoute
+from modelyard.gateway.chat_page import table as chat_page_table
 from modelyard.gateway.cohere import table as cohere_table
 from modelyard.gateway.console_api import table as console_table
 from modelyard.gateway.docs import table as docs_table
@@ -63,8 +62,9 @@ from modelyard.gateway.plugins.content_table import ContentParts
 from modelyard.gateway.plugins.daemon import DAEMON
 from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.router import Found, Router
-from modelyard.gateway.service.apps import Service
+from modelyard.gateway.service import table as service_table
 from modelyard.gateway.service.calls import PROBLEM
+from modelyard.gateway.service.entrance import Entrance
 from modelyard.gateway.service.parts import ServiceParts
 from modelyard.gateway.table import OWN_SECRET, SAME_SITE, Admission, Api, Auth, ErrorShape, Row
 from modelyard.gateway.tenant_content import ContentRules, Headers
@@ -153,25 +153,21 @@ class Parts:
 
 def build_apis(parts: Parts) -> tuple[Api, ...]:
     """All APIs, each with its table. The first one's words refuse what lies below nobody's prefix."""
-    apps = Service(parts.service)
+    entrance, app_rows = Entrance(parts.service.apps), service_table.rows(parts.service)
     apis = (
         openai_table.api(parts.models, parts.responses, parts.clock, HostedTools(parts.tools, parts.tool)),
         anthropic_table.api(parts.models, parts.clock),
         google_table.api(parts.models, parts.clock),
         cohere_table.api(parts.models, parts.clock),
         cohere_table.jina_api(parts.models),
-        _of("service", "/v1", PROBLEM, {path: dict(_closed(apps.route(path))) for path in apps.routes}),
+        service_table.api(app_rows, entrance),
         _of("knowledge", "/v1/datasets", PROBLEM, _knowledge_routes(parts)),
         _of("admin", "/admin", OPENAI, {**_admin_routes(parts), **_tool_routes(parts)}),
         _of("plugins", "/plugin", DAEMON, _daemon_routes(parts)),
         content_table.api(_content_parts(parts)),
         mcp_table.api(McpServer(parts.tools), parts.offer),
         a2a_table.api(parts.service),
-        _of("chat_page", "/chat", PROBLEM, {
-            chat_page.PREFIX: dict.fromkeys(
-                ("GET", "POST", "PUT", "DELETE"), (None, PageRoute(parts.service.apps, apps, parts.keeper))
-            )
-        }),
+        chat_page_table.api(parts.service.apps, parts.keeper, entrance, app_rows.for_visitors),
         console_table.api(parts.accounts, parts.keeper, parts.oidc),
         operations_table.api(parts.jail, parts.problem, parts.metrics, parts.others),
     )  # fmt: skip
@@ -187,10 +183,6 @@ def _content_parts(parts: Parts) -> ContentParts:
 
 
 _Routes = Mapping[str, Mapping[str, tuple[Role | None, Route]]]
-
-
-def _closed(verbs: Mapping[str, Route]) -> dict[str, tuple[Role | None, Route]]:
-    return {verb: (None, route) for verb, route in verbs.items()}
 
 
 def _of(name: str, prefix: str, errors: ErrorShape, routes: _Routes) -> Api:

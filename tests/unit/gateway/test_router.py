@@ -20,6 +20,7 @@ from modelyard.gateway.table import (
     NoSuchPathError,
     Row,
     UnknownMethodError,
+    call_handler,
 )
 from modelyard.runtime.caller import Role
 
@@ -111,6 +112,19 @@ def test_what_is_in_no_table_is_refused_in_its_clients_words(
     path: str, headers: list[tuple[bytes, bytes]], expected: object
 ):
     assert ROUTER.errors_for(path, headers) is expected
+
+
+async def refuse(request: Request, row: Row) -> Reply:
+    raise AssertionError(f"{request} must not enter for {row}")
+
+
+def test_what_a_path_takes_is_said_to_those_who_may_not_enter():
+    closed = Api(
+        name="closed", title="", about="", prefixes=("/closed",), errors=OPENAI, rows=(row("POST", "/closed"),),
+        enter=refuse,
+    )  # fmt: skip
+    found = Router([closed]).find("OPTIONS", "/closed")
+    assert (found.api.errors, found.api.enter, found.row.auth) == (OPENAI, call_handler, NOBODY_IN_PARTICULAR)
 
 
 def test_two_rows_for_one_method_and_path_are_a_mistake():

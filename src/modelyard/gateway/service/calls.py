@@ -121,6 +121,20 @@ def made_id(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
+def is_uuid(value: Any) -> bool:
+    """Whether this is a UUID, or its text."""
+    try:
+        uuid.UUID(str(value))
+    except ValueError:
+        return False
+    return True
+
+
+def seconds(moment: float | None) -> int | None:
+    """A moment to the second; None for one that has not come."""
+    return None if moment is None else int(moment)
+
+
 def iso(moment: float | None) -> str | None:
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
 
@@ -129,15 +143,13 @@ def end_user_id(tenant: str, app: str, user: str) -> str:
     return made_id(f"{tenant}/{app}/{user}")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """One request of an app's caller."""
 
     request: Request
     found: FoundApp
     app: App
-    rest: str
-    """What stands in the address behind the route's own part."""
     body: JSON
     visitor: str = ""
     """Who uses the app on its page; empty for callers with a key, who say for whom they call."""
@@ -145,6 +157,11 @@ class Call:
     @property
     def tenant(self) -> str:
         return self.found.tenant
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What the named parts of the address hold."""
+        return self.request.names
 
     @property
     def user(self) -> str:
@@ -170,24 +187,25 @@ class Call:
         return mode == "streaming"
 
     def must_be(self, *modes: str) -> None:
+        """Raises ServiceError where the app is of none of these modes."""
         if self.app.mode not in modes:
             code = {"completion": "app_unavailable", "workflow": "not_workflow_app"}.get(modes[0], "not_chat_app")
             raise ServiceError(
                 400, code, f"Please check if your app mode matches the right API route: it is {self.app.mode}."
             )
 
+    def must_have(self, feature: str, code: str, message: str) -> None:
+        """Raises ServiceError, in these words, where the app's file does not switch the feature on."""
+        if not (self.app.features.get(feature) or {}).get("enabled"):
+            raise ServiceError(400, code, message)
+
     def end_user(self) -> str:
+        """The id of whom the app is used for."""
         user = str(self.visitor or self.body.get("user") or self.request.query("user") or "")
         return end_user_id(self.tenant, self.found.id, user)
 
-    def subject(self, verb: str) -> str:
-        """What an address as `…/ID/verb` names. Raises ServiceError where it is another."""
-        name, slash, found = self.rest.partition("/")
-        if not slash or found != verb:
-            raise ServiceError(404, "not_found", f"there is nothing at {self.request.path!r}")
-        return name
-
     def number(self, name: str, default: int, most: int = 100) -> int:
+        """A number of the address's query. Raises ServiceError for what is none, or too large."""
         text = self.request.query(name)
         if text is None or text == "":
             return default

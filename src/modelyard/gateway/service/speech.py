@@ -1,0 +1,83 @@
+"""Speech to text and back, with the tenant's default models."""
+
+import mimetypes
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from modelyard.base.errors import NotFoundError
+from modelyard.gateway.forms import parse_form
+from modelyard.gateway.http import Reply, StreamReply, audio_reply, json_reply
+from modelyard.gateway.service.calls import Call, ServiceError
+from modelyard.gateway.service.shapes import Transcript
+from modelyard.models.speech2text import Speech2TextRequest
+from modelyard.models.tts import TTSRequest
+from modelyard.models.types import ModelType
+from modelyard.runtime.caller import Caller
+from modelyard.runtime.model_instance import ModelInstance
+from modelyard.runtime.model_manager import ModelManager
+from modelyard.workflow.conversations import Conversations
+from modelyard.workflow.services import file_kind
+
+_MOST_AUDIO_MB = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """Speaks messages and other texts, and writes down recordings."""
+
+    models: ModelManager
+    conversations: Conversations
+
+    async def transcribe(self, call: Call) -> Reply:
+        """POST /v1/audio-to-text."""
+        call.must_have("speech_to_text", "speech_to_text_disabled", "Speech to text is not enabled for this app.")
+        asked = await _recording(call)
+        model = self.models.find(Caller(tenant=call.tenant), "default-speech2text", ModelType.SPEECH2TEXT)
+        result = await call.request.while_here(model.invoke_speech2text(asked))
+        return json_reply(Transcript(text=result.text))
+
+    async def speak(self, call: Call) -> StreamReply:
+        """POST /v1/text-to-audio."""
+        text = await self._text(call)
+        feature = call.app.features.get("text_to_speech") or {}
+        voice = str(call.body.get("voice") or feature.get("voice") or "default")
+        model = self.models.find(Caller(tenant=call.tenant), "default-tts", ModelType.TTS)
+        return audio_reply(_spoken(model, TTSRequest(text=text, voice=voice, format="mp3")), "audio/mpeg")
+
+    async def _text(self, call: Call) -> str:
+        """What is to be spoken. Raises NotFoundError for another user's message, ServiceError where there is none."""
+        text = call.body.get("text")
+        if name := call.body.get("message_id"):
+            message = await self.conversations.message(call.tenant, call.found.id, str(name))
+            if message.user != call.named_user:
+                raise NotFoundError("Message Not Exists.")
+            text = message.answer
+        if not isinstance(text, str) or not text.strip():
+            raise ServiceError(400, "invalid_param", "text or message_id is required")
+        return text
+
+
+async def _recording(call: Call) -> Speech2TextRequest:
+    """What was sent. Raises InvokeBadRequestError, ServiceError for what is no recording."""
+    form = parse_form(
+        call.request.header(b"content-type") or "", await call.request.body(),
+        wanted="send the recording as multipart/form-data, in the field 'file'",
+    )  # fmt: skip
+    if form.file is None:
+        raise ServiceError(400, "no_audio_uploaded", "Please upload your audio.")
+    if len(form.file) > _MOST_AUDIO_MB << 20:
+        raise ServiceError(413, "audio_too_large", f"Audio size larger than {_MOST_AUDIO_MB} mb.")
+    name = form.filename or "audio"
+    ending = PurePosixPath(form.filename or "").suffix.lower()
+    if ending and file_kind(ending, mimetypes.guess_type(name)[0] or "") not in ("audio", "video"):
+        raise ServiceError(415, "unsupported_audio_type", f"{name[:80]!r} is no recording.")
+    return Speech2TextRequest(audio=form.file, filename=name)
+
+
+async def _spoken(model: ModelInstance, request: TTSRequest) -> AsyncGenerator[bytes, None]:
+    async with aclosing(model.invoke_tts(request)) as chunks:
+        async for chunk in chunks:
+            if chunk.audio:
+                yield chunk.audio

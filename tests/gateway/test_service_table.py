@@ -1,0 +1,64 @@
+"""The service API's table: the documented paths, and what of them a page may ask for."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from tools.show.service_api import Description
+
+from modelyard.app import Modelyard
+from modelyard.base.settings import Settings
+from modelyard.cli.serving import gateway_of
+from modelyard.gateway.openapi import describe
+from modelyard.gateway.table import APP_KEY, NOBODY_IN_PARTICULAR, OWN_SECRET, VISITOR, Api
+
+_OUR_OWN = {"POST /v1/ag-ui", "POST /v1/messages/{message_id}/more-like-this"}
+_CLOSED_TO_VISITORS = {
+    "POST /v1/workflows/{workflow_id}/run", "GET /v1/workflows/run/{workflow_run_id}", "GET /v1/workflows/logs",
+    "GET /v1/meta", "GET /v1/end-users/{end_user_id}", "GET /v1/app/feedbacks", "POST /v1/ag-ui",
+    "GET /v1/apps/annotations", "POST /v1/apps/annotations", "PUT /v1/apps/annotations/{annotation_id}",
+    "DELETE /v1/apps/annotations/{annotation_id}", "POST /v1/apps/annotation-reply/{action}",
+    "GET /v1/apps/annotation-reply/{action}/status/{job_id}",
+}  # fmt: skip
+"""What is of all users, or of the app's inside."""
+
+
+@pytest.fixture
+def apis(settings: Settings) -> Iterator[dict[str, Api]]:
+    yard = Modelyard(settings, environ={})
+    try:
+        yield {api.name: api for api in gateway_of(yard).router.apis}
+    finally:
+        asyncio.run(yard.aclose())
+
+
+def _of(api: Api) -> set[str]:
+    return {f"{row.method} {row.path}" for row in api.rows}
+
+
+def test_the_table_has_every_documented_endpoint_and_two_of_our_own(apis: dict[str, Api]):
+    documented = {
+        f"{endpoint.method} /v1{endpoint.path}"
+        for endpoint in Description().endpoints.values()
+        if not endpoint.is_of_datasets
+    }
+    assert len(documented) > 30
+    assert _of(apis["service"]) == documented | _OUR_OWN
+    assert {row.auth for row in apis["service"].rows} == {APP_KEY}
+
+
+def test_a_page_may_ask_for_what_is_its_visitors_and_for_nothing_else(apis: dict[str, Api]):
+    asked = [row for row in apis["chat_page"].rows if row.auth == VISITOR]
+    own = [row for row in apis["chat_page"].rows if row.auth != VISITOR]
+    below_the_page = {f"{row.method} {row.path.removeprefix('/chat/{token}')}" for row in asked}
+    assert below_the_page == _of(apis["service"]) - _CLOSED_TO_VISITORS
+    assert [(row.path, row.auth) for row in own] == [
+        ("/chat/{token}", OWN_SECRET), ("/chat/-/{asset}", NOBODY_IN_PARTICULAR),
+    ]  # fmt: skip
+
+
+def test_no_two_operations_of_a_description_have_one_id(apis: dict[str, Api]):
+    for name in ("service", "chat_page"):
+        paths = describe(apis[name])["paths"]
+        ids = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
+        assert len(set(ids)) == len(ids) == len(apis[name].rows)
