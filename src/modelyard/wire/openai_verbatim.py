@@ -252,15 +252,14 @@ class Glance:
             if block[:6] == b"data: " and block[6:12] == _DONE:
                 self._is_done, self._rest = True, b""
                 break
-            elif block[:1] in (b":", b""):
+            if block[:1] in (b":", b""):
                 continue  # a comment keeps a connection open, and says nothing
-            elif (event := _event(block)) is None:
+            if (event := _event(block)) is None:
                 self.unread, self._rest = b"\n\n".join([*blocks[place:], self._rest]), b""
                 break
-            else:
-                passed.take(event)
-                if event.choices or self._wants_usage:
-                    passed.kept.append(block)
+            passed.take(event)
+            if event.choices or self._wants_usage:
+                passed.kept.append(block)
         self.has_finished |= passed.reason is not None
         return passed.chunk()
 
