@@ -1,9 +1,11 @@
 """A provider in Dify's shape, loaded unchanged from a folder, listed, and called against a local upstream."""
 
+from decimal import Decimal
+
 import openai
 
 from modelyard.testing import Upstream, chat_answer, embedding_answer
-from tools.show.proof import ROOT, Proof, free_port, modelyard, own_home, running, serve_command
+from tools.show.proof import ROOT, Proof, free_port, modelyard, own_home, running, serve_command, spent
 
 FOLDER = ROOT / "tests" / "data" / "dify_nimbus"
 _SETTINGS = """
@@ -49,8 +51,9 @@ def prove() -> Proof:
                 proof.line("a parameter beyond its rule", error.message, "at most 1.5" in error.message)
             vector = client.embeddings.create(model="nimbus-embed", input="x").data[0].embedding
             proof.line("its embedding model", [round(number, 3) for number in vector], len(vector) == 2)
-        usage = modelyard("usage", environ=environ)
-    print(usage)
-    proof.line("priced by its file", "1M × 0.40 + 0.5M × 1.60 RMB = 1.2", "1.2000000 RMB" in usage)
+        print(modelyard("usage", environ=environ))
+        amount, currency = spent("provider", "model", environ=environ)["nimbus", "nimbus-large"]
+    is_exact = (amount, currency) == (Decimal("1.2"), "RMB")
+    proof.line("priced by its file", f"1M × 0.40 + 0.5M × 1.60 RMB = 1.2; charged {amount:f} {currency}", is_exact)
     proof.figures |= {"models": len(lines)}
     return proof

@@ -1,5 +1,6 @@
 """What a proof gathers: lines with what was seen and whether it was as promised, and figures."""
 
+import json
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,13 @@ def modelyard(*arguments: str, environ: Mapping[str, str]) -> str:
     """What a command prints. Raises where it fails."""
     command = [sys.executable, "-m", "modelyard", *arguments]
     return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=True).stdout
+
+
+def spent(*by: str, environ: Mapping[str, str]) -> dict[tuple[str, ...], tuple[Decimal, str]]:
+    """Values of these groupings → amount and currency, as `modelyard usage` adds up. Compare amounts and not their
+    spelling, which may change. Raises where the command fails."""
+    sums = json.loads(modelyard("usage", "--by", ",".join(by), "--json", environ=environ))
+    return {tuple(line[name] for name in by): (Decimal(line["cost"]), line["currency"]) for line in sums}
 
 
 def serve_command() -> list[str]:

@@ -1,11 +1,12 @@
 """Three credentials of one provider: one is refused, one is limited, one works. Then the provider goes down."""
 
 import time
+from decimal import Decimal
 
 import openai
 
 from modelyard.testing import Upstream, chat_answer, error_answer
-from tools.show.proof import Proof, free_port, modelyard, own_home, running, serve_command
+from tools.show.proof import Proof, free_port, modelyard, own_home, running, serve_command, spent
 
 _SETTINGS = """
 failover: {{openai/gpt-5-mini: [local/qwen2.5-coder-0.5b]}}
@@ -59,13 +60,22 @@ def prove() -> Proof:
             time.sleep(0.2)
             shown = modelyard("usage", "--by", "provider,credential,status", environ=environ)
             rows = modelyard("usage", "--rows", "20", environ=environ)
+            costs = spent("provider", "credential", "status", environ=environ)
     print(rows)
     print(shown)
     proof.line("the ledger", "has the refusal, the limit, the outage and the failover", all(
         word in shown for word in ("upstream_authorization", "rate_limit_exceeded", "upstream_unavailable", "local")
     ))  # fmt: skip
-    # 8 answered calls of 1,000 tokens in at 0.25 dollars a million and 500 out at 2.
-    exact = "0.0075000 USD" in shown and "0.0025000 USD" in shown
-    proof.line("the cost", "6 × 0.00125 = 0.0075 and 2 × 0.00125 = 0.0025 USD", exact)
+    # 8 answered calls of 1,000 tokens in at 0.25 dollars a million and 500 out at 2; what was refused costs nothing.
+    wanted_costs = {
+        ("openai", "works", "ok"): (6 * Decimal("0.00125"), "USD"),
+        ("openai", "limited", "ok"): (2 * Decimal("0.00125"), "USD"),
+        ("openai", "limited", "rate_limit_exceeded"): (Decimal(0), "USD"),
+        ("openai", "refused", "upstream_authorization"): (Decimal(0), "USD"),
+        ("openai", "works", "upstream_unavailable"): (Decimal(0), "USD"),
+        ("local", "-", "ok"): (Decimal(0), "USD"),
+    }
+    told = "; ".join(f"{' '.join(key)} {amount:f} {currency}" for key, (amount, currency) in sorted(costs.items()))
+    proof.line("the cost", told, costs == wanted_costs)
     proof.figures |= {"asked": order, "answered": len(texts) + 5}
     return proof

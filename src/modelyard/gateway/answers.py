@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -104,15 +105,18 @@ def streamed(
     async def pieces() -> AsyncGenerator[bytes, None]:
         dumper: StreamDumper | None = None
         is_verbatim = isinstance(asked, VerbatimRequest)
+        has_begun = False
         source = instance.stream_verbatim(asked) if isinstance(asked, VerbatimRequest) else instance.stream_llm(asked)
         async with aclosing(source) as chunks:
             async for chunk in chunks:
                 if is_verbatim and isinstance(chunk, VerbatimChunk):
                     if chunk.data:
+                        has_begun = True
                         yield chunk.data
                     continue
                 if dumper is None:
-                    dumper = make(
+                    make_rest = partial(make, has_begun=True) if has_begun else make
+                    dumper = make_rest(
                         response_id=chunk.id or new_id(prefix),
                         created=chunk.created or int(clock.time()),
                         model=chunk.model or instance.model,

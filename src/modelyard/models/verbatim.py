@@ -43,6 +43,8 @@ class Glance(Protocol):
 
     unread: bytes | None
     """The rest of the stream, from the first event on that has to be read in full."""
+    has_finished: bool
+    """Whether a finish reason was among what is passed on: whoever reads the rest need not wait for it."""
 
     def feed(self, piece: bytes) -> VerbatimChunk | None: ...
 

@@ -155,7 +155,8 @@ class HttpLargeLanguageModel(LargeLanguageModel):
                     glance.finish()
                 if glance.unread is not None:
                     rest = endpoint.events_of(_first(glance.unread, pieces), form.framing)
-                    async with aclosing(self._read(rest, form, quirks)) as chunks:
+                    read = self._read(rest, form, quirks, has_finished=glance.has_finished)
+                    async with aclosing(read) as chunks:
                         async for chunk in chunks:
                             yield chunk
         except InvokeError as error:
@@ -164,9 +165,15 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             response.close()
 
     async def _read(
-        self, events: AsyncGenerator[JSON | None, None], form: ChatFormat, quirks: Mapping[str, Any]
+        self,
+        events: AsyncGenerator[JSON | None, None],
+        form: ChatFormat,
+        quirks: Mapping[str, Any],
+        *,
+        has_finished: bool = False,
     ) -> AsyncGenerator[LLMResultChunk, None]:
-        """Events in full, to the end of the stream or to the word that ends it."""
+        """Events in full, to the end of the stream or to the word that ends it. `has_finished` where a finish reason
+        came before these events."""
         parser, is_done = form.parser(quirks), False
         async with aclosing(events):
             async for event in events:
@@ -175,7 +182,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
                 elif not is_done:
                     for chunk in fed(parser, event):
                         yield chunk
-        for chunk in finished(parser, done=is_done):
+        for chunk in finished(parser, done=is_done or has_finished):
             yield chunk
 
     async def _post(

@@ -1083,9 +1083,12 @@ def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
 
 
 class StreamDumper:
-    """Chunks, one at a time, into events: the role first, usage last and only if it was asked for."""
+    """Chunks, one at a time, into events: the role first, usage last and only if it was asked for. `has_begun` where
+    the caller has the first events already: clients that add pieces up would double a role said twice."""
 
-    def __init__(self, *, response_id: str, created: int, model: str, include_usage: bool = True) -> None:
+    def __init__(
+        self, *, response_id: str, created: int, model: str, include_usage: bool = True, has_begun: bool = False
+    ) -> None:
         self._head: JSON = {
             "id": response_id,
             "object": "chat.completion.chunk",
@@ -1094,7 +1097,7 @@ class StreamDumper:
         }
         self._include_usage = include_usage
         self._usage: LLMUsage | None = None
-        self._begun: set[int] = set()
+        self._begun: set[int] = {0} if has_begun else set()
         self._extra: JSON = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:

@@ -182,9 +182,17 @@ class _Piece(msgspec.Struct, frozen=True, gc=False):
     error: _Unset = _UNSET
 
 
+class _Groq(msgspec.Struct, frozen=True, gc=False):
+    """Groq states usage here, in the event that ends a stream: whoever asked for OpenAI's event with usage gets that
+    from the full reader."""
+
+    usage: _Unset = _UNSET
+
+
 class _Event(msgspec.Struct, frozen=True, gc=False):
     choices: list[_Piece]
     usage: _Usage | None = None
+    x_groq: _Groq | None = None
     error: _Unset = _UNSET
 
 
@@ -220,17 +228,19 @@ class Glance:
     """Events as they come, each passed on. `unread` holds the rest of a stream from the first event on that has to be
     read in full: to be understood, or to be refused in the right words."""
 
-    __slots__ = ("_has_finished", "_is_done", "_rest", "_wants_usage", "unread")
+    __slots__ = ("_is_done", "_rest", "_wants_usage", "has_finished", "unread")
 
     def __init__(self, *, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
         self._rest = b""
         self._is_done = False
-        self._has_finished = False
+        self.has_finished = False
         self.unread: bytes | None = None
 
     def feed(self, piece: bytes) -> VerbatimChunk | None:
         """What of the piece is passed on."""
+        if self._is_done:
+            return None  # what comes after [DONE] is nobody's
         buffer = self._rest + piece if self._rest else piece
         if b"\r" in piece or len(buffer) > _MOST_HELD:
             self.unread, self._rest = buffer, b""
@@ -240,24 +250,24 @@ class Glance:
         passed = _Passed()
         for place, block in enumerate(blocks):
             if block[:6] == b"data: " and block[6:12] == _DONE:
-                self._is_done = True
-            elif block[:1] in (b":", b""):
+                self._is_done, self._rest = True, b""
+                break
+            if block[:1] in (b":", b""):
                 continue  # a comment keeps a connection open, and says nothing
-            elif (event := _event(block)) is None:
+            if (event := _event(block)) is None:
                 self.unread, self._rest = b"\n\n".join([*blocks[place:], self._rest]), b""
                 break
-            else:
-                passed.take(event)
-                if event.choices or self._wants_usage:
-                    passed.kept.append(block)
-        self._has_finished |= passed.reason is not None
+            passed.take(event)
+            if event.choices or self._wants_usage:
+                passed.kept.append(block)
+        self.has_finished |= passed.reason is not None
         return passed.chunk()
 
     def finish(self) -> None:
         """Raises InvokeServerUnavailableError where the stream broke off."""
         if self._rest.strip():
             self.unread = self._rest
-        elif not self._is_done and not self._has_finished:
+        elif not self._is_done and not self.has_finished:
             raise InvokeServerUnavailableError("the stream broke off: neither a finish reason nor [DONE] came")
 
 
@@ -281,7 +291,7 @@ class _Passed:
                 self.said.append(text)
             elif delta.tool_calls is not None:
                 self.said.append(bytes(delta.tool_calls).decode())
-            if choice.finish_reason is not None:
+            if choice.finish_reason:  # some servers have an empty one in every event
                 self.reason = choice.finish_reason
 
     def chunk(self) -> VerbatimChunk | None:
