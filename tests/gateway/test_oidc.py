@@ -2,23 +2,23 @@
 
 import base64
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
-import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from joserfc import jwt
+from joserfc.jwk import OctKey, RSAKey
 
 from modelyard.base.settings import OidcSettings
 from modelyard.testing import Answer, Upstream, UpstreamRequest, json_answer
 from tests.gateway.conftest import Running
 
 Start = Callable[..., Running]
-KEY, OTHER = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
+KEY, OTHER = (RSAKey.generate_key(2048) for _ in range(2))
+SECRET = "s3cret-s3cret-s3cret-s3cret-s3cret"
 
 
 class Provider:
@@ -28,6 +28,9 @@ class Provider:
         self.says: dict[str, Any] = {}
         self.signs: Any = KEY
         self.algorithm = "RS256"
+        self.name = "one"
+        self.keys = {"one": KEY}
+        self.key_requests = 0
         self.issuer = ""
         self.asked: dict[str, str] = {}
         self.nonce = ""
@@ -40,8 +43,9 @@ class Provider:
                 "token_endpoint": f"{self.issuer}/token", "jwks_uri": f"{self.issuer}/keys",
             })  # fmt: skip
         if request.path.endswith("/keys"):
-            key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(KEY.public_key()))
-            return json_answer({"keys": [{**key, "kid": "one", "use": "sig", "alg": "RS256"}]})
+            self.key_requests += 1
+            entries = [{**key.as_dict(), "kid": name, "use": "sig", "alg": "RS256"} for name, key in self.keys.items()]
+            return json_answer({"keys": entries})
         self.asked = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
         if self.status != 200:
             return json_answer({"error": "invalid_grant", "error_description": "the code is spent"}, status=self.status)
@@ -50,7 +54,7 @@ class Provider:
             "iss": self.issuer, "aud": "modelyard", "sub": "1", "iat": now, "exp": now + 60, "nonce": self.nonce,
             "email": "Ada@example.com", "email_verified": True, "name": "Ada", **self.says,
         }  # fmt: skip
-        token = jwt.encode(claims, self.signs, algorithm=self.algorithm, headers={"kid": "one"})
+        token = jwt.encode({"alg": self.algorithm, "kid": self.name}, claims, self.signs, [self.algorithm])
         return json_answer({"access_token": "x", "token_type": "Bearer", "id_token": token})
 
 
@@ -116,6 +120,8 @@ def test_somebody_who_comes_from_there_is_signed_in_and_keeps_one_account(start:
 @pytest.mark.parametrize(("says", "signs", "words"), [
     ({"nonce": "another"}, KEY, "not for this sign-in"), ({"aud": "somebody"}, KEY, "does not hold"),
     ({"iss": "https://evil.example"}, KEY, "does not hold"), ({"exp": 1}, KEY, "does not hold"), ({}, OTHER, "does not hold"),
+    ({"exp": None}, KEY, "does not hold"), ({"iat": None}, KEY, "does not hold"), ({"iat": 1 << 40}, KEY, "does not hold"),
+    ({"aud": ["modelyard", "somebody"]}, KEY, "does not hold"), ({"azp": "somebody"}, KEY, "does not hold"),
     ({"email_verified": False}, KEY, "verified"), ({"email": ""}, KEY, "verified"),
 ])  # fmt: skip
 def test_what_does_not_hold_signs_nobody_in(start: Any, provider: Provider, says: Any, signs: Any, words: str):
@@ -129,8 +135,21 @@ def test_what_does_not_hold_signs_nobody_in(start: Any, provider: Provider, says
 
 def test_the_clients_own_secret_signs_nothing(start: Any, provider: Provider):
     client = start()
-    provider.signs, provider.algorithm = "s3cret-s3cret-s3cret-s3cret-s3cret", "HS256"
+    provider.signs, provider.algorithm = OctKey.import_key(SECRET), "HS256"
     assert "does not hold" in sign_in(client, provider).text
+
+
+def test_a_key_that_the_provider_has_just_begun_to_sign_with_is_fetched_and_keys_are_kept(
+    start: Any, provider: Provider
+):
+    client = start()
+    for _ in range(2):
+        assert sign_in(client, provider).status_code == 303
+    assert provider.key_requests == 1
+    provider.keys, provider.signs, provider.name = {"one": KEY, "two": OTHER}, OTHER, "two"
+    refused = sign_in(client, provider)  # the keys were fetched a moment ago, and are not fetched for each such token
+    assert (refused.status_code, "none of its keys" in refused.text) == (401, True)
+    assert provider.key_requests == 1
 
 
 def test_a_way_back_that_was_not_begun_here_leads_nowhere(start: Any, provider: Provider):

@@ -20,7 +20,31 @@ def test_the_calculator_makes_no_number_without_end(expression: str):
         calculate(expression)
 
 
+@pytest.mark.parametrize("function", ["lcm({})", "sum({})", "mean([{}])", "gcd(lcm({}), 1)"])
+def test_many_long_numbers_together_make_none_without_end(function: str):
+    parts = [
+        f"1/{7 + 2 * number}**3000" if "lcm" not in function else f"{7 + 2 * number}**3000" for number in range(150)
+    ]
+    expression = function.format(",".join(parts))
+    began = time.process_time()
+    with pytest.raises(ToolParameterError, match="too large"):
+        calculate(expression)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("expression", [
+    "open('/etc/passwd')", "(1).real", "[].append(1)", "lambda: 1", "[x for x in range(9)]", "print(1)", "x := 1",
+    "f'{1}'", "1 if 1", "{1: 2}", "pi.hex()", "sqrt.__self__", "(yield)", "await 1", "1 << 99", "~1", "1 in (1,)",
+    "sqrt(x=4)", "sum(*[1])", "eval('1')", "1; 2",
+])  # fmt: skip
+def test_the_calculator_does_nothing_but_arithmetic(expression: str):
+    with pytest.raises(ToolParameterError):
+        calculate(expression)
+
+
 @pytest.mark.parametrize(("expression", "value"), [
+    ("lcm(4, 6, 10)", "60"), ("gcd(12, 18, 27)", "3"), ("isqrt(17)", "4"), ("gcd(5)", "5"), ("sum(0.1, 0.2)", "0.3"),
+    ("mean([1, 2, 6])", "3"), ("sum()", "0"), ("sum(1, pi)", "4.14159265358979"),
     ("1.5e3", "1500"), ("1e-3", "0.001"), ("round(2/3, 2)", "0.67"), ("1e0004", "10000"), ("0.1+0.2", "0.3"),
 ])  # fmt: skip
 def test_the_calculator_calculates(expression: str, value: str):

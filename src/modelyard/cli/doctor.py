@@ -153,9 +153,15 @@ def _local(settings: Settings) -> Iterator[Finding]:
             yield Finding(what, ok=False, detail=detail, remedy=f"modelyard models pull {model.model}", needed=is_first)
         else:
             yield Finding(what, ok=True, detail=model.model)
-    reader = manifest().models["pp-ocrv4"]
+    reader = manifest().models["pp-ocrv6"]
     remedy = "" if not reader.missing else f"pip install 'modelyard[{reader.extra}]'"
-    yield Finding("text in pictures", not reader.missing, "OCR, English and Chinese", remedy, needed=False)
+    yield Finding(
+        "text in pictures",
+        not reader.missing,
+        "OCR, English, Chinese, Japanese, and what has Latin letters",
+        remedy,
+        needed=False,
+    )
 
 
 def _unsafe(settings: Settings, facts: safety.Facts) -> Iterator[Finding]:

@@ -4,12 +4,9 @@ What it says of them is believed where its signature holds, it was said for this
 and the address is one that the provider has verified.
 """
 
-import base64
-import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
 
 import msgspec
 
@@ -20,12 +17,10 @@ from modelyard.runtime.account import SignInError
 from modelyard.runtime.caller import Role
 from modelyard.transport.egress import Egress, EgressError
 
+_ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 _CONNECT, _READ = 10.0, 15.0
 _MOST = 1 << 20
 _KNOWN_SECONDS = 3600.0
-_SKEW = 60.0
-_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-"""Signatures with a key pair alone: a client's secret is no key that only the provider has."""
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -48,6 +43,11 @@ class Oidc:
         self, egress: Egress, clock: Clock, *, issuer: str, client_id: str, client_secret: str, label: str = "",
         role: Role | None = None, domains: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        """Raises ConfigError where the extra that brings Authlib is not installed."""
+        # Here and not above: Authlib comes with an extra, and only who signs in elsewhere needs it.
+        from modelyard.runtime import identity_tokens
+        from modelyard.runtime.provider_keys import ProviderKeys
+
         self._egress = egress
         self._clock = clock
         self._issuer = issuer.rstrip("/")
@@ -58,35 +58,35 @@ class Oidc:
         self._domains = [one.lower() for one in domains]
         self._about: JSON | None = None
         self._about_at = float("-inf")
+        self._tokens = identity_tokens
+        self._keys = ProviderKeys(lambda address: self._ask("GET", address), clock)
 
     async def begin(self, back: str) -> tuple[str, Pending]:
         """(where the browser is to go, what it is to keep); `back` is where the provider sends it afterwards."""
-        about = await self._found()
+        about = await self._description()
         pending = Pending(secrets.token_urlsafe(24), secrets.token_urlsafe(24), secrets.token_urlsafe(48))
-        digest = hashlib.sha256(pending.verifier.encode()).digest()
-        query = {
-            "response_type": "code", "client_id": self._client, "redirect_uri": back, "scope": "openid email profile",
-            "state": pending.state, "nonce": pending.nonce, "code_challenge_method": "S256",
-            "code_challenge": base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
-        }  # fmt: skip
-        place = str(about["authorization_endpoint"])
-        return f"{place}{'&' if '?' in place else '?'}{urlencode(query)}", pending
+        address = self._tokens.authorization_address(
+            str(about["authorization_endpoint"]), client_id=self._client, redirect_uri=back, state=pending.state,
+            nonce=pending.nonce, verifier=pending.verifier,
+        )  # fmt: skip
+        return address, pending
 
     async def end(self, pending: Pending, *, code: str, state: str, back: str) -> Person:
         """Who came back. Raises SignInError that says what is wrong with it."""
-        if not secrets.compare_digest(state.encode(), pending.state.encode()):
+        is_whole = bool(pending.state and pending.nonce and pending.verifier)
+        if not is_whole or not secrets.compare_digest(state.encode(), pending.state.encode()):
             raise SignInError("this sign-in was not begun in this browser: try again")
-        about = await self._found()
-        body = {
-            "grant_type": "authorization_code", "code": code, "redirect_uri": back, "client_id": self._client,
-            "code_verifier": pending.verifier,
-        }  # fmt: skip
-        if self._secret:
-            body["client_secret"] = self._secret
-        told = await self._ask("POST", str(about["token_endpoint"]), urlencode(body).encode())
-        claims = await self._claims(about, str(told.get("id_token") or ""))
-        if not secrets.compare_digest(str(claims.get("nonce") or "").encode(), pending.nonce.encode()):
-            raise SignInError("what the identity provider says is not for this sign-in: try again")
+        about = await self._description()
+        form = self._tokens.token_request(
+            code=code, redirect_uri=back, verifier=pending.verifier, client_id=self._client, client_secret=self._secret
+        )
+        answer = await self._ask("POST", str(about["token_endpoint"]), form)
+        token = str(answer.get("id_token") or "")
+        key = await self._keys.find(str(about["jwks_uri"]), token)
+        claims = self._tokens.check_token(
+            token, key, issuer=str(about["issuer"]), client_id=self._client, nonce=pending.nonce,
+            access_token=str(answer.get("access_token") or ""), now=self._clock.time,
+        )  # fmt: skip
         return self._person(claims)
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
@@ -97,28 +97,16 @@ class Oidc:
             raise SignInError(f"{email} is of no domain that may sign in here")
         return Person(email, str(claims.get("name") or claims.get("preferred_username") or ""))
 
-    async def _claims(self, about: Mapping[str, Any], token: str) -> JSON:
-        import jwt
-
-        keys = await self._ask("GET", str(about["jwks_uri"]))
-        try:
-            wanted = jwt.get_unverified_header(token).get("kid")
-            known = jwt.PyJWKSet.from_dict(keys).keys
-            found = [one for one in known if wanted in (None, one.key_id)] or known
-            return jwt.decode(
-                token, found[0], algorithms=_ALGORITHMS, audience=self._client, issuer=str(about["issuer"]),
-                leeway=_SKEW, options={"require": ["exp", "iat", "aud", "iss"]},
-            )  # fmt: skip
-        except (jwt.PyJWTError, IndexError, ValueError, TypeError) as error:
-            raise SignInError(f"what the identity provider says does not hold: {error}") from error
-
-    async def _found(self) -> JSON:
+    async def _description(self) -> JSON:
         """The provider's own description. Raises ConfigError where it is none, or another's."""
         now = self._clock.monotonic()
         if self._about is None or now - self._about_at > _KNOWN_SECONDS:
             about = await self._ask("GET", f"{self._issuer}/.well-known/openid-configuration")
             if str(about.get("issuer") or "").rstrip("/") != self._issuer:
                 raise ConfigError(f"{self._issuer} describes itself as {str(about.get('issuer'))[:200]!r}")
+            missing = [name for name in _ENDPOINTS if not isinstance(about.get(name), str)]
+            if missing:
+                raise ConfigError(f"{self._issuer} does not say its {', '.join(missing)}")
             self._about, self._about_at = about, now
         return self._about
 

@@ -46,7 +46,7 @@ from modelyard.wire import openai_chat
 
 _LONGEST_TOKEN = 128  # characters; longer tokens hardly exist, so this refuses nothing that would have fit
 _LONGEST_TEXT = 50_000  # characters
-OCR = "pp-ocrv4"
+OCR = "pp-ocrv6"
 _ENCODER = "use-multilingual-v3"
 _CATEGORIES = {
     "harassment": ("harassment",),
