@@ -109,6 +109,10 @@ KEPT = {
     "gateway/console_api/static.py:_built()": _OURS,
     "gateway/console_api/static.py:_read()": _OURS,
     "gateway/admin/server_state.py:_packages()": _OURS,
+    "gateway/service/shapes.py:ChatInput.inputs": _CALL,
+    "gateway/service/shapes.py:CompletionInput.inputs": _CALL,
+    "gateway/service/shapes.py:FilledFormInput.inputs": _CALL,
+    "gateway/service/shapes.py:WorkflowInput.inputs": _CALL,
     "gateway/service/annotations.py:AnnotationCalls._jobs": "by a random id; holds tenant and app, which are compared",
     # jail
     "jail/sandbox.py:Jail._starting": _LOCK,
