@@ -351,7 +351,7 @@ class Gateway:
             answer = self._failure(error, request)
             if has_begun:
                 raise  # nothing can be said any more: the server cuts the connection, and nobody takes half for whole
-            await answer.send(_headers_alone(sending) if request.method == "HEAD" else sending, request_id.encode())
+            await answer.send(_headers_alone(sending) if scope["method"] == "HEAD" else sending, request_id.encode())
 
     async def _prepared(self) -> None:
         """Once: as the server starts, or by the first request where the server says nothing of its start."""
@@ -368,9 +368,12 @@ class Gateway:
         found = self.router.find(request.method, request.path)
         await self._admit(request, found.row.auth)
         request.names = found.names
+        is_head = request.method == "HEAD" and found.row.method == "GET"
+        if is_head:  # nobody below answers otherwise than to GET
+            request.scope = {**request.scope, "method": "GET"}
         reply = await found.api.enter(request, found.row)
         await self._note(request, found, reply)
-        if request.method == "HEAD":
+        if is_head or request.method == "HEAD":
             await _send_head(reply, send, request)
         elif isinstance(reply, StreamReply):
             await reply.send(send, request.id.encode(), request.receive, self.ending)

@@ -99,7 +99,7 @@ class Report:
         self.leave_out(url, str(error), is_for_good=is_for_good)
 
 
-class _AlreadySeen(ModelyardError):
+class _AlreadySeen(Exception):
     """A redirect leads to a page that this crawl knows. Nothing is wrong."""
 
 

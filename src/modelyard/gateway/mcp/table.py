@@ -17,7 +17,7 @@ def api(server: McpServer, offer: OfferOf) -> Api:
     """`offer`: what a tenant's clients see."""
     rows = (
         Row(method="POST", path="/mcp", auth=DEVELOPER, handler=Route(server, offer), takes=Schema(_MESSAGE),
-            answer=whole_or_events(_MESSAGE), other_statuses=(202,),
+            answer=whole_or_events(_MESSAGE), other_statuses=(202,), errors=(400, 404),
             query=(Query("tools", "Offer only these tools; names joined by commas."),),
             summary="Send a message of the Model Context Protocol."),
     )  # fmt: skip

@@ -1,0 +1,230 @@
+"""Laws over every row of every API's table, and what paths answer besides (RFC 9110)."""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from modelyard.app import Modelyard
+from modelyard.base.settings import Settings
+from modelyard.cli.serving import gateway_of
+from modelyard.gateway.openapi import describe
+from modelyard.gateway.server import Gateway
+from modelyard.gateway.table import METHODS, Admission, Api, Row
+
+KEY = "sk-owner-0123456789"
+Pairs = tuple[tuple[bytes, bytes], ...]
+UNWRITTEN = {"admin", "knowledge", "plugins"}
+"""APIs whose rows still take all that is below a path: they say nothing of what they answer yet."""
+HOME: Pairs = ((b"host", b"127.0.0.1:8790"),)
+OWNER: Pairs = ((b"authorization", f"Bearer {KEY}".encode()),)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def allow(self) -> set[str]:
+        return set(self.headers.get("allow", "").split(", ")) - {""}
+
+
+async def ask(gateway: Gateway, method: str, path: str, headers: Pairs = (), body: bytes = b"{}") -> Answer:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": method, "path": path, "query_string": b"", "headers": [*HOME, *headers],
+        "client": ("127.0.0.1", 9), "scheme": "http",
+    }  # fmt: skip
+    await gateway(scope, receive, send)
+    content = b"".join(message.get("body", b"") for message in sent[1:])
+    return Answer(sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}, content)
+
+
+def run(work: Callable[[Gateway], Awaitable[None]], settings: Settings, *, keys: list[str] | None = None) -> None:
+    async def go() -> None:
+        yard = Modelyard(msgspec.structs.replace(settings, api_keys=keys or []), environ={})
+        try:
+            await work(gateway_of(yard))
+        finally:
+            await yard.aclose()
+
+    asyncio.run(go())
+
+
+def filled(path: str) -> str:
+    return re.sub(r"\{\w+(:path)?\}", "x", path)
+
+
+def of_path(gateway: Gateway) -> dict[str, list[tuple[Api, Row]]]:
+    """An address of each path → its rows."""
+    found: dict[str, list[tuple[Api, Row]]] = {}
+    for api, row in gateway.router.rows():
+        found.setdefault(filled(row.path), []).append((api, row))
+    return found
+
+
+def test_every_path_says_which_methods_it_takes(settings: Settings):
+    """405 with `Allow` for every other, OPTIONS with the same, HEAD wherever GET is."""
+
+    async def work(gateway: Gateway) -> None:
+        for path in of_path(gateway):
+            offered = await ask(gateway, "OPTIONS", path)
+            taken = set(gateway.router.allowed(path))
+            if any(row.takes_any_method for _, row in of_path(gateway)[path]):
+                continue
+            assert (offered.status, offered.allow) == (204, taken), path
+            assert ("HEAD" in taken) == ("GET" in taken), path
+            for method in set(METHODS) - taken:
+                refused = await ask(gateway, method, path)
+                assert (refused.status, refused.allow) == (405, taken), (method, path, refused)
+            unknown = await ask(gateway, "BREW", path)
+            assert unknown.status == 501, (path, unknown)
+
+    run(work, settings)
+
+
+def test_no_key_no_answer(settings: Settings):
+    """A server with keys: each row that takes one refuses whoever shows none, before anything else."""
+
+    async def work(gateway: Gateway) -> None:
+        for _, row in gateway.router.rows():
+            answer = await ask(gateway, row.method, filled(row.path))
+            if row.auth.shows in (Admission.API_KEY, Admission.APP_KEY, Admission.DATASET_KEY):
+                assert answer.status == 401, (row.method, row.path, answer)
+            elif row.auth.shows not in (Admission.NOTHING, Admission.SAME_SITE):
+                assert answer.status >= 300 or "session" in row.path, (row.method, row.path, answer)
+
+    run(work, settings, keys=[KEY])
+
+
+def test_every_row_says_what_it_does_takes_and_answers(settings: Settings):
+    async def work(gateway: Gateway) -> None:
+        for api, row in gateway.router.rows():
+            if api.name in UNWRITTEN:
+                continue
+            where = f"{row.method} {row.path} of {api.name}"
+            assert re.fullmatch(r"[A-Z][^\n]*\.", row.summary), where
+            has_content = row.status not in (204, 302, 303, 404)
+            assert (row.answer is not None) == has_content, where
+            assert api.about, api.name
+
+    run(work, settings)
+
+
+def test_every_description_is_one_and_names_each_operation_once(settings: Settings):
+    async def work(gateway: Gateway) -> None:
+        for api in gateway.router.apis:
+            if api.name in UNWRITTEN:
+                continue
+            document = describe(api)
+            assert json.loads(json.dumps(document)) == document
+            operations = [one for methods in document["paths"].values() for one in methods.values()]
+            assert len(operations) == len(api.rows), api.name
+            assert len({one["operationId"] for one in operations}) == len(operations), api.name
+            assert '"nullable"' not in json.dumps(document)
+            known = set(document["components"]["schemas"])
+            named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
+            assert named <= known, (api.name, named - known)
+
+    run(work, settings)
+
+
+@pytest.fixture
+def cases() -> list[tuple[str, str, Pairs, int, str]]:
+    """(method, path, headers, status, how the error begins)."""
+    app: Pairs = ((b"authorization", b"Bearer app-nobody"),)
+    return [
+        ("GET", "/v1/nothing", (), 404, '{"error":{"message":"Not found: /v1/nothing"'),
+        ("GET", "/v1/nothing", ((b"anthropic-version", b"2023-06-01"),), 404, '{"type":"error","error":'),
+        ("GET", "/v1/nothing", ((b"x-goog-api-key", b"x"),), 404, '{"error":{"code":404'),
+        ("GET", "/v1/nothing", app, 404, '{"code":"not_found"'),
+        ("POST", "/v1/messages/batches", (), 404, '{"type":"error","error":'),
+        ("POST", "/v1/messages/x/y", (), 404, '{"type":"error","error":'),
+        ("GET", "/v1/conversations/abc", (), 405, '{"error":{"message":'),
+        ("GET", "/v1/conversations/abc", app, 405, '{"code":"method_not_allowed"'),
+        ("PUT", "/v1/datasets", (), 405, '{"code":"method_not_allowed"'),
+        ("PUT", "/admin/v1/keys", (), 405, '{"error":{"message":'),
+        ("GET", "/admin/v1/nothing", (), 404, '{"error":{"message":"Not found: /admin/v1/nothing'),
+        ("GET", "/v2/chat", (), 405, '{"id":'),
+        ("GET", "/v2/nothing", (), 404, '{"id":'),
+        ("DELETE", "/mcp", (), 405, '{"error":{"message":'),
+        ("POST", "/v1/files/x", (), 404, '{"error":{"message":'),
+        ("GET", "/v1/files", (), 404, '{"error":{"message":"Not found: /v1/files"'),
+        ("GET", "/v1/responses", ((b"upgrade", b"websocket"),), 426, '{"error":{"message":'),
+    ]
+
+
+def test_what_is_not_there_is_refused_in_its_clients_words(
+    settings: Settings, cases: list[tuple[str, str, Pairs, int, str]]
+):
+    async def work(gateway: Gateway) -> None:
+        for method, path, headers, status, beginning in cases:
+            answer = await ask(gateway, method, path, headers)
+            assert answer.status == status, (method, path, answer)
+            assert answer.body.decode().startswith(beginning), (method, path, answer.body)
+            assert ("allow" in answer.headers) == (status == 405), (method, path, answer)
+
+    run(work, settings)
+
+
+def test_head_is_get_without_its_content(settings: Settings):
+    async def work(gateway: Gateway) -> None:
+        for path in (
+            "/health",
+            "/v1/models",
+            "/docs",
+            "/docs/openai",
+            "/admin/v1/keys",
+            "/console/api/session",
+            "/nothing",
+        ):
+            whole, head = await ask(gateway, "GET", path), await ask(gateway, "HEAD", path)
+            assert (head.status, head.body) == (whole.status, b""), path
+            for name in ("content-type", "content-length"):
+                assert head.headers[name] == whole.headers[name] or "Not found" in whole.body.decode(), path
+
+    run(work, settings)
+
+
+def test_a_slash_at_the_end_makes_no_difference(settings: Settings):
+    async def work(gateway: Gateway) -> None:
+        for path in ("/health", "/v1/models", "/admin/v1/keys", "/docs"):
+            assert (await ask(gateway, "GET", f"{path}/")).body == (await ask(gateway, "GET", path)).body
+
+    run(work, settings)
+
+
+def test_a_browser_is_led_to_the_console(settings: Settings):
+    async def work(gateway: Gateway) -> None:
+        browser = await ask(gateway, "GET", "/", ((b"accept", b"text/html,application/xhtml+xml"),))
+        assert (browser.status, browser.headers["location"]) == (303, "/console/")
+        program = await ask(gateway, "GET", "/", ((b"accept", b"*/*"),))
+        assert (program.status, program.body[:9]) == (200, b"Modelyard")
+
+    run(work, settings)
+
+
+def test_what_is_described_is_what_the_reference_holds(settings: Settings):
+    folder = Path(__file__).parents[2] / "docs" / "reference" / "openapi"
+
+    async def work(gateway: Gateway) -> None:
+        for name in ("openai", "anthropic"):
+            served = json.loads((await ask(gateway, "GET", f"/docs/{name}/openapi.json")).body)
+            assert served == json.loads((folder / f"{name}.json").read_text())
+
+    run(work, settings)
