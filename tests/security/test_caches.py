@@ -80,6 +80,11 @@ KEPT = {
     "cli/door.py:Door._unread": _COUNT,
     "cli/door.py:Origin.waiting": _COUNT,
     "cli/door.py:network_of()": _PURE,
+    "gateway/http.py:Request.names": _CALL,
+    "gateway/router.py:Router._exact": _OURS,
+    "gateway/router.py:_NO_NAMES": _OURS,
+    "gateway/router.py:_Place.rows": _OURS,
+    "gateway/schemas.py:ANYTHING": _OURS,
     "gateway/bodies.py:_Pool._by": _COUNT,
     # jail
     "jail/inside/zygote.py:Zygote.children": "by the number of a process: its descriptors",
