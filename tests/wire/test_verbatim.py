@@ -1,15 +1,17 @@
 """What is passed on says what the full reader would have said."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tools.show.exchanges import exchanges
 
-from modelyard.base.errors import InvokeServerUnavailableError
-from modelyard.models.llm import fold
+from modelyard.base.errors import InvokeError, InvokeServerUnavailableError
+from modelyard.models.llm import LLMResultChunk, fold
 from modelyard.testing import chat_answer, chat_events
 from modelyard.wire import openai_chat, openai_verbatim
 
@@ -140,5 +142,64 @@ def test_what_cannot_be_passed_on_is_handed_over_from_there_on(bad: bytes):
 def test_a_stream_that_broke_off_is_not_taken_for_whole():
     glance = openai_verbatim.Glance(wants_usage=True)
     glance.feed(chat_events(["a"])[1])
+    with pytest.raises(InvokeServerUnavailableError, match="broke off"):
+        glance.finish()
+
+
+def ending(chunks: Iterable[LLMResultChunk]) -> tuple[Any, str | None]:
+    """(tokens in, out, cached and thought, why it ended) as the chunks say; the last word counts."""
+    usage, reason = None, None
+    for chunk in chunks:
+        usage = chunk.delta.usage or usage
+        reason = chunk.delta.finish_reason or reason
+    if usage is None:
+        return None, reason
+    return (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens), reason
+
+
+def read_in_full(events: Iterable[bytes], *, has_finished: bool) -> list[LLMResultChunk]:
+    parser = openai_chat.StreamParser()
+    chunks = [chunk for event in events if event != b"[DONE]" for chunk in parser.feed(json.loads(event))]
+    return [*chunks, *parser.finish(done=has_finished)]
+
+
+def test_recorded_streams_end_as_the_full_reader_says_they_end():
+    count = 0
+    for one in exchanges():
+        if one.format != "openai_chat" or one.events is None:
+            continue
+        events = [json.dumps(event).encode() for event in one.events]
+        if one.response.rstrip().endswith("[DONE]"):
+            events.append(b"[DONE]")
+        try:
+            wanted = ending(read_in_full(events, has_finished=events[-1] == b"[DONE]"))
+        except InvokeError:
+            continue
+        glance = openai_verbatim.Glance(wants_usage=True)
+        passed = glance.feed(b"".join(b"data: " + event + b"\n\n" for event in events))
+        chunks: list[LLMResultChunk] = [passed] if passed is not None else []
+        if glance.unread is None:
+            glance.finish()
+        else:
+            rest = [event.removeprefix(b"data: ") for event in glance.unread.split(b"\n\n") if event]
+            chunks += read_in_full(rest, has_finished=glance.has_finished or rest[-1] == b"[DONE]")
+        tokens, reason = ending(chunks)
+        assert (tokens, reason) == wanted, one.id
+        count += 1
+    assert count > 150
+
+
+def test_what_follows_the_end_is_nobodys():
+    glance = openai_verbatim.Glance(wants_usage=True)
+    chunk = glance.feed(b"".join(chat_events(["a"])) + b"data: {not json\n\n")
+    assert chunk is not None
+    assert glance.feed(b"event: x\r\n") is None
+    glance.finish()
+    assert glance.unread is None
+
+
+def test_an_empty_finish_reason_ends_nothing():
+    glance = openai_verbatim.Glance(wants_usage=True)
+    glance.feed(b'data: {"choices": [{"delta": {"content": "a"}, "finish_reason": ""}]}\n\n')
     with pytest.raises(InvokeServerUnavailableError, match="broke off"):
         glance.finish()

@@ -28,6 +28,9 @@ def prove() -> Proof:
     for one in outcomes:
         if one.found:
             proof.line(f"{one.exchange.id} -> {one.ingress}", "; ".join(one.found), False)
+    reasons = Counter(why for one in outcomes for why in set(one.excused))
+    for why, count in reasons.most_common():
+        proof.line("differs in the same format", f"{count}: {why}")
     same = [one for one in outcomes if one.ingress == one.exchange.format]
     cross = [one for one in outcomes if one.ingress != one.exchange.format]
     for why, count in others.most_common():

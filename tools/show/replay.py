@@ -18,6 +18,7 @@ from modelyard.providers.factory import catalog_definition
 from modelyard.testing import Answer, Upstream, UpstreamRequest
 from modelyard.transport.aws_events import dump_event
 from tools.show.exchanges import Exchange
+from tools.show.sameness import Change, changes, excuse
 from tools.show.truth import READERS, Truth, differences
 
 INGRESS = ("openai_chat", "openai_responses", "anthropic", "gemini")
@@ -166,6 +167,8 @@ class Outcome:
     ingress: str
     found: list[str] = field(default_factory=list[str])
     """What was lost or changed; nothing where all came through."""
+    excused: list[str] = field(default_factory=list[str])
+    """Why parts of a whole answer may differ from what was recorded in the same format."""
 
 
 async def replayed(gateway: Any, one: Exchange, number: int, ingress: str) -> Outcome:
@@ -173,6 +176,7 @@ async def replayed(gateway: Any, one: Exchange, number: int, ingress: str) -> Ou
     path, body = question(ingress, model, stream=one.is_stream)
     status, said = await ask(gateway, path, body)
     wanted = expected(one)
+    changed: list[Change] = []
     if one.is_stream and status == 200:
         events = list(events_of(said))
         broken = next((event for event in events if is_error(event)), None)
@@ -180,13 +184,18 @@ async def replayed(gateway: Any, one: Exchange, number: int, ingress: str) -> Ou
     else:
         document = json.loads(said)
         broken = document if status != 200 else None
+        if status == 200 and ingress == one.format:
+            changed = list(changes(one.response, document))
         seen = None if broken else READERS[ingress][0](document)
     if wanted is None:
         passed = "an answer that broke off, or told of an error, passed for a whole one"
         return Outcome(one, ingress, [] if broken else [passed])
     if seen is None:
         return Outcome(one, ingress, [f"status {status}: {json.dumps(broken)[:200]}"])
-    return Outcome(one, ingress, differences(wanted, seen, ingress, is_same=ingress == one.format))
+    found = differences(wanted, seen, ingress, is_same=ingress == one.format)
+    reasons = [(change, excuse(change, ingress)) for change in changed]
+    found += [str(change) for change, why in reasons if not why]
+    return Outcome(one, ingress, found, [why for _, why in reasons if why])
 
 
 def expected(one: Exchange) -> Truth | None:

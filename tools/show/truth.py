@@ -603,10 +603,15 @@ def differences(said: Truth, seen: Truth, seen_in: str, *, is_same: bool) -> lis
         found.append(f"text {said.text[:60]!r} became {seen.text[:60]!r}")
     if said.tools != seen.tools:
         found.append(f"calls {said.tools} became {seen.tools}"[:200])
-    if "".join(said.thinking.split()) != "".join(seen.thinking.split()):
+    # Formats part thoughts in different ways; what stays in its own is sent back to its vendor byte by byte.
+    spaced = (said.thinking, seen.thinking)
+    thoughts = spaced if is_same else tuple("".join(text.split()) for text in spaced)
+    if thoughts[0] != thoughts[1]:
         found.append(f"thinking {said.thinking[:60]!r} became {seen.thinking[:60]!r}")
     if lost := [one[:20] for one in said.signatures if one not in seen.signatures]:
         found.append(f"signatures lost: {lost[:3]}")
+    elif is_same and said.signatures != seen.signatures:
+        found.append("signatures stand in another order, or twice")
     if said.images > seen.images:
         found.append(f"{said.images} images became {seen.images}")
     wanted = said.finish
