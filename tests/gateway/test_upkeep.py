@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from modelyard.base.settings import (
     CacheSettings,
@@ -105,10 +107,11 @@ def test_calls_become_spans_with_both_vocabularies(start_gateway: Start, upstrea
 
     def collector(request: Any) -> Answer:
         assert request.path == "/v1/traces"
-        for resource in request.json["resourceSpans"]:
+        sent = MessageToDict(ExportTraceServiceRequest.FromString(request.body))
+        for resource in sent["resourceSpans"]:
             for scope in resource["scopeSpans"]:
                 spans.extend(scope["spans"])
-        return json_answer({})
+        return Answer(headers={"content-type": "application/x-protobuf"})
 
     sent_to = upstream(collector).url.removesuffix("/v1")
     running = start_gateway(

@@ -20,9 +20,9 @@ class Traced(Callback):
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        from modelyard.transport.otlp import OtlpExporter
+        from modelyard.transport.otlp import otlp_exporter
 
-        self._exporter_at = partial(OtlpExporter, client, telemetry.endpoint)
+        self._exporter_at = partial(otlp_exporter, client, telemetry.endpoint)
         self._processor_of = partial(BatchSpanProcessor, schedule_delay_millis=2000)
         resource = Resource.create({"service.name": "modelyard", "service.version": __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -70,7 +70,8 @@ def configure_logging(level: str = "info", form: str = "text") -> None:
     """Send `modelyard.*` and the server's warnings to standard error. Called by the command line, never on import."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    for name, at in (("modelyard", level.upper()), ("uvicorn", "WARNING"), ("asyncio", "WARNING")):
+    others = (("uvicorn", "WARNING"), ("asyncio", "WARNING"), ("opentelemetry", "WARNING"))
+    for name, at in (("modelyard", level.upper()), *others):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(at)

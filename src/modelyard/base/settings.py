@@ -149,7 +149,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """What others may see of calls."""
 
     endpoint: str = ""
-    """Where traces go, in OpenTelemetry's protocol over HTTP with JSON, as `http://127.0.0.1:4318`; empty for off."""
+    """Where traces go, in OpenTelemetry's protocol over HTTP (OTLP), as `http://127.0.0.1:4318`; empty for off."""
     sample: float = 0.1
     """The share of calls that are traced; those that fail always are."""
     content: bool = False

@@ -1,91 +1,96 @@
-"""Spans to an OpenTelemetry collector: OTLP over HTTP as JSON, through the one client that goes out."""
+"""Spans to an OpenTelemetry collector: by OpenTelemetry's own exporter, through the one client that goes out.
+
+The exporter encodes, sends again what a busy collector refused, and follows no redirect. It sends by a session of
+`requests`; the session here has one adapter, and no connections of its own.
+"""
 
 import asyncio
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 
-import msgspec
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from requests import PreparedRequest, Response, Session
+from requests.adapters import BaseAdapter
+from requests.exceptions import ConnectionError as SendingError
+from requests.exceptions import Timeout
 
 from modelyard.base.errors import ModelyardError
 from modelyard.transport.http import HttpClient, Timeouts
 
-logger = logging.getLogger("modelyard.telemetry")
+_SECONDS = 10.0
+"""Of sending a batch, the times that it is sent again included."""
+_MOST = 1 << 20
 
 
-class OtlpExporter(SpanExporter):
-    """Called by the SDK in a thread of its own; sends on the loop that the client belongs to."""
+def otlp_exporter(client: HttpClient, endpoint: str, loop: asyncio.AbstractEventLoop) -> OTLPSpanExporter:
+    """An exporter for the SDK, which calls it in a thread of its own; `loop` is the one that `client` belongs to."""
+    return OTLPSpanExporter(
+        endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=_SECONDS, session=_session(client, loop)
+    )
 
-    def __init__(self, client: HttpClient, endpoint: str, loop: asyncio.AbstractEventLoop) -> None:
+
+def _session(client: HttpClient, loop: asyncio.AbstractEventLoop) -> Session:
+    session = Session()
+    session.trust_env = False  # no proxy and no password of this machine's files
+    session.adapters.clear()
+    adapter = _Adapter(client, loop)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+class _Adapter(BaseAdapter):
+    """Sends what a session prepared."""
+
+    def __init__(self, client: HttpClient, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self._client = client
-        self._url = endpoint.rstrip("/") + "/v1/traces"
         self._loop = loop
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The answer, whole. Raises `requests`' errors, by which the exporter knows what it may send again."""
+        del stream, verify, cert, proxies  # the client's own are the only ones
         if self._loop.is_closed():
-            return SpanExportResult.FAILURE
-        sending = asyncio.run_coroutine_threadsafe(self._send(document(spans)), self._loop)
+            raise SendingError("the loop that sends is closed", request=request)
+        sending = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
         try:
-            status = sending.result(10)
-        except (ModelyardError, TimeoutError, RuntimeError) as error:
-            logger.warning("traces could not be sent", extra={"fields": {"error": str(error)}})
-            return SpanExportResult.FAILURE
-        return SpanExportResult.SUCCESS if 200 <= status < 300 else SpanExportResult.FAILURE
+            return sending.result(timeout)
+        except TimeoutError as error:
+            sending.cancel()
+            raise Timeout("the collector does not answer", request=request) from error
+        except (ModelyardError, RuntimeError) as error:
+            raise SendingError(str(error), request=request) from error
 
-    async def _send(self, body: bytes) -> int:
+    async def _answer(self, request: PreparedRequest) -> Response:
         limits = Timeouts(connect=5.0, first_byte=5.0, between_bytes=5.0)
-        response = await self._client.send(
-            "POST", self._url, headers={"content-type": "application/json"}, body=[body], timeouts=limits
-        )
-        await response.read(most=1 << 20)
-        return response.status
+        body = request.body or b""
+        answer = await self._client.send(
+            str(request.method), str(request.url), headers=_sent(request.headers),
+            body=[body.encode() if isinstance(body, str) else body], timeouts=limits,
+        )  # fmt: skip
+        content = await answer.read(most=_MOST)
+        response = Response()
+        response.status_code = answer.status
+        response.headers.update(answer.headers)
+        response.raw = BytesIO(content)
+        response.request = request
+        response.url = str(request.url)
+        return response
+
+    def close(self) -> None:
+        """The client is the server's, and stays open."""
 
 
-def document(spans: Sequence[ReadableSpan]) -> bytes:
-    """The spans as OTLP's ExportTraceServiceRequest, in its JSON form."""
-    resource: Any = spans[0].resource if spans else None
-    return msgspec.json.encode({
-        "resourceSpans": [{
-            "resource": {"attributes": _pairs(resource.attributes if resource else {})},
-            "scopeSpans": [{"scope": {"name": "modelyard"}, "spans": [_span(one) for one in spans]}],
-        }]
-    })  # fmt: skip
-
-
-def _span(span: ReadableSpan) -> dict[str, Any]:
-    context: Any = span.context
-    return {
-        "traceId": f"{context.trace_id:032x}",
-        "spanId": f"{context.span_id:016x}",
-        **({"parentSpanId": f"{span.parent.span_id:016x}"} if span.parent else {}),
-        "name": span.name,
-        "kind": span.kind.value + 1,  # OTLP counts from "unspecified"
-        "startTimeUnixNano": str(span.start_time),
-        "endTimeUnixNano": str(span.end_time),
-        "attributes": _pairs(span.attributes or {}),
-        "events": [
-            {"timeUnixNano": str(one.timestamp), "name": one.name, "attributes": _pairs(one.attributes or {})}
-            for one in span.events
-        ],
-        "status": {"code": span.status.status_code.value, "message": span.status.description or ""},
-    }
-
-
-def _pairs(attributes: Any) -> list[dict[str, Any]]:
-    return [{"key": key, "value": _value(value)} for key, value in attributes.items()]
-
-
-def _value(value: Any) -> dict[str, Any]:
-    match value:
-        case bool():
-            return {"boolValue": value}
-        case int():
-            return {"intValue": str(value)}
-        case float():
-            return {"doubleValue": value}
-        case str():
-            return {"stringValue": value}
-        case _:
-            return {"arrayValue": {"values": [_value(one) for one in value]}}
+def _sent(headers: Mapping[str, str]) -> dict[str, str]:
+    """Without those that the client writes itself, or keeps promises of that we do not."""
+    own = ("content-length", "connection", "accept-encoding")
+    return {name.lower(): value for name, value in headers.items() if name.lower() not in own}
