@@ -381,8 +381,12 @@ class Gateway:
             await reply.send(send, request.id.encode())
 
     def _check_upgrade(self, request: Request) -> None:
-        """Raises UpgradeError for a WebSocket where there is something: clients that are told so use HTTP at once."""
-        if (request.header(b"upgrade") or "").lower() == "websocket" and self.router.allowed(request.path):
+        """Raises UpgradeError for a WebSocket where a plain request would be none that is taken: clients that are told
+        so use HTTP at once. Elsewhere the plain request is answered, as RFC 9110, 7.8 lets a server do."""
+        if (request.header(b"upgrade") or "").lower() != "websocket":
+            return
+        allowed = self.router.allowed(request.path)
+        if allowed and request.method not in allowed:
             raise UpgradeError("WebSocket is not offered here: send the same as an ordinary HTTP request")
 
     async def _admit(self, request: Request, auth: Auth) -> None:
