@@ -26,7 +26,6 @@ from modelyard.cli.serving import gateway_of
 from modelyard.gateway.admin.requests import PREFIX
 from modelyard.gateway.admin.resources import PLURALS
 from modelyard.gateway.auth import TENANT
-from modelyard.gateway.knowledge.datasets import DatasetRoutes
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings, DocForm, MetadataField, Technique
 from modelyard.knowledge.evaluations import Evaluation, Question
@@ -266,7 +265,10 @@ def dataset_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
     """Every route of the knowledge API with the other's ids, and with the other's ids below a dataset of one's own."""
     ids = {name: world.ids[name][0] for name in ("dataset", "document", "segment", "child", "field")}
     names = {**ids, "batch": "canarybatch", "action": "enable", "command": "retry", "node": "files"}
-    for method, pattern in DatasetRoutes.patterns():
+    for api, row in world.gateway.router.rows():
+        if api.name != "knowledge" or not row.path.startswith("/v1/datasets"):
+            continue
+        method, pattern = row.method, row.path.removeprefix("/v1/datasets").lstrip("/")
         if method == "POST" and pattern in ("", "tags"):
             continue  # they name nobody's things, and cannot be done twice
         body: Any = {

@@ -92,7 +92,8 @@ def _operation(row: Row, inputs: "_Shapes", outputs: "_Shapes") -> JSON:
 
 def _operation_id(row: Row) -> str:
     """The method and the path, in the characters that generators of clients take."""
-    words = re.findall(r"[A-Za-z0-9]+", _path_of(row))
+    # Paths that differ in a dash and an underscore alone keep names that differ.
+    words = re.findall(r"[A-Za-z0-9]+", _path_of(row).replace("-", ""))
     return "_".join([row.method.lower(), *words])
 
 

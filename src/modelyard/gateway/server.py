@@ -49,7 +49,7 @@ from modelyard.gateway.http import (
     StreamReply,
     finish_headers,
 )
-from modelyard.gateway.knowledge import datasets
+from modelyard.gateway.knowledge import table as knowledge_table
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.gateway.mcp import table as mcp_table
 from modelyard.gateway.mcp.streamable_http import OfferOf
@@ -63,7 +63,6 @@ from modelyard.gateway.plugins.daemon import DAEMON
 from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.router import Found, Router
 from modelyard.gateway.service import table as service_table
-from modelyard.gateway.service.calls import PROBLEM
 from modelyard.gateway.service.entrance import Entrance
 from modelyard.gateway.service.parts import ServiceParts
 from modelyard.gateway.table import OWN_SECRET, SAME_SITE, Admission, Api, Auth, ErrorShape, Row
@@ -161,7 +160,8 @@ def build_apis(parts: Parts) -> tuple[Api, ...]:
         cohere_table.api(parts.models, parts.clock),
         cohere_table.jina_api(parts.models),
         service_table.api(app_rows, entrance),
-        _of("knowledge", "/v1/datasets", PROBLEM, _knowledge_routes(parts)),
+        knowledge_table.api(parts.datasets),
+        knowledge_table.external_api(parts.datasets),
         _of("admin", "/admin", OPENAI, {**_admin_routes(parts), **_tool_routes(parts)}),
         _of("plugins", "/plugin", DAEMON, _daemon_routes(parts)),
         content_table.api(_content_parts(parts)),
@@ -198,17 +198,6 @@ def _auth(role: Role | None, route: Route) -> Auth:
     if role is not None:
         return Auth(Admission.API_KEY, role)
     return OWN_SECRET if getattr(getattr(route, "__self__", route), "admits_itself", False) else SAME_SITE
-
-
-def _knowledge_routes(parts: Parts) -> _Routes:
-    knowledge = datasets.DatasetRoutes(parts.datasets)
-    every: Mapping[str, tuple[Role | None, Route]] = dict.fromkeys(
-        ("GET", "POST", "PATCH", "DELETE"), (None, knowledge)
-    )
-    return {
-        "/v1/datasets": {**every}, "/v1/datasets/": {**every}, "/retrieval": {"POST": (None, knowledge.external)},
-        "/v1/workspaces/current/models/model-types/": {"GET": (None, knowledge.models)},
-    }  # fmt: skip
 
 
 def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:

@@ -1,7 +1,7 @@
 """`/v1/datasets/…/pipeline/…`: what a RAG pipeline takes, what its sources offer, and its runs."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from modelyard.base.errors import ModelyardError
 from modelyard.gateway.answers import plain_events
 from modelyard.gateway.http import Reply, StreamReply, json_reply, sse_reply
-from modelyard.gateway.knowledge.calls import Asked, Handler, file_of
+from modelyard.gateway.knowledge.calls import Asked, file_of
 from modelyard.gateway.service.calls import ServiceError, error_document, list_of, mapping_of
 from modelyard.gateway.service.events import ServiceEvents
 from modelyard.gateway.service.parts import fed
@@ -25,15 +25,7 @@ _USER = "dataset-api"
 
 
 class PipelineCalls:
-    """`routes` is method and pattern → handler, as the knowledge API's table has them."""
-
-    def __init__(self) -> None:
-        self.routes: Mapping[str, Handler] = {
-            "POST pipeline/file-upload": self.upload,
-            "GET {dataset}/pipeline/datasource-plugins": self.sources,
-            "POST {dataset}/pipeline/datasource/nodes/{node}/run": self.browse,
-            "POST {dataset}/pipeline/run": self.run,
-        }
+    """Documents that come by a pipeline."""
 
     async def upload(self, asked: Asked) -> Reply:
         name, data = file_of(asked)
