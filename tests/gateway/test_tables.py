@@ -20,7 +20,7 @@ from modelyard.gateway.table import METHODS, Admission, Api, Row
 
 KEY = "sk-owner-0123456789"
 Pairs = tuple[tuple[bytes, bytes], ...]
-UNWRITTEN = {"admin", "plugins"}
+UNWRITTEN = {"admin"}
 """APIs whose rows still take all that is below a path: they say nothing of what they answer yet."""
 HOME: Pairs = ((b"host", b"127.0.0.1:8790"),)
 OWNER: Pairs = ((b"authorization", f"Bearer {KEY}".encode()),)

@@ -56,10 +56,9 @@ from modelyard.gateway.mcp.streamable_http import OfferOf
 from modelyard.gateway.openai import table as openai_table
 from modelyard.gateway.openai.hosted_tools import FindTool, HostedTools
 from modelyard.gateway.operations import table as operations_table
-from modelyard.gateway.plugins import content_table
-from modelyard.gateway.plugins import daemon as plugin_daemon
+from modelyard.gateway.plugins import content_table, daemon_table
 from modelyard.gateway.plugins.content_table import ContentParts
-from modelyard.gateway.plugins.daemon import DAEMON
+from modelyard.gateway.plugins.daemon_calls import DaemonEntrance
 from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.router import Found, Router
 from modelyard.gateway.service import table as service_table
@@ -163,7 +162,7 @@ def build_apis(parts: Parts) -> tuple[Api, ...]:
         knowledge_table.api(parts.datasets),
         knowledge_table.external_api(parts.datasets),
         _of("admin", "/admin", OPENAI, {**_admin_routes(parts), **_tool_routes(parts)}),
-        _of("plugins", "/plugin", DAEMON, _daemon_routes(parts)),
+        daemon_table.api(_daemon_entrance(parts)),
         content_table.api(_content_parts(parts)),
         mcp_table.api(McpServer(parts.tools), parts.offer),
         a2a_table.api(parts.service),
@@ -172,6 +171,10 @@ def build_apis(parts: Parts) -> tuple[Api, ...]:
         operations_table.api(parts.jail, parts.problem, parts.metrics, parts.others),
     )  # fmt: skip
     return (*apis, docs_table.api(apis))
+
+
+def _daemon_entrance(parts: Parts) -> DaemonEntrance:
+    return DaemonEntrance(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.content_origin)
 
 
 def _content_parts(parts: Parts) -> ContentParts:
@@ -266,11 +269,6 @@ def _tool_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Rout
         "/admin/tool-providers": {"GET": (Role.ADMIN, every), "POST": (Role.ADMIN, every)},
         "/admin/tool-providers/": {"GET": (Role.ADMIN, one), "POST": (Role.ADMIN, one), "DELETE": (Role.ADMIN, one)},
     }
-
-
-def _daemon_routes(parts: Parts) -> _Routes:
-    daemon = plugin_daemon.Route(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.content_origin)
-    return {plugin_daemon.PREFIX: {"GET": (None, daemon), "POST": (None, daemon)}}
 
 
 class Gateway:
