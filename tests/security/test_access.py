@@ -424,7 +424,7 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
         return await opens(lambda: yard.accounts.sign_in("ann@acme.example", PASSWORD))
 
     async def accept(yard: Modelyard, gateway: Gateway) -> bool:
-        rows = yard.database.read("SELECT * FROM invitations WHERE email = 'late@acme.example'")
+        rows = await yard.database.fetch("SELECT * FROM invitations WHERE email = 'late@acme.example'")
         gets_in = await opens(lambda: yard.accounts.accept(late, "Late", PASSWORD))
         if gets_in:  # for the next who tries
             row = dict(rows[0])

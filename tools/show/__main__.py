@@ -30,6 +30,7 @@ PROOFS = {
     "clock": "A clock that jumps a day ahead for two seconds and back, on every store of counters.",
     "budget-race": "64 racing callers, two processes, one budget: on SQLite, PostgreSQL and Valkey.",
     "noisy-tenant": "A tenant at a hundred times the load of another, which does not notice.",
+    "api-tables": "Every row of every API described, every other method refused, every changed row noticed by a test.",
     "tenancy": "Every route with every id of another tenant's; secrets looked for wherever words go.",
     "memory": "100,000 requests: memory, tasks, threads and descriptors.",
     "bench-gateway": "What a call costs with everything on, beside the peers that install.",

@@ -228,7 +228,7 @@ async def _account(proof: Proof, home: Path) -> None:
         # One batch may be under way when the process is killed, in each of the groups that run at once.
         most = KILLS * 64
         proof.line("texts embedded, of those again after a kill", f"{sum(counts.values()):,}, {again:,}", again <= most)
-        left = [row["document"] for row in yard.database.read("SELECT document FROM staged_vectors")]
+        left = [row["document"] for row in await yard.database.fetch("SELECT document FROM staged_vectors")]
         proof.line("vectors left behind", len(left), not left)
         proof.figures.update(
             documents=total, lost=len(lost), doubled=len(doubled), wrong=len(wrong), embedded=sum(counts.values()),

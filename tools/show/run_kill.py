@@ -194,7 +194,7 @@ async def _install(home: str, url: str) -> None:
 
 async def _judge(proof: Proof, home: str, effects: Effects, started: list[str]) -> None:
     async with Modelyard(Settings(home=home), environ={}) as yard:
-        rows = yard.database.read("SELECT id, status FROM runs")
+        rows = await yard.database.fetch("SELECT id, status FROM runs")
         status = {row["id"]: row["status"] for row in rows}
         lost = [one for one in started if status.get(one) != Status.SUCCEEDED.value]
         unfinished = [one for one, said in status.items() if said != Status.SUCCEEDED.value]

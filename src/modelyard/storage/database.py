@@ -190,6 +190,15 @@ def _for_many(statement: str, count: int) -> str | None:
     return f"{match[1]}{','.join([match[2]] * count)}{match[3]}" if match else None
 
 
+def _is_on_loop() -> bool:
+    """Whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 Work = Callable[[Connection], Any]
 _Write = tuple[str, Sequence[Any]]
 
@@ -452,14 +461,22 @@ class Database:
     def read(
         self, statement: str, values: Mapping[str, Any] | Sequence[Any] = (), *, is_long: bool = False
     ) -> list[Row]:
-        """Raises StorageUnavailableError where the database cannot be asked. `is_long`: more rows may be looked at
-        than a caller would wait for."""
+        """As `fetch`, for programs and tests without an event loop: it blocks, and so refuses where one runs.
+
+        Raises RuntimeError on a running loop, StorageUnavailableError where the database cannot be asked.
+        """
+        if _is_on_loop():
+            raise RuntimeError("a read would hold up the event loop; await `fetch` instead")
         return (self._long_readers if is_long else self._readers).execute(statement, values)
 
     async def fetch(
         self, statement: str, values: Mapping[str, Any] | Sequence[Any] = (), *, is_long: bool = False
     ) -> list[Row]:
-        """As `read`, without holding up the loop."""
+        """The statement's rows, read in a thread of the readers'.
+
+        `is_long`: more rows may be looked at than a caller would wait for, which is done beside the short reads.
+        Raises StorageUnavailableError where the database cannot be asked.
+        """
         readers = self._long_readers if is_long else self._readers
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(readers.threads, readers.execute, statement, values)

@@ -168,3 +168,17 @@ def test_after_a_server_was_away_no_old_connection_is_tried_twice(tmp_path: Path
         await asyncio.to_thread(database.close)
 
     asyncio.run(work())
+
+
+def test_a_blocking_read_refuses_where_a_loop_runs(tmp_path: Path):
+    """Whoever would hold up the loop is found by the first test that passes it."""
+    database = Database(tmp_path / "x.db")
+
+    async def work() -> None:
+        with pytest.raises(RuntimeError, match="await `fetch`"):
+            database.read("SELECT 1 AS x")
+        assert (await database.fetch("SELECT 1 AS x"))[0]["x"] == 1
+
+    asyncio.run(work())
+    assert database.read("SELECT 1 AS x")[0]["x"] == 1
+    database.close()
