@@ -96,7 +96,7 @@ def test_providers_tell_their_forms_and_what_is_set_up(client: httpx.Client):
     assert one["help"]["url"]["en_US"].startswith("https://")
     assert all(model["is_ready"] is False for model in one["offered"])
     refused(client.get(f"{ADMIN}/providers/opnai"), 404, "openai")
-    refused(client.post(f"{ADMIN}/providers"), 404, "takes GET")
+    refused(client.post(f"{ADMIN}/providers"), 405, "takes GET")
 
 
 def test_a_form_is_tried_before_it_is_kept(client: httpx.Client, upstream: Upstream):

@@ -344,6 +344,7 @@ _OWN_WAYS = {
     ("transport/connecting.py", "create_connection"): "and connected to, after the guard was asked",
     ("transport/connecting.py", "start_tls"): "over what is connected already",
     ("transport/egress.py", "HttpClient"): "what is guarded, and a pool for what the operator named",
+    ("transport/otlp.py", "requests"): "a session whose only adapter sends by the one client",
     ("app/network.py", "HttpClient"): "for the operator's providers, and traces to the operator's collector",
     ("providers/local/hub.py", "HttpClient"): "weights, from the hub that the operator set",
     ("providers/local/engines/chat.py", "http.client"): "a model's process, by its socket in the file system",

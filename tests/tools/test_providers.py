@@ -41,7 +41,7 @@ def test_what_was_read_before_a_change_is_not_remembered_after_it(tmp_path: Path
     async def work() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
             kept = HeldKept(yard.database, yard.clock)
-            providers = ToolProviders(yard.resources, yard.directory, yard.plugins, kept, yard.egress)
+            providers = ToolProviders(yard.resources, yard.directory, yard.plugin_parts.rows, kept, yard.egress)
             row, _ = await providers.add_api("default", "looking", described("Looks near."))
             has_read, may_go = kept.hold()
             reading = asyncio.ensure_future(providers.api("default", row))

@@ -458,7 +458,7 @@ def _shown(value: Any) -> str:
 
 def _selected(database: str, query: str, after: Any) -> list[dict[str, Any]]:
     """Raises InvokeBadRequestError with what the database says."""
-    if not re.match(r"\s*+(?:select|with)\b", query, re.IGNORECASE):
+    if not re.match(r"(?:select|with)\b", query.lstrip(), re.IGNORECASE):
         raise InvokeBadRequestError("the query must be a SELECT")
     values = {"after": after} if ":after" in query else {}
     read = _selected_there if "://" in database else _selected_in_file

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from modelyard.base.errors import ConfigError
+from modelyard.base.fields import whole_number
 from modelyard.transport.origins import Origin, ascii_host
 
 NONE = "none"
@@ -197,8 +198,9 @@ def _exception(word: str) -> _Exception:
 
 def _without_port(word: str) -> tuple[str, int | None]:
     name, colon, port = word.rpartition(":")
-    if colon and port.isascii() and port.isdigit() and not name.endswith(":"):
-        return name, int(port)
+    number = whole_number(port) if colon else None
+    if number is not None and not name.endswith(":"):
+        return name, number
     return word, None
 
 

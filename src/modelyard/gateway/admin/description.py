@@ -159,7 +159,8 @@ def _operations() -> list[Operation]:
             None,
             more={"cleared": {"type": "boolean"}},
         ),
-        Operation("POST", "/admin/v1/oauth/{id}", "Set up what people connect on a provider's page.", None, thing),
+        Operation("POST", "/admin/v1/oauth/clients", "Set this server up as a provider's client.", None, thing),
+        Operation("POST", "/admin/v1/oauth/connections", "Get where a person connects an account.", None, thing),
         Operation("GET", "/admin/v1/plugins", "Plugins, and what they take.", shapes.PluginsShown),
         Operation(
             "POST",

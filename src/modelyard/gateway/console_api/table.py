@@ -35,7 +35,7 @@ def _files() -> list[Row]:
     return [
         Row(method="GET", path="/console", auth=SAME_SITE, handler=files, answer=page, errors=(503,),
             summary="Get the console's page."),
-        Row(method="GET", path="/console/{file:path}", auth=SAME_SITE, handler=files, answer=page,
+        Row(method="GET", path="/console/{file:path}", auth=SAME_SITE, handler=files, answer=Content("*/*"),
             summary="Get a file of the console, or its page for an address within it.", errors=(404, 503)),
     ]  # fmt: skip
 
