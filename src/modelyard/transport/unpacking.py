@@ -60,7 +60,9 @@ class Unpacking:
             except zlib.error as error:
                 raise UnpackError(f"compressed a body so that it cannot be unpacked: {error}") from error
             self._given += len(plain)
-            if self._given > max(_RATIO_FROM, _MOST_RATIO * self._taken):
+            # By what was unpacked so far: what waits behind it says nothing yet, and would let a bomb grow.
+            unpacked = self._taken - len(inflate.unused_data if inflate.eof else inflate.unconsumed_tail)
+            if self._given > max(_RATIO_FROM, _MOST_RATIO * unpacked):
                 raise BombError(f"compressed an answer to less than a {_MOST_RATIO}th of its size")
             if plain:
                 yield plain
