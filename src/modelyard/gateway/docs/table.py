@@ -1,5 +1,6 @@
 """/docs: what each API offers, as pages and as OpenAPI documents."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -24,8 +25,9 @@ class Documentation:
         self._apis = {api.name: api for api in apis}
 
     @cached_property
-    def documents(self) -> dict[str, JSON]:
-        """API → its OpenAPI document; made when somebody asks for the first time."""
+    def _documents(self) -> dict[str, JSON]:
+        """API → its OpenAPI document; made when somebody asks for the first time, which takes longer than a loop may
+        be held."""
         return {name: describe(api) for name, api in self._apis.items()}
 
     async def index(self, request: Request) -> Reply:
@@ -36,11 +38,13 @@ class Documentation:
     async def page(self, request: Request) -> Reply:
         """GET /docs/API. Raises NoSuchPathError."""
         api = self._named(request)
-        return Reply(pages.page(api, self.documents[api.name]), content_type=_HTML, headers=_HEADERS)
+        text = await asyncio.to_thread(lambda: pages.page(api, self._documents[api.name]))
+        return Reply(text, content_type=_HTML, headers=_HEADERS)
 
     async def document(self, request: Request) -> Reply:
         """GET /docs/API/openapi.json. Raises NoSuchPathError."""
-        return Reply(encode(self.documents[self._named(request).name]))
+        api = self._named(request)
+        return Reply(await asyncio.to_thread(lambda: encode(self._documents[api.name])))
 
     async def style(self, request: Request) -> Reply:
         """GET /docs/style.css."""
@@ -56,16 +60,16 @@ class Documentation:
 
 def api(apis: Sequence[Api]) -> Api:
     """The pages about these APIs."""
-    told = Documentation(apis)
+    documentation = Documentation(apis)
     document, page = Schema({"type": "object"}), Content("text/html")
     rows = (
-        Row(method="GET", path="/docs", auth=NOBODY_IN_PARTICULAR, handler=told.index, answer=page,
+        Row(method="GET", path="/docs", auth=NOBODY_IN_PARTICULAR, handler=documentation.index, answer=page,
             summary="List the APIs, for people."),
-        Row(method="GET", path="/docs/style.css", auth=NOBODY_IN_PARTICULAR, handler=told.style,
+        Row(method="GET", path="/docs/style.css", auth=NOBODY_IN_PARTICULAR, handler=documentation.style,
             answer=Content("text/css"), summary="Get the pages' style."),
-        Row(method="GET", path="/docs/{api}", auth=NOBODY_IN_PARTICULAR, handler=told.page, answer=page,
+        Row(method="GET", path="/docs/{api}", auth=NOBODY_IN_PARTICULAR, handler=documentation.page, answer=page,
             summary="Describe an API, for people."),
-        Row(method="GET", path="/docs/{api}/openapi.json", auth=NOBODY_IN_PARTICULAR, handler=told.document,
+        Row(method="GET", path="/docs/{api}/openapi.json", auth=NOBODY_IN_PARTICULAR, handler=documentation.document,
             answer=document, summary="Describe an API, for programs."),
     )  # fmt: skip
     return Api(

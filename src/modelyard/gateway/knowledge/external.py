@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.gateway.knowledge.entrance import Callers
 from modelyard.gateway.service.calls import (
     ServiceError,
     mapping_of,
-    problem_reply,
     read_object,
 )
 from modelyard.knowledge.entities import (
@@ -51,9 +50,7 @@ class ExternalCalls:
         except NotFoundError as error:
             return json_reply({"error_code": 2001, "error_msg": str(error)}, status=404)
         except (ValueError, TypeError) as error:
-            return problem_reply(InvokeBadRequestError(f"retrieval_setting: {error}"))
-        except ModelyardError as error:
-            return problem_reply(error)
+            raise InvokeBadRequestError(f"retrieval_setting: {error}") from error
         return json_reply({
             "records": [
                 {"content": one.text, "score": one.score, "title": one.document.name, "metadata": {
