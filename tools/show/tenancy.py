@@ -378,25 +378,20 @@ async def matrix(world: World) -> tuple[int, list[str], list[str]]:
     return tried, foreign, differing
 
 
+_TABLES = (
+    "datasets", "documents", "segments", "children", "dataset_tags", "dataset_tag_bindings", "conversations",
+    "messages",
+)  # fmt: skip
+
+
 async def _alpha(world: World) -> list[Any]:
     """All that the first tenant has, to be compared."""
     kinds = (*PLURALS.values(), "app", "app_key")
     resources = [one for kind in kinds for one in await world.yard.resources.all("alpha", kind)]
-    read = world.yard.database.read
-    rows = [
-        tuple(row)
-        for table in (
-            "datasets",
-            "documents",
-            "segments",
-            "children",
-            "dataset_tags",
-            "dataset_tag_bindings",
-            "conversations",
-            "messages",
-        )
-        for row in read(f"SELECT * FROM {table} WHERE tenant = ?", ("alpha",))
-    ]
+    rows: list[tuple[Any, ...]] = []
+    for table in _TABLES:
+        fetched = await world.yard.database.fetch(f"SELECT * FROM {table} WHERE tenant = ?", ("alpha",))
+        rows += [tuple(row) for row in fetched]
     return [*resources, *await world.yard.ledger.usage.recent("alpha", most=1000), *rows]
 
 
