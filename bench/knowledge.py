@@ -72,9 +72,9 @@ async def _ours(
     seen: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=home, knowledge=KnowledgeSettings(graph_from=20_000))
-        async with Modelyard(settings, environ={}) as yard:
-            parts = KnowledgeParts(yard, embedder=Known([*texts, *questions], np.concatenate([vectors, asked])))
-            yard.use_knowledge(parts)
+        embedder = Known([*texts, *questions], np.concatenate([vectors, asked]))
+        async with Modelyard(settings, environ={}, embedder=embedder) as yard:
+            parts = yard.knowledge
             rule = ProcessRule(mode="structure")
             dataset = await parts.datasets.create("default", "bench", settings=DatasetSettings(process_rule=rule))
             batches = max(1, len(texts) // 100)  # 1 % of the documents each

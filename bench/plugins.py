@@ -51,7 +51,7 @@ async def _yard(*, forks: bool = True, **plugins: Any) -> AsyncGenerator[tuple[M
     with tempfile.TemporaryDirectory(prefix="modelyard-bench-") as name:
         home = ready_home(Path(name) / "home")
         async with Modelyard(_settings(home, **plugins)) as yard:
-            yard.plugin_parts.host._wardens._forks = forks  # pyright: ignore[reportPrivateUsage]  the plain way, beside ours
+            yard.services.plugins.host._wardens._forks = forks  # pyright: ignore[reportPrivateUsage]  the plain way, beside ours
             yield yard, Path(name)
 
 
@@ -60,7 +60,9 @@ async def _noop(yard: Modelyard, plugin: str) -> None:
         "provider": "mockgpt", "model_type": "llm", "model": "mock-gpt-v1", "credentials": {},
         "prompt_messages": [{"role": "user", "content": "hi"}], "tools": None,
     }  # fmt: skip
-    async with aclosing(yard.plugins.call("default", plugin, "model", "get_llm_num_tokens", data)) as answers:
+    async with aclosing(
+        yard.services.plugins.plugins.call("default", plugin, "model", "get_llm_num_tokens", data)
+    ) as answers:
         async for _ in answers:
             pass
 
@@ -69,19 +71,19 @@ async def _starts(*, forks: bool, count: int) -> tuple[float, float]:
     """(seconds until all of so many different plugins have answered, MB that they and their wardens share out)."""
     async with _yard(forks=forks) as (yard, folder):
         ids = [
-            (await yard.plugin_parts.installations.add("default", package)).plugin_id
+            (await yard.services.plugins.installations.add("default", package)).plugin_id
             for package in _variants(folder / "made", count=count)
         ]
         begun = time.perf_counter()
         await asyncio.gather(*(_noop(yard, one) for one in ids))
         seconds = time.perf_counter() - begun
-        return seconds, share_mb(yard.plugin_parts.host.pids())
+        return seconds, share_mb(yard.services.plugins.host.pids())
 
 
 async def _calls() -> dict[str, float]:
     async with _yard() as (yard, folder):
-        await yard.plugin_parts.installations.add("default", package_folder(EXAMPLES / "mockgpt"))
-        await yard.plugin_parts.installations.add("default", package_folder(_talker(folder)))
+        await yard.services.plugins.installations.add("default", package_folder(EXAMPLES / "mockgpt"))
+        await yard.services.plugins.installations.add("default", package_folder(_talker(folder)))
         await _noop(yard, "modelyard/mockgpt")
         times: list[float] = []
         for _ in range(5):
@@ -91,7 +93,7 @@ async def _calls() -> dict[str, float]:
             times.append((time.perf_counter() - begun) / 200)
         chunks = 0
         begun = time.perf_counter()
-        call = yard.plugins.call("default", "bench/talker", "tool", "invoke_tool", {
+        call = yard.services.plugins.plugins.call("default", "bench/talker", "tool", "invoke_tool", {
             "provider": "talker", "tool": "talk", "credentials": {}, "credential_type": "api-key",
             "tool_parameters": {"count": 20_000},
         })  # fmt: skip
@@ -125,10 +127,10 @@ def _talker(folder: Path) -> Path:
 async def _busy(instances: int) -> float:
     """Whole answers a second, sixteen at once."""
     async with _yard(instances=instances) as (yard, _):
-        await yard.plugin_parts.installations.add("default", package_folder(EXAMPLES / "mockgpt"))
+        await yard.services.plugins.installations.add("default", package_folder(EXAMPLES / "mockgpt"))
         await asyncio.gather(*(_noop(yard, "modelyard/mockgpt") for _ in range(instances * 4)))
         await asyncio.sleep(1.0)
-        model = yard.models.find("default", "mockgpt/mock-gpt-v1", ModelType.LLM)
+        model = yard.services.calls.models.find("default", "mockgpt/mock-gpt-v1", ModelType.LLM)
         left = iter(range(1600))
 
         async def work() -> None:
@@ -171,12 +173,12 @@ async def _overhead() -> tuple[float, float]:
         document = [{"name": "openai", "base_url": upstream.url, "credentials": [{"values": {"api_key": "sk-bench"}}]}]
         settings = msgspec.convert({**msgspec.to_builtins(settings), "providers": document}, Settings)
         async with Modelyard(settings, environ=environ) as yard:
-            await yard.plugin_parts.installations.add(
+            await yard.services.plugins.installations.add(
                 "default", package_folder(_relay_plugin(Path(name), upstream.url))
             )
             found: list[float] = []
             for wanted in ("mockgpt/mock-gpt-v1", "openai/gpt-5-mini"):
-                model = yard.models.find("default", wanted, ModelType.LLM)
+                model = yard.services.calls.models.find("default", wanted, ModelType.LLM)
                 for _ in range(20):
                     await model.invoke_llm(_ASK)
                 times: list[float] = []

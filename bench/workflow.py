@@ -139,7 +139,7 @@ async def _http(yard: Modelyard, port: int) -> float:
     seen: list[float] = []
     for _ in range(3):
         began = time.perf_counter()
-        outcome = await run(app, services=yard.workflow_services(app), inputs={})
+        outcome = await run(app, services=yard.services.workflows.services(app), inputs={})
         seen.append(time.perf_counter() - began)
         assert outcome.status is Status.SUCCEEDED, outcome.error
     return _median(seen)
@@ -149,7 +149,7 @@ async def _code(yard: Modelyard, language: str, code: str) -> tuple[float, float
     node = {"type": "code", "code_language": language, "code": code, "variables": [{"variable": "a", "value_selector": ["start", "q"]}],
             "outputs": {"r": {"type": "string"}}}  # fmt: skip
     app = loads(_document({"c": node, "end": _end("c", "r")}, [("start", "c"), ("c", "end")]))
-    services = yard.workflow_services(app)
+    services = yard.services.workflows.services(app)
     seen: list[float] = []
     for _ in range(60):
         began = time.perf_counter()
@@ -180,7 +180,7 @@ async def _stop(yard: Modelyard) -> float:
             if type(event).__name__ == "NodeRunStreamChunk":
                 chunks.set()
 
-        context = RunContext(run_id="r", services=yard.workflow_services(app), now=time.time)
+        context = RunContext(run_id="r", services=yard.services.workflows.services(app), now=time.time)
         engine = GraphEngine(app.graph(), pool_for(app, "", {}, {"query": "x", "files": []}), context, emit)
         task = asyncio.ensure_future(engine.execute())
         await chunks.wait()
@@ -219,7 +219,7 @@ async def _idle(yard: Modelyard, model: ScriptedModel, count: int = 500) -> floa
     """Kilobytes of a run that waits for its model."""
     app = _talking()
     model.answers[:], model.delay = [("talk", "later")], 60.0
-    services = yard.workflow_services(app)
+    services = yard.services.workflows.services(app)
 
     async def begin() -> asyncio.Task[Any]:
         context = RunContext(run_id=new_run_id(), services=services, now=time.time)
@@ -291,7 +291,7 @@ async def _ours(texts: dict[str, str]) -> dict[str, Any]:
             ) as yard:
                 for name, text in texts.items():
                     app = loads(text)
-                    seen[f"{name}_cpu_ms"], seen[f"{name}_ms"] = await _cpu(app, yard.workflow_services(app))
+                    seen[f"{name}_cpu_ms"], seen[f"{name}_ms"] = await _cpu(app, yard.services.workflows.services(app))
                 seen["load_ms"] = _load(texts["chain"])
                 seen["http_s"] = await _http(yard, port)
                 for language, code in (

@@ -16,9 +16,9 @@ import click
 import msgspec
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base import settings
 from modelyard.cli import root
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.admin.description import described
 from modelyard.gateway.openapi import describe
 from modelyard.gateway.table import Api
@@ -178,7 +178,7 @@ def apis() -> tuple[Api, ...]:
     with TemporaryDirectory() as home:
         oidc = settings.OidcSettings(issuer="https://identity.example", client_id="modelyard", client_secret="secret")
         yard = Modelyard(settings.Settings(home=home, oidc=oidc), environ={})
-        tables = gateway_of(yard).router.apis
+        tables = gateway_for(yard.services).router.apis
         asyncio.run(yard.aclose())
     return tables
 

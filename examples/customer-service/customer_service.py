@@ -76,7 +76,7 @@ async def prepare(yard: Modelyard) -> None:
 async def handle_customer_query(yard: Modelyard, query: str, order_id: str = "", user: str = "customer") -> Answer:
     """The answer to a customer, with the workflow's name, its sources, what was done, and what it took."""
     found = yard.apps.find("default", "customer service")
-    run, _ = await yard.workflow_parts.chats.send(
+    run, _ = await yard.services.workflows.chats.send(
         found, await yard.apps.app(found), query=query, inputs={"order_id": order_id}, user=user
     )
     ended = await yard.runs.ended("default", run.id)

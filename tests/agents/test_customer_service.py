@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from modelyard.app import Modelyard
-from modelyard.app.knowledge import KnowledgeParts
 from modelyard.base.settings import Settings
 from modelyard.testing.agents import Replies
 from modelyard.testing.knowledge import HashEmbedder
@@ -39,8 +38,9 @@ def test_an_agent_acts_and_a_model_answers(tmp_path: Path, example: Any, call: l
     async def go() -> Any:
         definition, builder = scripted_models(model)  # type: ignore[arg-type]
         settings = Settings(home=str(tmp_path), defaults={"llm": "scripted/model"})
-        async with Modelyard(settings, definitions=[definition], builders={"scripted": builder}, environ={}) as yard:
-            yard.use_knowledge(KnowledgeParts(yard, embedder=HashEmbedder()))
+        async with Modelyard(
+            settings, definitions=[definition], builders={"scripted": builder}, environ={}, embedder=HashEmbedder()
+        ) as yard:
             await example.prepare(yard)
             await example.prepare(yard)  # a second time changes nothing
             return await example.handle_customer_query(yard, "What about my order?", "1042")

@@ -81,7 +81,9 @@ def within(home: Path, model: Replies, work: Work) -> Any:
 async def begin(yard: Modelyard, text: str = "", query: str = "go") -> Any:
     await yard.apps.add("default", text or app_text(), mapping=AppMapping(models={"*": "scripted/model"}))
     found = yard.apps.find("default", "agent")
-    run, _ = await yard.workflow_parts.chats.send(found, await yard.apps.app(found), query=query, inputs={}, user="ada")
+    run, _ = await yard.services.workflows.chats.send(
+        found, await yard.apps.app(found), query=query, inputs={}, user="ada"
+    )
     return await yard.runs.ended("default", run.id)
 
 
@@ -155,9 +157,9 @@ def test_the_history_of_a_conversation_is_told_again(tmp_path: Path):
         await yard.apps.add("default", app_text(), mapping=AppMapping(models={"*": "scripted/model"}))
         found = yard.apps.find("default", "agent")
         app = await yard.apps.app(found)
-        run, conversation = await yard.workflow_parts.chats.send(found, app, query="one", inputs={}, user="ada")
+        run, conversation = await yard.services.workflows.chats.send(found, app, query="one", inputs={}, user="ada")
         await yard.runs.ended("default", run.id)
-        run, _ = await yard.workflow_parts.chats.send(
+        run, _ = await yard.services.workflows.chats.send(
             found, app, query="two", inputs={}, user="ada", conversation_id=conversation.id
         )
         await yard.runs.ended("default", run.id)
@@ -180,7 +182,7 @@ def test_an_app_is_a_tool_of_another_and_depth_has_an_end(tmp_path: Path):
         await yard.apps.add("default", app_text(), mapping=AppMapping(models={"*": "scripted/model"}))
         await yard.apps.add("default", yaml.dump(caller), mapping=AppMapping(models={"*": "scripted/model"}))
         found = yard.apps.find("default", "boss")
-        run, _ = await yard.workflow_parts.chats.send(
+        run, _ = await yard.services.workflows.chats.send(
             found, await yard.apps.app(found), query="go", inputs={}, user="ada"
         )
         return await yard.runs.ended("default", run.id)
@@ -210,10 +212,10 @@ def test_what_an_app_uses_is_counted_and_limited_as_a_key_of_its_own(tmp_path: P
         first = await begin(yard)
         row = f"app:{first.app}"
         limit = {"unit": "requests", "amount": 1, "key": row}
-        await yard.administration.create(Caller(tenant="default"), "default", "limit", "one", limit)
+        await yard.services.tenancy.administration.create(Caller(tenant="default"), "default", "limit", "one", limit)
         errors = [(await begin(yard)).error for _ in range(2)]
-        await yard.ledger.flush()
-        return errors, [one.api_key for one in await yard.ledger.usage.recent("default")] + [row]
+        await yard.services.calls.ledger.flush()
+        return errors, [one.api_key for one in await yard.services.calls.ledger.usage.recent("default")] + [row]
 
     errors, keys = within(tmp_path, Replies(replies=["ok"]), work)
     assert "may use 1 requests a minute (limit 'one')" in errors[-1]

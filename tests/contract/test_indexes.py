@@ -83,10 +83,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 
     def go(work: Callable[[Store], Awaitable[None]]) -> None:
         async def around() -> None:
-            async with Modelyard(settings, environ={}) as yard:
-                embedder = HashEmbedder()
-                parts = KnowledgeParts(yard, embedder=embedder)
-                yard.use_knowledge(parts)
+            embedder = HashEmbedder()
+            async with Modelyard(settings, environ={}, embedder=embedder) as yard:
+                parts = yard.knowledge
                 store = Store(parts, embedder)
                 try:
                     await work(store)

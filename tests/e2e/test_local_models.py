@@ -239,11 +239,14 @@ def test_a_full_queue_refuses_at_once(settings: Settings):
 def test_an_idle_model_is_unloaded_and_loads_again(settings: Settings):
     async def work(yard: Modelyard) -> tuple[int | None, bool, int]:
         await yard.embed("a")
-        process = yard.local.process_of("use-multilingual-v3")
+        process = yard.services.providers.local.process_of("use-multilingual-v3")
         assert process
         pid = process.pid
         await asyncio.sleep(0.6)
-        is_gone = yard.local.process_of("use-multilingual-v3") is None and not Path(f"/proc/{pid}").exists()
+        is_gone = (
+            yard.services.providers.local.process_of("use-multilingual-v3") is None
+            and not Path(f"/proc/{pid}").exists()
+        )
         return pid, is_gone, len((await yard.embed("b")).embeddings)
 
     _, is_gone, count = in_process(settings, work, idle_seconds=0.2)
@@ -255,7 +258,7 @@ def test_nothing_is_left_behind(settings: Settings, tmp_path: Path, monkeypatch:
 
     async def work(yard: Modelyard) -> int | None:
         await yard.chat("hi", model=CHAT, max_tokens=1)
-        process = yard.local.process_of("qwen2.5-coder-0.5b")
+        process = yard.services.providers.local.process_of("qwen2.5-coder-0.5b")
         return process.pid if process else None
 
     pid = in_process(settings, work)
@@ -268,7 +271,9 @@ def test_models_that_share_their_weights_share_a_process(settings: Settings):
     async def work(yard: Modelyard) -> bool:
         await yard.embed("a")
         await yard.moderate("a")
-        return yard.local.process_of("use-multilingual-v3") is yard.local.process_of("use-multilingual-v3-moderation")
+        return yard.services.providers.local.process_of(
+            "use-multilingual-v3"
+        ) is yard.services.providers.local.process_of("use-multilingual-v3-moderation")
 
     assert in_process(settings, work)
 

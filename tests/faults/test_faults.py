@@ -148,8 +148,8 @@ def ask(origin: str, form: str, mode: str, *, stream: bool) -> Seen:
 
 def row_of(running: Running, seen: Seen) -> list[Any]:
     """The ledger's rows of a call."""
-    running.do(running.yard.ledger.flush())
-    return running.do(running.yard.ledger.usage.of_invocation("default", seen.headers["x-request-id"]))
+    running.do(running.yard.services.calls.ledger.flush())
+    return running.do(running.yard.services.calls.ledger.usage.of_invocation("default", seen.headers["x-request-id"]))
 
 
 CASES = [(mode, form, stream) for mode in EXPECTED for form in FORMATS for stream in (False, True)]
@@ -160,7 +160,7 @@ def test_a_fault_is_an_error_in_time_and_one_row(
     faulty: tuple[Running, FaultyUpstream], mode: str, form: str, stream: bool
 ):
     running, _ = faulty
-    running.yard.providers.health.clear()
+    running.yard.services.providers.manager.health.clear()
     seen = ask(running.origin, form, mode, stream=stream)
     assert seen.seconds < LONGEST
     statuses, rows = EXPECTED[mode]
@@ -183,7 +183,7 @@ def test_another_model_answers_where_nothing_had_begun(
     faulty: tuple[Running, FaultyUpstream], mode: str, form: str, stream: bool
 ):
     running = faulty[0].saved  # type: ignore[attr-defined]
-    running.yard.providers.health.clear()
+    running.yard.services.providers.manager.health.clear()
     seen = ask(running.origin, form, mode, stream=stream)
     assert seen.seconds < LONGEST
     rows = row_of(running, seen)
@@ -211,5 +211,5 @@ def test_nothing_is_left_open(faulty: tuple[Running, FaultyUpstream]):
     while upstream.open > 40 and time.monotonic() < until:
         time.sleep(0.05)
     assert upstream.open <= 40  # kept for the next call, not one a fault
-    counts = running.yard.metrics.in_flight.values
+    counts = running.yard.services.calls.metrics.in_flight.values
     assert counts[()] == 0

@@ -11,10 +11,11 @@ import pytest
 import uvicorn
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
 from modelyard.cli.door import Door, raise_file_limit, room_of
 from modelyard.cli.http_protocol import GuardedConfig
-from modelyard.cli.serving import gateway_of
+from modelyard.knowledge.vectors import Embedder
 from modelyard.testing import Upstream, echo_models, echo_provider
 
 T = TypeVar("T")
@@ -23,7 +24,8 @@ T = TypeVar("T")
 class Running:
     """A gateway that answers at `url` until it is closed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, embedder: Embedder | None = None) -> None:
+        self._embedder = embedder
         self._socket = socket.create_server(("127.0.0.1", 0))
         port = self._socket.getsockname()[1]
         self._settings = msgspec.structs.replace(settings, port=port)
@@ -39,8 +41,11 @@ class Running:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.yard = Modelyard(self._settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={})
-        gateway: Any = gateway_of(self.yard, on_start=self.yard.upkeep.start)
+        self.yard = Modelyard(
+            self._settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={},
+            embedder=self._embedder,
+        )  # fmt: skip
+        gateway: Any = gateway_for(self.yard.services, on_start=self.yard.services.upkeep.start)
         door = Door(self._settings.connections, room_of(self._settings.connections, raise_file_limit()))
         config = GuardedConfig(gateway, door, timeout_graceful_shutdown=2)
         door.open()
@@ -59,12 +64,12 @@ class Running:
 
     def flush(self) -> list[Any]:
         """The ledger's rows, newest first."""
-        self.do(self.yard.ledger.flush())
+        self.do(self.yard.services.calls.ledger.flush())
         return self.rows("default")
 
     def rows(self, tenant: str, most: int = 50) -> list[Any]:
         """A tenant's, newest first, as far as they are written."""
-        return self.do(self.yard.ledger.usage.recent(tenant, most=most))
+        return self.do(self.yard.services.calls.ledger.usage.recent(tenant, most=most))
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -76,13 +81,13 @@ class Running:
 def start_gateway(settings: Settings) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def start(upstream: Upstream | None = None, **changes: Any) -> Running:
+    def start(upstream: Upstream | None = None, *, embedder: Embedder | None = None, **changes: Any) -> Running:
         providers = changes.pop("providers", [])
         if upstream is not None:
             one = CredentialSettings(values={"api_key": "sk-upstream-canary"})
             providers = [ProviderSettings(name="openai", base_url=upstream.url, credentials=[one]), *providers]
         changes = {"retries": 0, "defaults": {"llm": "echo/echo"}, **changes}
-        running = Running(msgspec.structs.replace(settings, providers=providers, **changes))
+        running = Running(msgspec.structs.replace(settings, providers=providers, **changes), embedder)
         started.append(running)
         return running
 

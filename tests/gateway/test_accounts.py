@@ -112,7 +112,9 @@ def test_fifty_racing_set_ups_make_one_owner(running: Running):
     for one in threads:
         one.join(60)
     assert sorted(answers) == [201] + [409] * 49
-    owners = asyncio.run_coroutine_threadsafe(running.yard.accounts.of("default"), running.loop).result(5)
+    owners = asyncio.run_coroutine_threadsafe(
+        running.yard.services.tenancy.accounts.of("default"), running.loop
+    ).result(5)
     assert len(owners) == 1
 
 
@@ -210,7 +212,7 @@ def test_what_a_browser_shows_is_replaced_in_time(tmp_path: Path):
     async def go() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
             now = [1000.0]
-            accounts = Accounts(yard.database, lambda: now[0])
+            accounts = Accounts(yard.services.storage.database, lambda: now[0])
             one = await accounts.set_up("ada@example.org", "Ada", PASSWORD)
             first, session = await accounts.sessions.open(one)
             assert await accounts.sessions.renewed(first) is None

@@ -9,10 +9,8 @@ from openai import OpenAI
 from tools.show.app_clients import serving
 
 from modelyard.app import Modelyard
-from modelyard.app.knowledge import KnowledgeParts
 from modelyard.knowledge.entities import DatasetSettings, Technique
 from modelyard.testing.agents import Replies
-from modelyard.testing.knowledge import HashEmbedder
 from modelyard.tools.function import tool
 
 CODE = "print('so:')\n6 * 7"
@@ -30,7 +28,6 @@ MODEL = Replies(replies=[])
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     async def prepare(yard: Modelyard) -> None:
-        yard.use_knowledge(KnowledgeParts(yard, embedder=HashEmbedder()))
         settings = DatasetSettings(indexing_technique=Technique.ECONOMY)
         one = await yard.knowledge.datasets.create("default", "guide", settings=settings)
         added = await yard.knowledge.datasets.add_texts(one, [("shipping", "Parcels leave before noon.")])

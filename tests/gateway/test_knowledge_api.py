@@ -12,9 +12,8 @@ import pytest
 from tools.show.tenancy import ask
 
 from modelyard.app import Modelyard
-from modelyard.app.knowledge import KnowledgeParts
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import Settings
-from modelyard.cli.serving import gateway_of
 from modelyard.testing.knowledge import HashEmbedder
 
 Call = Callable[..., Awaitable[tuple[int, Any]]]
@@ -25,10 +24,9 @@ TEXT = "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nPar
 def run(tmp_path: Path) -> Callable[[Callable[[Call, Modelyard], Awaitable[None]]], None]:
     def go(work: Callable[[Call, Modelyard], Awaitable[None]]) -> None:
         async def around() -> None:
-            async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
-                yard.use_knowledge(KnowledgeParts(yard, embedder=HashEmbedder()))
-                gateway = gateway_of(yard)
-                key = await yard.knowledge.make_key("default")
+            async with Modelyard(Settings(home=str(tmp_path)), environ={}, embedder=HashEmbedder()) as yard:
+                gateway = gateway_for(yard.services)
+                key = await yard.services.tenancy.dataset_keys.make("default")
 
                 async def call(method: str, path: str, body: Any = None, *, shown: str = key) -> tuple[int, Any]:
                     seen = await ask(gateway, method, path, shown, body)
@@ -149,7 +147,7 @@ def test_documents_are_looked_at_switched_off_zipped_and_made_anew(run: Any):
         assert asked["data"][0]["content"] == "parcels"
         status, _ = await call("DELETE", base)
         assert status == 204
-        left = await yard.database.fetch("SELECT (SELECT COUNT(*) FROM segments) + (SELECT COUNT(*) FROM index_entries) "
+        left = await yard.services.storage.database.fetch("SELECT (SELECT COUNT(*) FROM segments) + (SELECT COUNT(*) FROM index_entries) "
                                   "+ (SELECT COUNT(*) FROM document_texts) AS left_over")  # fmt: skip
         assert left[0]["left_over"] == 0
 
@@ -243,7 +241,7 @@ def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(r
         assert (await call("DELETE", f"{base}/{whole['id']}", shown=admin))[0] == 200
         assert (await call("DELETE", f"{base}/{whole['id']}", shown=admin))[0] == 404
         await call("DELETE", f"/v1/datasets/{dataset}")
-        kept = await yard.workflow_parts.tools.kept.list("default", f"evaluation:{dataset}")
+        kept = await yard.services.storage.kept.list("default", f"evaluation:{dataset}")
         assert kept == []
 
     run(work)

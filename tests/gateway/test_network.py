@@ -9,6 +9,7 @@ import pytest
 
 from modelyard.app import Modelyard
 from modelyard.app.network import network_of
+from modelyard.app.upkeep import HealthChecks
 from modelyard.base.errors import ConfigError, InvokeError
 from modelyard.base.log import TextFormatter
 from modelyard.base.settings import CredentialSettings, NetworkSettings, ProviderSettings, Settings
@@ -94,7 +95,7 @@ def test_a_health_address_is_asked_by_the_providers_own_way(upstream: Start, tmp
 
     async def ask() -> None:
         async with Modelyard(Settings(home=str(tmp_path), providers=[one]), environ={}) as yard:
-            await yard.upkeep._ask(one)
+            await HealthChecks(yard.services.network.clients, yard.services.providers.manager).check(one)
 
     asyncio.run(ask())
     assert own.requests[0].path == "http://a.test/health"

@@ -7,8 +7,8 @@ import pytest
 from tools.show.service_api import Description
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import Settings
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.openapi import describe
 from modelyard.gateway.table import APP_KEY, NOBODY_IN_PARTICULAR, OWN_SECRET, VISITOR, Api
 
@@ -27,7 +27,7 @@ _CLOSED_TO_VISITORS = {
 def apis(settings: Settings) -> Iterator[dict[str, Api]]:
     yard = Modelyard(settings, environ={})
     try:
-        yield {api.name: api for api in gateway_of(yard).router.apis}
+        yield {api.name: api for api in gateway_for(yard.services).router.apis}
     finally:
         asyncio.run(yard.aclose())
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import Settings
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.openapi import describe
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import METHODS, Admission, Api, Row
@@ -59,7 +59,7 @@ def run(work: Callable[[Gateway], Awaitable[None]], settings: Settings, *, keys:
     async def go() -> None:
         yard = Modelyard(msgspec.structs.replace(settings, api_keys=keys or []), environ={})
         try:
-            await work(gateway_of(yard))
+            await work(gateway_for(yard.services))
         finally:
             await yard.aclose()
 

@@ -385,7 +385,7 @@ def test_a_database_that_cannot_be_written_refuses_what_would_cost_and_then_goes
     running = start_gateway(upstream_fine)
     assert chat(running).status == 200
     running.flush()
-    writer: Any = running.yard.database.submit(lambda it: it).result(5)
+    writer: Any = running.yard.services.storage.database.submit(lambda it: it).result(5)
     # SQLite raises the limit to what is there: fill that, and no further page can be had.
     writer.execute("PRAGMA max_page_count = 1")
     statuses = []

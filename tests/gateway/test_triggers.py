@@ -257,10 +257,14 @@ class Moved:
     def __init__(self, console: Console, *, catch_up: float = 3600.0) -> None:
         self.yard = console.running.yard
         self._loop = console.running.loop
-        self.now = self.yard.clock.time()
-        parts = self.yard.workflow_parts
+        self.now = self.yard.services.clock.time()
+        parts = self.yard.services.workflows
         self.triggers = Triggers(
-            parts.apps, parts.chats, self.yard.directory, catch_up=lambda: catch_up, now=lambda: self.now
+            parts.apps,
+            parts.chats,
+            self.yard.services.tenancy.directory,
+            catch_up=lambda: catch_up,
+            now=lambda: self.now,
         )
 
     def tick(self) -> int:
@@ -335,7 +339,7 @@ def test_a_schedule_that_is_off_or_gone_does_not_run_and_a_new_one_counts_from_i
 
 def test_the_server_itself_looks(console: Console):
     app = console.add(schedule("* * * * *"))
-    parts = console.running.yard.workflow_parts
+    parts = console.running.yard.services.workflows
     due = parts.triggers._due  # type: ignore[reportPrivateUsage]
     for _ in range(100):
         if due:
@@ -343,7 +347,7 @@ def test_the_server_itself_looks(console: Console):
         threading.Event().wait(0.05)
         due = parts.triggers._due  # type: ignore[reportPrivateUsage]
     (one,) = due.values()
-    one.at = console.running.yard.clock.time() - 61  # as if a minute had passed
+    one.at = console.running.yard.services.clock.time() - 61  # as if a minute had passed
     for _ in range(200):
         if console.runs(app):
             return

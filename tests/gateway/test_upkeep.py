@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from modelyard.app.upkeep import SettingsFile
 from modelyard.base.settings import (
     CacheSettings,
     CredentialSettings,
@@ -50,7 +51,7 @@ def test_a_provider_that_is_not_healthy_is_left_alone(start_gateway: Start, upst
         name="openai", base_url=server.url, credentials=[one], health_url=url, health_seconds=0.2
     )
     running = start_gateway(providers=[provider])
-    assert eventually(lambda: running.yard.providers.health.resting())
+    assert eventually(lambda: running.yard.services.providers.manager.health.resting())
     status = 200
     assert eventually(lambda: chat(running).status == 200)
 
@@ -64,7 +65,7 @@ def test_the_settings_file_is_followed(start_gateway: Start, upstream: Callable[
         return load_settings({"MODELYARD_HOME": str(tmp_path / "home")}, config=str(path))
 
     async def follow() -> None:
-        running.yard.upkeep.start(settings_file=path, load=load)
+        SettingsFile(path, load, running.yard.reload).begin(running.yard.services.upkeep)
 
     on_loop(running, follow())
     path.write_text(json.dumps({"limits": {"none": {"unit": "requests", "amount": 0}}}))

@@ -76,10 +76,9 @@ def run(tmp_path: Path) -> Run:
     def go(work: Callable[[Bench], Awaitable[None]], **changes: Any) -> None:
         async def around() -> None:
             settings = msgspec.convert({"home": str(tmp_path / "home"), **changes}, Settings)
-            async with Modelyard(settings, environ={}) as yard:
-                embedder = HashEmbedder()
-                parts = KnowledgeParts(yard, embedder=embedder)
-                yard.use_knowledge(parts)
+            embedder = HashEmbedder()
+            async with Modelyard(settings, environ={}, embedder=embedder) as yard:
+                parts = yard.knowledge
                 await work(Bench(yard, parts, embedder))
 
         asyncio.run(around())

@@ -44,9 +44,9 @@ def test_a_crawler_asks_for_what_it_should_and_for_nothing_else(run: Run, group:
             for case in cases:
                 base, site = sites[case.name]
                 visitor = Visitor(
-                    bench.yard.workflow_parts.egress, bench.parts.jail, FakeClock(2e9), manners_of(case, base)
+                    bench.yard.services.network.egress, bench.parts.jail, FakeClock(2e9), manners_of(case, base)
                 )
-                gatherer = Gatherer(bench.yard.workflow_parts.egress, bench.datasets.reader, visitor)
+                gatherer = Gatherer(bench.yard.services.network.egress, bench.datasets.reader, visitor)
                 dataset = await bench.dataset(case.name[:40])
                 if found := trouble(case, await crawl(case, base, site, gatherer, bench.datasets, dataset)):
                     wrong[case.name] = found

@@ -135,7 +135,7 @@ def test_scans_and_pictures_are_read_by_ocr(run: Run):
 
 def test_without_ocr_what_can_be_read_is_and_pictures_say_why_not(run: Run):
     async def work(bench: Bench) -> None:
-        reader = SourceReader(bench.yard.files, bench.parts.jail, bench.yard.workflow_parts.egress)
+        reader = SourceReader(bench.yard.services.storage.files, bench.parts.jail, bench.yard.services.network.egress)
         read = await reader.parse("scan.pdf", scan())
         assert [(part.page, part.text.strip()) for part in read.parts] == [(2, TYPED)]
         with pytest.raises(InvokeBadRequestError, match="the picture cannot be read: no OCR is set up"):
@@ -242,7 +242,7 @@ def test_two_writers_on_one_dataset(run: Run):
     async def work(bench: Bench) -> None:
         one = await bench.dataset()
         stored = bench.parts.stored
-        other = stored_in(bench.yard.database, stored.now, owner="elsewhere:boot:1:1")
+        other = stored_in(bench.yard.services.storage.database, stored.now, owner="elsewhere:boot:1:1")
         indexer = Indexer(other, bench.embedder, bench.datasets.reader)
         texts = [f"Document {at} of one writer." for at in range(60)]
 
@@ -274,7 +274,7 @@ def test_what_a_dead_process_had_is_taken_up(run: Run):
         one = await bench.dataset()
         stored = bench.parts.stored
         owner = stored.claims.owner.rsplit(":", 2)[0] + ":999999:1"  # of this machine and boot, and not there
-        dead = stored_in(bench.yard.database, stored.now, owner=owner)
+        dead = stored_in(bench.yard.services.storage.database, stored.now, owner=owner)
         made = bench.datasets._document(one, "left", {"kind": "text", "size": 9}, batch="left")
         await dead.library.add([made], {made.id: GUIDE}, is_ours=True)
         bench.parts.begin()
@@ -592,7 +592,7 @@ def test_external_knowledge_is_asked(run: Run, upstream: Any):
         with pytest.raises(InvokeServerUnavailableError, match="status 404. it has no such knowledge"):
             await bench.find(one, "bad")
         assert "sk-far-key" not in str(await bench.parts.external.listed("default"))
-        rows = await bench.yard.database.fetch("SELECT secret FROM external_knowledge")
+        rows = await bench.yard.services.storage.database.fetch("SELECT secret FROM external_knowledge")
         assert "sk-far-key" not in rows[0]["secret"]
 
     run(work, egress={"private": [server.url.removeprefix("http://").removesuffix("/v1")]})

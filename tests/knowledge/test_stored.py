@@ -163,7 +163,7 @@ def test_what_does_not_fit_together_is_said(run: Run):
         def do(statement: str) -> Callable[[Connection], Any]:
             return lambda it: it.execute(statement)
 
-        transact = bench.yard.database.transact
+        transact = bench.yard.services.storage.database.transact
         await transact(do("UPDATE index_entries SET segment = 'none'"))
         assert await problems("default", one.id) == [
             "1 index entries stand for no segment", "1 segments cannot be found",
@@ -186,7 +186,7 @@ def test_long_lists_are_asked_for_in_parts_and_rows_are_read_by_name(run: Run):
         known = await bench.parts.stored.documents.of("default", [*ids, *(f"none{at}" for at in range(900))])
         assert sorted(known) == sorted(ids)
         assert await bench.parts.stored.documents.of("other", ids) == {}
-        rows = await bench.yard.database.fetch("SELECT id, name FROM documents ORDER BY id")
+        rows = await bench.yard.services.storage.database.fetch("SELECT id, name FROM documents ORDER BY id")
         assert by_name(rows) == [{"id": row["id"], "name": row["name"]} for row in rows]
         assert by_name([]) == []
 

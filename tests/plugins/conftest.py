@@ -37,8 +37,8 @@ class Plugged:
     def __init__(self, running: Running) -> None:
         self.running = running
         self.yard = running.yard
-        self.plugins = running.yard.plugins
-        self.parts = running.yard.plugin_parts
+        self.plugins = running.yard.services.plugins.plugins
+        self.parts = running.yard.services.plugins
 
     def do(self, work: Any, seconds: float = 60) -> Any:
         """Run something on the server's loop."""

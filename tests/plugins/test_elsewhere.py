@@ -196,8 +196,8 @@ def test_a_transaction_for_no_open_session_is_refused(plugged: Plug):
 
 def test_files_are_reached_by_signed_addresses_alone(plugged: Plug):
     one = plugged()
-    stored = one.yard.files.add("default", "../a note.txt", b"hello")
-    query = one.yard.files.sign("read", "default", stored.id, seconds=60)
+    stored = one.yard.services.storage.files.add("default", "../a note.txt", b"hello")
+    query = one.yard.services.storage.files.sign("read", "default", stored.id, seconds=60)
     url = f"{one.running.origin}/files/{stored.id}"
     fetched = httpx.get(f"{url}?{query}")
     assert (fetched.content, fetched.headers["x-content-type-options"]) == (b"hello", "nosniff")
@@ -206,7 +206,7 @@ def test_files_are_reached_by_signed_addresses_alone(plugged: Plug):
         httpx.get(url),
         httpx.get(f"{url}?{query}0"),
         httpx.get(f"{url}?{query.replace('tenant=default', 'tenant=other')}"),
-        httpx.get(f"{url}?{one.yard.files.sign('read', 'default', stored.id, seconds=-5)}"),
+        httpx.get(f"{url}?{one.yard.services.storage.files.sign('read', 'default', stored.id, seconds=-5)}"),
         httpx.post(f"{one.running.origin}/files/plugins/upload?{query}", files={"file": b"x"}),
     ]
     assert [answer.status_code for answer in wrong] == [404] * 5

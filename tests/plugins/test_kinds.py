@@ -148,7 +148,9 @@ def test_a_tool_that_another_calls_has_the_tenants_credentials(plugged: Plug):
         "api-key",
     )
     assert one.do(one.parts.credentials.find("other", "modelyard/toolbox/toolbox")) == ({}, "unauthorized")
-    assert "secret-canary" not in one.do(one.yard.resources.one("default", ToolCredential.kind, row)).body
+    assert (
+        "secret-canary" not in one.do(one.yard.services.storage.resources.one("default", ToolCredential.kind, row)).body
+    )
     with pytest.raises(NotFoundError):
         one.do(one.parts.credentials.find("default", "modelyard/toolbox/toolbox", "nothing"))
     assert one.said("ask", what="tool", text="4+5") == "9"
@@ -238,7 +240,7 @@ def test_an_agent_node_runs_a_plugins_strategy_with_a_tool_of_ours(plugged: Plug
 
     async def go() -> Any:
         found, app, _ = await one.yard.apps.add("default", yaml.dump(document))
-        run = await one.yard.workflow_parts.chats.run(found, app, inputs={}, user="ada")
+        run = await one.yard.services.workflows.chats.run(found, app, inputs={}, user="ada")
         return await one.yard.runs.ended("default", run.id)
 
     ended = one.do(go())
@@ -367,7 +369,7 @@ def test_an_event_begins_the_apps_that_wait_for_it(plugged: Plug):
 
     def beats(app: str) -> list[Any]:
         runs = client.get(f"/admin/v1/apps/{app}/runs").json()["data"]
-        return [one.do(one.yard.workflow_parts.runs.ended("default", run["id"])).outputs["beat"] for run in runs]
+        return [one.do(one.yard.services.workflows.runs.ended("default", run["id"])).outputs["beat"] for run in runs]
 
     with httpx.Client(base_url=one.running.origin, timeout=60) as client:
         parts = client.get("/admin/v1/node-parts").json()
@@ -398,7 +400,7 @@ def test_an_event_begins_the_apps_that_wait_for_it(plugged: Plug):
         assert client.delete(f"/admin/v1/subscriptions/{other['id']}").json()["deleted"] is True
         assert client.post(other["address"], json={"beat": 1}).status_code == 404
         assert client.delete(f"/admin/v1/subscriptions/{other['id']}").status_code == 404
-    day = one.yard.clock.time() + 86_400
+    day = one.yard.services.clock.time() + 86_400
     assert (one.do(one.parts.subscriptions.renew(day - 3600)), one.do(one.parts.subscriptions.renew(day + 60))) == (
         0, 1,
     )  # fmt: skip
@@ -431,7 +433,9 @@ def test_a_trigger_hears_of_events_and_leaves_some_out(plugged: Plug):
                 "default", "modelyard/pulse", "x", {"room": "7"}, {"token": "wrong"}, origin=origin
             )
         )
-    assert [known.id for known, _ in one.yard.directory.of("default", Subscription)] == [row]  # nothing was left
+    assert [known.id for known, _ in one.yard.services.tenancy.directory.of("default", Subscription)] == [
+        row
+    ]  # nothing was left
     one.do(one.parts.subscriptions.unsubscribe("default", row))
     with pytest.raises(NotFoundError):
         one.parts.subscriptions.subscription(row)
@@ -441,7 +445,7 @@ def test_a_trigger_hears_of_events_and_leaves_some_out(plugged: Plug):
 
 
 def daemon(one: Plugged, method: str, path: str, tenant: str = "default", **how: Any) -> httpx.Response:
-    headers = {"x-api-key": one.yard.plugin_parts.key, **how.pop("headers", {})}
+    headers = {"x-api-key": one.yard.services.plugins.key, **how.pop("headers", {})}
     return httpx.request(method, f"{one.running.origin}/plugin/{tenant}/{path}", headers=headers, timeout=60, **how)
 
 

@@ -77,7 +77,7 @@ def test_users_have_their_own_and_all_share_the_tenants(connected: Connected):
 def test_a_token_whose_time_is_over_is_fetched_anew_once(connected: Connected):
     connected.connect("old")
     known, value = connected.credentials.listed("default", NAME)[0]
-    soon = ToolCredential(provider=NAME, type="oauth2", expires_at=connected.one.yard.clock.time() + 5)
+    soon = ToolCredential(provider=NAME, type="oauth2", expires_at=connected.one.yard.services.clock.time() + 5)
     assert value.expires_at == 2_000_000_000
     kind = ToolCredential.kind
     rows = connected.one.parts.rows

@@ -9,7 +9,6 @@ import httpx
 import pytest
 import yaml
 
-from modelyard.app.knowledge import KnowledgeParts
 from modelyard.testing.knowledge import HashEmbedder
 from tests.plugins.conftest import Plugged
 
@@ -61,7 +60,7 @@ def pipeline() -> str:
 class Called:
     def __init__(self, one: Plugged) -> None:
         self.one = one
-        self.key = one.do(one.yard.knowledge.make_key("default"))
+        self.key = one.do(one.yard.services.tenancy.dataset_keys.make("default"))
         self.http = httpx.Client(base_url=one.running.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60)
         self.admin = httpx.Client(base_url=one.running.origin, timeout=60)
         added = self.admin.post("/admin/v1/apps", json={"file": pipeline()}).json()
@@ -84,8 +83,7 @@ class Called:
 
 @pytest.fixture
 def called(plugged: Callable[..., Plugged]) -> Iterator[Called]:
-    one = plugged()
-    one.yard.use_knowledge(KnowledgeParts(one.yard, embedder=HashEmbedder()))
+    one = plugged(embedder=HashEmbedder())
     found = Called(one)
     yield found
     found.http.close()

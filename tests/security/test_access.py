@@ -19,9 +19,9 @@ import yaml
 from tools.show.servers import Postgres
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.errors import NotFoundError
 from modelyard.base.settings import Settings
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE, Gatekeeper, UnauthorizedError
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import Admission
@@ -89,8 +89,8 @@ async def server(home: Path, **changes: Any) -> AsyncIterator[tuple[Modelyard, G
     """A server that hears of others' changes."""
     document = {"home": str(home), "local": {"hub": ""}, "plugins": {"debug_port": 0}, **changes}
     async with Modelyard(msgspec.convert(document, Settings), environ={}) as yard:
-        gateway = gateway_of(yard)
-        yard.upkeep.start()
+        gateway = gateway_for(yard.services)
+        yard.services.upkeep.start()
         yield yard, gateway
 
 
@@ -114,7 +114,7 @@ def test_a_page_of_a_foreign_origin_is_never_the_owner_whatever_it_shows(tmp_pat
             assert (status, told["error"]["code"]) == (403, "origin_not_allowed"), evil
         status, _ = await ask(gateway, "POST", "/admin/v1/keys", [*EVIL, *shown], {"name": "x", "role": "owner"})
         assert status == 403
-        assert await yard.administration.list("default", "key") == []
+        assert await yard.services.tenancy.administration.list("default", "key") == []
 
     run(work, tmp_path)
 
@@ -123,10 +123,10 @@ def test_nobody_is_answered_before_it_is_known_who_has_keys(tmp_path: Path):
     """A server that says nothing of its start (no lifespan) takes no stranger for its owner."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        made = await yard.administration.create(OPERATOR, "default", "key", "o", {"role": "owner"})
+        made = await yard.services.tenancy.administration.create(OPERATOR, "default", "key", "o", {"role": "owner"})
         unopened = Modelyard(yard.settings, environ={})
         try:
-            other = gateway_of(unopened)
+            other = gateway_for(unopened.services)
             answers = await asyncio.gather(*(ask(other, "GET", "/admin/v1/settings", HOME) for _ in range(5)))
             assert {status for status, _ in answers} == {401}
             assert (await ask(other, "GET", "/admin/v1/settings", bearer(made["key"])))[0] == 200
@@ -277,7 +277,7 @@ def test_keys_that_are_taken_away_are_forgotten_by_whoever_remembers_them():
 def test_an_owned_server_is_never_open_for_a_moment_after_a_restart(tmp_path: Path):
     async def own() -> None:
         async with server(tmp_path) as (yard, _):
-            await yard.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+            await yard.services.tenancy.accounts.set_up("ada@example.org", "Ada", PASSWORD)
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         answers = await asyncio.gather(*(ask(gateway, "GET", "/v1/models", HOME) for _ in range(20)))
@@ -289,8 +289,8 @@ def test_an_owned_server_is_never_open_for_a_moment_after_a_restart(tmp_path: Pa
 
 def test_a_session_is_used_by_its_own_page_alone(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        account = await yard.accounts.set_up("ada@example.org", "Ada", PASSWORD)
-        token, _ = await yard.accounts.sessions.open(account)
+        account = await yard.services.tenancy.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+        token, _ = await yard.services.tenancy.accounts.sessions.open(account)
         for host, origin, wanted in (
             (b"127.0.0.1:8790", b"http://127.0.0.1:8790", 200), (b"evil.example:8790", b"http://127.0.0.1:8790", 403),
             (b"127.0.0.1:8790", b"http://127.0.0.1:3000", 403), (b"127.0.0.1:8790", b"null", 403),
@@ -371,48 +371,48 @@ def by(method: str, path: str, headers: Pairs, body: Any = None, refused: tuple[
 
 async def ways_in(yard: Modelyard) -> dict[str, Way]:
     """Every way in to what belongs to a tenant, each with the name of what it takes: tenant, user or key."""
-    admin = yard.administration
+    admin = yard.services.tenancy.administration
     await admin.create(OPERATOR, "acme", "tenant", "acme", {})
     await admin.create(OPERATOR, "default", "key", "house", {"role": "owner"})
     await admin.create(OPERATOR, "acme", "user", "ann@acme.example", {"role": "admin"})
     key = await admin.create(OPERATOR, "acme", "key", "k", {"role": "owner"})
     own = await admin.create(OPERATOR, "acme", "key", "own", {"role": "admin", "user": "ann@acme.example"})
-    invited = await yard.accounts.invite(Caller(tenant="acme"), "ann@acme.example", Role.ADMIN)
-    late = await yard.accounts.invite(Caller(tenant="acme"), "late@acme.example", Role.ADMIN)
-    account = await yard.accounts.accept(invited, "Ann", PASSWORD)
-    token, _ = await yard.accounts.sessions.open(account)
+    invited = await yard.services.tenancy.accounts.invite(Caller(tenant="acme"), "ann@acme.example", Role.ADMIN)
+    late = await yard.services.tenancy.accounts.invite(Caller(tenant="acme"), "late@acme.example", Role.ADMIN)
+    account = await yard.services.tenancy.accounts.accept(invited, "Ann", PASSWORD)
+    token, _ = await yard.services.tenancy.accounts.sessions.open(account)
     hooked, _, _ = await yard.apps.add("acme", APP)
     plain, _, _ = await yard.apps.add("acme", PLAIN)
     page = (await yard.apps.set_page(plain, is_on=True)).stored.page.token
     _, app_key = await yard.apps.make_key(plain)
-    dataset_key = await yard.knowledge.make_key("acme")
-    file = yard.files.add("acme", "a.txt", b"words")
-    signed = yard.files.sign("read", "acme", file.id, seconds=600.0)
-    endpoint = await yard.plugin_parts.rows.keep("acme", PluginEndpoint.kind, "e", {}, PluginEndpoint(plugin="a/b"))
+    dataset_key = await yard.services.tenancy.dataset_keys.make("acme")
+    file = yard.services.storage.files.add("acme", "a.txt", b"words")
+    signed = yard.services.storage.files.sign("read", "acme", file.id, seconds=600.0)
+    endpoint = await yard.services.plugins.rows.keep("acme", PluginEndpoint.kind, "e", {}, PluginEndpoint(plugin="a/b"))
     heard = Subscription(plugin="a/b", provider="p")
-    subscription = await yard.plugin_parts.rows.keep("acme", Subscription.kind, "s", {}, heard)
+    subscription = await yard.services.plugins.rows.keep("acme", Subscription.kind, "s", {}, heard)
     session = PluginCall(
         tenant="acme", plugin="a/b", permissions=Permissions(), user="modelyard", type="tool", action="x", data={}
     )
     visitor = [*HOME, (b"x-visitor", b"v" * 24)]
-    daemon = [*HOME, (b"x-api-key", yard.plugin_parts.key.encode())]
-    debugging = yard.plugin_parts.debugged.key("acme")
+    daemon = [*HOME, (b"x-api-key", yard.services.plugins.key.encode())]
+    debugging = yard.services.plugins.debugged.key("acme")
 
     async def schedules(yard: Modelyard, gateway: Gateway) -> bool:
-        triggers = yard.workflow_parts.triggers
+        triggers = yard.services.workflows.triggers
         found = next(one for one in yard.apps.all("acme") if one.id == hooked.id)
         return triggers._may_run(found)  # pyright: ignore[reportPrivateUsage]
 
     async def plugins(yard: Modelyard, gateway: Gateway) -> bool:
-        return gets(lambda: yard.plugin_parts.endpoints.endpoint(endpoint)) or gets(
-            lambda: yard.plugin_parts.subscriptions.subscription(subscription)
+        return gets(lambda: yard.services.plugins.endpoints.endpoint(endpoint)) or gets(
+            lambda: yard.services.plugins.subscriptions.subscription(subscription)
         )
 
     async def debug(yard: Modelyard, gateway: Gateway) -> bool:
-        return yard.plugin_parts.debugged.tenant_of_key(debugging) == "acme"
+        return yard.services.plugins.debugged.tenant_of_key(debugging) == "acme"
 
     async def backwards(yard: Modelyard, gateway: Gateway) -> bool:
-        sessions = yard.plugin_parts.sessions
+        sessions = yard.services.plugins.sessions
         sessions.open("session-1", session)
         try:
             await anext(sessions.answer("session-1", b'{"backwards_request_id": "1", "type": "x", "request": {}}'))
@@ -421,20 +421,22 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
         return True
 
     async def sign_in(yard: Modelyard, gateway: Gateway) -> bool:
-        return await opens(lambda: yard.accounts.sign_in("ann@acme.example", PASSWORD))
+        return await opens(lambda: yard.services.tenancy.accounts.sign_in("ann@acme.example", PASSWORD))
 
     async def accept(yard: Modelyard, gateway: Gateway) -> bool:
-        rows = await yard.database.fetch("SELECT * FROM invitations WHERE email = 'late@acme.example'")
-        gets_in = await opens(lambda: yard.accounts.accept(late, "Late", PASSWORD))
+        rows = await yard.services.storage.database.fetch("SELECT * FROM invitations WHERE email = 'late@acme.example'")
+        gets_in = await opens(lambda: yard.services.tenancy.accounts.accept(late, "Late", PASSWORD))
         if gets_in:  # for the next who tries
             row = dict(rows[0])
-            work = yard.database.submit(lambda it: _again(it, row))
+            work = yard.services.storage.database.submit(lambda it: _again(it, row))
             await asyncio.wrap_future(work)
         return gets_in
 
     async def come(yard: Modelyard, gateway: Gateway) -> bool:
-        link = yard.accounts.link_of(account, "state")
-        return await opens(lambda: yard.accounts.come("ann@acme.example", "Ann", None, link=link, state="state"))
+        link = yard.services.tenancy.accounts.link_of(account, "state")
+        return await opens(
+            lambda: yard.services.tenancy.accounts.come("ann@acme.example", "Ann", None, link=link, state="state")
+        )
 
     rpc = {"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "x"}}
     return {
@@ -500,7 +502,7 @@ SHUT = {
 
 
 async def shut(yard: Modelyard, what: str) -> None:
-    admin, off = yard.administration, {"is_enabled": False}
+    admin, off = yard.services.tenancy.administration, {"is_enabled": False}
 
     async def row(kind: str, name: str) -> str:
         return next(one["id"] for one in await admin.list("acme", kind) if one["name"] == name)
@@ -520,12 +522,14 @@ async def shut(yard: Modelyard, what: str) -> None:
             plain = yard.apps.find("acme", "plain")
             await yard.apps.revoke_key(plain, yard.apps.keys(plain)[0][0].id)
         case "dataset key":
-            await yard.knowledge.revoke_key("acme", yard.knowledge.keys("acme")[0][0].id)
+            await yard.services.tenancy.dataset_keys.revoke(
+                "acme", yard.services.tenancy.dataset_keys.all("acme")[0][0].id
+            )
         case _:
-            (ann,) = [one for one in await yard.accounts.of("acme") if one.email.startswith("ann")]
-            made = await yard.accounts.invite(Caller(tenant="acme"), "owner@acme.example", Role.OWNER)
-            await yard.accounts.accept(made, "Owner", PASSWORD)
-            await yard.accounts.change(Caller(tenant="acme"), ann.id, is_enabled=False)
+            (ann,) = [one for one in await yard.services.tenancy.accounts.of("acme") if one.email.startswith("ann")]
+            made = await yard.services.tenancy.accounts.invite(Caller(tenant="acme"), "owner@acme.example", Role.OWNER)
+            await yard.services.tenancy.accounts.accept(made, "Owner", PASSWORD)
+            await yard.services.tenancy.accounts.change(Caller(tenant="acme"), ann.id, is_enabled=False)
 
 
 @pytest.fixture(scope="module")
@@ -581,11 +585,11 @@ def test_what_was_remembered_ends_within_a_second_by_the_clock(tmp_path: Path):
         from modelyard.runtime.accounts import Accounts
 
         now, wall = [100.0], [1_000_000.0]
-        here = Accounts(yard.database, lambda: wall[0], monotonic=lambda: now[0])
+        here = Accounts(yard.services.storage.database, lambda: wall[0], monotonic=lambda: now[0])
         account = await here.set_up("ada@example.org", "Ada", PASSWORD)
         token, session = await here.sessions.open(account)
         assert await here.sessions.of_token(token) is not None
-        await yard.accounts.sessions.revoke(account, session.id)
+        await yard.services.tenancy.accounts.sessions.revoke(account, session.id)
         wall[0] -= 86_400.0
         now[0] += 0.99
         assert await here.sessions.of_token(token) is None
@@ -596,11 +600,11 @@ def test_what_was_remembered_ends_within_a_second_by_the_clock(tmp_path: Path):
 def test_a_key_may_not_come_to_life_again_when_its_tenant_was_removed_long_ago(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         ways = await ways_in(yard)
-        await yard.administration.remove(OPERATOR, "acme", "tenant", "acme")
-        yard.resources.forget(yard.clock.time() + 10.0)
-        await asyncio.wrap_future(yard.database.flush())
+        await yard.services.tenancy.administration.remove(OPERATOR, "acme", "tenant", "acme")
+        yard.services.storage.resources.forget(yard.services.clock.time() + 10.0)
+        await asyncio.wrap_future(yard.services.storage.database.flush())
         async with Modelyard(yard.settings, environ={}) as restarted:
-            other = gateway_of(restarted)
+            other = gateway_for(restarted.services)
             for name, gets_in in ways.items():
                 assert not await gets_in(restarted, other), name
 
@@ -609,8 +613,8 @@ def test_a_key_may_not_come_to_life_again_when_its_tenant_was_removed_long_ago(t
 
 def test_the_device_cookie_is_no_sign_in(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        account = await yard.accounts.set_up("ada@example.org", "Ada", PASSWORD)
-        device = yard.accounts.sign_in.device_of(account)
+        account = await yard.services.tenancy.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+        device = yard.services.tenancy.accounts.sign_in.device_of(account)
         for name in (DEVICE_COOKIE, SESSION_COOKIE):
             cookie = [*HOME, (b"cookie", f"{name}={device}".encode())]
             assert (await ask(gateway, "GET", "/admin/v1/users", cookie))[0] == 401

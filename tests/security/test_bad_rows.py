@@ -29,13 +29,15 @@ def test_a_bad_row_stops_neither_the_start_nor_the_others(
         async with Modelyard(settings, environ={}) as yard:
             for name in ("bad", "good"):
                 given = {"unit": "requests", "amount": 5, "window": "day"}
-                await yard.administration.create(Caller(tenant="default"), "default", "limit", name, given)
-            return yard.database.where
+                await yard.services.tenancy.administration.create(
+                    Caller(tenant="default"), "default", "limit", name, given
+                )
+            return yard.services.storage.database.where
 
     async def names() -> set[str]:
         async with Modelyard(settings, environ={}) as yard:
-            served = {known.name for known, _ in yard.directory.of("default", Limit)}
-            return served & {one["name"] for one in await yard.administration.list("default", "limit")}
+            served = {known.name for known, _ in yard.services.tenancy.directory.of("default", Limit)}
+            return served & {one["name"] for one in await yard.services.tenancy.administration.list("default", "limit")}
 
     where = asyncio.run(fill())
     with closing(sqlite3.connect(where)) as connection, connection:

@@ -484,7 +484,7 @@ def test_an_mcp_session_is_its_tenants(start_gateway: Start, api: Upstream):
 def test_a_changed_mcp_server_is_called_with_its_new_secret_alone(start_gateway: Start, api: Upstream):
     """As another process would see it: the row changes, and nobody tells the client."""
     running = start_gateway(egress=EgressSettings(private=[place_of(api)]))
-    providers = running.yard.workflow_parts.tools.providers
+    providers = running.yard.services.tools.providers
 
     async def clients() -> list[bool]:
         await providers.add_mcp("default", "who", url=api.url, headers={"authorization": "Bearer alpha"})

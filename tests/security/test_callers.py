@@ -15,8 +15,8 @@ import pytest
 from tools.show.tenancy import Seen, ask
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import EgressSettings, Settings
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings
 from modelyard.runtime.caller import Caller, acting_for, current_caller, on_behalf
@@ -69,8 +69,8 @@ class World:
         return await ask(self.gateway, method, path, self.keys[key], body)
 
     async def rows(self) -> list[Any]:
-        await self.yard.ledger.flush()
-        return await self.yard.ledger.usage.recent("acme", most=1000)
+        await self.yard.services.calls.ledger.flush()
+        return await self.yard.services.calls.ledger.usage.recent("acme", most=1000)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def run(tmp_path: Path, provider: Upstream) -> Callable[[Callable[[World], Await
 
 
 async def build(yard: Modelyard, url: str) -> World:
-    admin = yard.administration
+    admin = yard.services.tenancy.administration
     await admin.create(OPERATOR, "acme", "tenant", "acme", {})
     owner = Caller(tenant="acme")
     await admin.create(
@@ -110,7 +110,7 @@ async def build(yard: Modelyard, url: str) -> World:
     added = await yard.knowledge.datasets.add_texts(dataset, [("shipping", "Parcels leave before noon. Always.")])
     await yard.knowledge.datasets.wait(dataset, added[0].batch, 30)
     app, _, _ = await yard.apps.add("acme", APP, name="helper", mapping=AppMapping())
-    return World(yard, gateway_of(yard), keys, ids, dataset.id, app.id)
+    return World(yard, gateway_for(yard.services), keys, ids, dataset.id, app.id)
 
 
 def mcp(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def test_every_way_to_a_model_keeps_the_caller(run: Any):
 async def settled(world: World) -> None:
     """Until runs that were started are over."""
     for _ in range(200):
-        if world.yard.workflow_parts.runs.count == 0:
+        if world.yard.services.workflows.runs.count == 0:
             return
         await asyncio.sleep(0.02)
 
@@ -173,7 +173,7 @@ def test_no_way_leads_to_a_model_that_the_key_may_not_call(run: Any, provider: U
 def test_a_keys_limit_holds_for_what_is_called_inside(run: Any, provider: Upstream):
     async def work(world: World) -> None:
         limit = {"unit": "requests", "amount": 1, "window": "day", "key": world.ids["may"]}
-        await world.yard.administration.create(Caller(tenant="acme"), "acme", "limit", "one", limit)
+        await world.yard.services.tenancy.administration.create(Caller(tenant="acme"), "acme", "limit", "one", limit)
         search = ways(world)["search"]
         assert (await world.call(search[0], search[1], "may", search[2])).status == 200
         count = len(provider.requests)
@@ -187,7 +187,7 @@ def test_a_keys_limit_holds_for_what_is_called_inside(run: Any, provider: Upstre
 
 def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too(run: Any, provider: Upstream):
     async def work(world: World) -> None:
-        admin, owner = world.yard.administration, Caller(tenant="acme")
+        admin, owner = world.yard.services.tenancy.administration, Caller(tenant="acme")
         everything, app = ways(world), f"app:{world.app}"
         through_app = ("mcp: app", "tool: app", "app run")
 
@@ -201,7 +201,7 @@ def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too
         row = (await admin.create(owner, "acme", "limit", "of the app", limit))["id"]
         assert [await calls_of(name) for name in through_app] == [1, 0, 0]
         assert await calls_of("ask") > 0  # the key itself is not limited
-        await world.yard.ledger.flush()
+        await world.yard.services.calls.ledger.flush()
         assert await used_by(world, app) == 1
         await admin.remove(owner, "acme", "limit", row)
         # Counters of new limits start from the ledger: the app's calls are known there as its own and as the key's.
@@ -217,7 +217,7 @@ def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too
 async def used_by(world: World, app: str) -> int:
     """How many calls an app made, on behalf of keys and with its own."""
     sought = Sought("acme", "key", app, is_apps=True)
-    return sum(each.calls for each in await world.yard.ledger.sums.between(sought, 0, 1 << 40))
+    return sum(each.calls for each in await world.yard.services.calls.ledger.sums.between(sought, 0, 1 << 40))
 
 
 def test_documents_are_indexed_on_behalf_of_the_key_that_added_them(run: Any):
@@ -242,11 +242,11 @@ def test_documents_are_indexed_on_behalf_of_the_key_that_added_them(run: Any):
 
 def test_a_run_that_is_resumed_keeps_its_key_and_a_revoked_one_ends_it(run: Any):
     async def work(world: World) -> None:
-        parts = world.yard.workflow_parts
+        parts = world.yard.services.workflows
         record = RunRecord(tenant="acme", id="r", app=world.app, api_key=world.ids["may"])
         caller = parts._caller_of(record)
         assert (caller.key, caller.app, caller.models) == (world.ids["may"], f"app:{world.app}", (CHAT, EMBEDDING))
-        await world.yard.administration.revoke(Caller(tenant="acme"), "acme", world.ids["may"])
+        await world.yard.services.tenancy.administration.revoke(Caller(tenant="acme"), "acme", world.ids["may"])
         with pytest.raises(Exception, match="no longer valid"):
             parts._caller_of(record)
 

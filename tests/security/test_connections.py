@@ -24,10 +24,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import ConnectionSettings, Settings
 from modelyard.cli.door import Door, network_of, room_of
 from modelyard.cli.http_protocol import GuardedProtocol, protocol_of
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.http import SMALL_BODY, Reply
 
@@ -403,7 +403,7 @@ def test_no_route_reads_more_of_a_strangers_body_than_one_connection_holds_anywa
     import msgspec
 
     yard = Modelyard(msgspec.structs.replace(settings, api_keys=[KEY]), environ={})
-    gateway = gateway_of(yard)
+    gateway = gateway_for(yard.services)
     try:
         read = {
             (row.method, row.path): _reads(gateway, row.method, re.sub(r"\{\w+(:path)?\}", "x", row.path))
@@ -453,7 +453,7 @@ def test_a_body_for_which_there_is_no_room_is_asked_to_come_again(settings: Sett
 
     limits = ConnectionSettings(bodies_mb=1)
     yard = Modelyard(msgspec.structs.replace(settings, api_keys=[KEY], connections=limits), environ={})
-    gateway = gateway_of(yard)
+    gateway = gateway_for(yard.services)
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:

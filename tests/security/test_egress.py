@@ -185,8 +185,8 @@ async def test_no_form_of_an_inner_address_is_reached_as_a_tenants_provider(echo
     try:
         for url in forms:
             with pytest.raises(ModelyardError):
-                await yard.check_credentials("default", "openai_api_compatible", {"base_url": url})
-            assert not yard.guarded.connections
+                await yard.services.checks.credentials("default", "openai_api_compatible", {"base_url": url})
+            assert not yard.services.network.guarded.connections
     finally:
         await yard.aclose()
 
@@ -214,12 +214,12 @@ async def test_clients_of_the_operator_and_of_tenants_share_no_connection(
 ):
     yard = echo_yard()
     try:
-        offered = await yard.check_credentials(
+        offered = await yard.services.checks.credentials(
             "default", "openai_api_compatible", OperatorCredentials(base_url=internal.url)
         )
         assert offered == [CANARY]
         with pytest.raises(Exception, match="is no public address|must not be called"):
-            await yard.check_credentials("default", "openai_api_compatible", {"base_url": internal.url})
+            await yard.services.checks.credentials("default", "openai_api_compatible", {"base_url": internal.url})
         assert len(internal.requests) == 1
     finally:
         await yard.aclose()

@@ -55,12 +55,12 @@ def test_everything_a_server_writes_is_its_owners_alone(
     home = tmp_path / "made" / "home"
     running = start_gateway(upstream(answer), home=str(home))
     assert chat(running).status == 200
-    running.yard.files.add("default", "a.txt", b"secret")
+    running.yard.services.storage.files.add("default", "a.txt", b"secret")
     ask(running, "POST", "/admin/v1/credentials", {"name": "c", "provider": "openai", "values": {"api_key": "sk-x"}})
     running.flush()
     backups.back_up(home / "modelyard.db")
     rejected.keep(home / "ledger", "x", [(b"r", "why")])
-    from modelyard.app.providers import add_provider
+    from modelyard.app.provider_settings import add_provider
 
     add_provider(home, ProviderSettings(name="openai"))
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
@@ -78,7 +78,7 @@ def test_a_home_of_an_earlier_version_is_repaired_and_said(
     import asyncio
 
     yard = Modelyard(settings, environ={})
-    yard.files.add("default", "a.txt", b"secret")
+    yard.services.storage.files.add("default", "a.txt", b"secret")
     asyncio.run(yard.aclose())
     (tmp_path / "modelyard.yaml").write_text("api_keys: [x]\n")
     for name in ("modelyard.db", "files", "modelyard.yaml", "ledger"):

@@ -247,8 +247,10 @@ def test_one_stored_model_that_cannot_be_read_leaves_the_others(start_gateway: C
     for name, price in (("bad", "NaN"), ("good", "1")):
         definition = {"name": name, "input_price": price, "output_price": 1}
         stored = json.dumps({"provider": "house", "definition": definition})
-        running.do(running.yard.resources.add("acme", "model", name, lambda row, stored=stored: stored))
-    running.do(running.yard.directory.refresh())
+        running.do(
+            running.yard.services.storage.resources.add("acme", "model", name, lambda row, stored=stored: stored)
+        )
+    running.do(running.yard.services.tenancy.directory.refresh())
     assert chat(running, key=key, model="house/good").status == 200
     assert ask(running, "GET", "/v1/models", key=key).status == 200
 

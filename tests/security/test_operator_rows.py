@@ -15,10 +15,10 @@ from tools.show.servers import Postgres
 from tools.show.tenancy import ask
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.settings import Settings
 from modelyard.cli import root
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.admin.resources import PLURALS
 from modelyard.gateway.auth import TENANT
 from modelyard.gateway.server import Gateway
@@ -68,14 +68,14 @@ def run(work: Callable[[Modelyard, Gateway], Awaitable[None]], home: Path, **cha
         settings = msgspec.convert({"home": str(home), "local": {"hub": ""}, **changes}, Settings)
         yard = Modelyard(settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={})
         async with yard:
-            await work(yard, gateway_of(yard))
+            await work(yard, gateway_for(yard.services))
 
     asyncio.run(go())
 
 
 async def keys_of(yard: Modelyard) -> tuple[str, str]:
     """(the operator's key, that of the tenant's owner)."""
-    admin = yard.administration
+    admin = yard.services.tenancy.administration
     await admin.create(OPERATOR, "acme", "tenant", "acme", {})
     made = [
         await admin.create(Caller(tenant=tenant), tenant, "key", "o", {"role": "owner"}) for tenant in ("default", "acme")
@@ -102,7 +102,9 @@ def test_a_tenant_changes_nothing_that_the_operator_set(tmp_path: Path, database
             where = f"/admin/v1/{plural}"
             if way == "command line":
                 rest = {key: value for key, value in given.items() if key != "name"}
-                row = (await yard.administration.create(OPERATOR, "acme", kind, given["name"], rest))["id"]
+                row = (await yard.services.tenancy.administration.create(OPERATOR, "acme", kind, given["name"], rest))[
+                    "id"
+                ]
             else:
                 path = f"{where}?tenant=acme" if way == "query" else where
                 made = await ask(gateway, "POST", path, house, given, ACTING if way == "acting" else ())
@@ -165,7 +167,7 @@ def test_a_tenant_gives_its_model_no_name_that_stands_for_the_operators(tmp_path
 
 def test_what_the_settings_say_is_replaced_by_no_admin_of_the_house(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        admin = await yard.administration.create(OPERATOR, "default", "key", "a", {"role": "admin"})
+        admin = await yard.services.tenancy.administration.create(OPERATOR, "default", "key", "a", {"role": "admin"})
         house = {"name": "house", "targets": [{"model": "echo/other"}]}
         assert (await ask(gateway, "POST", "/admin/v1/routes", admin["key"], house)).status == 403
         budget = {**GIVEN["limit"][0], "amount": -1}
@@ -188,10 +190,10 @@ def test_limits_that_the_command_line_sets_are_the_operators(tmp_path: Path):
         assert told.exit_code == 0, told.output
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        (limit,) = await yard.administration.list("acme", "limit")
+        (limit,) = await yard.services.tenancy.administration.list("acme", "limit")
         assert limit["set_by"] == "operator"
         with pytest.raises(ForbiddenError):
-            await yard.administration.remove(Caller(tenant="acme"), "acme", "limit", limit["id"])
+            await yard.services.tenancy.administration.remove(Caller(tenant="acme"), "acme", "limit", limit["id"])
 
     run(work, tmp_path)
 
@@ -203,11 +205,13 @@ def test_a_limit_from_before_rows_were_marked_is_marked_by_setting_it_again(tmp_
     async def before(yard: Modelyard, gateway: Gateway) -> None:
         await keys_of(yard)
         limit = {"unit": "cost", "amount": 1.0, "window": "month"}
-        made = await yard.administration.create(Caller(tenant="acme"), "acme", "limit", "budget", limit)
+        made = await yard.services.tenancy.administration.create(
+            Caller(tenant="acme"), "acme", "limit", "budget", limit
+        )
         assert made["set_by"] == ""
 
     async def after(yard: Modelyard, gateway: Gateway) -> None:
-        (limit,) = await yard.administration.list("acme", "limit")
+        (limit,) = await yard.services.tenancy.administration.list("acme", "limit")
         assert limit["set_by"] == "operator"
 
     run(before, tmp_path)
@@ -218,7 +222,9 @@ def test_a_limit_from_before_rows_were_marked_is_marked_by_setting_it_again(tmp_
 def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         house, _ = await keys_of(yard)
-        staff = await yard.administration.create(OPERATOR, "default", "key", "staff", {"role": "admin"})
+        staff = await yard.services.tenancy.administration.create(
+            OPERATOR, "default", "key", "staff", {"role": "admin"}
+        )
         for plural, kind in PLURALS.items():
             if kind not in KEPT_BY_OPERATOR:
                 continue
@@ -232,8 +238,10 @@ def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
             made = msgspec.json.decode((await ask(gateway, "POST", where, staff["key"], given)).body)
             assert made["set_by"] == ""
         for kind in ("key", "user"):
-            made = await yard.administration.create(OPERATOR, "acme", kind, f"a {kind}", {"role": "viewer"})
-            assert (await yard.resources.one("acme", kind, made["id"])).set_by == "operator"
+            made = await yard.services.tenancy.administration.create(
+                OPERATOR, "acme", kind, f"a {kind}", {"role": "viewer"}
+            )
+            assert (await yard.services.storage.resources.one("acme", kind, made["id"])).set_by == "operator"
 
     run(work, tmp_path)
 
@@ -248,7 +256,7 @@ def test_nobody_touches_a_key_or_a_user_above_them_before_or_after(tmp_path: Pat
     """The law, over every pair of roles and everything that can be done to a key or a user."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        admin = yard.administration
+        admin = yard.services.tenancy.administration
         await keys_of(yard)
         for mine in Role:
             caller = Caller(tenant="acme", role=mine, key="x")
@@ -279,7 +287,7 @@ def test_nobody_touches_a_key_or_a_user_above_them_before_or_after(tmp_path: Pat
 
 
 def acts_on_keys(yard: Modelyard, caller: Caller) -> dict[str, Callable[[str], Awaitable[Any]]]:
-    admin = yard.administration
+    admin = yard.services.tenancy.administration
     return {
         "rename": lambda row: admin.change(caller, "acme", "key", row, {"name": uuid.uuid4().hex}),
         "models": lambda row: admin.change(caller, "acme", "key", row, {"models": ["x/*"]}),
@@ -290,7 +298,9 @@ def acts_on_keys(yard: Modelyard, caller: Caller) -> dict[str, Callable[[str], A
 
 
 async def made(yard: Modelyard, kind: str, role: Role) -> str:
-    row = await yard.administration.create(Caller(tenant="acme"), "acme", kind, uuid.uuid4().hex, {"role": role.value})
+    row = await yard.services.tenancy.administration.create(
+        Caller(tenant="acme"), "acme", kind, uuid.uuid4().hex, {"role": role.value}
+    )
     return row["id"]
 
 
@@ -305,7 +315,7 @@ async def does(act: Awaitable[Any]) -> bool:
 def test_nobody_changes_an_account_above_them_and_an_owner_stays(tmp_path: Path, database: str):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         await keys_of(yard)
-        accounts, owner = yard.accounts, Caller(tenant="acme")
+        accounts, owner = yard.services.tenancy.accounts, Caller(tenant="acme")
 
         await joined(yard, "o@acme.example", Role.OWNER)
         for mine in Role:
@@ -339,8 +349,8 @@ async def joined(yard: Modelyard, email: str, role: Role) -> Any:
         "INSERT INTO accounts (id, tenant, email, name, password, role, is_enabled, created_at) "
         "VALUES (?, ?, ?, ?, ?, ?, 1, ?)"
     )
-    await yard.database.transact(lambda it: it.execute(statement, values))
-    return next(one for one in await yard.accounts.of("acme") if one.email == email)
+    await yard.services.storage.database.transact(lambda it: it.execute(statement, values))
+    return next(one for one in await yard.services.tenancy.accounts.of("acme") if one.email == email)
 
 
 def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: str):
@@ -349,15 +359,15 @@ def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: 
             for turn in range(5):
                 for name in ("a", "b"):
                     await joined(yard, f"{name}{turn}@acme.example", Role.OWNER)
-                owners = [one for one in await yard.accounts.of("acme") if one.role is Role.OWNER]
+                owners = [one for one in await yard.services.tenancy.accounts.of("acme") if one.role is Role.OWNER]
                 both = zip((yard, other), owners, strict=False)
                 ended = await asyncio.gather(
                     *(one.accounts.change(Caller(tenant="acme"), each.id, role=Role.VIEWER) for one, each in both),
                     return_exceptions=True,
                 )
-                left = [one for one in await yard.accounts.of("acme") if one.role is Role.OWNER]
+                left = [one for one in await yard.services.tenancy.accounts.of("acme") if one.role is Role.OWNER]
                 assert left, ended
-                await yard.database.transact(lambda it: it.execute("DELETE FROM accounts"))
+                await yard.services.storage.database.transact(lambda it: it.execute("DELETE FROM accounts"))
 
     run(work, tmp_path, database=database)
 
@@ -365,7 +375,7 @@ def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: 
 def test_an_invitation_is_worth_no_more_than_whoever_gave_it(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         await keys_of(yard)
-        accounts = yard.accounts
+        accounts = yard.services.tenancy.accounts
         await joined(yard, "ann@acme.example", Role.ADMIN)
         (ann,) = await accounts.of("acme")
         with pytest.raises(ForbiddenError):
@@ -382,7 +392,7 @@ def test_an_invitation_is_worth_no_more_than_whoever_gave_it(tmp_path: Path):
 def test_a_user_that_is_switched_off_takes_a_role_that_covers_whom_it_shuts_out(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         _, own = await keys_of(yard)
-        admin = yard.administration
+        admin = yard.services.tenancy.administration
         boss = await admin.create(Caller(tenant="acme"), "acme", "key", "b", {"role": "owner", "user": "boss"})
         await joined(yard, "o@acme.example", Role.OWNER)
         caller = Caller(tenant="acme", role=Role.ADMIN, key="x")
@@ -407,7 +417,7 @@ def test_a_user_that_is_switched_off_takes_a_role_that_covers_whom_it_shuts_out(
 def test_the_last_way_in_as_owner_stays(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         house, own = await keys_of(yard)
-        (row,) = await yard.administration.list("acme", "key")
+        (row,) = await yard.services.tenancy.administration.list("acme", "key")
         where = f"/admin/v1/keys/{row['id']}"
         for method, path, body in (
             ("DELETE", where, None), ("POST", f"{where}/revoke", None), ("PATCH", where, {"role": "admin"}),

@@ -129,7 +129,7 @@ def test_the_operator_has_to_say_it_once_there_are_several_tenants(plugged: Plug
     unsaid = call("POST", "plugins", content=package.data)
     assert (unsaid.status_code, "--unsigned" in unsaid.text) == (403, True)
     assert unsaid.json()["error"]["code"] == "unsigned_plugin"  # the console asks the operator by this
-    headers = {"x-api-key": one.yard.plugin_parts.key}
+    headers = {"x-api-key": one.yard.services.plugins.key}
     there = f"{one.running.origin}/plugin/acme/management/install"
 
     def daemon(**fields: str) -> httpx.Response:
@@ -492,8 +492,8 @@ def test_what_the_operator_listed_is_reached_and_files_of_this_server_are(
     tunnel = f"found = proxied('CONNECT 127.0.0.1:%d HTTP/1.1\\r\\n' % port, {request})"
     assert "200 Connection established" in prisoner.tell(tunnel, port=port)["got"]
     yard = prisoner.one.yard
-    stored = yard.files.add("acme", "a.txt", b"canary of a file")
-    query = yard.files.sign("read", "acme", stored.id, seconds=60)
+    stored = yard.services.storage.files.add("acme", "a.txt", b"canary of a file")
+    query = yard.services.storage.files.sign("read", "acme", stored.id, seconds=60)
     url = f"{prisoner.one.running.origin}/files/{stored.id}?{query}"
     assert "canary" in prisoner.tell("found = urllib.request.urlopen(url, timeout=5).read()", url=url)["got"]
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from modelyard.app import MASTER_KEY
+from modelyard.app.storage import MASTER_KEY
 from modelyard.base.errors import ConfigError
 from modelyard.cli.tenants import secrets
 from modelyard.runtime.administration import WITH_SECRET
@@ -74,7 +74,7 @@ def test_two_servers_go_on_while_the_keys_are_rotated(
     servers = [_server(start_gateway, fine.url, home, database_url) for _ in range(2)]
     name = f"t-{abs(hash(str(tmp_path))) % 10**9}"  # PostgreSQL's database is shared with other tests
     key = _tenant(servers[0], name)
-    servers[1].do(servers[1].yard.directory.refresh())
+    servers[1].do(servers[1].yard.services.tenancy.directory.refresh())
     statuses: list[int] = []
     is_over = threading.Event()
 
@@ -88,7 +88,7 @@ def test_two_servers_go_on_while_the_keys_are_rotated(
         for number in range(2):
             _rotate(home, database_url)
             made = ask(servers[number % 2], "POST", f"/admin/v1/keys?tenant={name}", {"name": f"n{number}"}, key=OWNER)
-            servers[1 - number % 2].do(servers[1 - number % 2].yard.directory.refresh())
+            servers[1 - number % 2].do(servers[1 - number % 2].yard.services.tenancy.directory.refresh())
             assert chat(servers[1 - number % 2], key=made.json["key"], model="own/m").status == 200
     finally:
         is_over.set()
@@ -96,7 +96,7 @@ def test_two_servers_go_on_while_the_keys_are_rotated(
     assert set(statuses) == {200}
     ring = load_key_ring(home / MASTER_KEY)
     assert len(ring.keys) == 3
-    (stored,) = servers[0].do(servers[0].yard.resources.all(name, StoredCredential.kind))
+    (stored,) = servers[0].do(servers[0].yard.services.storage.resources.all(name, StoredCredential.kind))
     secret = msgspec.json.decode(stored.body, type=StoredCredential).secret
     assert ring.is_current(secret)
     assert f"sk-{name}" in ring.decrypt(secret, tenant=name, kind=stored.kind, row=stored.id)
@@ -106,12 +106,12 @@ def test_a_key_that_is_nowhere_is_a_503_that_names_none(start_gateway: Start, fi
     running = _server(start_gateway, fine.url, tmp_path / "home", "")
     key = _tenant(running, "acme")
     stranger = KeyRing({}).rotated()
-    (stored,) = running.do(running.yard.resources.all("acme", StoredCredential.kind))
+    (stored,) = running.do(running.yard.services.storage.resources.all("acme", StoredCredential.kind))
     value = msgspec.json.decode(stored.body, type=StoredCredential)
     sealed = stranger.encrypt("{}", tenant="acme", kind=stored.kind, row=stored.id)
     body = msgspec.json.encode(msgspec.structs.replace(value, secret=sealed)).decode()
-    running.do(running.yard.resources.change(stored, name=stored.name, body=body))
-    running.do(running.yard.directory.refresh())
+    running.do(running.yard.services.storage.resources.change(stored, name=stored.name, body=body))
+    running.do(running.yard.services.tenancy.directory.refresh())
     for path, body_of in (
         ("/v1/chat/completions", {"model": "own/m", "messages": [{"role": "user", "content": "hi"}]}),
         ("/v1/messages", {"model": "own/m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}),
@@ -120,27 +120,29 @@ def test_a_key_that_is_nowhere_is_a_503_that_names_none(start_gateway: Start, fi
     ):
         refused = ask(running, "POST", path, body_of, key=key)
         assert refused.status == 503, path
-        assert not any(name in refused.body.decode() for name in (stranger.active, running.yard.keys.active))
+        assert not any(
+            name in refused.body.decode() for name in (stranger.active, running.yard.services.storage.keys.active)
+        )
     # The key comes, and all is well again.
     home_key = tmp_path / "home" / MASTER_KEY
     save_key_ring(home_key, KeyRing({**load_key_ring(home_key).keys, **stranger.keys}))
     sealed = stranger.encrypt('{"api_key": "sk-new"}', tenant="acme", kind=stored.kind, row=stored.id)
     body = msgspec.json.encode(msgspec.structs.replace(value, secret=sealed)).decode()
-    running.do(running.yard.resources.change(stored, name=stored.name, body=body))
-    running.do(running.yard.directory.refresh())
+    running.do(running.yard.services.storage.resources.change(stored, name=stored.name, body=body))
+    running.do(running.yard.services.tenancy.directory.refresh())
     assert chat(running, key=key, model="own/m").status == 200
 
 
 def test_a_damaged_credential_leaves_the_tenants_others(start_gateway: Start, fine: Upstream, tmp_path: Path):  # noqa: F811
     running = _server(start_gateway, fine.url, tmp_path / "home", "")
     key = _tenant(running, "acme")
-    (stored,) = running.do(running.yard.resources.all("acme", StoredCredential.kind))
+    (stored,) = running.do(running.yard.services.storage.resources.all("acme", StoredCredential.kind))
     second = {"name": "second", "provider": "own", "values": {"api_key": "sk-second"}}
     assert ask(running, "POST", "/admin/v1/credentials", second, key=key).status == 201
     value = msgspec.json.decode(stored.body, type=StoredCredential)
     body = msgspec.json.encode(msgspec.structs.replace(value, secret=value.secret[:-4] + "AAAA")).decode()
-    running.do(running.yard.resources.change(stored, name=stored.name, body=body))
-    running.do(running.yard.directory.refresh())
+    running.do(running.yard.services.storage.resources.change(stored, name=stored.name, body=body))
+    running.do(running.yard.services.tenancy.directory.refresh())
     assert chat(running, key=key, model="own/m").status == 200
     assert fine.requests[-1].key == "sk-second"
 
@@ -192,17 +194,17 @@ def test_what_changes_during_a_rotation_is_not_overwritten(
     running = _server(start_gateway, fine.url, tmp_path / "home", "")
     _tenant(running, "acme")
     yard = running.yard
-    (stale,) = running.do(yard.resources.all("acme", StoredCredential.kind))
+    (stale,) = running.do(yard.services.storage.resources.all("acme", StoredCredential.kind))
     value = msgspec.json.decode(stale.body, type=StoredCredential)
     body = msgspec.json.encode(msgspec.structs.replace(value, weight=7.0)).decode()
-    running.do(yard.resources.change(stale, name=stale.name, body=body))
-    newer = yard.keys.rotated()
+    running.do(yard.services.storage.resources.change(stale, name=stale.name, body=body))
+    newer = yard.services.storage.keys.rotated()
 
     async def encrypt() -> bool:
-        return await yard.administration._encrypt_row(newer, StoredCredential, stale)
+        return await yard.services.tenancy.administration._encrypt_row(newer, StoredCredential, stale)
 
     assert asyncio.run_coroutine_threadsafe(encrypt(), running.loop).result(5)
-    (after,) = running.do(yard.resources.all("acme", StoredCredential.kind))
+    (after,) = running.do(yard.services.storage.resources.all("acme", StoredCredential.kind))
     found = msgspec.json.decode(after.body, type=StoredCredential)
     assert (found.weight, newer.is_current(found.secret)) == (7.0, True)
 

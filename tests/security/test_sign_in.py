@@ -78,8 +78,8 @@ async def tries(accounts: Accounts, many: int, address: Callable[[int], str], em
 
 def test_a_hundred_tries_at_once_are_five(tmp_path: Path, verified: list[str]):
     async def work(yard: Modelyard) -> None:
-        await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
-        ended = await tries(yard.accounts, 100, lambda at: "198.51.100.1")
+        await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
+        ended = await tries(yard.services.tenancy.accounts, 100, lambda at: "198.51.100.1")
         assert (ended.count(SignInError), ended.count(TooManyTriesError)) == (5, 95)
         assert len(verified) == 5
 
@@ -91,9 +91,9 @@ def test_tries_from_many_places_on_one_account_are_twenty_a_minute(tmp_path: Pat
     """And the same for an address that nobody has: what is said tells nothing."""
 
     async def work(yard: Modelyard) -> None:
-        await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
         for turn in range(10):  # few at once: nobody is sent away because the queue is full
-            await tries(yard.accounts, 10, lambda at, turn=turn: f"198.51.{turn}.{at}", email)
+            await tries(yard.services.tenancy.accounts, 10, lambda at, turn=turn: f"198.51.{turn}.{at}", email)
         assert len(verified) == 20
 
     run(work, tmp_path)
@@ -103,7 +103,9 @@ def test_one_place_tries_thirty_a_minute_on_all_accounts(tmp_path: Path, verifie
     async def work(yard: Modelyard) -> None:
         for at in range(60):
             with contextlib.suppress(SignInError, TooManyTriesError):
-                await yard.accounts.sign_in(f"n{at}@example.org", "wrong", address=f"2001:db8::1:{at:x}")
+                await yard.services.tenancy.accounts.sign_in(
+                    f"n{at}@example.org", "wrong", address=f"2001:db8::1:{at:x}"
+                )
         assert len(verified) == 30
 
     run(work, tmp_path)
@@ -113,36 +115,38 @@ def test_whoever_is_known_signs_in_whatever_strangers_do(tmp_path: Path, verifie
     """By where they were signed in before, or by the browser that they signed in with, from wherever it calls now."""
 
     async def work(yard: Modelyard) -> None:
-        account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
-        await yard.accounts.sessions.open(account, "", HOME)
-        device = yard.accounts.sign_in.device_of(account)
-        strangers = asyncio.ensure_future(tries(yard.accounts, 1000, lambda at: f"198.51.{at // 250}.{at % 250}"))
+        account = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
+        await yard.services.tenancy.accounts.sessions.open(account, "", HOME)
+        device = yard.services.tenancy.accounts.sign_in.device_of(account)
+        strangers = asyncio.ensure_future(
+            tries(yard.services.tenancy.accounts, 1000, lambda at: f"198.51.{at // 250}.{at % 250}")
+        )
         await asyncio.sleep(0.05)
         for known in ({"address": HOME}, {"address": "203.0.113.5", "device": device}):
-            _, session = await yard.accounts.sign_in(OWNER, PASSWORD, **known)
+            _, session = await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, **known)
             assert session.account.email == OWNER
         gate.set()
         ended = await strangers
         assert ended.count(SignInError) <= 20
         assert set(ended) <= {SignInError, TooManyTriesError, BusyError}
-        await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME)
+        await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME)
 
     run(work, tmp_path)
 
 
 def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(tmp_path: Path, verified: list[str]):
     async def work(yard: Modelyard) -> None:
-        account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
-        device = yard.accounts.sign_in.device_of(account)
-        await tries(yard.accounts, 50, lambda at: HOME)
+        account = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
+        device = yard.services.tenancy.accounts.sign_in.device_of(account)
+        await tries(yard.services.tenancy.accounts, 50, lambda at: HOME)
         with pytest.raises(TooManyTriesError):
-            await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME)
-        await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
+            await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME)
+        await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
         for _ in range(5):
             with pytest.raises(SignInError):
-                await yard.accounts.sign_in(OWNER, "wrong", address=HOME, device=device)
+                await yard.services.tenancy.accounts.sign_in(OWNER, "wrong", address=HOME, device=device)
         with pytest.raises(TooManyTriesError):  # and it has no more tries than anybody
-            await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
+            await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
 
     run(work, tmp_path)
 
@@ -153,12 +157,15 @@ def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(tmp_pa
 ])  # fmt: skip
 def test_a_browser_that_nobody_signed_in_with_is_a_strangers(tmp_path: Path, verified: list[str], forge: Any):
     async def work(yard: Modelyard) -> None:
-        ada = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        ada = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
         eve = msgspec.structs.replace(ada, email="eve@example.org")
-        await tries(yard.accounts, 5, lambda at: HOME)
-        for device in (forge(yard.accounts.sign_in.device_of(ada)), yard.accounts.sign_in.device_of(eve)):
+        await tries(yard.services.tenancy.accounts, 5, lambda at: HOME)
+        for device in (
+            forge(yard.services.tenancy.accounts.sign_in.device_of(ada)),
+            yard.services.tenancy.accounts.sign_in.device_of(eve),
+        ):
             with pytest.raises(TooManyTriesError):
-                await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
+                await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
 
     run(work, tmp_path)
 
@@ -166,7 +173,9 @@ def test_a_browser_that_nobody_signed_in_with_is_a_strangers(tmp_path: Path, ver
 def test_no_more_than_a_few_wait_for_a_password_to_be_looked_at(tmp_path: Path, verified: list[str]):
     async def work(yard: Modelyard) -> None:
         wrong = [
-            yard.accounts.sign_in(f"n{at}@example.org", "wrong", address=f"198.51.{at // 250}.{at % 250}")
+            yard.services.tenancy.accounts.sign_in(
+                f"n{at}@example.org", "wrong", address=f"198.51.{at // 250}.{at % 250}"
+            )
             for at in range(500)
         ]
         ended = [type(one) for one in await asyncio.gather(*wrong, return_exceptions=True)]
@@ -175,7 +184,7 @@ def test_no_more_than_a_few_wait_for_a_password_to_be_looked_at(tmp_path: Path, 
         # Whoever was sent away had no try: the next one is looked at.
         before = len(verified)
         with pytest.raises(SignInError):
-            await yard.accounts.sign_in("n499@example.org", "wrong", address="198.51.1.249")
+            await yard.services.tenancy.accounts.sign_in("n499@example.org", "wrong", address="198.51.1.249")
         assert len(verified) == before + 1
 
     run(work, tmp_path)
@@ -188,15 +197,15 @@ def test_nobody_has_a_password_hashed_who_was_not_invited(
     monkeypatch.setattr(passwords, "_hash", lambda password: made.append(password) or f"hash of {password}")
 
     async def work(yard: Modelyard) -> None:
-        ada = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        ada = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
         for token in ("x" * 43, ""):
             with pytest.raises(NotFoundError):
-                await yard.accounts.accept(token, "Eve", PASSWORD)
+                await yard.services.tenancy.accounts.accept(token, "Eve", PASSWORD)
         with pytest.raises(SetUpError):
-            await yard.accounts.set_up("eve@example.org", "Eve", PASSWORD)
+            await yard.services.tenancy.accounts.set_up("eve@example.org", "Eve", PASSWORD)
         assert made == [PASSWORD]
-        token = await yard.accounts.invite(ada.caller, "bob@example.org", Role.VIEWER)
-        await yard.accounts.accept(token, "Bob", PASSWORD)
+        token = await yard.services.tenancy.accounts.invite(ada.caller, "bob@example.org", Role.VIEWER)
+        await yard.services.tenancy.accounts.accept(token, "Bob", PASSWORD)
         assert made == [PASSWORD, PASSWORD]
 
     run(work, tmp_path)
@@ -226,15 +235,15 @@ def test_a_hash_of_earlier_parameters_fits_and_is_made_again(tmp_path: Path):
     earlier = kdf.derive_phc_encoded(PASSWORD.encode())
 
     async def work(yard: Modelyard) -> None:
-        await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
+        await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
         change = "UPDATE accounts SET password = ?"
-        await yard.database.transact(lambda it: it.execute(change, (earlier,)))
+        await yard.services.storage.database.transact(lambda it: it.execute(change, (earlier,)))
         for _ in range(2):
-            await yard.accounts.sign_in(OWNER, PASSWORD, address=HOME)
-            (row,) = await yard.database.fetch("SELECT password FROM accounts")
+            await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME)
+            (row,) = await yard.services.storage.database.fetch("SELECT password FROM accounts")
             assert not passwords.is_dated(row["password"])
         with pytest.raises(SignInError):
-            await yard.accounts.sign_in(OWNER, "another long word", address=HOME)
+            await yard.services.tenancy.accounts.sign_in(OWNER, "another long word", address=HOME)
 
     run(work, tmp_path)
 
@@ -274,9 +283,9 @@ def test_cookies_that_nobody_gave_are_looked_up_off_the_loop_and_a_few_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     async def work(yard: Modelyard) -> None:
-        account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
-        good, _ = await yard.accounts.sessions.open(account)
-        readers: Any = yard.database._readers  # pyright: ignore[reportPrivateUsage]
+        account = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
+        good, _ = await yard.services.tenancy.accounts.sessions.open(account)
+        readers: Any = yard.services.storage.database._readers  # pyright: ignore[reportPrivateUsage]
         run_now, threads, gate = readers.run, set[str](), threading.Event()
 
         def slow(work: Any) -> Any:
@@ -284,10 +293,11 @@ def test_cookies_that_nobody_gave_are_looked_up_off_the_loop_and_a_few_at_once(
             assert gate.wait(30)
             return run_now(work)
 
-        assert await yard.accounts.sessions.of_token(good) is not None
+        assert await yard.services.tenancy.accounts.sessions.of_token(good) is not None
         monkeypatch.setattr(readers, "run", slow)
         asking = [
-            asyncio.ensure_future(yard.accounts.sessions.of_token(f"unknown-cookie-{at:06}")) for at in range(200)
+            asyncio.ensure_future(yard.services.tenancy.accounts.sessions.of_token(f"unknown-cookie-{at:06}"))
+            for at in range(200)
         ]
         await asyncio.sleep(0)  # the loop goes on while the database does not answer
         await asyncio.sleep(0)
@@ -299,18 +309,18 @@ def test_cookies_that_nobody_gave_are_looked_up_off_the_loop_and_a_few_at_once(
         assert sum(isinstance(one, BusyError) for one in ended) == 136
         assert all(name.startswith("modelyard-reader") for name in threads)
         for at in range(10_000, 15_000):
-            sessions_module._keep(yard.accounts.sessions._unknown, str(at), 0.0)  # pyright: ignore[reportPrivateUsage]
-        assert len(yard.accounts.sessions._unknown) <= 4096  # pyright: ignore[reportPrivateUsage]
-        assert await yard.accounts.sessions.of_token(good) is not None
+            sessions_module._keep(yard.services.tenancy.accounts.sessions._unknown, str(at), 0.0)  # pyright: ignore[reportPrivateUsage]
+        assert len(yard.services.tenancy.accounts.sessions._unknown) <= 4096  # pyright: ignore[reportPrivateUsage]
+        assert await yard.services.tenancy.accounts.sessions.of_token(good) is not None
 
     run(work, tmp_path)
 
 
 def test_a_session_that_ends_while_it_is_looked_up_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     async def work(yard: Modelyard) -> None:
-        account = await yard.accounts.set_up(OWNER, "Ada", PASSWORD)
-        token, session = await yard.accounts.sessions.open(account)
-        readers: Any = yard.database._readers  # pyright: ignore[reportPrivateUsage]
+        account = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
+        token, session = await yard.services.tenancy.accounts.sessions.open(account)
+        readers: Any = yard.services.storage.database._readers  # pyright: ignore[reportPrivateUsage]
         run_now, has_read, may_go = readers.run, threading.Event(), threading.Event()
 
         def slow(work: Any) -> Any:
@@ -320,12 +330,12 @@ def test_a_session_that_ends_while_it_is_looked_up_is_not_remembered(tmp_path: P
             return rows
 
         monkeypatch.setattr(readers, "run", slow)
-        asking = asyncio.ensure_future(yard.accounts.sessions.of_token(token))
+        asking = asyncio.ensure_future(yard.services.tenancy.accounts.sessions.of_token(token))
         assert await asyncio.to_thread(has_read.wait, 30)
-        await yard.accounts.sessions.end(session)
+        await yard.services.tenancy.accounts.sessions.end(session)
         may_go.set()
         assert await asking is None
-        assert await yard.accounts.sessions.of_token(token) is None
+        assert await yard.services.tenancy.accounts.sessions.of_token(token) is None
 
     run(work, tmp_path)
 

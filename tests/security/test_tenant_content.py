@@ -15,9 +15,9 @@ import pytest
 from tools.show.browser import browser
 from tools.show.browser import chromium as browser_path
 
+from modelyard.app.gateway import gateway_for
 from modelyard.base.errors import ConfigError, NotFoundError, PluginError
 from modelyard.base.settings import ContentSettings, load_settings
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway import tenant_content
 from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE
 from modelyard.gateway.errors import OPENAI
@@ -191,7 +191,7 @@ def test_a_trigger_is_told_nothing_of_ours(plugged: Plug):
 @pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "application/pdf", "text/html\r\nset-cookie: a=b"])
 def test_files_are_handed_over_and_run_nothing(start_gateway: Start, kind: str):
     running = start_gateway()
-    files = running.yard.files
+    files = running.yard.services.storage.files
     stored = files.add("default", 'a.svg"; filename=x.html', b"<script>1</script>", kind)
     query = files.sign("read", "default", stored.id, seconds=60)
     answer = httpx.get(f"{running.origin}/files/{stored.id}?{query}")
@@ -211,7 +211,7 @@ def test_an_app_shows_pictures_in_place_and_hands_over_the_rest(start_gateway: S
         key = client.post(f"/admin/v1/apps/{app}/keys", json={"name": "one"}).json()["key"]
         shown = {}
         for kind in ("image/png", "image/svg+xml", "text/html", "application/pdf"):
-            stored = running.yard.files.add("default", "a.bin", b"x", kind, app=app)
+            stored = running.yard.services.storage.files.add("default", "a.bin", b"x", kind, app=app)
             answer = client.get(f"/v1/files/{stored.id}/preview", headers={"authorization": f"Bearer {key}"})
             assert (answer.status_code, is_shut_in(answer.headers)) == (200, True), answer.text
             shown[kind] = answer.headers["content-disposition"].partition(";")[0]
@@ -287,7 +287,7 @@ POINT = base64.b64decode(
 
 def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Start, chromium: Any):
     running = start_gateway()
-    origin, files = running.origin, running.yard.files
+    origin, files = running.origin, running.yard.services.storage.files
     stored = files.add("default", "point.png", POINT)
     picture = f"/files/{stored.id}?{files.sign('read', 'default', stored.id, seconds=60)}"
     text = "![a](/admin/v1/usage) ![b](http://127.0.0.1:9/?data=1) <img src=/admin/v1/about> ![c](/files/x)"
@@ -371,7 +371,7 @@ def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(start_ga
         assert client.post(path, json={}, headers={"host": "usercontent.example"}).status_code == 200
         # Plugins hand files in where they reach the server.
         assert "not signed" in client.post("/files/plugins/upload").text
-    files = running.yard.workflow_parts.files("default", "")
+    files = running.yard.services.workflows.files("default", "")
     assert files.save("a.txt", b"x").url.startswith(f"{CONTENT}/files/")
 
 
@@ -448,7 +448,7 @@ def test_a_law_only_these_read_a_requests_headers_as_they_came():
 
 def test_a_header_that_ends_its_line_is_never_sent(start_gateway: Start):
     """The last line of defence, whoever writes a header."""
-    gateway = gateway_of(start_gateway().yard)
+    gateway = gateway_for(start_gateway().yard.services)
 
     async def bad(request: Any) -> Any:
         return json_reply({"path": request.path}, headers={"x-a": "1\r\nset-cookie: a=b"})

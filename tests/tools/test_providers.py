@@ -40,8 +40,14 @@ def described(summary: str) -> str:
 def test_what_was_read_before_a_change_is_not_remembered_after_it(tmp_path: Path):
     async def work() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
-            kept = HeldKept(yard.database, yard.clock)
-            providers = ToolProviders(yard.resources, yard.directory, yard.plugin_parts.rows, kept, yard.egress)
+            kept = HeldKept(yard.services.storage.database, yard.services.clock)
+            providers = ToolProviders(
+                yard.services.storage.resources,
+                yard.services.tenancy.directory,
+                yard.services.plugins.rows,
+                kept,
+                yard.services.network.egress,
+            )
             row, _ = await providers.add_api("default", "looking", described("Looks near."))
             has_read, may_go = kept.hold()
             reading = asyncio.ensure_future(providers.api("default", row))
@@ -59,7 +65,7 @@ def test_what_was_read_before_a_change_is_not_remembered_after_it(tmp_path: Path
 def test_what_is_read_is_remembered_until_it_changes(tmp_path: Path):
     async def work() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
-            providers = yard.workflow_parts.tools.providers
+            providers = yard.services.tools.providers
             row, _ = await providers.add_api("default", "looking", described("Looks near."))
             first = await providers.api("default", row)
             assert await providers.api("default", row) is first

@@ -67,7 +67,7 @@ class Bench:
         self.turns: list[Turn] = []
 
     def services(self, app: App) -> Services:
-        services = self.yard.workflow_services(app)
+        services = self.yard.services.workflows.services(app)
         services.http, services.tools, services.datasets = self.http, self.tools, self.datasets
         services.agents, services.files, services.forms = self.agents, self.files, self.forms
         services.memory = StubMemory(self.turns) if self.turns else None

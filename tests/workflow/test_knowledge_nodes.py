@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from modelyard.app import Modelyard
-from modelyard.app.knowledge import KnowledgeParts
 from modelyard.base.settings import Settings
 from modelyard.knowledge.entities import DatasetSettings, ProcessRule, Rules, Segmentation
 from modelyard.testing.knowledge import HashEmbedder
@@ -33,8 +32,7 @@ workflow:
 
 def in_yard(tmp_path: Path, work: Any) -> None:
     async def around() -> None:
-        async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
-            yard.use_knowledge(KnowledgeParts(yard, embedder=HashEmbedder()))
+        async with Modelyard(Settings(home=str(tmp_path)), environ={}, embedder=HashEmbedder()) as yard:
             await work(yard)
 
     asyncio.run(around())

@@ -153,7 +153,7 @@ def test_a_conversation_remembers_its_beginning(tmp_path: Path):
             found, app, _ = await yard.apps.add("default", chat(), mapping=AppMapping(models={"*": "scripted/model"}))
             conversation = ""
             for at in range(7):
-                run, known = await yard.workflow_parts.chats.send(
+                run, known = await yard.services.workflows.chats.send(
                     found, app, query=f"{at} {WORDS}", inputs={}, user="ada", conversation_id=conversation
                 )
                 conversation = known.id
@@ -172,7 +172,7 @@ def test_an_agent_knows_what_it_called_before(tmp_path: Path):
         yard.tools.functions.add(note)
         run = await begin(yard, query="note one")
         found = yard.apps.find("default", "agent")
-        again, _ = await yard.workflow_parts.chats.send(
+        again, _ = await yard.services.workflows.chats.send(
             found, await yard.apps.app(found), query="what did you note?", inputs={}, user="ada",
             conversation_id=run.conversation,
         )  # fmt: skip
@@ -195,7 +195,7 @@ def test_an_agent_that_writes_its_calls_down_is_told_in_words(tmp_path: Path):
     async def talk(yard: Modelyard) -> None:
         run = await begin(yard, text, query="note one")
         found = yard.apps.find("default", "agent")
-        again, _ = await yard.workflow_parts.chats.send(
+        again, _ = await yard.services.workflows.chats.send(
             found, await yard.apps.app(found), query="what?", inputs={}, user="ada", conversation_id=run.conversation
         )
         await yard.runs.ended("default", again.id)
@@ -218,7 +218,7 @@ def test_a_fault_in_who_hears_of_the_end_does_not_hide_it(tmp_path: Path):
         ) as yard:
             yard.runs.on_end(crash)
             found, app, _ = await yard.apps.add("default", chat(), mapping=AppMapping(models={"*": "scripted/model"}))
-            run, _ = await yard.workflow_parts.chats.send(found, app, query="hello", inputs={}, user="ada")
+            run, _ = await yard.services.workflows.chats.send(found, app, query="hello", inputs={}, user="ada")
             ended = await asyncio.wait_for(yard.runs.ended("default", run.id), 10)
         return ended.status.value
 

@@ -106,7 +106,7 @@ async def work(home: str, url: str, told: int, *, until_done: bool) -> None:
         while True:
             while yard.runs.count:
                 await asyncio.sleep(0.001)
-            run = await yard.workflow_parts.chats.run(found, app, inputs={}, user="u")
+            run = await yard.services.workflows.chats.run(found, app, inputs={}, user="u")
             os.write(told, f"{run.id}\n".encode())
 
 
@@ -170,7 +170,7 @@ async def _judge(
     proof: Proof, home: str, effects: Effects, started: list[str], known: dict[tuple[str, str], int]
 ) -> None:
     async with yard_at(home, effects.url) as yard:
-        rows = await yard.database.fetch("SELECT id, status FROM runs")
+        rows = await yard.services.storage.database.fetch("SELECT id, status FROM runs")
         status = {row["id"]: row["status"] for row in rows}
         lost = [one for one in started if status.get(one) != Status.SUCCEEDED.value]
         unfinished = [one for one, said in status.items() if said != Status.SUCCEEDED.value]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import Settings
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import METHODS
 from tools.reference import is_described
@@ -59,7 +59,7 @@ def prove() -> Proof:
 async def _rows(proof: Proof) -> None:
     with tempfile.TemporaryDirectory(prefix="modelyard-show-") as home:
         yard = Modelyard(Settings(home=home), environ={})
-        gateway = gateway_of(yard)
+        gateway = gateway_for(yard.services)
         try:
             await _described(proof, gateway)
             await _methods(proof, gateway)

@@ -181,8 +181,8 @@ def _tone() -> bytes:
 
 async def _with_shelf(yard: Modelyard) -> None:
     """A real plugin, for the one endpoint that looks into a source."""
-    await yard.plugin_parts.installations.add("default", package_folder(ROOT / "examples" / "plugins" / "shelf"))
-    await yard.plugin_parts.credentials.add("default", "modelyard/shelf/shelf", "mine", {"token": "x"})
+    await yard.services.plugins.installations.add("default", package_folder(ROOT / "examples" / "plugins" / "shelf"))
+    await yard.services.plugins.credentials.add("default", "modelyard/shelf/shelf", "mine", {"token": "x"})
 
 
 @contextmanager

@@ -15,8 +15,8 @@ import uvicorn
 import yaml
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import LocalSettings, Settings
-from modelyard.cli.serving import gateway_of
 from modelyard.plugins.environment import Environments, choose, uv_path
 from modelyard.testing.workflows import ScriptedModel, scripted_models
 from modelyard.workflow.dsl import AppMapping
@@ -113,8 +113,8 @@ def serving(
             told[name] = (await yard.apps.make_key(found))[1]
         if prepare is not None:
             await prepare(yard)
-        told["datasets"] = await yard.knowledge.make_key("default")
-        gateway: Any = gateway_of(yard, on_start=yard.upkeep.start)
+        told["datasets"] = await yard.services.tenancy.dataset_keys.make("default")
+        gateway: Any = gateway_for(yard.services, on_start=yard.services.upkeep.start)
         server = uvicorn.Server(
             uvicorn.Config(gateway, host="127.0.0.1", port=port, log_config=None, ws="none", lifespan="on")
         )

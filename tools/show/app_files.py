@@ -94,7 +94,7 @@ def inputs_for(app: App) -> dict[str, Any]:
 
 async def ran(yard: Modelyard, model: ScriptedModel, app: App, tier: str, script: dict[str, Any]) -> Outcome:
     model.answers[:] = [(one[0], one[1]) for one in script.get("model", ())]
-    services = yard.workflow_services(app)
+    services = yard.services.workflows.services(app)
     services.files = MemoryFiles({"f": b"hello"})
     services.forms = FirstAction(app)
     if tier not in ("A", "B"):

@@ -85,20 +85,22 @@ async def kept_times(folder: Path) -> dict[str, bool]:
     """What a server with the steady clock says of a session and a key while the wall is 400 days ahead."""
     clock = SteadyClock(time.time())
     async with yard_of(folder, clock) as yard:
-        await yard.accounts.set_up("ada@example.com", "Ada", "correct horse battery")
-        token, _ = await yard.accounts.sign_in("ada@example.com", "correct horse battery")
+        await yard.services.tenancy.accounts.set_up("ada@example.com", "Ada", "correct horse battery")
+        token, _ = await yard.services.tenancy.accounts.sign_in("ada@example.com", "correct horse battery")
         clock.ahead = 400 * _DAY
         clock.advance(1)
         during = await is_signed_in(yard, token)
         clock.advance(1)
         clock.ahead = 0.0
-        again, _ = await yard.accounts.sign_in("ada@example.com", "correct horse battery")  # sweeps what is over
+        again, _ = await yard.services.tenancy.accounts.sign_in(
+            "ada@example.com", "correct horse battery"
+        )  # sweeps what is over
         after = await is_signed_in(yard, token) and await is_signed_in(yard, again)
         return {"during": during, "after": after}
 
 
 async def is_signed_in(yard: Modelyard, token: str) -> bool:
-    return await yard.accounts.sessions.of_token(token) is not None
+    return await yard.services.tenancy.accounts.sessions.of_token(token) is not None
 
 
 def prove() -> Proof:

@@ -117,7 +117,7 @@ def fill(home: Path) -> None:
 
     async def begin() -> None:
         async with Modelyard(load_settings({**os.environ, "MODELYARD_HOME": str(home)})) as yard:
-            await yard.ledger.flush()
+            await yard.services.calls.ledger.flush()
 
     asyncio.run(begin())
     rng, now = random.Random(9), time.time()

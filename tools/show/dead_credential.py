@@ -37,7 +37,7 @@ async def _run(upstream: Upstream, revive: Callable[[], None]) -> dict[str, floa
             ejected_after = 0
             for number in range(1, _CALLS + 1):
                 served += await ask()
-                if not ejected_after and yard.providers.health.resting():
+                if not ejected_after and yard.services.providers.manager.health.resting():
                     ejected_after = number
             load = len(upstream.requests) / _CALLS
             dead = sum(request.key == "sk-a-key" for request in upstream.requests)

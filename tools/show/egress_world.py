@@ -41,13 +41,13 @@ def features(yard: Modelyard) -> dict[str, Feature]:
 
 
 def _providers(yard: Modelyard) -> dict[str, Feature]:
-    check = yard.check_credentials
+    check = yard.services.checks.credentials
     account = _account()
 
     async def chat(url: str) -> str:
         """As a call to a model with a stored credential of the tenant's."""
         values = {"base_url": url, "api_key": "sk"}
-        callee: Any = yard.providers.factory.get_model("openai_api_compatible", ModelType.LLM)
+        callee: Any = yard.services.providers.manager.factory.get_model("openai_api_compatible", ModelType.LLM)
         request = LLMRequest(messages=[UserPromptMessage(content="hi")])
         return "".join([str(one) async for one in callee.invoke("m", values, request)])
 
@@ -55,16 +55,16 @@ def _providers(yard: Modelyard) -> dict[str, Feature]:
         """As an administrator of the tenant saves it, and somebody calls it."""
         boss = Caller(tenant=TENANT)
         given = {"provider": "openai_api_compatible", "values": {"base_url": url, "api_key": "sk"}}
-        made = await yard.administration.create(boss, TENANT, "credential", "own", given)
+        made = await yard.services.tenancy.administration.create(boss, TENANT, "credential", "own", given)
         try:
-            model = yard.models.find(TENANT, "openai_api_compatible/m", ModelType.LLM)
+            model = yard.services.calls.models.find(TENANT, "openai_api_compatible/m", ModelType.LLM)
             return str(await model.invoke_llm(LLMRequest(messages=[UserPromptMessage(content="hi")])))
         finally:
-            await yard.administration.remove(boss, TENANT, "credential", made["id"])
+            await yard.services.tenancy.administration.remove(boss, TENANT, "credential", made["id"])
 
     async def token(url: str) -> Any:
         key = json.dumps({**account, "token_uri": url})
-        callee: Any = yard.providers.factory.get_model("vertex_ai", ModelType.LLM)
+        callee: Any = yard.services.providers.manager.factory.get_model("vertex_ai", ModelType.LLM)
         return await callee.endpoint.auth.headers("POST", url, {"service_account_key": key}, [])
 
     return {
@@ -80,7 +80,7 @@ def _providers(yard: Modelyard) -> dict[str, Feature]:
 
 
 def _tools(yard: Modelyard) -> dict[str, Feature]:
-    providers, egress = yard.workflow_parts.tools.providers, yard.egress
+    providers, egress = yard.services.tools.providers, yard.services.network.egress
 
     async def api(url: str) -> Any:
         operation = Operation(name="look", method="GET", path="")
@@ -146,16 +146,22 @@ def _documents(yard: Modelyard) -> dict[str, Feature]:
 
 
 def _others(yard: Modelyard) -> dict[str, Feature]:
-    oidc = Oidc(yard.egress, yard.clock, issuer="http://issuer.example", client_id="a", client_secret="b")
+    oidc = Oidc(
+        yard.services.network.egress,
+        yard.services.clock,
+        issuer="http://issuer.example",
+        client_id="a",
+        client_secret="b",
+    )
 
     async def node(url: str) -> Any:
         one = HttpRequestNode("get", HttpRequestData(url=url))
-        services = SimpleNamespace(http=yard.egress, files=None)
+        services = SimpleNamespace(http=yard.services.network.egress, files=None)
         context: Any = SimpleNamespace(pool=VariablePool(), services=services, idempotency_key="k")
         return await one.run(context)
 
-    files = yard.workflow_parts.files(TENANT)
-    market = yard.plugin_parts.market
+    files = yard.services.workflows.files(TENANT)
+    market = yard.services.plugins.market
     return {
         "workflow: HTTP node": node,
         "workflow: a file by its address": lambda url: files.read(
@@ -209,7 +215,7 @@ async def world(home: str) -> dict[str, Any]:
     yard = Modelyard(settings, environ={})
     try:
         await yard.open()
-        await yard.administration.create(Caller(tenant="default"), "default", "tenant", TENANT, {})
+        await yard.services.tenancy.administration.create(Caller(tenant="default"), "default", "tenant", TENANT, {})
         return {name: await tried(feature) for name, feature in features(yard).items()}
     finally:
         await yard.aclose()

@@ -278,7 +278,7 @@ def _forms(world: World) -> list[Case]:
         )
     )
     dataset, app = world.ids["dataset"][0], world.ids["app"][0]
-    signed = world.yard.files.sign("read", "alpha", world.ids["file"][0], seconds=600)
+    signed = world.yard.services.storage.files.sign("read", "alpha", world.ids["file"][0], seconds=600)
     uploads = (
         ("alpha/owner", "/v1/audio/transcriptions"), ("alpha/app", "/v1/files/upload"), ("alpha/app", "/v1/audio-to-text"),
         ("alpha/owner", f"/v1/datasets/{dataset}/document/create-by-file"), ("alpha/owner", f"/admin/v1/apps/{app}/files"),
@@ -449,7 +449,9 @@ async def weights(url: str) -> dict[Group, int]:
 async def make_world(folder: str, url: str, *, database: str = "") -> World:
     world = await build(folder, url, [], database=database)
     operator = Caller(tenant="default")
-    created = await world.yard.administration.create(operator, "default", "key", "operator", {"role": "owner"})
+    created = await world.yard.services.tenancy.administration.create(
+        operator, "default", "key", "operator", {"role": "owner"}
+    )
     world.keys["operator"] = created["key"]
     found = world.yard.apps.all("alpha")[0]
     world.ids["page"] = [found.stored.page.token]

@@ -86,10 +86,9 @@ async def _opened(home: Path, counted: Path | None) -> tuple[Modelyard, Knowledg
             with counted.open("a") as file:
                 file.writelines(f"{hash_of(one)}\n" for one in texts)
 
-    yard = Modelyard(Settings(home=str(home)), environ={})
-    parts = KnowledgeParts(yard, embedder=HashEmbedder(seconds=0.004, told=told))
-    yard.use_knowledge(parts)
-    return yard, parts
+    embedder = HashEmbedder(seconds=0.004, told=told)
+    yard = Modelyard(Settings(home=str(home)), environ={}, embedder=embedder)
+    return yard, yard.knowledge
 
 
 def hash_of(text: str) -> str:
@@ -228,7 +227,9 @@ async def _account(proof: Proof, home: Path) -> None:
         # One batch may be under way when the process is killed, in each of the groups that run at once.
         most = KILLS * 64
         proof.line("texts embedded, of those again after a kill", f"{sum(counts.values()):,}, {again:,}", again <= most)
-        left = [row["document"] for row in await yard.database.fetch("SELECT document FROM staged_vectors")]
+        left = [
+            row["document"] for row in await yard.services.storage.database.fetch("SELECT document FROM staged_vectors")
+        ]
         proof.line("vectors left behind", len(left), not left)
         proof.figures.update(
             documents=total, lost=len(lost), doubled=len(doubled), wrong=len(wrong), embedded=sum(counts.values()),

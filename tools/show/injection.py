@@ -15,7 +15,6 @@ from tests.tools.serving import echo
 from modelyard.agents.agent import Agent
 from modelyard.agents.events import AgentFinished, ToolFinished
 from modelyard.app import Modelyard
-from modelyard.app.agents import make_agent
 from modelyard.base.settings import Settings
 from modelyard.testing.agents import Replies
 from modelyard.testing.workflows import scripted_models
@@ -134,7 +133,7 @@ async def _other(yard: Modelyard) -> dict[str, str]:
     mine = await datasets.create("default", "mine", settings=_economy())
     added = await datasets.add_texts(mine, [("plain", "Nothing is secret here.")])
     await datasets.wait(mine, added[0].batch)
-    kept = yard.workflow_parts.tools.kept
+    kept = yard.services.storage.kept
     for tenant, user in (("other", "ada"), ("default", "other")):
         await kept.put(tenant, f"files/agent/user/{user}", "secret.txt", SECRET.encode())
         await kept.put(
@@ -174,7 +173,7 @@ async def _attacked(
         "memory/forget",
         "webscraper",
     ]
-    agent: Agent = make_agent(yard, "scripted/model", given, user="ada")
+    agent: Agent = await yard.agent("scripted/model", given, user="ada")
     seen: list[ToolFinished] = []
     text = ""
     async with aclosing(agent.stream("Read the page and sum it up.")) as events:
@@ -211,7 +210,7 @@ async def _prove(proof: Proof) -> None:
                 proof.line(what, f"{sum(results)} of {len(results)} held", all(results))
             reached = list(getattr(server, "seen", []))
             proof.line("requests that reached a server inside", len(reached), not reached)
-            kept = yard.workflow_parts.tools.kept
+            kept = yard.services.storage.kept
             left = await kept.get("default", scope_of(ToolContext(user="other", app="agent")), "note_1")
             proof.line("the other user's note", "is still there" if left else "is gone", bool(left))
             proof.figures = {

@@ -233,14 +233,14 @@ async def _build(home: str, attacked: str, others: str) -> dict[str, Any]:
     try:
         await yard.open()
         for tenant, url in (("mallory", attacked), ("quiet", others)):
-            await yard.administration.create(Caller(tenant="default"), "default", "tenant", tenant, {})
+            await yard.services.tenancy.administration.create(Caller(tenant="default"), "default", "tenant", tenant, {})
             owner = Caller(tenant=tenant)
-            made = await yard.administration.create(owner, tenant, "key", "owner", {"role": "owner"})
+            made = await yard.services.tenancy.administration.create(owner, tenant, "key", "owner", {"role": "owner"})
             told["keys"][tenant] = made["key"]
             values = {"api_key": f"sk-{tenant}", "base_url": url}
             for provider in ("openai", "jina"):
                 given = {"provider": provider, "values": values}
-                await yard.administration.create(owner, tenant, "credential", provider, given)
+                await yard.services.tenancy.administration.create(owner, tenant, "credential", provider, given)
         mapping = AppMapping(models={"*": _MODEL})
         for name, text in _apps(attacked.removesuffix("/v1")).items():
             found, _, _ = await yard.apps.add("mallory", text, name=name, mapping=mapping)

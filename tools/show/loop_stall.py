@@ -27,9 +27,9 @@ from types import FrameType
 from typing import Any
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import Settings
 from modelyard.cli.serve import settle_process
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.auth import SESSION_COOKIE
 from modelyard.gateway.server import Gateway
 from modelyard.storage import database as storage
@@ -388,9 +388,9 @@ async def _every_call_made(world: World, watch: Watch) -> Outcome:
 
 async def _upkeep(yard: Modelyard, watch: Watch) -> list[Stall]:
     watch.taken()
-    yard.upkeep.start()
+    yard.services.upkeep.start()
     await asyncio.sleep(_UPKEEP_SECONDS)
-    await yard.upkeep.stop()
+    await yard.services.upkeep.stop()
     return watch.taken()
 
 
@@ -458,13 +458,13 @@ async def large_ledger() -> tuple[list[Asked], int]:
         pace = Pace()
         with paced(pace):
             yard = Modelyard(settings, environ={})
-        gateway = gateway_of(yard)
+        gateway = gateway_for(yard.services)
         settle_process()
         watch = Watch()
         pace.on_statement = watch.note_statement
         try:
             async with watch.watching():
-                yard.upkeep.start()
+                yard.services.upkeep.start()
                 return await _asked_in_every_way(gateway, key, watch)
         finally:
             await yard.aclose()

@@ -99,7 +99,7 @@ async def _use(proof: Proof, settings: Settings, ports: dict[str, int]) -> None:
         "SSE": {"url": f"http://127.0.0.1:{ports['sse']}/sse"}, "stdio": {"stdio": "official"},
     }  # fmt: skip
     async with Modelyard(settings, environ={}) as yard:
-        providers = yard.workflow_parts.tools.providers
+        providers = yard.services.tools.providers
         for name, given in where.items():
             row = name.replace(" ", "-")
             _, listing = await providers.add_mcp("default", row, **given)

@@ -94,7 +94,7 @@ def install(home: Path, folders: Sequence[Path]) -> None:
         settings = load_settings({**os.environ, "MODELYARD_HOME": str(home)})
         async with Modelyard(settings) as yard:
             for folder in folders:
-                await yard.plugin_parts.installations.add("default", package_folder(folder))
+                await yard.services.plugins.installations.add("default", package_folder(folder))
 
     asyncio.run(work())
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import CredentialSettings, LocalSettings, ProviderSettings, Settings
-from modelyard.cli.serving import gateway_of
 from modelyard.providers.factory import catalog_definition
 from modelyard.testing import Answer, Upstream, UpstreamRequest
 from modelyard.transport.aws_events import dump_event
@@ -238,7 +238,7 @@ async def gateway_over(many: Sequence[Exchange]) -> AsyncGenerator[Any]:
     with Upstream(Recorded(many)) as upstream, tempfile.TemporaryDirectory(prefix="modelyard-show-") as home:
         origin = upstream.url.removesuffix("/v1")
         async with Modelyard(settings(origin, home), environ={}) as yard:
-            yield gateway_of(yard)
+            yield gateway_for(yard.services)
 
 
 async def replay(many: Sequence[Exchange]) -> list[Outcome]:

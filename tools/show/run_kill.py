@@ -134,7 +134,9 @@ async def work(home: str, url: str, told: int, *, until_done: bool) -> None:
         while True:
             while yard.runs.count:
                 await asyncio.sleep(0.001)
-            run = await yard.workflow_parts.chats.run(found, app, inputs={"n": 1, "items": ["a", "b", "c"]}, user="u")
+            run = await yard.services.workflows.chats.run(
+                found, app, inputs={"n": 1, "items": ["a", "b", "c"]}, user="u"
+            )
             os.write(told, f"{run.id}\n".encode())
 
 
@@ -194,7 +196,7 @@ async def _install(home: str, url: str) -> None:
 
 async def _judge(proof: Proof, home: str, effects: Effects, started: list[str]) -> None:
     async with Modelyard(Settings(home=home), environ={}) as yard:
-        rows = await yard.database.fetch("SELECT id, status FROM runs")
+        rows = await yard.services.storage.database.fetch("SELECT id, status FROM runs")
         status = {row["id"]: row["status"] for row in rows}
         lost = [one for one in started if status.get(one) != Status.SUCCEEDED.value]
         unfinished = [one for one, said in status.items() if said != Status.SUCCEEDED.value]

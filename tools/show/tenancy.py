@@ -19,10 +19,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
 from modelyard.base.ids import new_uuid
 from modelyard.base.log import JsonFormatter, TextFormatter
 from modelyard.base.settings import EgressSettings, Settings
-from modelyard.cli.serving import gateway_of
 from modelyard.gateway.admin.requests import PREFIX
 from modelyard.gateway.admin.resources import PLURALS
 from modelyard.gateway.auth import TENANT
@@ -113,8 +113,8 @@ async def build(home: str, url: str, callbacks: Sequence[Any], *, database: str 
     settings = Settings(home=home, database=database, retries=0, egress=egress)
     yard = Modelyard(settings, environ={}, callbacks=callbacks)
     await yard.open()
-    world = World(yard, gateway_of(yard))
-    admin = yard.administration
+    world = World(yard, gateway_for(yard.services))
+    admin = yard.services.tenancy.administration
     for tenant in ("alpha", "beta"):
         await admin.create(
             _OPERATOR, tenant, "tenant", tenant, {"label": f"{CANARY} label" if tenant == "alpha" else ""}
@@ -153,7 +153,7 @@ async def build(home: str, url: str, callbacks: Sequence[Any], *, database: str 
     world.ids["response"] = [json.loads(kept.body)["id"]]
     await _documents(world)
     await _apps(world)
-    await yard.ledger.flush()
+    await yard.services.calls.ledger.flush()
     return world
 
 
@@ -175,7 +175,9 @@ async def _apps(world: World) -> None:
         asked = {"query": f"{CANARY} query", "inputs": {}, "user": f"{CANARY} user"}
         said = await ask(world.gateway, "POST", "/v1/chat-messages", key, asked)
         told = json.loads(said.body)
-        file = await asyncio.to_thread(world.yard.files.add, tenant, "a.txt", f"{CANARY} file".encode())
+        file = await asyncio.to_thread(
+            world.yard.services.storage.files.add, tenant, "a.txt", f"{CANARY} file".encode()
+        )
         world.ids |= {
             "app": [found.id], "app key": [row], "conversation": [told["conversation_id"]],
             "message": [told["message_id"]], "run": [told["task_id"]], "file": [upload_id(file.id)],
@@ -387,12 +389,14 @@ _TABLES = (
 async def _alpha(world: World) -> list[Any]:
     """All that the first tenant has, to be compared."""
     kinds = (*PLURALS.values(), "app", "app_key")
-    resources = [one for kind in kinds for one in await world.yard.resources.all("alpha", kind)]
+    resources = [one for kind in kinds for one in await world.yard.services.storage.resources.all("alpha", kind)]
     rows: list[tuple[Any, ...]] = []
     for table in _TABLES:
-        fetched = await world.yard.database.fetch(f"SELECT * FROM {table} WHERE tenant = ?", ("alpha",))
+        fetched = await world.yard.services.storage.database.fetch(
+            f"SELECT * FROM {table} WHERE tenant = ?", ("alpha",)
+        )
         rows += [tuple(row) for row in fetched]
-    return [*resources, *await world.yard.ledger.usage.recent("alpha", most=1000), *rows]
+    return [*resources, *await world.yard.services.calls.ledger.usage.recent("alpha", most=1000), *rows]
 
 
 def _replaced(body: Any, id_: str, never: str) -> Any:
@@ -436,7 +440,7 @@ async def secrets_said(world: World, logs: io.StringIO, spans: Any, home: str) -
     answers.append(("openapi", (await ask(world.gateway, "GET", "/admin/openapi.json", key)).body))
     explained = f"{PREFIX}calls/{world.ids['call'][0]}"
     answers.append(("explain", (await ask(world.gateway, "GET", explained, key)).body))
-    await world.yard.ledger.flush()
+    await world.yard.services.calls.ledger.flush()
     places = [(f"answer of {name}", body) for name, body in answers]
     places += [("the log", logs.getvalue().encode())]
     places += [("a trace", str([dict(one.attributes) for one in spans]).encode())]

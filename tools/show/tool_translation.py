@@ -196,7 +196,7 @@ async def live(every: list[Any]) -> tuple[int, int, int, float]:
     names = right = tried = 0
     began = time.monotonic()
     async with Modelyard(settings, environ={}) as yard:
-        model = yard.models.find("default", "default", ModelType.LLM)
+        model = yard.services.calls.models.find("default", "default", ModelType.LLM)
         for case, (_, request, _) in zip(lines("simple_python")[:LIVE], every, strict=False):
             result = await model.invoke_llm(
                 msgspec.structs.replace(request, model_parameters={"max_tokens": 200, "temperature": 0})

@@ -1,13 +1,17 @@
-"""The clients for what operators name: one for all, and one for each proxy that a provider has to itself."""
+"""How this process reaches others: the clients for what operators name, and the guarded ways for what tenants name."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from modelyard.app.live_settings import LiveSettings
+from modelyard.app.provider_settings import egress_rules
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.settings import NetworkSettings, ProviderSettings, Settings
 from modelyard.providers.definition import load_definition
+from modelyard.transport.egress import Egress, GuardedClient
 from modelyard.transport.http import HttpClient
 from modelyard.transport.proxies import (
     NO_PROXIES,
@@ -23,12 +27,44 @@ from modelyard.transport.proxies import (
 logger = logging.getLogger("modelyard.app")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkParts:
+    """Every way out of this process."""
+
+    clients: "Clients"
+    """To what the operator named: providers, collectors of traces."""
+    guarded: GuardedClient
+    """Of model calls to addresses that tenants named."""
+    egress: Egress
+    """Of everything else that tenants named."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.clients.aclose()
+        await self.guarded.aclose()
+        await self.egress.aclose()
+
+
+def build_network(live: LiveSettings, environ: Mapping[str, str]) -> NetworkParts:
+    """Raises ConfigError for a proxy that cannot be read, or a file of certificates that is not there."""
+    settings = live.current
+    clients = Clients(settings, environ)
+    egress = Egress(egress_rules(settings), clients.network)
+
+    def take_up(changed: Settings) -> None:
+        egress.rules = egress_rules(changed)
+        clients.use(proxies_of(changed.network, environ))
+
+    live.on_change(take_up)
+    guarded = GuardedClient(lambda: egress.rules, clients.network)
+    return NetworkParts(clients=clients, guarded=guarded, egress=egress)
+
+
 class Clients:
     """`shared` serves all that has no proxy of its own, by what the settings and the variables say."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         """Raises ConfigError for a proxy that cannot be read, or a file of certificates that is not there."""
-        self._environ = environ
         self.network = network_of(settings, environ)
         self.shared = HttpClient(network=self.network)
         self._own: dict[str, HttpClient] = {}

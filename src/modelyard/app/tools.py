@@ -1,39 +1,69 @@
 """Tools, wired: what comes with us, plugins', and what tenants have added."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
+from modelyard.app.live_settings import LiveSettings
+from modelyard.app.network import NetworkParts
+from modelyard.app.plugins import PluginParts
+from modelyard.app.storage import StorageParts
+from modelyard.base.clock import Clock
 from modelyard.base.settings import Settings
-from modelyard.jail.sandbox import Jail
-from modelyard.storage.kept import Kept
+from modelyard.jail.sandbox import Jail, JailLimits
+from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.tenancy import Directory
 from modelyard.tools.builtin import Parts, tools_of
 from modelyard.tools.entities import Tool, ToolEntity
 from modelyard.tools.manager import ToolManager, Tools
 from modelyard.tools.plugins import PluginTools
 from modelyard.tools.providers import StdioServer, ToolProviders
-from modelyard.transport.egress import Egress
-
-if TYPE_CHECKING:
-    from modelyard.app import Modelyard
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolParts:
-    def __init__(self, yard: "Modelyard", jail: Jail, egress: Egress) -> None:
-        self.kept = Kept(yard.database, yard.clock)
-        self.manager = ToolManager()
-        parts = Parts(clock=yard.clock, jail=jail, egress=egress, kept=self.kept, models=yard.models)
-        self.manager.add_source("builtin", _Lazily(parts))
-        self.manager.add_source("plugin", PluginTools(yard.plugins, yard.plugin_parts.credentials))
-        offered = Kept(yard.database, yard.clock, most_bytes=256 << 20)
-        self.providers = ToolProviders(
-            yard.resources, yard.directory, yard.plugin_parts.rows, offered, egress, _programs(yard.settings)
-        )
-        self.manager.add_source("api", self.providers.apis())
-        self.manager.add_source("mcp", self.providers.mcps())
-        yard.on_reload(lambda settings: self.providers.stdio.update(_programs(settings)))
+    """Tools of every kind, and who offers them."""
+
+    manager: ToolManager
+    providers: ToolProviders
+    """What tenants have added: APIs, MCP servers, extensions."""
+    jail: Jail
+    """Where programs run that tenants wrote."""
 
     async def aclose(self) -> None:
+        """Hang up on servers of tools, and end what runs in the jail."""
         await self.providers.aclose()
+        await self.jail.aclose()
+
+
+def build_tools(
+    live: LiveSettings,
+    clock: Clock,
+    *,
+    network: NetworkParts,
+    storage: StorageParts,
+    directory: Directory,
+    models: ModelManager,
+    plugins: PluginParts,
+) -> ToolParts:
+    """What apps are comes later, as one more source of tools."""
+    jail = _jail(live.current)
+    manager = ToolManager()
+    parts = Parts(clock=clock, jail=jail, egress=network.egress, kept=storage.kept, models=models)
+    manager.add_source("builtin", _Lazily(parts))
+    manager.add_source("plugin", PluginTools(plugins.plugins, plugins.credentials))
+    providers = ToolProviders(
+        storage.resources, directory, plugins.rows, storage.offered, network.egress, _programs(live.current)
+    )
+    manager.add_source("api", providers.apis())
+    manager.add_source("mcp", providers.mcps())
+    live.on_change(lambda settings: providers.stdio.update(_programs(settings)))
+    return ToolParts(manager=manager, providers=providers, jail=jail)
+
+
+def _jail(settings: Settings) -> Jail:
+    chosen = settings.workflows
+    limits = JailLimits(seconds=chosen.code_seconds, memory_mb=chosen.code_memory_mb, at_once=chosen.code_at_once)
+    return Jail(limits, preload=chosen.preload, is_enabled=chosen.code)
 
 
 def _programs(settings: Settings) -> dict[str, StdioServer]:

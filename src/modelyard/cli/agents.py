@@ -231,7 +231,7 @@ def list_providers(ctx: click.Context, tenant: str, as_json: bool) -> None:
     """APIs and MCP servers that were added."""
 
     async def work(yard: Any) -> None:
-        found = yard.workflow_parts.tools.providers.all(tenant)
+        found = yard.services.tools.providers.all(tenant)
         if as_json:
             print_json([{"id": one.id, "name": one.name, **_public(stored)} for one, stored in found])
             return
@@ -275,7 +275,7 @@ def add_api(
         is_url = description.startswith(("http://", "https://"))
         text = b"" if is_url else _file_of(description)
         auth = Auth(type=auth_type, name=auth_name, value=value, user=user)
-        row, api = await yard.workflow_parts.tools.providers.add_api(
+        row, api = await yard.services.tools.providers.add_api(
             tenant, name, text, url=description if is_url else "", server=server, auth=auth
         )
         if as_json:
@@ -311,9 +311,7 @@ def add_mcp(
         given["Authorization"] = f"Bearer {_secret_of(False, key_env)}"
 
     async def work(yard: Any) -> None:
-        row, listing = await yard.workflow_parts.tools.providers.add_mcp(
-            tenant, name, url=url, stdio=stdio, headers=given
-        )
+        row, listing = await yard.services.tools.providers.add_mcp(tenant, name, url=url, stdio=stdio, headers=given)
         if as_json:
             print_json({"id": row, "version": listing.version, "tools": [one["name"] for one in listing.tools]})
             return
@@ -333,7 +331,7 @@ def add_extension(ctx: click.Context, name: str, url: str, key_env: str, tenant:
     key = _secret_of(False, key_env) if key_env else ""
 
     async def work(yard: Any) -> None:
-        await yard.workflow_parts.tools.providers.add_extension(tenant, name, url, key)
+        await yard.services.tools.providers.add_extension(tenant, name, url, key)
         click.echo(f"{name} answers.")
 
     run_with_yard(ctx, work)
@@ -352,7 +350,7 @@ def refresh_provider(
     """Ask a provider anew what it has, and show what changed. Its tools stay as they are until you take that."""
 
     async def work(yard: Any) -> None:
-        providers = yard.workflow_parts.tools.providers
+        providers = yard.services.tools.providers
         changes, is_taken = await providers.refresh(tenant, name, accept=yes, confirm_origins=origins)
         if as_json:
             print_json({"changes": msgspec.to_builtins(changes), "accepted": is_taken})
@@ -373,7 +371,7 @@ def remove_provider(ctx: click.Context, name: str, tenant: str) -> None:
     """Remove an API or an MCP server."""
 
     async def work(yard: Any) -> None:
-        await yard.workflow_parts.tools.providers.remove(tenant, name)
+        await yard.services.tools.providers.remove(tenant, name)
         click.echo(f"{name} is gone.")
 
     run_with_yard(ctx, work)
@@ -388,7 +386,7 @@ def _secret_of(from_prompt: bool, variable: str) -> str:
 
 
 def _file_of(path: str) -> bytes:
-    from modelyard.app import read_file
+    from modelyard.base.files import read_file
 
     return read_file(Path(path))
 
@@ -410,7 +408,6 @@ def serve_mcp(ctx: click.Context, names: str, tenant: str) -> None:
     chosen = [one.strip() for one in names.split(",") if one.strip()]
 
     async def work(yard: Any) -> None:
-        from modelyard.app.agents import offer_of
         from modelyard.tools.entities import ToolContext
         from modelyard.tools.mcp.server import McpServer, serve_lines
 
@@ -425,7 +422,7 @@ def serve_mcp(ctx: click.Context, names: str, tenant: str) -> None:
 
         server = McpServer(yard.tools)
         context = ToolContext(tenant=tenant, app="mcp")
-        await serve_lines(server, lambda: offer_of(yard, tenant, chosen), context, reader, write)
+        await serve_lines(server, lambda: yard.services.named_tools.offer(tenant, chosen), context, reader, write)
 
     run_with_yard(ctx, work)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from modelyard.app import Modelyard, read_file
+from modelyard.app import Modelyard
 from modelyard.base.errors import ConfigError, ModelyardError
+from modelyard.base.files import read_file
 from modelyard.cli.show import json_option, note, piped_input, print_json, run_with_yard
 from modelyard.models.llm import LLMResult, LLMResultChunk, LLMUsage, fold
 from modelyard.models.messages import (

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from modelyard.app import weight_store
+from modelyard.app.providers import weight_store
 from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.base.modes import open_to_others
 from modelyard.base.settings import Settings
@@ -185,10 +185,10 @@ def _known(path: Path, settings: Settings, facts: safety.Facts) -> safety.Facts:
 
 async def _tenants(yard: Any) -> safety.Facts:
     """What the database and the jail say."""
-    tenants = tuple(one["id"] for one in yard.administration.tenants() if one["id"] != DEFAULT_TENANT)
-    unlimited = [one for one in tenants if not await yard.administration.list(one, "limit", most=1)]
+    tenants = tuple(one["id"] for one in yard.services.tenancy.administration.tenants() if one["id"] != DEFAULT_TENANT)
+    unlimited = [one for one in tenants if not await yard.services.tenancy.administration.list(one, "limit", most=1)]
     try:
-        jail = await yard.workflow_parts.jail.check()
+        jail = await yard.services.tools.jail.check()
     except JailError:
         jail = ""
     return safety.Facts(tenants=tenants, unlimited_tenants=tuple(unlimited), jail=jail)
@@ -197,7 +197,7 @@ async def _tenants(yard: Any) -> safety.Facts:
 async def _jail(yard: Any) -> list[Finding]:
     what = "jail for programs"
     try:
-        level = await yard.workflow_parts.jail.check()
+        level = await yard.services.tools.jail.check()
     except JailError as error:
         remedy = (
             "set workflows.code to true"
@@ -227,7 +227,7 @@ def _plugins(settings: Settings) -> Finding:
 
 async def _providers(yard: Any) -> list[Finding]:
     found: list[Finding] = []
-    for status in yard.providers.get_providers(DEFAULT_TENANT):
+    for status in yard.services.providers.manager.get_providers(DEFAULT_TENANT):
         if status.entity.provider == "local":
             continue
         detail = f"{len(status.credentials)} credentials" if status.credentials else "needs no credential"

@@ -521,7 +521,7 @@ def key(ctx: click.Context, tenant: str) -> None:
     """A key for clients of the knowledge API (`dataset-…`); it is shown this once."""
 
     async def work(yard: Any) -> None:
-        click.echo(await yard.knowledge.make_key(tenant))
+        click.echo(await yard.services.tenancy.dataset_keys.make(tenant))
 
     run_with_yard(ctx, work)
 

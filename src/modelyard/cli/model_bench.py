@@ -18,13 +18,13 @@ async def measure(yard: Modelyard, seconds: float) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for kind, (unit, work) in _WORK.items():
         try:
-            instance = yard.models.get_default_model_instance(DEFAULT_TENANT, kind)
+            instance = yard.services.calls.models.get_default_model_instance(DEFAULT_TENANT, kind)
         except NotFoundError:
             continue
         if instance.provider != "local":
             continue
         await work(yard)
-        process = yard.local.process_of(instance.model)
+        process = yard.services.providers.local.process_of(instance.model)
         speed = await _rate(lambda work=work: work(yard), seconds)
         line = {"type": kind.value, "model": instance.name, "speed": round(speed, 2), "unit": unit}
         found.append({**line, "load_seconds": round(process.load_seconds, 2) if process else 0.0})

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from modelyard.app import weight_store
+from modelyard.app.providers import weight_store
 from modelyard.base.errors import ConfigError
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
 from modelyard.models.entities import ModelPropertyKey
@@ -37,7 +37,8 @@ def list_models(ctx: click.Context, kind: str | None = None, every: bool = False
     async def rows(yard: Any) -> list[dict[str, Any]]:
         wanted = ModelType(kind) if kind else None
         ready = {
-            (provider, model.model) for provider, model in yard.providers.get_models(DEFAULT_TENANT, model_type=wanted)
+            (provider, model.model)
+            for provider, model in yard.services.providers.manager.get_models(DEFAULT_TENANT, model_type=wanted)
         }
         return [
             {
@@ -51,7 +52,9 @@ def list_models(ctx: click.Context, kind: str | None = None, every: bool = False
                 "ready": (provider, model.model) in ready,
                 "description": model.description.en_us if model.description else None,
             }
-            for provider, model in yard.providers.get_models(DEFAULT_TENANT, model_type=wanted, ready=not every)
+            for provider, model in yard.services.providers.manager.get_models(
+                DEFAULT_TENANT, model_type=wanted, ready=not every
+            )
         ]
 
     found = run_with_yard(ctx, rows)

@@ -150,7 +150,7 @@ async def _ready(yard: Any, path: Path) -> Package:
     """The plugin, installed on this machine for nobody."""
     packed = await asyncio.to_thread(load_package, path)
     with closing(_Progress(packed.manifest.id)) as step:
-        await yard.plugin_parts.host.install(packed, step)
+        await yard.services.plugins.host.install(packed, step)
     return packed
 
 
@@ -168,12 +168,12 @@ def test(ctx: click.Context, path: Path, credentials: Sequence[str], as_json: bo
         identifier = str(packed.identifier)
         try:
             return await examine(
-                yard.plugin_parts.host.declaration(identifier),
-                lambda call: yard.plugin_parts.host.call(identifier, call),
+                yard.services.plugins.host.declaration(identifier),
+                lambda call: yard.services.plugins.host.call(identifier, call),
                 _pairs(credentials),
             )
         finally:
-            await yard.plugin_parts.installations.drop_unused(identifier)
+            await yard.services.plugins.installations.drop_unused(identifier)
 
     findings = run_with_yard(ctx, work)
     if as_json:
@@ -212,7 +212,7 @@ def run(ctx: click.Context, path: Path) -> None:
                 type=str(asked.get("type")), action=str(asked.get("action")), data=asked.get("request") or {},
             )  # fmt: skip
             try:
-                async with aclosing(yard.plugin_parts.host.call(identifier, call)) as answers:
+                async with aclosing(yard.services.plugins.host.call(identifier, call)) as answers:
                     async for one in answers:
                         _line(name, "plugin_response", one)
                 _line(name, "plugin_invoke_end", {})
@@ -231,7 +231,7 @@ def run(ctx: click.Context, path: Path) -> None:
                 _line(None, "error", {"error": f"this is no request: {error}"})
         if tasks:
             await asyncio.wait(tasks)
-        await yard.plugin_parts.installations.drop_unused(identifier)
+        await yard.services.plugins.installations.drop_unused(identifier)
 
     run_with_yard(ctx, work)
 
@@ -260,11 +260,11 @@ def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
 
     async def work(yard: Any) -> tuple[str, str]:
         packed = await asyncio.to_thread(package_folder, folder)
-        key = yard.plugin_parts.debugged.key(tenant)
+        key = yard.services.plugins.debugged.key(tenant)
         if not start:
             return key, ""
         note(f"{packed.manifest.id}: making its environment")
-        environment = await yard.plugin_parts.host.environments.prepare(folder, name=packed.manifest.id)
+        environment = await yard.services.plugins.host.environments.prepare(folder, name=packed.manifest.id)
         return key, str(environment.python)
 
     key, python = run_with_yard(ctx, work)
@@ -317,10 +317,10 @@ def install(
         done: list[Any] = []
         for one in what:
             for data in await _fetched(yard, one, version, by):
-                packed, _ = await yard.plugin_parts.packages.upload(data, by, verify_signature=must)
+                packed, _ = await yard.services.plugins.packages.upload(data, by, verify_signature=must)
                 grant = list(granted) if granted else None
                 with closing(_Progress(packed.manifest.id)) as step:
-                    done.append(await yard.plugin_parts.installations.add(tenant, packed, granted=grant, step=step))
+                    done.append(await yard.services.plugins.installations.add(tenant, packed, granted=grant, step=step))
         return done
 
     found = run_with_yard(ctx, work)
@@ -385,13 +385,13 @@ async def _fetched(yard: Any, what: str, version: str, by: Installer) -> list[by
     if path is not None:
         if path.suffix == ".difybndl":
             data = await asyncio.to_thread(path.read_bytes)
-            return [one.data for one in await yard.plugin_parts.packages.upload_bundle(data, by)]
+            return [one.data for one in await yard.services.plugins.packages.upload_bundle(data, by)]
         return [(await asyncio.to_thread(load_package, path)).data]
     if what.startswith(("http://", "https://")) or (what.endswith(".difypkg") and ":" in what):
-        return [await yard.plugin_parts.market.github(what, is_operators=True)]
+        return [await yard.services.plugins.market.github(what, is_operators=True)]
     if what.endswith((".difypkg", ".difybndl")):
         raise PackageError(f"file {what!r} does not exist")
-    return [await yard.plugin_parts.market.fetch(what, version)]
+    return [await yard.services.plugins.market.fetch(what, version)]
 
 
 @plugin.command("list")
@@ -402,7 +402,7 @@ def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
     """A tenant's plugins."""
 
     async def work(yard: Any) -> list[Any]:
-        return yard.plugins.installed(tenant)
+        return yard.services.plugins.plugins.installed(tenant)
 
     found = run_with_yard(ctx, work)
     if as_json:
@@ -436,16 +436,16 @@ def upgrade(ctx: click.Context, name: str, what: str, unsigned: bool, tenant: st
     by = Installer(is_operator=True, allows_unsigned=unsigned)
 
     async def work(yard: Any) -> Any:
-        old = yard.plugins.find(tenant, name)
+        old = yard.services.plugins.plugins.find(tenant, name)
         is_version = _here(what) is None and what[0].isdigit()
         (data,) = (
-            [await yard.plugin_parts.market.fetch(name, what)] if is_version else await _fetched(yard, what, "", by)
+            [await yard.services.plugins.market.fetch(name, what)] if is_version else await _fetched(yard, what, "", by)
         )
-        packed, _ = await yard.plugin_parts.packages.upload(data, by)
+        packed, _ = await yard.services.plugins.packages.upload(data, by)
         if packed.manifest.id != old.plugin_id:
             raise PackageError(f"{packed.manifest.id!r} is no version of {old.plugin_id!r}")
         with closing(_Progress(name)) as step:
-            return await yard.plugin_parts.installations.add(tenant, packed, step=step)
+            return await yard.services.plugins.installations.add(tenant, packed, step=step)
 
     done = run_with_yard(ctx, work)
     note(f"{name} is at {done.declaration.manifest.version}")
@@ -457,7 +457,7 @@ def upgrade(ctx: click.Context, name: str, what: str, unsigned: bool, tenant: st
 @click.pass_context
 def uninstall(ctx: click.Context, name: str, tenant: str) -> None:
     """Remove a plugin, with all that it kept."""
-    run_with_yard(ctx, lambda yard: yard.plugin_parts.installations.uninstall(tenant, name))
+    run_with_yard(ctx, lambda yard: yard.services.plugins.installations.uninstall(tenant, name))
     note(f"{name} is gone")
 
 
@@ -477,8 +477,8 @@ def permission(
 
     async def work(yard: Any) -> Any:
         if granted or everything or nothing:
-            return await yard.plugin_parts.installations.grant(tenant, name, words)
-        return yard.plugins.find(tenant, name)
+            return await yard.services.plugins.installations.grant(tenant, name, words)
+        return yard.services.plugins.plugins.find(tenant, name)
 
     one = run_with_yard(ctx, work)
     asked, allowed = one.declaration.manifest.permissions.words(), one.permissions.words()
@@ -507,7 +507,7 @@ def add_credential(ctx: click.Context, provider: str, given: Sequence[str], labe
     """Check a credential with its plugin, and keep it, encrypted. PROVIDER is author/plugin/provider."""
 
     async def work(yard: Any) -> str:
-        return await yard.plugin_parts.credentials.add(tenant, provider, label, _pairs(given))
+        return await yard.services.plugins.credentials.add(tenant, provider, label, _pairs(given))
 
     click.echo(run_with_yard(ctx, work))
 
@@ -521,8 +521,8 @@ def set_client(ctx: click.Context, provider: str, given: Sequence[str], tenant: 
     """Keep the OAuth client that PROVIDER knows this server by; prints the address to register with it."""
 
     async def work(yard: Any) -> str:
-        await yard.plugin_parts.credentials.set_client(tenant, provider, _pairs(given))
-        return f"{yard.origin}/oauth/callback/{provider}"
+        await yard.services.plugins.credentials.set_client(tenant, provider, _pairs(given))
+        return f"{yard.services.addresses.server()}/oauth/callback/{provider}"
 
     click.echo(run_with_yard(ctx, work))
 
@@ -537,7 +537,8 @@ def connect(ctx: click.Context, provider: str, user: str, label: str, tenant: st
     """Print an address that a browser opens to let tools act on PROVIDER. It is good for a quarter of an hour."""
 
     async def work(yard: Any) -> str:
-        return f"{yard.origin}/oauth/begin/{yard.plugin_parts.credentials.ticket(tenant, provider, label, user)}"
+        ticket = yard.services.plugins.credentials.ticket(tenant, provider, label, user)
+        return f"{yard.services.addresses.server()}/oauth/begin/{ticket}"
 
     click.echo(run_with_yard(ctx, work))
 
@@ -548,7 +549,7 @@ def connect(ctx: click.Context, provider: str, user: str, label: str, tenant: st
 @click.pass_context
 def remove_credential(ctx: click.Context, credential_id: str, tenant: str) -> None:
     """Forget a credential."""
-    run_with_yard(ctx, lambda yard: yard.plugin_parts.rows.remove(tenant, "tool_credential", credential_id))
+    run_with_yard(ctx, lambda yard: yard.services.plugins.rows.remove(tenant, "tool_credential", credential_id))
     note(f"{credential_id} is gone")
 
 
@@ -567,8 +568,8 @@ def add_endpoint(ctx: click.Context, name: str, given: Sequence[str], label: str
     """Serve a plugin's endpoints; prints where."""
 
     async def work(yard: Any) -> str:
-        made = await yard.plugin_parts.endpoints.set_up(tenant, name, label, _pairs(given))
-        return f"{yard.content_origin}/e/{made}"
+        made = await yard.services.plugins.endpoints.set_up(tenant, name, label, _pairs(given))
+        return f"{yard.services.addresses.content()}/e/{made}"
 
     click.echo(run_with_yard(ctx, work))
 
@@ -580,8 +581,8 @@ def list_endpoints(ctx: click.Context, tenant: str) -> None:
     """A tenant's endpoints."""
 
     async def work(yard: Any) -> list[Any]:
-        endpoints = yard.plugin_parts.endpoints.all(tenant)
-        return [(f"{yard.content_origin}/e/{row}", name, endpoint) for row, name, endpoint in endpoints]
+        endpoints = yard.services.plugins.endpoints.all(tenant)
+        return [(f"{yard.services.addresses.content()}/e/{row}", name, endpoint) for row, name, endpoint in endpoints]
 
     rows = run_with_yard(ctx, work)
     print_table("", ("address", "name", "plugin"), [(where, name, one.plugin) for where, name, one in rows])
@@ -594,7 +595,7 @@ def list_endpoints(ctx: click.Context, tenant: str) -> None:
 def remove_endpoint(ctx: click.Context, endpoint_id: str, tenant: str) -> None:
     """Serve it no more."""
     name = endpoint_id.rpartition("/")[2]
-    run_with_yard(ctx, lambda yard: yard.plugin_parts.endpoints.remove(tenant, name))
+    run_with_yard(ctx, lambda yard: yard.services.plugins.endpoints.remove(tenant, name))
     note(f"{name} is gone")
 
 
@@ -609,7 +610,7 @@ def market() -> None:
 @click.pass_context
 def search_market(ctx: click.Context, words: Sequence[str], as_json: bool) -> None:
     """Plugins that all the words are said of; all where nothing is said."""
-    found = run_with_yard(ctx, lambda yard: yard.plugin_parts.market.search(" ".join(words)))
+    found = run_with_yard(ctx, lambda yard: yard.services.plugins.market.search(" ".join(words)))
     if as_json:
         print_json([{"place": place, **msgspec.to_builtins(one)} for place, one in found])
         return

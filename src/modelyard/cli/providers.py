@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from modelyard.app.providers import add_provider
+from modelyard.app.provider_settings import add_provider
 from modelyard.base.errors import ConfigError, suggestion
 from modelyard.base.settings import CredentialSettings, ProviderSettings
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
@@ -35,7 +35,7 @@ def list_providers(ctx: click.Context, as_json: bool) -> None:
                 "credentials": [one.name for one in status.credentials],
                 "ready": status.is_ready,
             }
-            for status in yard.providers.get_providers(DEFAULT_TENANT)
+            for status in yard.services.providers.manager.get_providers(DEFAULT_TENANT)
         ]
 
     found = run_with_yard(ctx, rows)
@@ -65,7 +65,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     """What a provider offers, and what its credential form asks for."""
 
     async def entity_of(yard: Any) -> ProviderEntity:
-        return yard.providers.factory.get_definition(name).entity
+        return yard.services.providers.manager.factory.get_definition(name).entity
 
     entity = run_with_yard(ctx, entity_of)
     if as_json:

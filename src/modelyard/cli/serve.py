@@ -21,6 +21,8 @@ import msgspec
 import uvicorn
 
 from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
+from modelyard.app.upkeep import SettingsFile
 from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import configure_logging
@@ -28,7 +30,6 @@ from modelyard.base.modes import private_folder
 from modelyard.base.settings import Settings
 from modelyard.cli.door import Door, raise_file_limit, room_of
 from modelyard.cli.http_protocol import GuardedConfig
-from modelyard.cli.serving import gateway_of
 from modelyard.cli.show import settings_file, settings_of
 from modelyard.cli.workers import Peers, Supervisor
 from modelyard.gateway.auth import check_bind, is_loopback
@@ -205,16 +206,18 @@ def _run(
     asyncio.run(yard.open())
     peers = Peers(settings.home_path / "run") if settings.workers > 1 else None
     state: dict[str, Server] = {}
+    upkeep, followed = yard.services.upkeep, SettingsFile(settings_file(ctx), load, yard.reload)
 
     def start() -> None:
-        yard.upkeep.start(settings_file=settings_file(ctx), load=load)
+        upkeep.start()
+        followed.begin(upkeep)
         if peers is not None:
-            yard.upkeep.every(1.0, partial(_tell, peers, yard))
+            upkeep.every(1.0, partial(_tell, peers, yard))
         if supervisor is not None:
-            yard.upkeep.every(1.0, partial(_stop_with, supervisor, lambda: state["server"].should_exit))
+            upkeep.every(1.0, partial(_stop_with, supervisor, lambda: state["server"].should_exit))
 
-    gateway = gateway_of(
-        yard,
+    gateway = gateway_for(
+        yard.services,
         on_start=start,
         is_draining=lambda: state["server"].should_exit,
         others=peers.others if peers else lambda: (),
@@ -238,7 +241,7 @@ def _run(
 
 
 def _tell(peers: Peers, yard: Modelyard) -> None:
-    peers.tell(yard.metrics.snapshot())
+    peers.tell(yard.services.calls.metrics.snapshot())
 
 
 def _stop_with(supervisor: int, is_stopping: Callable[[], bool]) -> None:
@@ -289,7 +292,7 @@ def _welcome(yard: Modelyard, host: str, port: int) -> str:
     origin = _origin(host, port)
     aliases = [
         (model["id"], model["stands_for"])
-        for model in listed(yard.models, Caller(tenant=DEFAULT_TENANT))
+        for model in listed(yard.services.calls.models, Caller(tenant=DEFAULT_TENANT))
         if "stands_for" in model
     ]
     lines = [click.style(f"Modelyard is ready at {origin}/v1", bold=True), ""]

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from modelyard.app import MASTER_KEY, Modelyard
+from modelyard.app import Modelyard
+from modelyard.app.storage import MASTER_KEY
 from modelyard.base.errors import ConfigError
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard
 from modelyard.cli.usage import tenant_option
@@ -49,7 +50,7 @@ def create_key(ctx: click.Context, name: str, tenant: str, as_json: bool, expire
         given["expires_at"] = time.time() + _seconds(expires)
 
     async def work(yard: Modelyard) -> JSON:
-        return await yard.administration.create(_OPERATOR, tenant, "key", name, given)
+        return await yard.services.tenancy.administration.create(_OPERATOR, tenant, "key", name, given)
 
     made = _run(ctx, work)
     if as_json:
@@ -73,7 +74,7 @@ def list_keys(ctx: click.Context, tenant: str, as_json: bool) -> None:
     """A tenant's keys."""
 
     async def work(yard: Modelyard) -> list[JSON]:
-        return await yard.administration.list(tenant, "key", most=1000)
+        return await yard.services.tenancy.administration.list(tenant, "key", most=1000)
 
     found = _run(ctx, work)
     if as_json:
@@ -102,7 +103,7 @@ def _state(one: JSON) -> Any:
 @click.pass_context
 def revoke_key(ctx: click.Context, key_id: str, tenant: str) -> None:
     """Have a key serve nobody: within a second, on every server."""
-    _run(ctx, lambda yard: yard.administration.revoke(_OPERATOR, tenant, key_id))
+    _run(ctx, lambda yard: yard.services.tenancy.administration.revoke(_OPERATOR, tenant, key_id))
     note(f"{key_id} is revoked")
 
 
@@ -115,7 +116,9 @@ def revoke_key(ctx: click.Context, key_id: str, tenant: str) -> None:
 def rotate_key(ctx: click.Context, key_id: str, grace: str, tenant: str, as_json: bool) -> None:
     """Make a new key with the rights of an old one."""
     seconds = _seconds(grace)
-    made = _run(ctx, lambda yard: yard.administration.rotate(_OPERATOR, tenant, key_id, grace_seconds=seconds))
+    made = _run(
+        ctx, lambda yard: yard.services.tenancy.administration.rotate(_OPERATOR, tenant, key_id, grace_seconds=seconds)
+    )
     print_json(made) if as_json else click.echo(made["key"])
 
 
@@ -133,7 +136,9 @@ def tenants() -> None:
 @click.pass_context
 def add_tenant(ctx: click.Context, name: str, label: str) -> None:
     """Add a tenant. It starts with nothing: give it keys, and credentials through the admin API."""
-    _run(ctx, lambda yard: yard.administration.create(_OPERATOR, name, "tenant", name, {"label": label}))
+    _run(
+        ctx, lambda yard: yard.services.tenancy.administration.create(_OPERATOR, name, "tenant", name, {"label": label})
+    )
     note(f"{name} is there; `modelyard keys create NAME --tenant {name} --role owner` makes its first key")
 
 
@@ -144,7 +149,7 @@ def list_tenants(ctx: click.Context, as_json: bool) -> None:
     """All tenants."""
 
     async def work(yard: Modelyard) -> list[JSON]:
-        return yard.administration.tenants()
+        return yard.services.tenancy.administration.tenants()
 
     found = _run(ctx, work)
     if as_json:
@@ -161,7 +166,7 @@ def list_tenants(ctx: click.Context, as_json: bool) -> None:
 def switch_tenant(ctx: click.Context, name: str, state: str) -> None:
     """Switch a tenant on or off: with all its keys."""
     given = {"is_enabled": state == "on"}
-    _run(ctx, lambda yard: yard.administration.change(_OPERATOR, name, "tenant", name, given))
+    _run(ctx, lambda yard: yard.services.tenancy.administration.change(_OPERATOR, name, "tenant", name, given))
 
 
 # limits
@@ -191,11 +196,11 @@ def set_limit(ctx: click.Context, name: str, tenant: str, **given: Any) -> None:
     """Set a limit; one of that name is changed."""
 
     async def work(yard: Modelyard) -> JSON:
-        known = await yard.administration.list(tenant, "limit", most=1000)
+        known = await yard.services.tenancy.administration.list(tenant, "limit", most=1000)
         old = next((one for one in known if one["name"] == name), None)
         if old is not None:
-            return await yard.administration.change(_OPERATOR, tenant, "limit", old["id"], given)
-        return await yard.administration.create(_OPERATOR, tenant, "limit", name, given)
+            return await yard.services.tenancy.administration.change(_OPERATOR, tenant, "limit", old["id"], given)
+        return await yard.services.tenancy.administration.create(_OPERATOR, tenant, "limit", name, given)
 
     _run(ctx, work)
 
@@ -208,7 +213,7 @@ def list_limits(ctx: click.Context, tenant: str, as_json: bool) -> None:
     """A tenant's limits."""
 
     async def work(yard: Modelyard) -> list[JSON]:
-        return await yard.administration.list(tenant, "limit", most=1000)
+        return await yard.services.tenancy.administration.list(tenant, "limit", most=1000)
 
     found = _run(ctx, work)
     if as_json:
@@ -226,9 +231,9 @@ def remove_limit(ctx: click.Context, name: str, tenant: str) -> None:
     """Remove a limit."""
 
     async def work(yard: Modelyard) -> None:
-        for one in await yard.administration.list(tenant, "limit", most=1000):
+        for one in await yard.services.tenancy.administration.list(tenant, "limit", most=1000):
             if one["name"] == name:
-                await yard.administration.remove(_OPERATOR, tenant, "limit", one["id"])
+                await yard.services.tenancy.administration.remove(_OPERATOR, tenant, "limit", one["id"])
                 return
         raise ConfigError(f"tenant {tenant!r} has no limit {name!r}; `modelyard limits list` shows what there is")
 
@@ -265,8 +270,8 @@ def rotate_secrets(ctx: click.Context) -> None:
 
 
 async def _encrypt_anew(yard: Modelyard, ring: KeyRing) -> int:
-    done = await yard.administration.encrypt_anew(ring)
-    for tenant in yard.administration.tenant_names():
+    done = await yard.services.tenancy.administration.encrypt_anew(ring)
+    for tenant in yard.services.tenancy.administration.tenant_names():
         done += await yard.knowledge.external.encrypt_anew(tenant, ring)
     return done
 
@@ -277,7 +282,7 @@ def verify_secrets(ctx: click.Context) -> None:
     """Whether every credential can be read, and which key each is encrypted with."""
 
     async def work(yard: Modelyard) -> int:
-        return await _encrypt_anew(yard, yard.keys)
+        return await _encrypt_anew(yard, yard.services.storage.keys)
 
     changed = _run(ctx, work)
     note("every credential can be read" + (f"; {changed} were encrypted with the active key" if changed else ""))

@@ -83,7 +83,7 @@ def _take_over(settings: "Settings") -> None:
 
     async def take_over() -> None:
         async with Modelyard(settings) as yard:
-            await yard.recovery.run()
+            await yard.services.calls.recovery.run()
 
     asyncio.run(take_over())
 

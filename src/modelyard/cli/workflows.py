@@ -132,7 +132,7 @@ def _file(yard: Any, path: Path) -> File:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
-    file = yard.workflow_parts.files("default").save(path.name, data)
+    file = yard.services.workflows.files("default").save(path.name, data)
     return msgspec.structs.replace(file, transfer_method="local_file", type=file_kind(file.extension, file.mime_type))
 
 
@@ -300,7 +300,7 @@ def import_(
                 )
                 dataset = None
                 if read.kind == "rag_pipeline":
-                    dataset = (await yard.workflow_parts.pipelines.dataset_for(found, read)).id
+                    dataset = (await yard.services.workflows.pipelines.dataset_for(found, read)).id
             except DslError as error:
                 shown.append({"file": str(file), "error": str(error)})
                 continue
@@ -526,7 +526,12 @@ def page(ctx: click.Context, name: str, off: bool, origins: tuple[str, ...], ten
             yard.apps.find(tenant, name), is_on=not off, origins=list(origins) if origins else None
         )
         token = found.stored.page.token
-        return {"url": f"{yard.origin}/chat/{token}", "token": token, "is_on": not off, "origin": yard.origin}
+        return {
+            "url": f"{yard.services.addresses.server()}/chat/{token}",
+            "token": token,
+            "is_on": not off,
+            "origin": yard.services.addresses.server(),
+        }
 
     shown = run_with_yard(ctx, work)
     if as_json:
@@ -549,10 +554,10 @@ def triggers(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
     from modelyard.workflow.trigger_nodes import next_times
 
     async def work(yard: Any) -> Any:
-        stored, hooks = yard.apps.find(tenant, name).stored, f"{yard.content_origin}{WEBHOOK}"
+        stored, hooks = yard.apps.find(tenant, name).stored, f"{yard.services.addresses.content()}{WEBHOOK}"
         return [
             {"node": one.title, "type": one.type, "cron": one.cron, "timezone": one.timezone,
-             "next": next_times(one, yard.clock.time()) if one.type == "schedule" else [],
+             "next": next_times(one, yard.services.clock.time()) if one.type == "schedule" else [],
              "address": hooks + stored.webhooks.get(one.node, "") if one.type == "webhook" else "",
              "provider": one.provider, "event": one.event}
             for one in stored.triggers

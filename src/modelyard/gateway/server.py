@@ -2,41 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_id
-from modelyard.gateway.a2a import table as a2a_table
-from modelyard.gateway.admin import (
-    app_runs,
-    catalogue,
-    evaluations,
-    installed_plugins,
-    model_calls,
-    node_parts,
-    oauth,
-    server_state,
-    splitting,
-    tools,
-)
-from modelyard.gateway.admin import docs as api_docs
 from modelyard.gateway.admin import requests as admin_calls
-from modelyard.gateway.admin import resources as admin
-from modelyard.gateway.admin.apps import AppsRoute
-from modelyard.gateway.admin.parts import ManageParts
-from modelyard.gateway.anthropic import table as anthropic_table
 from modelyard.gateway.auth import Gatekeeper, UnauthorizedError
 from modelyard.gateway.bodies import BodyBudget
-from modelyard.gateway.chat_page import table as chat_page_table
-from modelyard.gateway.cohere import table as cohere_table
-from modelyard.gateway.console_api import table as console_table
-from modelyard.gateway.docs import table as docs_table
-from modelyard.gateway.errors import OPENAI
-from modelyard.gateway.google import table as google_table
 from modelyard.gateway.http import (
     ClientGoneError,
     Ending,
@@ -49,42 +23,11 @@ from modelyard.gateway.http import (
     StreamReply,
     finish_headers,
 )
-from modelyard.gateway.knowledge import table as knowledge_table
-from modelyard.gateway.knowledge.calls import DatasetParts
-from modelyard.gateway.mcp import table as mcp_table
-from modelyard.gateway.mcp.streamable_http import OfferOf
-from modelyard.gateway.openai import table as openai_table
-from modelyard.gateway.openai.hosted_tools import FindTool, HostedTools
-from modelyard.gateway.operations import table as operations_table
-from modelyard.gateway.plugins import content_table, daemon_table
-from modelyard.gateway.plugins.content_table import ContentParts
-from modelyard.gateway.plugins.daemon_calls import DaemonEntrance
-from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.router import Found, Router
-from modelyard.gateway.service import table as service_table
-from modelyard.gateway.service.entrance import Entrance
-from modelyard.gateway.service.parts import ServiceParts
-from modelyard.gateway.table import OWN_SECRET, SAME_SITE, Admission, Api, Auth, ErrorShape, Row
+from modelyard.gateway.table import Api, Auth, ErrorShape
 from modelyard.gateway.tenant_content import ContentRules, Headers
-from modelyard.models.types import JSON
-from modelyard.plugins.serverless import ServerlessSessions
-from modelyard.runtime.accounts import Accounts
-from modelyard.runtime.administration import Administration
-from modelyard.runtime.caller import ForbiddenError, Role, acting_for
+from modelyard.runtime.caller import ForbiddenError, acting_for
 from modelyard.runtime.invocation import ANYBODY
-from modelyard.runtime.ledger import Ledger
-from modelyard.runtime.metrics import Metrics
-from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.oidc import Oidc
-from modelyard.runtime.response_store import ResponseStore
-from modelyard.runtime.traces import Traces
-from modelyard.storage.answers import Answers
-from modelyard.storage.files import FileStore
-from modelyard.tools.manager import ToolManager
-from modelyard.tools.mcp.server import McpServer
-from modelyard.tools.providers import ToolProviders
-from modelyard.workflow.services import TenantFiles
-from modelyard.workflow.triggers import Triggers
 
 logger = logging.getLogger("modelyard.gateway")
 
@@ -94,190 +37,14 @@ _HEAD_SECONDS = 1.0
 Route = Callable[[Request], Awaitable[Reply | StreamReply]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What the routes are handed."""
-
-    models: ModelManager
-    responses: ResponseStore
-    administration: Administration
-    ledger: Ledger
-    traces: Traces
-    metrics: Metrics
-    answers: Answers
-    clock: Clock
-    problem: Callable[[], str | None]
-    """Why calls should not be sent here at the moment; None where they may."""
-    plugins: PluginParts
-    """What plugins' routes reach."""
-    files: FileStore
-    service: ServiceParts
-    """What apps' callers reach."""
-    manage: ManageParts
-    """What administrators reach."""
-    datasets: DatasetParts
-    apps: AppsRoute
-    accounts: Accounts
-    keeper: Gatekeeper
-    jail: Callable[[], str]
-    """How programs of workflows are held."""
-    oidc: Oidc | None
-    """Where people sign in elsewhere; None where nowhere."""
-    sessions: ServerlessSessions
-    """Of plugins that are served elsewhere."""
-    plugin_key: str
-    """What programs show to use the plugins' interface."""
-    is_plugin_interface_open: bool = False
-    origin: Callable[[], str] = lambda: ""
-    """Where this server is reached, as `http://127.0.0.1:8790`."""
-    content: ContentRules
-    """What stands between tenants' content and this server."""
-    content_origin: Callable[[], str]
-    """Where that is reached: `origin`, where it has none of its own."""
-    triggers: Triggers
-    """What begins runs without a caller."""
-    files_of: Callable[[str, str], TenantFiles]
-    """(tenant, user) → the files that runs of theirs work with."""
-    on_event: Callable[[], Callable[[str, str, str, JSON], Awaitable[None]] | None]
-    """Who else is told of a trigger plugin's events, as (tenant, subscription, event, variables)."""
-    others: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()
-    """What the server's other processes counted."""
-    tools: ToolManager
-    tool_providers: ToolProviders
-    tool: FindTool
-    offer: OfferOf
-    """What a tenant's clients see over MCP."""
-
-
-def build_apis(parts: Parts) -> tuple[Api, ...]:
-    """All APIs, each with its table. The first one's words refuse what lies below nobody's prefix."""
-    entrance, app_rows = Entrance(parts.service.apps), service_table.rows(parts.service)
-    apis = (
-        openai_table.api(parts.models, parts.responses, parts.clock, HostedTools(parts.tools, parts.tool)),
-        anthropic_table.api(parts.models, parts.clock),
-        google_table.api(parts.models, parts.clock),
-        cohere_table.api(parts.models, parts.clock),
-        cohere_table.jina_api(parts.models),
-        service_table.api(app_rows, entrance),
-        knowledge_table.api(parts.datasets),
-        knowledge_table.external_api(parts.datasets),
-        _of("admin", "/admin", OPENAI, {**_admin_routes(parts), **_tool_routes(parts)}),
-        daemon_table.api(_daemon_entrance(parts)),
-        content_table.api(_content_parts(parts)),
-        mcp_table.api(McpServer(parts.tools), parts.offer),
-        a2a_table.api(parts.service),
-        chat_page_table.api(parts.service.apps, parts.keeper, entrance, app_rows.for_visitors),
-        console_table.api(parts.accounts, parts.keeper, parts.oidc),
-        operations_table.api(parts.jail, parts.problem, parts.metrics, parts.others),
-    )  # fmt: skip
-    return (*apis, docs_table.api(apis))
-
-
-def _daemon_entrance(parts: Parts) -> DaemonEntrance:
-    return DaemonEntrance(parts.plugins, parts.plugin_key, parts.is_plugin_interface_open, parts.content_origin)
-
-
-def _content_parts(parts: Parts) -> ContentParts:
-    return ContentParts(
-        plugins=parts.plugins, triggers=parts.triggers, runs=parts.service.runs, files=parts.files,
-        files_of=parts.files_of, sessions=parts.sessions, on_event=parts.on_event, origin=parts.origin,
-        content_origin=parts.content_origin, rules=parts.content, shuts_out=parts.keeper.shuts_out,
-    )  # fmt: skip
-
-
-_Routes = Mapping[str, Mapping[str, tuple[Role | None, Route]]]
-
-
-def _of(name: str, prefix: str, errors: ErrorShape, routes: _Routes) -> Api:
-    rows = [
-        Row(method=verb, path=f"{path}{{rest:path}}" if path.endswith("/") else path, auth=_auth(role, route),
-            handler=route, summary="")
-        for path, verbs in routes.items() for verb, (role, route) in verbs.items()
-    ]  # fmt: skip
-    return Api(name=name, title=name, about="", prefixes=(prefix,), errors=errors, rows=tuple(rows))
-
-
-def _auth(role: Role | None, route: Route) -> Auth:
-    if role is not None:
-        return Auth(Admission.API_KEY, role)
-    return OWN_SECRET if getattr(getattr(route, "__self__", route), "admits_itself", False) else SAME_SITE
-
-
-def _admin_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
-    found: dict[str, Mapping[str, tuple[Role | None, Route]]] = {}
-    for plural, kind in admin.PLURALS.items():
-        one = admin.Collection(parts.administration, kind)
-        changing: Role | None = Role.OWNER if kind == "tenant" else Role.ADMIN
-        found[f"{admin_calls.PREFIX}{plural}"] = {"GET": (Role.ADMIN, one), "POST": (changing, one)}
-        found[f"{admin_calls.PREFIX}{plural}/"] = {
-            "GET": (Role.ADMIN, one), "PATCH": (changing, one), "DELETE": (changing, one), "POST": (changing, one),
-        }  # fmt: skip
-    found[f"{admin_calls.PREFIX}usage"] = {"GET": (Role.VIEWER, admin.Usage(parts.ledger.usage))}
-    found[f"{admin_calls.PREFIX}usage/rows"] = {"GET": (Role.VIEWER, admin.Rows(parts.ledger.usage))}
-    manage = parts.manage
-    called, providers = model_calls.CallsRoute(manage), catalogue.ProvidersRoute(manage)
-    weights, plugins = catalogue.WeightsRoute(manage), installed_plugins.PluginsRoute(parts.plugins, manage)
-    subscribed = node_parts.SubscriptionsRoute(parts.plugins.subscriptions, parts.content_origin)
-    runs = {verb: (Role.ADMIN, app_runs.RunsRoute(parts.service)) for verb in ("GET", "POST")}
-    prefix = admin_calls.PREFIX
-    found |= {
-        f"{prefix}calls": {"GET": (Role.VIEWER, called)},
-        f"{prefix}calls/": {"GET": (Role.VIEWER, called), "POST": (Role.DEVELOPER, called)},
-        f"{prefix}latency": {"GET": (Role.VIEWER, model_calls.LatencyRoute(manage))},
-        f"{prefix}providers": {"GET": (Role.ADMIN, providers)},
-        f"{prefix}providers/": {"GET": (Role.ADMIN, providers), "POST": (Role.ADMIN, providers)},
-        f"{prefix}catalogue": {"GET": (Role.DEVELOPER, catalogue.CatalogueRoute(manage))},
-        f"{prefix}weights": {"GET": (Role.ADMIN, weights)},
-        f"{prefix}weights/": {"POST": (Role.ADMIN, weights), "DELETE": (Role.ADMIN, weights)},
-        f"{prefix}plan": {"POST": (Role.ADMIN, catalogue.PlanRoute(manage))},
-        f"{prefix}plugins": {"GET": (Role.ADMIN, plugins), "POST": (Role.ADMIN, plugins)},
-        f"{prefix}plugins/": dict.fromkeys(("GET", "POST", "PATCH", "DELETE"), (Role.ADMIN, plugins)),
-        f"{prefix}market": {"GET": (Role.ADMIN, installed_plugins.MarketRoute(parts.plugins.market))},
-        f"{prefix}node-parts": {"GET": (Role.DEVELOPER, node_parts.NodePartsRoute(parts.plugins.plugins))},
-        f"{prefix}subscriptions": {"GET": (Role.ADMIN, subscribed), "POST": (Role.ADMIN, subscribed)},
-        f"{prefix}subscriptions/": {"DELETE": (Role.ADMIN, subscribed)},
-        f"{prefix}nodes": {"GET": (Role.DEVELOPER, app_runs.NodesRoute())},
-        f"{prefix}runs/": runs,
-        f"{prefix}evaluations/": dict.fromkeys(
-            ("GET", "POST", "DELETE"), (Role.DEVELOPER, evaluations.EvaluationsRoute(parts.datasets))
-        ),
-        f"{prefix}split": {"POST": (Role.DEVELOPER, splitting.SplitRoute(parts.datasets))},
-        f"{prefix}about": {"GET": (Role.VIEWER, server_state.AboutRoute(manage))},
-        f"{prefix}settings": dict.fromkeys(("GET", "PUT"), (Role.OWNER, server_state.SettingsRoute(manage))),
-        f"{prefix}live": {"GET": (Role.VIEWER, server_state.LiveRoute(manage))},
-    }  # fmt: skip
-    found[f"{admin_calls.PREFIX}resting"] = {"GET": (Role.ADMIN, admin.Resting(parts.models.providers.health))}
-    found[f"{admin_calls.PREFIX}cache"] = {"DELETE": (Role.ADMIN, admin.CacheRoute(parts.answers))}
-    connecting = oauth.OAuthSetUp(parts.plugins.credentials, parts.origin)
-    found[f"{admin_calls.PREFIX}oauth/clients"] = {"POST": (Role.ADMIN, connecting.set_client)}
-    found[f"{admin_calls.PREFIX}oauth/connections"] = {"POST": (Role.ADMIN, connecting.connect)}
-    for path in ("/console/api/docs", "/console/api/docs/style.css"):
-        found[path] = {"GET": (None, api_docs.page)}
-    verbs = ("GET", "POST", "PATCH", "PUT", "DELETE")
-    found[f"{admin_calls.PREFIX}apps"] = dict.fromkeys(("GET", "POST"), (Role.ADMIN, parts.apps))
-    found[f"{admin_calls.PREFIX}apps/"] = dict.fromkeys(verbs, (Role.ADMIN, parts.apps))
-    found["/admin/openapi.json"] = {"GET": (Role.VIEWER, api_docs.description)}
-    return found
-
-
-def _tool_routes(parts: Parts) -> dict[str, Mapping[str, tuple[Role | None, Route]]]:
-    one = tools.ProviderRoute(parts.tool_providers)
-    every = tools.ProvidersRoute(parts.tool_providers)
-    return {
-        "/admin/tools": {"GET": (Role.DEVELOPER, tools.ListRoute(parts.tools))},
-        "/admin/tools/call": {"POST": (Role.DEVELOPER, tools.CallRoute(parts.tools))},
-        "/admin/tool-providers": {"GET": (Role.ADMIN, every), "POST": (Role.ADMIN, every)},
-        "/admin/tool-providers/": {"GET": (Role.ADMIN, one), "POST": (Role.ADMIN, one), "DELETE": (Role.ADMIN, one)},
-    }
-
-
 class Gateway:
     """Give it to any ASGI server; `modelyard serve` runs it on uvicorn."""
 
     def __init__(
         self,
-        parts: Parts,
+        apis: Sequence[Api],
         gatekeeper: Gatekeeper,
+        content: ContentRules,
         *,
         max_body: int,
         bodies: BodyBudget | None = None,
@@ -285,12 +52,13 @@ class Gateway:
         on_start: Callable[[], None] = lambda: None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`prepare` is awaited before anything is answered: who may call is not known before."""
-        self.router = Router(build_apis(parts))
+        """`apis`: the first one's words refuse what lies below nobody's prefix; `content`: what stands between tenants'
+        content and this server. `prepare` is awaited before anything is answered: who may call is not known before."""
+        self.router = Router(apis)
         self._prepare = prepare
         self._preparing = asyncio.Lock()
         self._is_prepared = False
-        self._content = parts.content
+        self._content = content
         self._on_start = on_start
         self._gatekeeper = gatekeeper
         self._max_body = max_body

@@ -4,7 +4,7 @@ Sessions of models ask for nothing. What touches models, tools, apps and nodes i
 `HostServices`; what a plugin keeps for itself is done here.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -47,8 +47,12 @@ class HostServices(Protocol):
 class BackwardsCalls:
     """Checks, and hands on."""
 
-    def __init__(self, storage: PluginStorage, services: Callable[[], HostServices | None]) -> None:
+    def __init__(self, storage: PluginStorage, services: HostServices | None = None) -> None:
         self._storage = storage
+        self._services = services
+
+    def serve_with(self, services: HostServices) -> None:
+        """Who does what is asked for. It needs plugins, and plugins need this: so it comes after both."""
         self._services = services
 
     async def answer(self, call: PluginCall, kind: str, request: JSON) -> AsyncGenerator[JSON, None]:
@@ -68,7 +72,7 @@ class BackwardsCalls:
         if kind == "storage":
             yield await self._stored(call, request)
             return
-        services = self._services()
+        services = self._services
         if services is None:
             raise PluginError(f"{kind!r} is not available here", plugin=call.plugin)
         stream: Any = services.serve(call, kind, request)

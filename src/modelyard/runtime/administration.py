@@ -188,10 +188,6 @@ class Administration:
         secret = self._keys.encrypt(text, tenant=tenant, kind=StoredCredential.kind, row=row)
         return _dump(_credential(value, secret))
 
-    def unlock(self, tenant: str, row: str, secret: str) -> str:
-        """Raises SecretError."""
-        return self._keys.decrypt(secret, tenant=tenant, kind=StoredCredential.kind, row=row)
-
     async def encrypt_anew(self, keys: KeyRing) -> int:
         """Have everything encrypted with the ring's active key; how many rows were not."""
         done = 0

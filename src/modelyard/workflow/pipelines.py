@@ -35,7 +35,7 @@ class Pipelines:
         self,
         apps: Apps,
         runs: Runs,
-        datasets: Callable[[], Datasets],
+        datasets: Datasets,
         sources: Callable[[str, str], TenantSources],
         files: Callable[[str, str], TenantFiles],
         now: Callable[[], float] = time.time,
@@ -54,14 +54,14 @@ class Pipelines:
         """The dataset that a pipeline fills, made where there is none. Raises InvokeBadRequestError."""
         node = next((one for one in app.nodes if isinstance(one.data, KnowledgeIndexData)), None)
         data = node.data if node is not None else KnowledgeIndexData()
-        dataset = await pipeline_dataset(self._datasets(), found.tenant, app.name, data)
+        dataset = await pipeline_dataset(self._datasets, found.tenant, app.name, data)
         if not dataset.settings.pipeline:
             raise InvokeBadRequestError(f"dataset {dataset.name!r} is there already, and no pipeline fills it")
         return dataset
 
     async def of(self, tenant: str, dataset: str, *, is_draft: bool = False) -> tuple[Dataset, FoundApp, App]:
         """The pipeline that fills a dataset. Raises NotFoundError, InvokeBadRequestError."""
-        one = await self._datasets().stored.datasets.get(tenant, dataset)
+        one = await self._datasets.stored.datasets.get(tenant, dataset)
         if not one.settings.pipeline:
             raise NotFoundError(f"dataset {one.name!r} is filled by no pipeline", code="not_found")
         for found in self._apps.all(tenant):
@@ -232,7 +232,7 @@ class Pipelines:
         dataset, document = run.system.get("dataset_id"), run.system.get("document_id")
         if not dataset or not document or run.status in (Status.PAUSED, Status.RUNNING):
             return
-        datasets = self._datasets()
+        datasets = self._datasets
         with suppress(NotFoundError):  # the dataset may have been deleted meanwhile
             one = await datasets.stored.datasets.get(run.tenant, str(dataset))
             try:

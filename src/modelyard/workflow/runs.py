@@ -159,7 +159,7 @@ async def stream(
     """
     run = RunContext(
         run_id=new_run_id(),
-        services=services or (yard.workflow_services(app) if yard is not None else Services()),
+        services=services or (yard.services.workflows.services(app) if yard is not None else Services()),
         limits=limits or Limits(),
         now=time.time,
     )

@@ -93,7 +93,7 @@ def test_a_modelyard_that_was_not_opened_calls_nothing(tmp_path: Path):
             with pytest.raises(ConfigError, match="not open"):
                 yard.model("default")
             await yard.open()
-            assert yard.directory.is_read
+            assert yard.services.tenancy.directory.is_read
         finally:
             await yard.aclose()
 

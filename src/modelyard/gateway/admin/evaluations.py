@@ -27,8 +27,8 @@ class EvaluationsRoute:
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         name, _, rest = request.path.removeprefix(f"{PREFIX}evaluations/").strip("/").partition("/")
-        dataset = await self.parts.datasets().find(tenant_of(request), name)
-        kept = self.parts.evaluations()
+        dataset = await self.parts.datasets.find(tenant_of(request), name)
+        kept = self.parts.evaluations
         match request.method, rest:
             case "GET", "":
                 return json_reply({"data": [_shown(one) for one in await kept.all(dataset)]})

@@ -30,6 +30,6 @@ class SplitRoute:
             check_numbers(rule, is_signed=True)
         except msgspec.ValidationError as error:
             raise InvokeBadRequestError(f"process_rule: {error}", param="process_rule") from error
-        pieces = await self.parts.datasets().preview("preview.md", text, rule=rule)
+        pieces = await self.parts.datasets.preview("preview.md", text, rule=rule)
         shown = [SplitPiece(text=one.text, start=one.start, stop=one.stop) for one in pieces[:_SHOWN]]
         return json_reply({"data": shown, "total": len(pieces)})

@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetParts:
-    datasets: Callable[[], Datasets]
-    external: Callable[[], ExternalKnowledge]
-    models: Callable[[], RuntimeModels]
-    answerer: Callable[[], Answerer]
+    datasets: Datasets
+    external: ExternalKnowledge
+    models: RuntimeModels
+    answerer: Answerer
     listed: Callable[[str, str], Sequence[Mapping[str, Any]]]
     """(tenant, model type) → providers with their models, as the API lists them."""
     tenant_of_key: Callable[[str], str | None]
@@ -38,8 +38,8 @@ class DatasetParts:
     gatekeeper: Gatekeeper
     files: FileStore
     origin: Callable[[], str]
-    pipelines: Callable[[], Pipelines]
-    evaluations: Callable[[], Evaluations]
+    pipelines: Pipelines
+    evaluations: Evaluations
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Asked:
 
     @property
     def datasets(self) -> Datasets:
-        return self.parts.datasets()
+        return self.parts.datasets
 
     async def dataset(self) -> Dataset:
         return await self.datasets.stored.datasets.get(self.tenant, self.names["dataset"])

@@ -50,7 +50,7 @@ class DatasetCalls:
         tags = (await stored.tags.bindings(asked.tenant)).get(one.id, [])
         externals: dict[str, Mapping[str, Any]] = {}
         if one.settings.provider == "external":
-            externals = {each["id"]: each for each in await self._parts.external().listed(asked.tenant)}
+            externals = {each["id"]: each for each in await self._parts.external.listed(asked.tenant)}
         available = not one.settings.uses_vectors or self._settings.has_embedding(asked.tenant, one.settings)
         return shapes.dataset_shape(one, counts.get(one.id), tags, is_available=available, externals=externals)
 

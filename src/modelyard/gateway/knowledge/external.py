@@ -41,7 +41,7 @@ class ExternalCalls:
                 top_k=int(setting.get("top_k") or 4), score_threshold=threshold, score_threshold_enabled=threshold > 0
             )
             condition = _external_conditions(body.get("metadata_condition"))
-            datasets = self._parts.datasets()
+            datasets = self._parts.datasets
             dataset = await datasets.stored.datasets.get(tenant, str(body.get("knowledge_id") or ""))
             found = await datasets.search(
                 tenant, [dataset.id], str(body.get("query") or ""), settings=settings, conditions=condition,

@@ -46,13 +46,13 @@ class PipelineCalls:
         if told not in ("true", "false"):
             raise ServiceError(400, "invalid_param", f"is_published must be true or false, not {told[:20]!r}")
         is_draft = told == "false"
-        pipelines = asked.parts.pipelines()
+        pipelines = asked.parts.pipelines
         _, _, app = await pipelines.of(asked.tenant, asked.names["dataset"], is_draft=is_draft)
         return json_reply(pipelines.sources(asked.tenant, app))
 
     async def browse(self, asked: Asked) -> StreamReply:
         body = asked.body
-        pipelines = asked.parts.pipelines()
+        pipelines = asked.parts.pipelines
         _, _, app = await pipelines.of(asked.tenant, asked.names["dataset"], is_draft=_is_draft(body))
         events = pipelines.browse(
             asked.tenant, app, asked.names["node"], _text(body, "datasource_type"), mapping_of(body, "inputs"),
@@ -68,7 +68,7 @@ class PipelineCalls:
 
     async def run(self, asked: Asked) -> Reply | StreamReply:
         body = asked.body
-        pipelines = asked.parts.pipelines()
+        pipelines = asked.parts.pipelines
         mode = body.get("response_mode") or "blocking"
         if mode not in ("streaming", "blocking"):
             raise ServiceError(400, "invalid_param", "response_mode must be streaming or blocking")
@@ -87,7 +87,7 @@ class PipelineCalls:
     @staticmethod
     async def _told(asked: Asked, started: list[RunRecord]) -> AsyncGenerator[bytes, None]:
         """One run's events after another's; the runs themselves go on side by side."""
-        runs = asked.parts.pipelines().runs
+        runs = asked.parts.pipelines.runs
         for run in started:
             told = ServiceEvents(run)
             async with aclosing(fed(runs, run, told)) as events:
@@ -97,7 +97,7 @@ class PipelineCalls:
     @staticmethod
     async def _whole(asked: Asked, dataset: Dataset, started: list[RunRecord]) -> JSON:
         """The documents that the runs made, once all have ended. Raises ServiceError where none made any."""
-        runs, stored = asked.parts.pipelines().runs, asked.datasets.stored
+        runs, stored = asked.parts.pipelines.runs, asked.datasets.stored
         ended = [await runs.ended(run.tenant, run.id) for run in started]
         if all(run.status is Status.FAILED for run in ended):
             raise ServiceError(500, "pipeline_run_error", ended[0].error)

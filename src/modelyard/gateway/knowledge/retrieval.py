@@ -60,7 +60,7 @@ class RetrievalCalls:
             settings = converted(body["retrieval_model"], RetrievalSettings, "retrieval_model")
         asking = Asking(tenant=asked.tenant, query=query, settings=settings, source="ask")
         manner = Manner(model=str(body.get("model") or "default"), checks=checks)
-        answerer = self._parts.answerer()
+        answerer = self._parts.answerer
         if not body.get("stream"):
             return json_reply(msgspec.to_builtins(await answerer.ask([dataset.id], asking, manner)))
         events = answerer.stream([dataset.id], asking, manner)

@@ -32,7 +32,7 @@ class SettingsReader:
     def has_embedding(self, tenant: str, settings: DatasetSettings) -> bool:
         """Whether the tenant may call the model by which the dataset is indexed."""
         try:
-            self._parts.models().find(tenant, settings.embedding, ModelType.TEXT_EMBEDDING)
+            self._parts.models.find(tenant, settings.embedding, ModelType.TEXT_EMBEDDING)
         except ModelyardError:
             return False
         return True
@@ -67,7 +67,7 @@ class SettingsReader:
                 400, "provider_not_initialize", f"embedding model {settings.embedding!r} is not available here"
             )
         if settings.provider == "external":
-            known = {one["id"] for one in await self._parts.external().listed(asked.tenant)}
+            known = {one["id"] for one in await self._parts.external.listed(asked.tenant)}
             if settings.external_knowledge_api_id not in known or not settings.external_knowledge_id:
                 raise ServiceError(
                     400, "invalid_param", "an external dataset needs external_knowledge_id and the id of an external "

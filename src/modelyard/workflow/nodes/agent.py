@@ -44,7 +44,6 @@ from modelyard.workflow.engine import Step
 from modelyard.workflow.events import NodeRunAgentLog, NodeRunAgentThought, NodeRunRetrieverResource
 from modelyard.workflow.memory import Calls, memory_messages, remembered
 from modelyard.workflow.node import Effect, Node, NodeContext, NodeData, NodeError, NodePaused, NodeResult
-from modelyard.workflow.nodes.tool import Gathered, tool_input
 from modelyard.workflow.prompts import (
     MemoryConfig,
     ModelConfig,
@@ -57,6 +56,7 @@ from modelyard.workflow.prompts import (
     supported,
 )
 from modelyard.workflow.template import render, selectors_in
+from modelyard.workflow.tool_messages import Gathered, tool_input
 from modelyard.workflow.variables import File, from_object, to_object
 
 _APPROVAL_SECONDS = 36 * 3600.0

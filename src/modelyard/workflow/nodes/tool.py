@@ -1,6 +1,5 @@
 """tool: one tool of a plugin, another workflow, an API; its messages become outputs, its texts stream."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -9,8 +8,8 @@ import msgspec
 
 from modelyard.base.errors import ModelyardError
 from modelyard.workflow.node import Effect, Node, NodeContext, NodeData, NodeError, NodeResult
-from modelyard.workflow.template import render, selectors_in
-from modelyard.workflow.variables import File, from_object, to_object
+from modelyard.workflow.template import selectors_in
+from modelyard.workflow.tool_messages import Gathered, tool_input
 
 
 class ToolInput(msgspec.Struct, kw_only=True):
@@ -32,20 +31,6 @@ class ToolData(NodeData, kw_only=True):
     @property
     def provider(self) -> str:
         return self.provider_id or self.provider_name
-
-
-def tool_input(given: Any, context: NodeContext) -> Any:
-    """A parameter's value, of the three kinds that there are."""
-    if not isinstance(given, Mapping) or "type" not in given or "value" not in given:
-        return given
-    value = given["value"]
-    match given["type"]:
-        case "variable":
-            return to_object(context.value([str(part) for part in value or ()]))
-        case "mixed":
-            return render(value, context.pool) if isinstance(value, str) else value
-        case _:
-            return value
 
 
 class ToolNode(Node):
@@ -88,91 +73,6 @@ class ToolNode(Node):
             elif isinstance(given, Mapping) and given.get("type") == "mixed" and isinstance(given.get("value"), str):
                 found += selectors_in(given["value"])
         return found
-
-
-class Gathered:
-    """A tool's or a strategy's messages, as they become a node's outputs."""
-
-    def __init__(self, context: NodeContext) -> None:
-        self._context = context
-        self._text: list[str] = []
-        self._lines: list[str] = []
-        self._files: list[File] = []
-        self._json: list[Any] = []
-        self._variables: dict[str, Any] = {}
-        self._blobs: dict[str, list[bytes]] = {}
-
-    def take(self, one: Mapping[str, Any]) -> None:
-        message: Any = one.get("message") or {}
-        meta: Mapping[str, Any] = one.get("meta") or {}
-        match one.get("type"):
-            case "text":
-                self._text.append(str(message.get("text") or ""))
-                self._context.stream("text", self._text[-1], False)
-            case "link":
-                self._lines.append(f"Link: {message.get('text')}")
-            case "image_link" | "image" | "binary_link":
-                self._linked(str(message.get("text") or ""), meta)
-            case "blob":
-                self._blob(_bytes(message.get("blob")), meta)
-            case "blob_chunk":
-                self._piece(message, meta)
-            case "json":
-                self._json.append(message.get("json_object", message))
-            case "variable":
-                self._variable(message)
-            case "file":
-                if (file := meta.get("file")) is not None:
-                    self._files.append(from_object(file) if isinstance(file, Mapping) else file)
-            case _:
-                pass
-
-    def _linked(self, url: str, meta: Mapping[str, Any]) -> None:
-        kind = str(meta.get("mime_type") or "")
-        is_image = kind.startswith("image/") or not kind
-        self._files.append(File(
-            type="image" if is_image else "document", transfer_method="remote_url", remote_url=url, mime_type=kind,
-            filename=url.partition("?")[0].rpartition("/")[2],
-        ))  # fmt: skip
-
-    def _blob(self, data: bytes, meta: Mapping[str, Any]) -> None:
-        if self._context.services.files is not None:
-            kind = str(meta.get("mime_type") or "application/octet-stream")
-            name = str(meta.get("filename") or meta.get("file_name") or f"file.{kind.partition('/')[2]}")
-            self._files.append(self._context.services.files.save(name, data, kind))
-
-    def _piece(self, message: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        name = str(message.get("id") or "")
-        self._blobs.setdefault(name, []).append(_bytes(message.get("blob")))
-        if message.get("end"):
-            self._blob(b"".join(self._blobs.pop(name)), meta)
-
-    def _variable(self, message: Mapping[str, Any]) -> None:
-        name, value = str(message.get("variable_name")), message.get("variable_value")
-        if message.get("stream"):
-            self._variables[name] = str(self._variables.get(name, "")) + str(value)
-            self._context.stream(name, str(value), False)
-        else:
-            self._variables[name] = value
-
-    @property
-    def text(self) -> str:
-        return "".join(self._text)
-
-    def outputs(self) -> dict[str, Any]:
-        self._context.stream("text", "", True)
-        text = "\n".join(one for one in ("".join(self._text), *self._lines) if one)
-        found = self._json or ([] if text or self._files or self._variables else [{"data": []}])
-        return {"text": text, "files": self._files, "json": found, **self._variables}
-
-
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    try:
-        return base64.b64decode(str(value or ""))
-    except ValueError:
-        return b""
 
 
 NODES = {"tool": ToolNode}
