@@ -4,10 +4,10 @@ import { useNavigate } from "@tanstack/react-router";
 import { useMemo } from "react";
 import { Autocomplete, Input, Menu, MenuItem, SearchField, useFilter } from "react-aria-components";
 import { api } from "./api";
+import { NAMES, NEEDS, PAGES } from "./navigation";
 import { Enter } from "./pages/enter";
 import { Dialog } from "./parts/aria";
 import { useChosen } from "./settings";
-import { NAMES, NEEDS, PAGES } from "./shell";
 import { useMay } from "./who";
 
 interface Goal {

@@ -4,46 +4,16 @@ import { type ErrorComponentProps, Link, Outlet, useNavigate, useRouter, useRout
 import { lazy, Suspense, useEffect, useState } from "react";
 import { actFor, actingFor, api, session } from "./api";
 import { useLive } from "./live";
+import { NAMES, NEEDS, PAGES } from "./navigation";
 import { Enter } from "./pages/enter";
 import { Trouble, useWrong } from "./parts/base";
 import { type Theme, useChosen } from "./settings";
-import { type Role, useMay, useWho } from "./who";
-import { filled, LANGUAGES, type Language, type Words } from "./words";
+import { useMay, useWho } from "./who";
+import { filled, LANGUAGES, type Language } from "./words";
 
 const above = () => import("./above");
 const Palette = lazy(() => above().then((it) => ({ default: it.Palette })));
 const SignInAbove = lazy(() => above().then((it) => ({ default: it.SignInAbove })));
-
-export const PAGES = [
-  "/",
-  "/playground",
-  "/workflows",
-  "/apps",
-  "/knowledge",
-  "/providers",
-  "/models",
-  "/routes",
-  "/usage",
-  "/requests",
-  "/keys",
-  "/plugins",
-  "/settings",
-] as const;
-export const NAMES: Record<(typeof PAGES)[number], keyof Words> = {
-  "/": "home",
-  "/playground": "playground",
-  "/workflows": "workflows",
-  "/apps": "apps",
-  "/knowledge": "knowledge",
-  "/providers": "providers",
-  "/models": "models",
-  "/routes": "routesAndLimits",
-  "/usage": "usageAndCost",
-  "/requests": "requests",
-  "/keys": "keysAndPeople",
-  "/plugins": "plugins",
-  "/settings": "settings",
-};
 
 const Chosen = () => {
   const { language, setLanguage, theme, setTheme, t } = useChosen();
@@ -97,15 +67,6 @@ const ActFor = () => {
       ))}
     </select>
   );
-};
-
-// What takes a role above viewer; the rest takes an administrator.
-export const NEEDS: Partial<Record<(typeof PAGES)[number], Role>> = {
-  "/": "viewer",
-  "/usage": "viewer",
-  "/requests": "viewer",
-  "/playground": "developer",
-  "/knowledge": "developer",
 };
 
 export const Frame = () => {

@@ -1,0 +1,237 @@
+"""What it takes to add something: a route, and a feature of datasets, on a copy of the checkout.
+
+Each is written as a developer would write it, then tried: the copy's contracts and its tests of tables must pass, and
+the new route must answer. What is counted are the files that were there before and had to be edited.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.show.proof import ROOT
+
+_GATEWAY = "src/modelyard/gateway"
+_TESTS = ["tests/gateway/test_tables.py", "tests/house/test_house.py"]
+_TRIED = "the_page_and_the_contract or reference or circle or every_row or table"
+
+
+@dataclass(frozen=True)
+class Addition:
+    """New files, and what is edited in files that all share."""
+
+    about: str
+    files: Mapping[str, str]
+    edits: Mapping[str, tuple[tuple[str, str], ...]]
+    """A file → (what stands there, what takes its place)."""
+    asks: str
+    """A program that prints `answered` once the addition works."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an addition."""
+
+    shared: list[str]
+    """Files of before that differ, those that are made by a program among them."""
+    problem: str
+    """Empty where all passed and the addition works."""
+
+
+ROUTE = Addition(
+    about="a gateway route",
+    files={f"{_GATEWAY}/operations/version.py": '''"""Which version answers."""
+
+import msgspec
+
+from modelyard.base.version import __version__
+from modelyard.gateway.http import Reply, Request, json_reply
+
+
+class Version(msgspec.Struct, frozen=True):
+    """What runs here."""
+
+    version: str
+
+
+async def version(request: Request) -> Reply:
+    """The version, for anybody."""
+    del request
+    return json_reply(msgspec.to_builtins(Version(__version__)))
+'''},
+    edits={f"{_GATEWAY}/operations/table.py": (
+        ("from modelyard.gateway.operations import health, metrics\n",
+         "from modelyard.gateway.operations import health, metrics\n"
+         "from modelyard.gateway.operations.version import Version, version\n"),
+        ('        Row(method="GET", path="/metrics"',
+         '        Row(method="GET", path="/health/version", auth=NOBODY_IN_PARTICULAR, handler=version,\n'
+         '            answer=Version, summary="Say which version runs."),\n'
+         '        Row(method="GET", path="/metrics"'),
+    )},
+    asks='''
+import asyncio, tempfile, httpx
+from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
+from modelyard.base.settings import Settings
+
+async def main():
+    async with Modelyard(Settings(home=tempfile.mkdtemp()), environ={}) as yard:
+        transport = httpx.ASGITransport(gateway_for(yard.services))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8790") as client:
+            answer = await client.get("/health/version")
+            wrong = await client.post("/health/version")
+        if answer.json()["version"] and wrong.status_code == 405:
+            print("answered")
+
+asyncio.run(main())
+''',
+)  # fmt: skip
+
+DATASET_FEATURE = Addition(
+    about="a feature of datasets",
+    files={
+        "src/modelyard/storage/sql/large_documents.sql": """-- name: largest
+-- A dataset's largest documents, by their words.
+SELECT id, name, words FROM documents WHERE tenant = :tenant AND dataset = :dataset
+ORDER BY words DESC, id LIMIT :most;
+""",
+        "src/modelyard/knowledge/stored/large_documents.py": '''"""Which documents of a dataset are large."""
+
+from modelyard.storage.database import Database, Row
+from modelyard.storage.repository import Repository
+
+
+class LargeDocuments(Repository):
+    """Read from the documents' own table."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, "large_documents")
+
+    async def largest(self, tenant: str, dataset: str, most: int) -> list[Row]:
+        """The largest first, with `id`, `name` and `words`. Raises StorageUnavailableError."""
+        return await self._rows("largest", tenant=tenant, dataset=dataset, most=most)
+''',
+        f"{_GATEWAY}/knowledge/large_documents.py": '''"""A dataset's largest documents."""
+
+from modelyard.gateway.http import Reply, json_reply
+from modelyard.gateway.knowledge.calls import Asked
+from modelyard.gateway.schemas import INTEGER, TEXT, list_of, thing
+
+LARGEST = thing({"data": list_of(thing({"id": TEXT, "name": TEXT, "words": INTEGER}))})
+
+
+async def largest(asked: Asked) -> Reply:
+    """As many as `limit` says."""
+    dataset = await asked.dataset()
+    rows = await asked.datasets.stored.large_documents.largest(asked.tenant, dataset.id, asked.number("limit", 10))
+    return json_reply({"data": [{name: row[name] for name in ("id", "name", "words")} for row in rows]})
+''',
+    },
+    edits={
+        "src/modelyard/knowledge/stored/stored.py": (
+            ("from modelyard.knowledge.stored.library import Library\n",
+             "from modelyard.knowledge.stored.large_documents import LargeDocuments\n"
+             "from modelyard.knowledge.stored.library import Library\n"),
+            ("    integrity: Integrity\n", "    integrity: Integrity\n    large_documents: LargeDocuments\n"),
+            ("        searches=Searches(",
+             "        large_documents=LargeDocuments(database),\n        searches=Searches("),
+        ),
+        f"{_GATEWAY}/knowledge/table.py": (
+            ("from modelyard.gateway.knowledge.metadata import",
+             "from modelyard.gateway.knowledge.large_documents import LARGEST, largest\n"
+             "from modelyard.gateway.knowledge.metadata import"),
+            ('    yield _row("GET", _DATASETS, calls.listed,',
+             '    yield _row("GET", f"{_DATASET}/largest-documents", largest, "List the largest documents.", LARGEST,\n'
+             '               query=_PAGE[1:])\n'
+             '    yield _row("GET", _DATASETS, calls.listed,'),
+        ),
+    },
+    asks='''
+import asyncio, tempfile, httpx
+from modelyard.app import Modelyard
+from modelyard.app.gateway import gateway_for
+from modelyard.base.settings import Settings
+
+async def main():
+    async with Modelyard(Settings(home=tempfile.mkdtemp()), environ={}) as yard:
+        key = await yard.services.tenancy.dataset_keys.make("default")
+        transport = httpx.ASGITransport(gateway_for(yard.services))
+        headers = {"authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8790", headers=headers) as client:
+            made = await client.post("/v1/datasets", json={"name": "d", "indexing_technique": "economy"})
+            dataset = f"/v1/datasets/{made.json()['id']}"
+            for text in ("one", "one two three", "one two"):
+                body = {"name": text, "text": text, "process_rule": {"mode": "automatic"}}
+                body["indexing_technique"] = "economy"
+                added = await client.post(f"{dataset}/document/create-by-text", json=body)
+                batch = added.json()["batch"]
+                while (await client.get(f"{dataset}/documents/{batch}/indexing-status")).json()["data"][0][
+                    "indexing_status"] not in ("completed", "error"):
+                    await asyncio.sleep(0.05)
+            answer = await client.get(f"{dataset}/largest-documents", params={"limit": 2})
+        if [row["name"] for row in answer.json()["data"]] == ["one two three", "one two"]:
+            print("answered")
+
+asyncio.run(main())
+''',
+)  # fmt: skip
+
+
+def add(addition: Addition) -> Outcome:
+    """Add it to a copy, and try it there."""
+    with tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__"))
+        _git(copy, "init", "-q")
+        _git(copy, "add", "-A", "-f")
+        _git(copy, "-c", "user.name=proof", "-c", "user.email=proof@localhost", "commit", "-qm", "Before")
+        problem = _written(copy, addition) or _tried(copy, addition)
+        edited = [line[3:] for line in _git(copy, "status", "--porcelain").splitlines() if line.startswith(" M")]
+        return Outcome(sorted(edited), problem)
+
+
+def _written(copy: Path, addition: Addition) -> str:
+    """Write it down; what could not be written, else empty."""
+    for name, text in addition.files.items():
+        (copy / name).write_text(text, "utf-8")
+    for name, edits in addition.edits.items():
+        text = (copy / name).read_text("utf-8")
+        for before, after in edits:
+            if before not in text:
+                return f"{name} has no {before.strip()[:60]!r}"
+            text = text.replace(before, after, 1)
+        (copy / name).write_text(text, "utf-8")
+    return ""
+
+
+def _tried(copy: Path, addition: Addition) -> str:
+    """What failed of the copy's own checks; empty where nothing did."""
+    made = _python(copy, "-m", "tools.reference")
+    if made.returncode:
+        return f"the reference cannot be made: {made.stderr[-300:]}"
+    linted = _run(copy, str(Path(sys.executable).with_name("lint-imports")))
+    if linted.returncode:
+        return f"a contract is broken: {linted.stdout[-300:]}"
+    tested = _python(copy, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *_TESTS, "-k", _TRIED)
+    if tested.returncode:
+        return f"a test fails: {tested.stdout[-300:]}"
+    asked = _python(copy, "-c", addition.asks)
+    return "" if "answered" in asked.stdout else f"it does not answer: {asked.stderr[-300:]}"
+
+
+def _python(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return _run(copy, sys.executable, *arguments)
+
+
+def _run(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """In the copy, with the copy's source before that of this checkout."""
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{copy / 'src'}:{copy}", "HOME": str(copy.parent)}
+    return subprocess.run(command, cwd=copy, env=environ, capture_output=True, text=True, check=False)
+
+
+def _git(copy: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=copy, capture_output=True, text=True, check=True)
+    return done.stdout
