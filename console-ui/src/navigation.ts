@@ -33,7 +33,6 @@ export const NAMES: Record<(typeof PAGES)[number], keyof Words> = {
   "/settings": "settings",
 };
 
-
 // What takes a role above viewer; the rest takes an administrator.
 export const NEEDS: Partial<Record<(typeof PAGES)[number], Role>> = {
   "/": "viewer",
