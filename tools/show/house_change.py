@@ -16,6 +16,7 @@ from tools.show.proof import ROOT
 
 _GATEWAY = "src/modelyard/gateway"
 _TESTS = ["tests/gateway/test_tables.py", "tests/house/test_house.py"]
+_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__", ".*_cache")
 _TRIED = "the_page_and_the_contract or reference or circle or every_row or table"
 
 
@@ -184,7 +185,7 @@ def add(addition: Addition) -> Outcome:
     """Add it to a copy, and try it there."""
     with tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder:
         copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__"))
+        shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
         _git(copy, "init", "-q")
         _git(copy, "add", "-A", "-f")
         _git(copy, "-c", "user.name=proof", "-c", "user.email=proof@localhost", "commit", "-qm", "Before")
@@ -212,7 +213,7 @@ def _tried(copy: Path, addition: Addition) -> str:
     made = _python(copy, "-m", "tools.reference")
     if made.returncode:
         return f"the reference cannot be made: {made.stderr[-300:]}"
-    linted = _run(copy, str(Path(sys.executable).with_name("lint-imports")))
+    linted = _run(copy, str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
     if linted.returncode:
         return f"a contract is broken: {linted.stdout[-300:]}"
     tested = _python(copy, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *_TESTS, "-k", _TRIED)
