@@ -11,8 +11,7 @@ from modelyard.app.agents import offer_of, tool_of
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
-from modelyard.gateway.admin.app_runs import AppRuns
-from modelyard.gateway.admin.apps import AppsRoute
+from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.admin.parts import ManageParts, ServerState
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.bodies import BodyBudget
@@ -117,7 +116,7 @@ def gateway_of(
         ),
         accounts=yard.accounts,
         keeper=keeper,
-        apps=AppsRoute(yard.apps, yard.workflow_parts.pipelines, lambda: yard.origin, AppRuns(service, manage).of_app),
+        apps=ImportedApps(yard.apps, yard.workflow_parts.pipelines, lambda: yard.origin),
         oidc=_oidc(yard),
         sessions=yard.plugin_parts.sessions,
         plugin_key=yard.plugin_parts.key,
