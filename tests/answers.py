@@ -17,9 +17,6 @@ from modelyard.gateway.router import Found
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import Api, Content, OneOf, Row
 
-_UNDESCRIBED = ""
-"""The summary of rows that promise nothing yet."""
-
 
 @contextmanager
 def watch() -> Iterator[list[str]]:
@@ -50,7 +47,7 @@ def watch() -> Iterator[list[str]]:
 
 def misfit(api: Api, row: Row, reply: Reply | StreamReply) -> str | None:
     """How an answer breaks what its row promises; None where it keeps it."""
-    if row.summary == _UNDESCRIBED or row.takes_any_method:
+    if row.takes_any_method:
         return None
     status = reply.status
     if status >= 400:

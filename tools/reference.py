@@ -19,7 +19,6 @@ from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
 from modelyard.base import settings
 from modelyard.cli import root
-from modelyard.gateway.admin.description import described
 from modelyard.gateway.openapi import describe
 from modelyard.gateway.table import Api
 from modelyard.providers.definition import ProviderDefinition
@@ -158,18 +157,13 @@ def _types_cell(one: ProviderDefinition, kind: str) -> str:
 def pages() -> dict[str, str]:
     return {
         "settings.md": settings_page(), "cli.md": cli_page(), "catalogue.md": catalogue_page(),
-        "openapi.json": _document(described()), **descriptions(),
+        **descriptions(),
     }  # fmt: skip
 
 
 def descriptions() -> dict[str, str]:
     """The OpenAPI document of every API: what is served follows from the same tables."""
-    return {f"openapi/{api.name}.json": _document(describe(api)) for api in apis() if is_described(api)}
-
-
-def is_described(api: Api) -> bool:
-    """Whether every row says what it does."""
-    return all(row.summary for row in api.rows)
+    return {f"openapi/{api.name}.json": _document(describe(api)) for api in apis()}
 
 
 @lru_cache(1)

@@ -108,13 +108,13 @@ type Made = {
 };
 type Sent = {
   keys: Shape<"KeyInput">;
-  users: Shape<"User">;
-  tenants: Shape<"Tenant">;
-  limits: Shape<"Limit">;
-  routes: Shape<"Route">;
+  users: Shape<"UserInput">;
+  tenants: Shape<"TenantInput">;
+  limits: Shape<"LimitInput">;
+  routes: Shape<"RouteInput">;
   credentials: Shape<"CredentialInput">;
-  models: Shape<"CustomModel">;
-  defaults: Shape<"DefaultModel">;
+  models: Shape<"ModelInput">;
+  defaults: Shape<"DefaultInput">;
 };
 
 // Whom the operator may act for: asked as whoever one is, not as whom one acts for.

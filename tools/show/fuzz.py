@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelyard.gateway.admin import description as admin_description
+from modelyard.gateway.openapi import describe
 from modelyard.runtime.caller import Caller
 from modelyard.testing import (
     Answer,
@@ -199,9 +199,9 @@ class _Unhandled(logging.Handler):
             self.last = f"{name}:{where.lineno} {type(error).__name__}: {str(error)[:60]}"
 
 
-def field_names() -> list[str]:
+def field_names(world: World) -> list[str]:
     """Names of fields and parameters that the source reads from requests."""
-    names: set[str] = set(admin_description._QUERY)
+    names = {query.name for _, row in world.gateway.router.rows() for query in row.query}
     for folder in ("gateway", "wire", "knowledge", "workflow", "runtime"):
         for path in (ROOT / "src/modelyard" / folder).rglob("*.py"):
             for match in _FIELD.finditer(path.read_text("utf-8")):
@@ -255,12 +255,10 @@ def _all_cases(world: World) -> list[Case]:
     page = world.ids.get("page", ["none"])[0]
     for method, path, body, _ in call_cases(world):
         found.append(Case("", method, path.replace("/v1/", f"/chat/{page}/", 1), body))
-    described = json.loads((ROOT / "docs/reference/openapi.json").read_text("utf-8"))
-    for path, verbs in described["paths"].items():
-        for method in verbs:
-            if method in ("get", "post", "put", "patch", "delete"):
-                found.append(Case("operator", method.upper(), re.sub(r"\{\w+\}", "x", path)))
-                found.append(Case("alpha/owner", method.upper(), _with_ids(world, path)))
+    for api, row in world.gateway.router.rows():
+        if api.name == "admin":
+            found.append(Case("operator", row.method, re.sub(r"\{\w+\}", "x", row.path)))
+            found.append(Case("alpha/owner", row.method, _with_ids(world, row.path)))
     return found
 
 
@@ -460,7 +458,7 @@ async def make_world(folder: str, url: str, *, database: str = "") -> World:
 
 async def campaign(count: int, seed: int, *, described: float = DESCRIBED) -> Tally:
     """So many cases; the same for the same seed."""
-    tally, chance, names = Tally(), random.Random(seed), field_names()
+    tally, chance = Tally(), random.Random(seed)
     unhandled = _Unhandled()
     logger = logging.getLogger("modelyard")
     logger.addHandler(unhandled)
@@ -469,8 +467,7 @@ async def campaign(count: int, seed: int, *, described: float = DESCRIBED) -> Ta
         with Upstream(upstream_answer) as upstream:
             often = await weights(upstream.url)
             while tally.cases < count:
-                await _one_world(often, upstream.url, min(_PER_WORLD, count - tally.cases), chance, names, unhandled, tally,
-                                 described)  # fmt: skip
+                await _one_world(often, upstream.url, min(_PER_WORLD, count - tally.cases), chance, unhandled, tally, described)  # fmt: skip
     finally:
         logger.removeHandler(unhandled)
         logger.propagate = was_propagating
@@ -478,13 +475,12 @@ async def campaign(count: int, seed: int, *, described: float = DESCRIBED) -> Ta
 
 
 async def _one_world(
-    often: Mapping[Group, int], url: str, count: int, chance: random.Random, names: Sequence[str], unhandled: _Unhandled, tally: Tally,
-    described: float,
+    often: Mapping[Group, int], url: str, count: int, chance: random.Random, unhandled: _Unhandled, tally: Tally, described: float,
 ) -> None:  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="modelyard-show-", ignore_cleanup_errors=True) as folder:
         world = await make_world(folder, url)
         start = start_cases(world)
-        groups = list(start)
+        groups, names = list(start), field_names(world)
         shares = [often.get(group, 1) for group in groups]
         try:
             # A world whose keys were taken away ends early; the campaign makes the next one.
@@ -516,7 +512,8 @@ def described_cases(world: World, count: int, seed: int) -> Iterator[Case]:
     from hypothesis import seed as seeded
     from schemathesis.generation import GenerationMode
 
-    schema = schemathesis.openapi.from_dict(json.loads((ROOT / "docs/reference/openapi.json").read_text("utf-8")))
+    described = next(describe(api) for api in world.gateway.router.apis if api.name == "admin")
+    schema = schemathesis.openapi.from_dict(described)
     operations = [one.ok() for one in schema.get_all_operations()]
     each = max(1, count // len(operations))
     made: list[Case] = []

@@ -23,8 +23,8 @@ from modelyard.app.gateway import gateway_for
 from modelyard.base.ids import new_uuid
 from modelyard.base.log import JsonFormatter, TextFormatter
 from modelyard.base.settings import EgressSettings, Settings
-from modelyard.gateway.admin.requests import PREFIX
 from modelyard.gateway.admin.resources import PLURALS
+from modelyard.gateway.admin.rows import PREFIX
 from modelyard.gateway.auth import TENANT
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings, DocForm, MetadataField, Technique
@@ -298,9 +298,6 @@ def cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
         if row.names:
             for _, id_ in every:
                 yield method, _filled(path, id_), body, id_
-                if path.startswith(PREFIX) and path.endswith("{rest:path}"):
-                    for verb in ("revoke", "rotate"):
-                        yield "POST", f"{_filled(path, id_)}/{verb}", {}, id_
         yield method, f"{_filled(path, 'x')}?tenant=alpha", body, "alpha"
         if body is not None:
             for name in names:
@@ -435,10 +432,10 @@ async def secrets_said(world: World, logs: io.StringIO, spans: Any, home: str) -
         "usage/rows",
         "usage/rows?format=csv",
     )
-    answers = [(path, (await ask(world.gateway, "GET", PREFIX + path, key)).body) for path in paths]
+    answers = [(path, (await ask(world.gateway, "GET", f"{PREFIX}/{path}", key)).body) for path in paths]
     answers.append(("metrics", (await ask(world.gateway, "GET", "/metrics", key)).body))
     answers.append(("openapi", (await ask(world.gateway, "GET", "/admin/openapi.json", key)).body))
-    explained = f"{PREFIX}calls/{world.ids['call'][0]}"
+    explained = f"{PREFIX}/calls/{world.ids['call'][0]}"
     answers.append(("explain", (await ask(world.gateway, "GET", explained, key)).body))
     await world.yard.services.calls.ledger.flush()
     places = [(f"answer of {name}", body) for name, body in answers]

@@ -333,7 +333,7 @@ export const LimitForm = ({
   const put = (more: Partial<typeof form>) => set((now) => ({ ...now, ...more }));
   const save = useDo(
     () => {
-      const value = { ...form, amount: Number(form.amount) } as Partial<Shape<"Limit">> & { name: string };
+      const value = { ...form, amount: Number(form.amount) } as Partial<Shape<"LimitInput">> & { name: string };
       return known ? api.change("limits", known.id, value) : api.make("limits", value);
     },
     ["limits", "plan"],

@@ -55,7 +55,7 @@ const Health = () => {
         </dl>
       )}
       <p>
-        <a href="/console/api/docs" target="_blank" rel="noopener">
+        <a href="/docs/admin" target="_blank" rel="noopener">
           {t.apiDocs}
         </a>
       </p>

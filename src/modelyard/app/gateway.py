@@ -14,8 +14,9 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
 from modelyard.gateway.a2a import table as a2a_table
-from modelyard.gateway.admin import legacy as admin_table
-from modelyard.gateway.admin.parts import ManageParts, ServerState
+from modelyard.gateway.admin import table as admin_table
+from modelyard.gateway.admin.apps import ImportedApps
+from modelyard.gateway.admin.parts import AdminParts, ManageParts, ServerState
 from modelyard.gateway.anthropic import table as anthropic_table
 from modelyard.gateway.auth import Gatekeeper
 from modelyard.gateway.bodies import BodyBudget
@@ -236,11 +237,12 @@ def _admin(
         jail=lambda: tools.jail.level, problem=readiness.problem, services=workflows.services,
         annotations=workflows.features.annotations, began=services.clock.monotonic(),
     )  # fmt: skip
-    return admin_table.api(
-        manage, plugins, apps, datasets, administration=services.tenancy.administration, answers=calls.answers,
-        tools=tools.manager, tool_providers=tools.providers, pipelines=workflows.pipelines,
-        addresses=services.addresses,
-    )  # fmt: skip
+    return admin_table.api(AdminParts(
+        administration=services.tenancy.administration, answers=calls.answers, manage=manage, plugins=plugins,
+        service=apps, datasets=datasets, tools=tools.manager, tool_providers=tools.providers,
+        apps=ImportedApps(apps.apps, workflows.pipelines, services.addresses.server),
+        origin=services.addresses.server, content_origin=services.addresses.content,
+    ))  # fmt: skip
 
 
 def _oidc(services: Services) -> Oidc | None:

@@ -103,7 +103,7 @@ def _fields(by: str) -> list[str]:
 
 
 async def _export(usage: UsageTable, tenant: str, since: float, form: str) -> None:
-    from modelyard.gateway.admin.resources import as_csv, as_lines
+    from modelyard.gateway.admin.usage import as_csv, as_lines
 
     write = as_csv if form == "csv" else as_lines
     is_first = True

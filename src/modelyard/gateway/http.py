@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from modelyard.base.bodies import BodyError, decode_body
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.models.types import JSON, ModelType
@@ -152,10 +152,6 @@ class Request:
     def is_https(self) -> bool:
         """Whether the caller's browser speaks HTTPS, to this server or to a proxy before it."""
         return self.scope.get("scheme") == "https" or self.header(b"x-forwarded-proto") == "https"
-
-    def not_offered(self) -> NotFoundError:
-        """That there is nothing for this verb at this address."""
-        return NotFoundError(f"{self.method} {self.path!r} is not offered here", code="unknown_url")
 
     async def body(self, most: int | None = None) -> bytes:
         """The whole body, of at most so many bytes; as many as the server takes where nothing is said.

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_id
-from modelyard.gateway.admin import requests as admin_calls
 from modelyard.gateway.auth import Gatekeeper, UnauthorizedError
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.http import (
@@ -171,7 +170,7 @@ class Gateway:
         accounts = self._gatekeeper.accounts
         if accounts is None or request.method in ("GET", "HEAD", "OPTIONS") or found.api.name != "admin":
             return
-        if found.row.changes_nothing or request.path.endswith(admin_calls.QUESTIONS) or reply.status >= 400:
+        if found.row.changes_nothing or reply.status >= 400:
             return
         path = request.path
         await accounts.audit.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])

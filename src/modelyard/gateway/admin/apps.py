@@ -1,7 +1,7 @@
 """/admin/v1/apps: apps imported, looked at, published, put back, shown on a page; and the keys of their callers."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -9,9 +9,10 @@ import msgspec
 from modelyard.base import computing
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
-from modelyard.gateway.admin.requests import PREFIX, tenant_of
-from modelyard.gateway.admin.shapes import FileCheck, FileProblem, ScheduleTimes
-from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, read_json
+from modelyard.gateway.admin.app_shapes import AppKeyMade, AppKeyShown, FileCheck, FileProblem, ScheduleTimes
+from modelyard.gateway.admin.requests import app_of, tenant_of
+from modelyard.gateway.admin.shapes import Removed
+from modelyard.gateway.http import Reply, Request, json_reply, read_json
 from modelyard.models.types import JSON
 from modelyard.workflow.apps import Apps, DraftChangedError, FoundApp
 from modelyard.workflow.dsl import App, AppMapping, DslError, Problem, loads
@@ -20,68 +21,20 @@ from modelyard.workflow.trigger_nodes import next_times, triggers_of
 
 
 @dataclass(frozen=True, slots=True)
-class AppsRoute:
+class ImportedApps:
+    """A tenant's apps, their versions, and the keys of their callers."""
+
     apps: Apps
     pipelines: Pipelines
     origin: Callable[[], str]
-    below: Callable[[Request, FoundApp, Sequence[str]], Awaitable[Reply | StreamReply]]
-    """What else there is of an app: its runs, what people said to it."""
 
-    async def __call__(self, request: Request) -> Reply | StreamReply:
-        tenant = tenant_of(request)
-        rest = request.path.rstrip("/").removeprefix(f"{PREFIX}apps").strip("/")
-        name, *more = rest.split("/") if rest else [""]
-        if (request.method, rest) == ("POST", "check"):
-            body = await request.json()
-            text = need(body, "file", str)
-            return json_reply(await computing.apart(_checked, text, may(body, "name", str) or ""))
-        match request.method, bool(name), *more:
-            case "GET", False:
-                return json_reply({"data": [self._shown(one) for one in self.apps.all(tenant)], "has_more": False})
-            case "POST", False:
-                return await self._import(request, tenant)
-            case "GET", True:
-                return json_reply(self._shown(self.apps.find(tenant, name), is_whole=True))
-            case "PATCH", True:
-                return await self._change(request, self.apps.find(tenant, name))
-            case "DELETE", True:
-                await self.apps.remove(self.apps.find(tenant, name))
-                return json_reply({"id": name, "deleted": True})
-            case _:
-                return await self._of_one(request, self.apps.find(tenant, name), more)
+    async def listed(self, request: Request) -> Reply:
+        """Raises NotFoundError for a tenant that is not the caller's."""
+        return json_reply({"data": [self._shown(app) for app in self.apps.all(tenant_of(request))], "has_more": False})
 
-    async def _of_one(self, request: Request, found: FoundApp, rest: Sequence[str]) -> Reply | StreamReply:
-        match request.method, *rest:
-            case "GET", "file":
-                wanted = request.query("version")
-                at = self.apps.at(found, self.apps.version(found, wanted).digest) if wanted else None
-                text = await self.apps.export(at or found, is_draft=at is None)
-                return Reply(text.encode(), content_type=b"application/yaml")
-            case "PUT", "file":
-                return await self._save(request, found)
-            case "POST", "publish":
-                body = await _body(request)
-                told = await self.apps.publish(
-                    found, name=may(body, "name", str) or "", note=may(body, "note", str) or ""
-                )
-                return json_reply(self._shown(told, is_whole=True))
-            case "POST", "restore":
-                told = await self.apps.restore(found, need(await request.json(), "version", str))
-                return json_reply(self._shown(told, is_whole=True))
-            case "GET", "keys":
-                keys = self.apps.keys(found)
-                return json_reply({"data": [{"id": one.id, "hint": key.hint} for one, key in keys], "has_more": False})
-            case "POST", "keys":
-                row, key = await self.apps.make_key(found)
-                return json_reply({"id": row, "key": key}, status=201)
-            case "DELETE", "keys", row:
-                await self.apps.revoke_key(found, row)
-                return json_reply({"id": row, "deleted": True})
-            case _:
-                return await self.below(request, found, rest)
-
-    async def _import(self, request: Request, tenant: str) -> Reply:
-        body = await request.json()
+    async def add(self, request: Request) -> Reply:
+        """Import a file; one of the same name takes the place of the old. Raises InvokeBadRequestError, DslError."""
+        tenant, body = tenant_of(request), await request.json()
         given = may(body, "mapping", dict)
         try:
             mapping = msgspec.convert(given, AppMapping) if given is not None else None
@@ -99,16 +52,20 @@ class AppsRoute:
             status=201,
         )  # fmt: skip
 
-    async def _save(self, request: Request, found: FoundApp) -> Reply:
-        """Keep a draft. Where `base` names what its author began with, a draft that is another is not overwritten."""
+    async def check(self, request: Request) -> Reply:
+        """What is wrong with a file, and what it needs. Raises InvokeBadRequestError, NotFoundError."""
+        tenant_of(request)
         body = await request.json()
-        base, now = may(body, "base", str), found.stored.draft or found.stored.digest
-        if base is not None and base != now:
-            raise DraftChangedError(f"the draft of {found.name!r} is another by now: {now[:12]}, not {base[:12]}")
-        saved, app, _ = await self.apps.add(found.tenant, need(body, "file", str), name=found.name, publishes=False)
-        return json_reply({**self._shown(saved, is_whole=True), **_report(app)})
+        text = need(body, "file", str)
+        return json_reply(await computing.apart(_checked, text, may(body, "name", str) or ""))
 
-    async def _change(self, request: Request, found: FoundApp) -> Reply:
+    async def one(self, request: Request) -> Reply:
+        """With its versions. Raises NotFoundError."""
+        return json_reply(self._shown(app_of(request, self.apps), is_whole=True))
+
+    async def change(self, request: Request) -> Reply:
+        """Switch it or its page on or off. Raises NotFoundError, InvokeBadRequestError."""
+        found = app_of(request, self.apps)
         body = await request.json()
         if (is_on := may(body, "is_enabled", bool)) is not None:
             found = await self.apps.enable(found, is_on=is_on)
@@ -120,6 +77,62 @@ class AppsRoute:
                 origins=None if origins is None else [str(one) for one in origins],
             )  # fmt: skip
         return json_reply(self._shown(found, is_whole=True))
+
+    async def remove(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        await self.apps.remove(app_of(request, self.apps))
+        return json_reply(Removed(id=request.names["id"], deleted=True))
+
+    async def file(self, request: Request) -> Reply:
+        """Of its draft, or of a `version`. Raises NotFoundError."""
+        found = app_of(request, self.apps)
+        wanted = request.query("version")
+        at = self.apps.at(found, self.apps.version(found, wanted).digest) if wanted else None
+        text = await self.apps.export(at or found, is_draft=at is None)
+        return Reply(text.encode(), content_type=b"application/yaml")
+
+    async def save(self, request: Request) -> Reply:
+        """Keep a draft. Where `base` names what its author began with, a draft that is another is not overwritten.
+
+        Raises NotFoundError, DraftChangedError, DslError.
+        """
+        found = app_of(request, self.apps)
+        body = await request.json()
+        base, now = may(body, "base", str), found.stored.draft or found.stored.digest
+        if base is not None and base != now:
+            raise DraftChangedError(f"the draft of {found.name!r} is another by now: {now[:12]}, not {base[:12]}")
+        saved, app, _ = await self.apps.add(found.tenant, need(body, "file", str), name=found.name, publishes=False)
+        return json_reply({**self._shown(saved, is_whole=True), **_report(app)})
+
+    async def publish(self, request: Request) -> Reply:
+        """Raises NotFoundError, InvokeBadRequestError."""
+        found = app_of(request, self.apps)
+        body = await _body(request)
+        name, note = may(body, "name", str) or "", may(body, "note", str) or ""
+        return json_reply(self._shown(await self.apps.publish(found, name=name, note=note), is_whole=True))
+
+    async def restore(self, request: Request) -> Reply:
+        """Make an old version the draft. Raises NotFoundError, InvokeBadRequestError."""
+        found = app_of(request, self.apps)
+        version = need(await request.json(), "version", str)
+        return json_reply(self._shown(await self.apps.restore(found, version), is_whole=True))
+
+    async def keys(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        keys = self.apps.keys(app_of(request, self.apps))
+        shown = [AppKeyShown(id=known.id, hint=key.hint) for known, key in keys]
+        return json_reply({"data": shown, "has_more": False})
+
+    async def make_key(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        row, key = await self.apps.make_key(app_of(request, self.apps))
+        return json_reply(AppKeyMade(id=row, key=key), status=201)
+
+    async def revoke_key(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        row = request.names["key"]
+        await self.apps.revoke_key(app_of(request, self.apps), row)
+        return json_reply(Removed(id=row, deleted=True))
 
     def _shown(self, one: FoundApp, *, is_whole: bool = False) -> JSON:
         stored = one.stored

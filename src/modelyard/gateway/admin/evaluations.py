@@ -8,8 +8,9 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
-from modelyard.gateway.admin.requests import PREFIX, broken_stream, tenant_of
-from modelyard.gateway.admin.shapes import EvaluationShown
+from modelyard.gateway.admin.app_shapes import EvaluationShown
+from modelyard.gateway.admin.requests import broken_stream, tenant_of
+from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.knowledge.entities import Dataset
@@ -19,38 +20,47 @@ _MOST_WRITTEN = 200
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationsRoute:
-    """GET evaluations/DATASET, …/ID; POST evaluations/DATASET (`questions`, `ways`), told as it goes;
-    POST …/questions (`count`, `model`); DELETE …/ID."""
+class DatasetEvaluations:
+    """What came of asking a dataset questions whose documents are known."""
 
     parts: DatasetParts
 
-    async def __call__(self, request: Request) -> Reply | StreamReply:
-        name, _, rest = request.path.removeprefix(f"{PREFIX}evaluations/").strip("/").partition("/")
-        dataset = await self.parts.datasets.find(tenant_of(request), name)
-        kept = self.parts.evaluations
-        match request.method, rest:
-            case "GET", "":
-                return json_reply({"data": [_shown(one) for one in await kept.all(dataset)]})
-            case "POST", "":
-                body = await request.json()
-                ways = [str(one) for one in may(body, "ways", list) or ()]
-                questions = _questions(need(body, "questions", list))
-                return sse_reply(_told(kept, dataset, questions, ways, request.caller.user or ""), broken_stream)
-            case "POST", "questions":
-                body = await request.json()
-                count = may(body, "count", int) or 20
-                if not 1 <= count <= _MOST_WRITTEN:
-                    raise InvokeBadRequestError(f"'count' must be from 1 to {_MOST_WRITTEN}", param="count")
-                writing = kept.questions(dataset, most=count, model=may(body, "model", str) or "default")
-                return json_reply({"data": await request.while_here(writing)})
-            case "GET", _:
-                return json_reply(_shown(await kept.one(dataset, rest)))
-            case "DELETE", _:
-                await kept.remove(dataset, rest)
-                return json_reply({"id": rest, "deleted": True})
-            case _:
-                raise request.not_offered()
+    async def listed(self, request: Request) -> Reply:
+        """Newest first. Raises NotFoundError."""
+        dataset = await self._dataset(request)
+        return json_reply({"data": [_shown(kept) for kept in await self.parts.evaluations.all(dataset)]})
+
+    async def run(self, request: Request) -> StreamReply:
+        """Told as it goes, and kept. Raises NotFoundError, InvokeBadRequestError."""
+        dataset, body = await self._dataset(request), await request.json()
+        ways = [str(way) for way in may(body, "ways", list) or ()]
+        questions = _questions(need(body, "questions", list))
+        telling = _told(self.parts.evaluations, dataset, questions, ways, request.caller.user or "")
+        return sse_reply(telling, broken_stream)
+
+    async def write_questions(self, request: Request) -> Reply:
+        """By a model, one a document; they are not kept. Raises NotFoundError, InvokeBadRequestError."""
+        dataset, body = await self._dataset(request), await request.json()
+        count = may(body, "count", int) or 20
+        if not 1 <= count <= _MOST_WRITTEN:
+            raise InvokeBadRequestError(f"'count' must be from 1 to {_MOST_WRITTEN}", param="count")
+        model = may(body, "model", str) or "default"
+        writing = self.parts.evaluations.questions(dataset, most=count, model=model)
+        return json_reply({"data": await request.while_here(writing)})
+
+    async def one(self, request: Request) -> Reply:
+        """Question by question. Raises NotFoundError."""
+        dataset = await self._dataset(request)
+        return json_reply(_shown(await self.parts.evaluations.one(dataset, request.names["evaluation"])))
+
+    async def remove(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        dataset, name = await self._dataset(request), request.names["evaluation"]
+        await self.parts.evaluations.remove(dataset, name)
+        return json_reply(Removed(id=name, deleted=True))
+
+    async def _dataset(self, request: Request) -> Dataset:
+        return await self.parts.datasets.find(tenant_of(request), request.names["id"])
 
 
 def _questions(given: Sequence[object]) -> list[Question]:

@@ -1,12 +1,21 @@
 """/admin/v1/plugins and /market: what is installed and what it takes, installing from a file or a market."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import may, need
-from modelyard.gateway.admin.parts import ManageParts
-from modelyard.gateway.admin.requests import PREFIX, tenant_of
-from modelyard.gateway.admin.shapes import InstallStep, InstallTask, MarketPlugin, PluginShown, PluginsShown
+from modelyard.gateway.admin.parts import ServerState
+from modelyard.gateway.admin.plugin_shapes import (
+    InstallStep,
+    InstallTask,
+    LogLine,
+    MarketPlugin,
+    PluginShown,
+    PluginsShown,
+)
+from modelyard.gateway.admin.requests import tenant_of
+from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.models.entities import I18nObject
@@ -24,57 +33,54 @@ _BY_ITSELF = {"content-security-policy": "default-src 'none'; style-src 'unsafe-
 
 
 @dataclass(frozen=True, slots=True)
-class PluginsRoute:
-    """GET plugins, plugins/ID, …/logs, …/icon; POST plugins (a package), plugins/market (`id`); GET plugins/tasks/ID;
-    PATCH plugins/ID (`granted`); DELETE plugins/ID."""
+class InstalledPlugins:
+    """A tenant's plugins."""
 
     parts: PluginParts
-    manage: ManageParts
+    server: Callable[[], ServerState]
 
-    async def __call__(self, request: Request) -> Reply:
-        tenant = tenant_of(request)
-        rest = [one for one in request.path.removeprefix(f"{PREFIX}plugins").strip("/").split("/") if one]
-        match request.method, *rest:
-            case ("GET",):
-                return json_reply(await self._all(tenant))
-            case ("POST",):
-                return await self._install(request, tenant, await request.body())
-            case "POST", "market":
-                return await self._from_market(request, tenant)
-            case "GET", "tasks", task:
-                return json_reply(await self._task(tenant, task))
-            case "GET", name:
-                return json_reply(await self._shown(tenant, self._find(tenant, name)))
-            case "GET", name, "logs":
-                lines = self.parts.host.lines(tenant, self._find(tenant, name).identifier)
-                return json_reply({"data": [{"at": at, "text": text} for at, text in lines]})
-            case "GET", name, "icon":
-                return self._icon(tenant, self._find(tenant, name))
-            case "PATCH", name:
-                granted = need(await request.json(), "granted", list)
-                one = self._find(tenant, name)
-                await self.parts.installations.grant(tenant, one.plugin_id, [str(word) for word in granted])
-                return json_reply(await self._shown(tenant, self._find(tenant, name)))
-            case "DELETE", name:
-                one = self._find(tenant, name)
-                await self.parts.installations.uninstall(tenant, one.plugin_id)
-                return json_reply({"id": name, "deleted": True})
-            case _:
-                raise request.not_offered()
-
-    def _find(self, tenant: str, name: str) -> Installed:
-        for one in self.parts.plugins.installed(tenant):
-            if name in (one.id, one.plugin_id.replace("/", ":")):
-                return one
-        raise NotFoundError(f"plugin {name!r} is not installed", code="plugin_not_found")
-
-    async def _all(self, tenant: str) -> PluginsShown:
-        address = self.manage.server().debug_address
-        return PluginsShown(
-            data=[await self._shown(tenant, one) for one in self.parts.plugins.installed(tenant)],
+    async def listed(self, request: Request) -> Reply:
+        """And where plugins that their authors run connect to. Raises NotFoundError."""
+        tenant, address = tenant_of(request), self.server().debug_address
+        shown = PluginsShown(
+            data=[await self._shown(tenant, plugin) for plugin in self.parts.plugins.installed(tenant)],
             debug_address=address,
             debug_key=self.parts.debugged.key(tenant) if address else "",
         )
+        return json_reply(shown)
+
+    async def one(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        return json_reply(await self._shown(tenant_of(request), self._named(request)))
+
+    async def logs(self, request: Request) -> Reply:
+        """What it said lately. Raises NotFoundError."""
+        lines = self.parts.host.lines(tenant_of(request), self._named(request).identifier)
+        return json_reply({"data": [LogLine(at=at, text=text) for at, text in lines]})
+
+    async def icon(self, request: Request) -> Reply:
+        """Raises NotFoundError, also where its icon is no picture."""
+        return self._icon(tenant_of(request), self._named(request))
+
+    async def grant(self, request: Request) -> Reply:
+        """What it may ask its host for. Raises NotFoundError, InvokeBadRequestError."""
+        tenant = tenant_of(request)
+        granted = need(await request.json(), "granted", list)
+        plugin = self._named(request)
+        await self.parts.installations.grant(tenant, plugin.plugin_id, [str(word) for word in granted])
+        return json_reply(await self._shown(tenant, self._named(request)))
+
+    async def remove(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        await self.parts.installations.uninstall(tenant_of(request), self._named(request).plugin_id)
+        return json_reply(Removed(id=request.names["id"], deleted=True))
+
+    def _named(self, request: Request) -> Installed:
+        tenant, name = tenant_of(request), request.names["id"]
+        for plugin in self.parts.plugins.installed(tenant):
+            if name in (plugin.id, plugin.plugin_id.replace("/", ":")):
+                return plugin
+        raise NotFoundError(f"plugin {name!r} is not installed", code="plugin_not_found")
 
     async def _shown(self, tenant: str, one: Installed) -> PluginShown:
         manifest = one.declaration.manifest
@@ -100,8 +106,19 @@ class PluginsRoute:
             raise NotFoundError(f"the icon of {one.plugin_id!r} is no picture", code="asset_not_found")
         return Reply(data, content_type=kind, headers=_BY_ITSELF)
 
-    async def _install(self, request: Request, tenant: str, data: bytes) -> Reply:
-        """A package as it is; `unsigned=true` in the address is the operator's word that it need not be signed."""
+
+@dataclass(frozen=True, slots=True)
+class Installations:
+    """How plugins get here: as packages, or from a market.
+
+    `unsigned=true` in the address is the operator's word that a package need not be signed.
+    """
+
+    parts: PluginParts
+
+    async def upload(self, request: Request) -> Reply:
+        """A package as it is. Raises InvokeBadRequestError, PackageError."""
+        tenant, data = tenant_of(request), await request.body()
         if not data:
             raise InvokeBadRequestError("send the package itself: a .difypkg or .difybndl file")
         if data.startswith(b"{"):
@@ -110,12 +127,17 @@ class PluginsRoute:
         packed, _ = await self.parts.packages.upload(data, by)
         return await self._begun(tenant, str(packed.identifier), by, "package")
 
-    async def _from_market(self, request: Request, tenant: str) -> Reply:
-        body = await request.json()
+    async def fetch(self, request: Request) -> Reply:
+        """From a market. Raises InvokeBadRequestError, NotFoundError, PackageError."""
+        tenant, body = tenant_of(request), await request.json()
         data = await self.parts.market.fetch(need(body, "id", str), may(body, "version", str) or "")
         by = _installer(request)
         packed, _ = await self.parts.packages.upload(data, by)
         return await self._begun(tenant, str(packed.identifier), by, "marketplace")
+
+    async def progress(self, request: Request) -> Reply:
+        """How far an installation is. Raises NotFoundError."""
+        return json_reply(await self._task(tenant_of(request), request.names["id"]))
 
     async def _begun(self, tenant: str, identifier: str, by: Installer, source: str) -> Reply:
         task, _ = await self.parts.installations.install(tenant, [identifier], by, source=source)
@@ -143,12 +165,13 @@ def _words(given: dict[str, str], otherwise: str) -> I18nObject | None:
 
 
 @dataclass(frozen=True, slots=True)
-class MarketRoute:
-    """GET market: what the markets of the settings list; `q` are words to find."""
+class MarketListings:
+    """What the markets of the settings list."""
 
     market: Market
 
-    async def __call__(self, request: Request) -> Reply:
+    async def search(self, request: Request) -> Reply:
+        """Those that `q` finds. Raises PluginError where a market cannot be asked."""
         found = await self.market.search(request.query("q") or "")
         return json_reply({
             "data": [

@@ -10,52 +10,49 @@ import msgspec
 from modelyard.base.computing import apart
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import need
-from modelyard.gateway.admin.parts import ManageParts
-from modelyard.gateway.admin.requests import PREFIX, count_of, offset_of, span_of, tenant_of
+from modelyard.gateway.admin.requests import count_of, offset_of, span_of, tenant_of
 from modelyard.gateway.admin.shapes import CallPage, CallRow, Explanation, Percentiles, Replayed
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.llm import LLMRequest
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import ForbiddenError, Role
 from modelyard.runtime.invocation import Context
+from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.traces import Traces
 from modelyard.runtime.usage_row import UsageRow
-from modelyard.runtime.usage_table import FILTERS
+from modelyard.runtime.usage_table import FILTERS, UsageTable
 
 
 @dataclass(frozen=True, slots=True)
-class CallsRoute:
-    """GET calls (`since`, `until`, `limit`, `offset`, filters); GET calls/ID; POST calls/ID/replay with `model`."""
+class Calls:
+    """A tenant's attempts at calls, why each went its way, and the same asked again."""
 
-    parts: ManageParts
+    models: ModelManager
+    ledger: Ledger
+    traces: Traces
 
-    async def __call__(self, request: Request) -> Reply:
+    async def page(self, request: Request) -> Reply:
+        """Newest first, those that fit the filters. Raises InvokeBadRequestError, NotFoundError."""
         tenant = tenant_of(request)
-        name, _, action = request.path.removeprefix(f"{PREFIX}calls").strip("/").partition("/")
-        match request.method, bool(name), action:
-            case "GET", False, "":
-                return await self._page(request, tenant)
-            case "GET", True, "":
-                return json_reply(await self._explained(tenant, name))
-            case "POST", True, "replay":
-                if not request.caller.role.covers(Role.DEVELOPER):
-                    raise ForbiddenError("this takes the role 'developer': it calls a model")
-                return json_reply(await request.while_here(self._replayed(request, tenant, name)))
-            case _:
-                raise request.not_offered()
-
-    async def _page(self, request: Request, tenant: str) -> Reply:
         since, until = span_of(request)
         most = count_of(request, "limit", 100)
         skip = offset_of(request)
         wanted = {name: value for name in FILTERS if (value := request.query(name))}
-        rows, total = await self.parts.ledger.usage.page(
-            tenant, since=since, until=until, most=most, skip=skip, **wanted
-        )
+        rows, total = await self.ledger.usage.page(tenant, since=since, until=until, most=most, skip=skip, **wanted)
         return await apart(_page_reply, rows, total)
 
+    async def explain(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        return json_reply(await self._explained(tenant_of(request), request.names["id"]))
+
+    async def replay(self, request: Request) -> Reply:
+        """A recorded chat, asked of another model. Raises NotFoundError, InvokeBadRequestError."""
+        replaying = self._replayed(request, tenant_of(request), request.names["id"])
+        return json_reply(await request.while_here(replaying))
+
     async def _explained(self, tenant: str, name: str) -> Explanation:
-        await self.parts.ledger.flush()
-        return msgspec.convert(await self.parts.traces.explain(tenant, name), Explanation)
+        await self.ledger.flush()
+        return msgspec.convert(await self.traces.explain(tenant, name), Explanation)
 
     async def _replayed(self, request: Request, tenant: str, name: str) -> Replayed:
         model = need(await request.json(), "model", str)
@@ -70,7 +67,7 @@ class CallsRoute:
         # What only the first model's format has a name for is not another model's.
         asked = msgspec.structs.replace(asked, stream=False, format="", extra={})
         caller = request.caller if tenant == request.tenant else msgspec.structs.replace(request.caller, tenant=tenant)
-        found = self.parts.models.find(caller, model, ModelType.LLM, context=Context(id=request.id, cache="off"))
+        found = self.models.find(caller, model, ModelType.LLM, context=Context(id=request.id, cache="off"))
         began = time.perf_counter()
         answer = await found.invoke_llm(asked)
         usage, message = answer.usage, answer.message
@@ -99,13 +96,14 @@ def _row(one: UsageRow) -> CallRow:
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyRoute:
-    """GET latency: percentiles by model, between `since` and `until`."""
+class Latency:
+    """How long a tenant's calls took."""
 
-    parts: ManageParts
+    usage: UsageTable
 
-    async def __call__(self, request: Request) -> Reply:
+    async def percentiles(self, request: Request) -> Reply:
+        """By model, between `since` and `until`. Raises InvokeBadRequestError, NotFoundError."""
         since, until = span_of(request)
-        rows = await self.parts.ledger.usage.percentiles(tenant_of(request), since=since, until=until)
+        rows = await self.usage.percentiles(tenant_of(request), since=since, until=until)
         blank: dict[str, Any] = dict.fromkeys(("first_p50", "first_p90", "first_p99"))
         return json_reply({"data": [Percentiles(**{**blank, **row}) for row in rows]})

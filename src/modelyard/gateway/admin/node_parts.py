@@ -1,14 +1,18 @@
-"""/admin/v1/node-parts and /admin/v1/subscriptions: what plugins give nodes to work with, and what they listen to."""
+"""/admin/v1/nodes, /node-parts and /subscriptions: node types, what plugins give them, what trigger plugins hear."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from modelyard.agents.strategies import STRATEGIES
 from modelyard.base.errors import NotFoundError
 from modelyard.base.fields import may, need
-from modelyard.gateway.admin.requests import PREFIX, tenant_of
-from modelyard.gateway.admin.shapes import (
+from modelyard.gateway.admin.app_shapes import (
+    NodeKindShown,
     NodeParts,
     PartOption,
     PartParameter,
@@ -16,11 +20,14 @@ from modelyard.gateway.admin.shapes import (
     SubscriptionShown,
     TriggerProviderShown,
 )
+from modelyard.gateway.admin.requests import tenant_of
+from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.entities import I18nObject
 from modelyard.plugins.declaration import Field, Identity, Parameter, Part
 from modelyard.runtime.plugin_subscriptions import PluginSubscriptions
 from modelyard.runtime.plugins import Plugins
+from modelyard.workflow.nodes import node_class, node_types
 
 _OWN_STRATEGIES = {
     "function_calling": ("Function calling", "函数调用"), "react": ("ReAct", "ReAct"),
@@ -36,12 +43,35 @@ _OWN_PARAMETERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class NodePartsRoute:
-    """GET node-parts."""
+class NodeKinds:
+    """Node types, each with a JSON schema of what it is told."""
+
+    async def listed(self, request: Request) -> Reply:
+        """The same for everybody."""
+        del request
+        return json_reply({"data": await asyncio.to_thread(_kinds)})
+
+
+@lru_cache(1)
+def _kinds() -> list[NodeKindShown]:
+    found: list[NodeKindShown] = []
+    for kind in node_types():
+        made = node_class(kind)
+        if made is None:
+            continue
+        schema = msgspec.json.schema(made.Data)
+        found.append(NodeKindShown(type=kind, kind=made.kind.value, schema=schema))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class PartsOfNodes:
+    """What plugins give nodes to work with."""
 
     plugins: Plugins
 
-    async def __call__(self, request: Request) -> Reply:
+    async def listed(self, request: Request) -> Reply:
+        """Raises NotFoundError for a tenant that is not the caller's."""
         events: list[PartShown] = []
         strategies = [_own(name) for name in STRATEGIES]
         datasources: list[PartShown] = []
@@ -68,32 +98,33 @@ class NodePartsRoute:
 
 
 @dataclass(frozen=True, slots=True)
-class SubscriptionsRoute:
-    """GET, and POST (`plugin`, `name`, `parameters`, `credentials`) subscriptions; DELETE subscriptions/ID."""
+class Subscriptions:
+    """What trigger plugins listen to."""
 
     subscribed: PluginSubscriptions
     origin: Callable[[], str]
 
-    async def __call__(self, request: Request) -> Reply:
-        tenant = tenant_of(request)
-        name = request.path.removeprefix(f"{PREFIX}subscriptions").strip("/")
-        match request.method, bool(name):
-            case "GET", False:
-                return json_reply({"data": self._all(tenant)})
-            case "POST", False:
-                body = await request.json()
-                made = await self.subscribed.subscribe(
-                    tenant, need(body, "plugin", str), need(body, "name", str), may(body, "parameters", dict) or {},
-                    may(body, "credentials", dict) or {}, origin=self.origin(), user=request.caller.user or "",
-                )  # fmt: skip
-                return json_reply(next(one for one in self._all(tenant) if one.id == made), status=201)
-            case "DELETE", True:
-                if name not in {one.id for one in self._all(tenant)}:
-                    raise NotFoundError(f"subscription {name[:80]!r} does not exist", code="subscription_not_found")
-                await self.subscribed.unsubscribe(tenant, name)
-                return json_reply({"id": name, "deleted": True})
-            case _:
-                raise request.not_offered()
+    async def listed(self, request: Request) -> Reply:
+        """Raises NotFoundError for a tenant that is not the caller's."""
+        return json_reply({"data": self._all(tenant_of(request))})
+
+    async def add(self, request: Request) -> Reply:
+        """Raises InvokeBadRequestError, NotFoundError, PluginError."""
+        tenant, body = tenant_of(request), await request.json()
+        made = await self.subscribed.subscribe(
+            tenant, need(body, "plugin", str), need(body, "name", str), may(body, "parameters", dict) or {},
+            may(body, "credentials", dict) or {}, origin=self.origin(), user=request.caller.user or "",
+        )  # fmt: skip
+        shown = next(subscription for subscription in self._all(tenant) if subscription.id == made)
+        return json_reply(shown, status=201)
+
+    async def remove(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        tenant, name = tenant_of(request), request.names["id"]
+        if name not in {subscription.id for subscription in self._all(tenant)}:
+            raise NotFoundError(f"subscription {name[:80]!r} does not exist", code="subscription_not_found")
+        await self.subscribed.unsubscribe(tenant, name)
+        return json_reply(Removed(id=name, deleted=True))
 
     def _all(self, tenant: str) -> list[SubscriptionShown]:
         return [

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelyard.base.fields import may, need
+from modelyard.gateway.admin.plugin_shapes import ClientMade, ConnectionBegun
 from modelyard.gateway.admin.requests import tenant_of
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.gateway.plugins.oauth import BEGIN, redirect_of
@@ -18,15 +19,15 @@ class OAuthSetUp:
     origin: Callable[[], str]
 
     async def set_client(self, request: Request) -> Reply:
-        """POST /admin/v1/oauth/clients. Raises InvokeBadRequestError, NotFoundError."""
+        """Raises InvokeBadRequestError, NotFoundError."""
         tenant, body = tenant_of(request), await request.json()
         provider = need(body, "provider", str)
         made = await self.credentials.set_client(tenant, provider, may(body, "values", dict) or {})
-        return json_reply({"id": made, "redirect_uri": redirect_of(self.origin(), provider)}, status=201)
+        return json_reply(ClientMade(id=made, redirect_uri=redirect_of(self.origin(), provider)), status=201)
 
     async def connect(self, request: Request) -> Reply:
-        """POST /admin/v1/oauth/connections: an address for a person's browser. Raises InvokeBadRequestError."""
+        """An address for a person's browser. Raises InvokeBadRequestError."""
         tenant, body = tenant_of(request), await request.json()
         provider, user = need(body, "provider", str), may(body, "user", str) or ""
         ticket = self.credentials.ticket(tenant, provider, may(body, "name", str) or provider, user)
-        return json_reply({"url": f"{self.origin()}{BEGIN}{ticket}"}, status=201)
+        return json_reply(ConnectionBegun(url=f"{self.origin()}{BEGIN}{ticket}"), status=201)

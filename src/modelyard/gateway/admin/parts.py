@@ -6,19 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.base.clock import Clock
+from modelyard.gateway.admin.apps import ImportedApps
+from modelyard.gateway.knowledge.calls import DatasetParts
+from modelyard.gateway.plugins.parts import PluginParts
+from modelyard.gateway.service.parts import ServiceParts
 from modelyard.models.types import JSON
 from modelyard.providers.local.weights import WeightStore
+from modelyard.runtime.administration import Administration
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.limits import Applied, Subject
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.tenancy import Directory
 from modelyard.runtime.traces import Traces
+from modelyard.storage.answers import Answers
 from modelyard.storage.counters import Counters
+from modelyard.tools.manager import ToolManager
+from modelyard.tools.providers import ToolProviders
 from modelyard.workflow.annotations import Annotations
 from modelyard.workflow.dsl import App
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Services
+
+CredentialProbe = Callable[[str, str, Mapping[str, Any]], Awaitable[list[str]]]
+"""(tenant, provider, a filled-in form) → the models that it offers. Raises the provider's own refusal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +54,7 @@ class ManageParts:
     applying: Callable[[Subject], Sequence[Applied]]
     cache_seconds: Callable[[str, str], float]
     """(tenant, route) → how long answers may be given again."""
-    check: Callable[[str, str, Mapping[str, Any]], Awaitable[list[str]]]
-    """(tenant, provider, a filled-in form) → the models that it offers. Raises the provider's own refusal."""
+    check: CredentialProbe
     server: Callable[[], ServerState]
     settings_schema: Callable[[], JSON]
     settings_file: Path
@@ -58,3 +68,20 @@ class ManageParts:
     annotations: Annotations
     began: float
     """On the clock's monotonic time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminParts:
+    """What the admin API's table makes its handlers of."""
+
+    administration: Administration
+    answers: Answers
+    manage: ManageParts
+    plugins: PluginParts
+    service: ServiceParts
+    datasets: DatasetParts
+    apps: ImportedApps
+    tools: ToolManager
+    tool_providers: ToolProviders
+    origin: Callable[[], str]
+    content_origin: Callable[[], str]

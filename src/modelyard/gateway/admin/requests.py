@@ -1,14 +1,13 @@
-"""What routes of the admin API share: where they are, and whose things a call is about."""
+"""What routes of the admin API share: whose things a call is about."""
 
 import time
+from collections.abc import Iterable
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.http import Request, encode
-
-PREFIX = "/admin/v1/"
-QUESTIONS = ("/plan", "/check", "/test-node")
-"""What is asked with a body, and changes nothing."""
+from modelyard.models.types import ModelType
+from modelyard.workflow.apps import Apps, FoundApp
 
 
 def tenant_of(request: Request) -> str:
@@ -19,6 +18,11 @@ def tenant_of(request: Request) -> str:
     if not request.caller.is_operator:
         raise NotFoundError(f"tenant {named!r} does not exist", code="tenant_not_found")
     return named
+
+
+def app_of(request: Request, apps: Apps) -> FoundApp:
+    """The app that the path names by `id`. Raises NotFoundError."""
+    return apps.find(tenant_of(request), request.names["id"])
 
 
 _MOST = 1000
@@ -58,3 +62,15 @@ def span_of(request: Request) -> tuple[float, float]:
     except ValueError:
         raise InvokeBadRequestError("'since' and 'until' are seconds since 1970", param="since") from None
     return since, until
+
+
+def model_type(text: str) -> ModelType:
+    """Raises InvokeBadRequestError."""
+    if text not in {*ModelType}:
+        raise InvokeBadRequestError(f"'type' is one of {', '.join(ModelType)}, not {text!r}", param="type")
+    return ModelType(text)
+
+
+def longest_rest(seconds: Iterable[float]) -> float:
+    """Of rests; one that waits for its probe's end is as a day: JSON knows no infinity."""
+    return round(min(max(seconds, default=0.0), _DAY), 1)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import platform
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import distributions
@@ -20,18 +20,23 @@ from modelyard.gateway.admin.parts import ManageParts
 from modelyard.gateway.admin.requests import broken_stream, tenant_of
 from modelyard.gateway.admin.shapes import About, Package, SettingsShown
 from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
+from modelyard.models.types import JSON
+from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.load_balancing import Health
+from modelyard.runtime.tenancy import Directory
 
 _LOOK_SECONDS = 1.0
 _BEAT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class AboutRoute:
-    """GET about: versions, the jail, the database, what is wrong, and whose work is in here."""
+class ServerAccount:
+    """Versions, the jail, the database, what is wrong, and whose work is in here."""
 
     parts: ManageParts
 
-    async def __call__(self, request: Request) -> Reply:
+    async def show(self, request: Request) -> Reply:
+        """To the operator in full, to others in short."""
         parts, server = self.parts, self.parts.server()
         problem, rejected = parts.problem(), None
         if request.caller.is_operator:
@@ -68,39 +73,45 @@ def _licence(metadata: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class SettingsRoute:
-    """GET settings: the file, without its secrets. PUT settings with `text`: checked, written, taken up."""
+class SettingsFile:
+    """The settings as they are written; for the operator alone."""
 
-    parts: ManageParts
+    path: Path
+    schema: Callable[[], JSON]
+    load: Callable[[Path], object]
+    """What a file would say, with the environment's word over it. Raises ConfigError."""
+    overridden: Sequence[str]
 
-    async def __call__(self, request: Request) -> Reply:
-        if not request.caller.is_operator:
-            raise NotFoundError("the settings are the operator's", code="unknown_url")
-        path = self.parts.settings_file
-        if request.method == "PUT":
-            text = need(await request.json(), "text", str)
-            await asyncio.to_thread(self._write, path, text)
-        return json_reply(await asyncio.to_thread(self._shown, path))
+    async def show(self, request: Request) -> Reply:
+        """Without its secrets. Raises NotFoundError for whoever is no operator."""
+        _check_operator(request)
+        return json_reply(await asyncio.to_thread(self._shown))
 
-    def _shown(self, path: Path) -> SettingsShown:
-        text = path.read_text("utf-8") if path.is_file() else ""
+    async def write(self, request: Request) -> Reply:
+        """Checked, written, taken up. Raises NotFoundError, InvokeBadRequestError."""
+        _check_operator(request)
+        text = need(await request.json(), "text", str)
+        await asyncio.to_thread(self._write, text)
+        return json_reply(await asyncio.to_thread(self._shown))
+
+    def _shown(self) -> SettingsShown:
+        text = self.path.read_text("utf-8") if self.path.is_file() else ""
         try:
             shown = struck(text)
         except ConfigError as error:
             shown = f"# {error}\n"
-        return SettingsShown(
-            path=str(path), text=shown, schema=self.parts.settings_schema(), overridden=list(self.parts.overridden)
-        )
+        return SettingsShown(path=str(self.path), text=shown, schema=self.schema(), overridden=list(self.overridden))
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, text: str) -> None:
         """All of it or nothing. Raises InvokeBadRequestError that lists every mistake with its line."""
+        path = self.path
         old = path.read_text("utf-8") if path.is_file() else ""
         private_folder(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".modelyard-", suffix=".yaml")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(restored(text, old))
-            self.parts.load_settings(Path(name))
+            self.load(Path(name))
             Path(name).replace(path)
         except ConfigError as error:
             raise InvokeBadRequestError(str(error).replace(f"{name}:", "line "), param="text") from error
@@ -108,13 +119,21 @@ class SettingsRoute:
             Path(name).unlink(missing_ok=True)
 
 
+def _check_operator(request: Request) -> None:
+    if not request.caller.is_operator:
+        raise NotFoundError("the settings are the operator's", code="unknown_url")
+
+
 @dataclass(frozen=True, slots=True)
-class LiveRoute:
-    """GET live: a line whenever something is new, so that pages need not ask: `usage`, `resting`, `setup`, `runs`."""
+class News:
+    """A line whenever something is new, so that pages need not ask: `usage`, `resting`, `setup`."""
 
-    parts: ManageParts
+    ledger: Ledger
+    health: Health
+    directory: Directory
 
-    async def __call__(self, request: Request) -> StreamReply:
+    async def tell(self, request: Request) -> StreamReply:
+        """Raises NotFoundError for a tenant that is not the caller's."""
         return sse_reply(self._told(tenant_of(request)), broken_stream)
 
     async def _told(self, tenant: str) -> AsyncGenerator[bytes, None]:
@@ -133,9 +152,9 @@ class LiveRoute:
 
     def _seen(self, tenant: str) -> Mapping[str, Any]:
         """What can be told from memory alone: looking costs next to nothing."""
-        resting = self.parts.models.providers.health.resting()
+        resting = self.health.resting()
         return {
-            "usage": self.parts.ledger.settled[tenant],
+            "usage": self.ledger.settled[tenant],
             "resting": frozenset(place for place in resting if place.startswith(f"{tenant}/")),
-            "setup": self.parts.directory.changes,
+            "setup": self.directory.changes,
         }

@@ -28,8 +28,18 @@ class Kept(Stored, frozen=True, kw_only=True):
     """`operator` where the operator set it, and the tenant may not change it; empty where it is the tenant's own."""
 
 
-class TenantShown(Stored, frozen=True, kw_only=True):
-    is_enabled: bool = True
+class TenantShown(Shape, frozen=True, kw_only=True):
+    id: str
+    name: str
+    label: str
+    is_enabled: bool
+    preferred: dict[str, str]
+    """Provider → whose credentials go first: `custom` or `system`."""
+
+
+class TenantDetail(TenantShown, frozen=True, kw_only=True):
+    created_at: float
+    updated_at: float
 
 
 class UserShown(Stored, frozen=True, kw_only=True):
@@ -46,8 +56,11 @@ class KeyShown(Stored, frozen=True, kw_only=True):
     priority: int = 0
     expires_at: float | None = None
     revoked_at: float | None = None
-    key: str = ""
-    """The key itself, once: in the answer that made it."""
+
+
+class KeyMade(KeyShown, frozen=True, kw_only=True):
+    key: str
+    """The key itself: it is told this once."""
 
 
 class CredentialShown(Kept, frozen=True, kw_only=True):
@@ -332,330 +345,13 @@ class Replayed(Shape, frozen=True, kw_only=True):
     ms: float
 
 
-# ------------------------------------------------------------------------------------ plugins
+class Resting(Shape, frozen=True, kw_only=True):
+    data: dict[str, float]
+    """What rests after failures, as `tenant/provider/model/credential` → seconds that are left."""
 
 
-class PluginShown(Shape, frozen=True, kw_only=True):
-    id: str
-    plugin_id: str
-    identifier: str
-    version: str
-    author: str
-    label: I18nObject
-    description: I18nObject | None
-    kinds: list[str]
-    """models, tools, endpoints, agent_strategies, datasources, triggers."""
-    runtime: str
-    source: str
-    asked: list[str]
-    granted: list[str]
-    has_icon: bool
-    processes: int
-    memory_bytes: int
-    cpu_seconds: float
-    tools: list[str]
-    created_at: float
-
-
-class PluginsShown(Shape, frozen=True, kw_only=True):
-    data: list[PluginShown]
-    debug_address: str
-    """Where plugins that their authors run connect to; empty where that is off."""
-    debug_key: str
-
-
-class InstallStep(Shape, frozen=True, kw_only=True):
-    plugin_id: str
-    status: str
-    message: str
-
-
-class InstallTask(Shape, frozen=True, kw_only=True):
-    id: str
-    status: str
-    plugins: list[InstallStep]
-
-
-class MarketPlugin(Shape, frozen=True, kw_only=True):
-    id: str
-    version: str
-    label: str
-    description: str
-
-
-# ------------------------------------------------------------------------------------ apps and runs
-
-
-class PageShown(Shape, frozen=True, kw_only=True):
-    is_on: bool
-    origins: list[str]
-    url: str | None
-
-
-class VersionShown(Shape, frozen=True, kw_only=True):
-    digest: str
-    name: str
-    note: str
-    published_at: float
-
-
-class AppShown(Shape, frozen=True, kw_only=True, omit_defaults=True):
-    id: str
-    name: str
-    mode: str
-    description: str
-    icon: str
-    is_enabled: bool
-    is_published: bool
-    has_draft: bool
-    digest: str
-    """Of the draft, or of what is published where there is none."""
-    page: PageShown
-    versions: list[VersionShown] = []
-    mapping: dict[str, dict[str, str]] = {}
-
-
-class AppImported(AppShown, frozen=True, kw_only=True):
-    warnings: list[str] = []
-    needs: list[str] = []
-    replaced: bool = False
-    dataset: str = ""
-
-
-class FileProblem(Shape, frozen=True, kw_only=True):
-    message: str
-    line: int = 0
-    node: str = ""
-    field: str = ""
-
-
-class ScheduleTimes(Shape, frozen=True, kw_only=True):
-    node: str
-    cron: str
-    timezone: str
-    next: list[float]
-    """Its next times."""
-
-
-class FileCheck(Shape, frozen=True, kw_only=True):
-    problems: list[FileProblem]
-    warnings: list[FileProblem]
-    needs: list[str]
-    schedules: list[ScheduleTimes]
-
-
-class TriggerShown(Shape, frozen=True, kw_only=True):
-    """A node that begins runs of its app by itself."""
-
-    node: str
-    title: str
-    type: str
-    """webhook, schedule, plugin."""
-    is_live: bool
-    """Whether it is published as it stands here."""
-    method: str = ""
-    address: str = ""
-    """What calls a webhook calls."""
-    draft_address: str = ""
-    """The same for what is not published yet."""
-    cron: str = ""
-    timezone: str = ""
-    next: list[float] = []
-    provider: str = ""
-    event: str = ""
-    subscription: str = ""
-
-
-class QuestionShown(Shape, frozen=True, kw_only=True):
-    question: str
-    documents: list[str]
-    """Names or ids of those that answer it."""
-
-
-class ScoresShown(Shape, frozen=True, kw_only=True):
-    """Means over an evaluation's questions; `ndcg`, `recall` and `mrr` are at 10."""
-
-    settings: str
-    questions: int
-    ndcg: float
-    recall: float
-    mrr: float
-    hit_1: float
-    hit_5: float
-    milliseconds: float
-    """Median of a question."""
-
-
-class OutcomeShown(QuestionShown, frozen=True, kw_only=True):
-    places: dict[str, int]
-    """Way to search → the place of the first that answers it, from 1; 0 where none is among ten."""
-
-
-class EvaluationShown(Shape, frozen=True, kw_only=True):
-    id: str
-    at: float
-    by: str
-    embedding_model: str
-    scores: list[ScoresShown]
-    outcomes: list[OutcomeShown]
-    """Empty in lists."""
-
-
-class UploadedFile(Shape, frozen=True, kw_only=True):
-    """What a run's inputs name as `{transfer_method: local_file, upload_file_id: …}`."""
-
-    id: str
-    name: str
-    size: int
-    mime_type: str
-
-
-class PartOption(Shape, frozen=True, kw_only=True):
-    value: str
-    label: I18nObject
-
-
-class PartParameter(Shape, frozen=True, kw_only=True):
-    name: str
-    type: str
-    label: I18nObject
-    help: I18nObject | None
-    required: bool
-    default: Any
-    min: float | None
-    max: float | None
-    options: list[PartOption]
-
-
-class PartShown(Shape, frozen=True, kw_only=True):
-    """An event, a strategy or a datasource: what a node of a workflow can name."""
-
-    provider: str
-    """`author/plugin/provider`; empty for what comes with the server."""
-    plugin: str
-    name: str
-    label: I18nObject
-    kind: str = ""
-    """Of a datasource: local_file, online_document, website_crawl or online_drive."""
-    parameters: list[PartParameter]
-    output_schema: dict[str, Any] | None = None
-    """A JSON schema of what it gives."""
-
-
-class TriggerProviderShown(Shape, frozen=True, kw_only=True):
-    """Whose events can be subscribed to, and what that takes."""
-
-    provider: str
-    plugin: str
-    label: I18nObject
-    parameters: list[PartParameter]
-    credentials: list[PartParameter]
-
-
-class NodeParts(Shape, frozen=True, kw_only=True):
-    events: list[PartShown]
-    strategies: list[PartShown]
-    datasources: list[PartShown]
-    trigger_providers: list[TriggerProviderShown]
-
-
-class SubscriptionShown(Shape, frozen=True, kw_only=True):
-    id: str
-    name: str
-    plugin: str
-    provider: str
-    """`author/plugin/provider`."""
-    address: str
-    """What the provider calls."""
-
-
-class InputForm(Shape, frozen=True, kw_only=True):
-    variable: str
-    label: str
-    type: str
-    required: bool
-    options: list[str]
-    default: Any
-    max_length: int | None
-
-
-class NodeKindShown(Shape, frozen=True, kw_only=True):
-    type: str
-    kind: str
-    schema: dict[str, Any]
-    """A JSON schema of the node's data."""
-
-
-class RunShown(Shape, frozen=True, kw_only=True):
-    id: str
-    app: str
-    status: str
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
-    error: str
-    created_at: float
-    finished_at: float | None
-    elapsed: float
-    total_tokens: int
-    total_steps: int
-    created_from: str
-    user: str
-
-
-class RunPage(Shape, frozen=True, kw_only=True):
-    data: list[RunShown]
-    total: int
-
-
-class NodeTest(Shape, frozen=True, kw_only=True):
-    status: str
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
-    process_data: dict[str, Any]
-    error: str
-    ms: float
-
-
-class ConversationShown(Shape, frozen=True, kw_only=True):
-    id: str
-    name: str
-    user: str
-    created_at: float
-    updated_at: float
-
-
-class MessageShown(Shape, frozen=True, kw_only=True):
-    id: str
-    query: str
-    answer: str
-    status: str
-    error: str
-    run: str
-    rating: str
-    created_at: float
-    thoughts: list[dict[str, Any]]
-    usage: dict[str, Any]
-
-
-class AnnotationShown(Shape, frozen=True, kw_only=True):
-    id: str
-    question: str
-    answer: str
-    hits: int
-
-
-class AppKeyShown(Shape, frozen=True, kw_only=True, omit_defaults=True):
-    id: str
-    hint: str = ""
-    key: str = ""
-
-
-class SplitPiece(Shape, frozen=True, kw_only=True):
-    """A piece of a text, and which characters of it they are."""
-
-    text: str
-    start: int
-    stop: int
+class CacheCleared(Shape, frozen=True, kw_only=True):
+    cleared: bool
 
 
 # ------------------------------------------------------------------------------------ the server
@@ -691,6 +387,11 @@ class SettingsShown(Shape, frozen=True, kw_only=True):
     """What variables of the environment say over the file."""
 
 
-class Accepted(Shape, frozen=True, kw_only=True, omit_defaults=True):
-    id: str = ""
-    deleted: bool = False
+class Done(Shape, frozen=True, kw_only=True):
+    done: bool
+    """Whether there was anything to do."""
+
+
+class Removed(Shape, frozen=True, kw_only=True):
+    id: str
+    deleted: bool

@@ -7,7 +7,7 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need
 from modelyard.base.numbers import check_numbers
-from modelyard.gateway.admin.shapes import SplitPiece
+from modelyard.gateway.admin.app_shapes import SplitPiece
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.knowledge.entities import ProcessRule
@@ -17,10 +17,13 @@ _SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
-class SplitRoute:
+class SplitPreview:
+    """Pieces of a text, and which characters of it they are."""
+
     parts: DatasetParts
 
-    async def __call__(self, request: Request) -> Reply:
+    async def show(self, request: Request) -> Reply:
+        """Raises InvokeBadRequestError."""
         body = await request.json()
         text = need(body, "text", str)
         if len(text) > _MOST:

@@ -8,7 +8,9 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import may, need, wrong
+from modelyard.gateway.admin.plugin_shapes import BlobShown, ToolTried
 from modelyard.gateway.http import Reply, Request, json_reply, read_json
+from modelyard.models.types import JSON
 from modelyard.tools.api import Auth
 from modelyard.tools.entities import ToolContext, ToolEntity, schema_of
 from modelyard.tools.manager import ToolManager
@@ -17,12 +19,34 @@ from modelyard.tools.providers import ToolProviders
 
 
 @dataclass(frozen=True, slots=True)
-class ListRoute:
+class OfferedTools:
+    """What models may be given, and how it does when it is tried."""
+
     manager: ToolManager
 
-    async def __call__(self, request: Request) -> Reply:
-        found = await self.manager.list(request.tenant, request.query("kind") or "")
-        return json_reply({"data": [{**msgspec.to_builtins(one), "schema": _schema(one)} for one in found]})
+    async def listed(self, request: Request) -> Reply:
+        """All, or those of one `kind`, with what each may be told."""
+        offered = await self.manager.list(request.tenant, request.query("kind") or "")
+        return json_reply({"data": [msgspec.structs.replace(tool, schema=_schema(tool)) for tool in offered]})
+
+    async def call(self, request: Request) -> Reply:
+        """Try one: its text as a model would be told it, beside values and files. Raises InvokeBadRequestError,
+        ToolNotFoundError."""
+        body = await request.json()
+        tool = await self.manager.named(request.tenant, need(body, "tool", str))
+        arguments = may(body, "arguments", dict) or {}
+        context = ToolContext(
+            tenant=request.tenant, user=request.caller.user or "", app="admin",
+            credential=may(body, "credential", str) or "",
+        )  # fmt: skip
+        calling = self.manager.observe(tool, tool.name, msgspec.json.encode(arguments).decode(), context)
+        observed = await request.while_here(calling)
+        files = [BlobShown(mime_type=blob.mime_type, bytes=len(blob.data)) for blob in observed.gathered.blobs]
+        tried = ToolTried(
+            text=observed.text, error=observed.error or None, values=observed.gathered.values,
+            variables=observed.gathered.variables, seconds=round(observed.seconds, 6), files=files,
+        )  # fmt: skip
+        return json_reply(tried)
 
 
 def _schema(one: ToolEntity) -> Mapping[str, Any]:
@@ -33,96 +57,89 @@ def _schema(one: ToolEntity) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class CallRoute:
-    """Try a tool: its text as a model would be told it, beside values and files."""
+class AddedProviders:
+    """Tool providers that a tenant added: APIs, MCP servers, extensions."""
 
-    manager: ToolManager
-
-    async def __call__(self, request: Request) -> Reply:
-        body = await request.json()
-        tool = await self.manager.named(request.tenant, need(body, "tool", str))
-        arguments = may(body, "arguments", dict) or {}
-        context = ToolContext(
-            tenant=request.tenant, user=request.caller.user or "", app="admin",
-            credential=may(body, "credential", str) or "",
-        )  # fmt: skip
-        calling = self.manager.observe(tool, tool.name, msgspec.json.encode(arguments).decode(), context)
-        found = await request.while_here(calling)
-        return json_reply({
-            "text": found.text, "error": found.error or None, "values": found.gathered.values,
-            "variables": found.gathered.variables, "seconds": round(found.seconds, 6),
-            "files": [{"mime_type": one.mime_type, "bytes": len(one.data)} for one in found.gathered.blobs],
-        })  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ProvidersRoute:
     providers: ToolProviders
 
-    async def __call__(self, request: Request) -> Reply:
-        tenant = request.tenant
-        if request.method == "GET":
-            return json_reply({"data": [_shown(known, one) for known, one in self.providers.all(tenant)]})
-        body = await request.json()
+    async def listed(self, request: Request) -> Reply:
+        """By name."""
+        return json_reply({"data": [_shown(known, stored) for known, stored in self.providers.all(request.tenant)]})
+
+    async def add(self, request: Request) -> Reply:
+        """What it offers is read at once. Raises InvokeBadRequestError, DescriptionError, ToolError."""
+        tenant, body = request.tenant, await request.json()
         name, kind = need(body, "name", str), need(body, "type", str)
-        if kind == "mcp":
-            headers = may(body, "headers", dict) or {}
-            row, listing = await self.providers.add_mcp(
-                tenant, name, url=may(body, "url", str) or "", stdio=may(body, "stdio", str) or "",
-                headers={str(key): str(value) for key, value in headers.items()},
-            )  # fmt: skip
-            more: Mapping[str, Any] = {"version": listing.version, "tools": [one["name"] for one in listing.tools]}
-        elif kind == "api":
-            auth = _auth(may(body, "auth", dict))
-            row, api = await self.providers.add_api(
-                tenant, name, _text(body.get("description")), url=may(body, "url", str) or "",
-                server=may(body, "server", str) or "", auth=auth,
-            )  # fmt: skip
-            more = _api(api)
-        elif kind == "extension":
-            row = await self.providers.add_extension(tenant, name, need(body, "url", str), may(body, "key", str) or "")
-            more = {}
-        else:
+        adders = {"api": self._add_api, "mcp": self._add_mcp, "extension": self._add_extension}
+        if kind not in adders:
             raise InvokeBadRequestError(f"type {kind[:40]!r} is none; api, mcp and extension are", param="type")
+        row, offered = await adders[kind](tenant, name, body)
         known, stored = self.providers.find(tenant, row)
-        return json_reply({**_shown(known, stored), **more}, status=201)
+        return json_reply({**_shown(known, stored), **offered}, status=201)
 
+    async def _add_api(self, tenant: str, name: str, body: JSON) -> tuple[str, JSON]:
+        """(its row, what it offers)."""
+        row, api = await self.providers.add_api(
+            tenant, name, _text(body.get("description")), url=may(body, "url", str) or "",
+            server=may(body, "server", str) or "", auth=_auth(may(body, "auth", dict)),
+        )  # fmt: skip
+        return row, _api(api)
 
-@dataclass(frozen=True, slots=True)
-class ProviderRoute:
-    providers: ToolProviders
+    async def _add_mcp(self, tenant: str, name: str, body: JSON) -> tuple[str, JSON]:
+        headers = may(body, "headers", dict) or {}
+        row, listing = await self.providers.add_mcp(
+            tenant, name, url=may(body, "url", str) or "", stdio=may(body, "stdio", str) or "",
+            headers={str(key): str(value) for key, value in headers.items()},
+        )  # fmt: skip
+        return row, {"version": listing.version, "tools": [tool["name"] for tool in listing.tools]}
 
-    async def __call__(self, request: Request) -> Reply:
-        rest = request.path.rstrip("/").removeprefix("/admin/tool-providers/")
-        name, _, verb = rest.partition("/")
-        if request.method == "DELETE" and not verb:
-            await self.providers.remove(request.tenant, name)
-            return Reply(b"", status=204)
-        more: dict[str, Any] = {}
-        if request.method == "POST" and verb == "refresh":
-            more = await self._refresh(request, name)
-        known, stored = self.providers.find(request.tenant, name)
-        if stored.type == "extension":
-            return json_reply(_shown(known, stored))
-        content = await self.providers.content(request.tenant, known.id, stored.type)
-        offered = _api(content) if isinstance(content, Api) else {"tools": [one["name"] for one in content.tools]}
-        return json_reply({**_shown(known, stored), **offered, **more})
+    async def _add_extension(self, tenant: str, name: str, body: JSON) -> tuple[str, JSON]:
+        row = await self.providers.add_extension(tenant, name, need(body, "url", str), may(body, "key", str) or "")
+        return row, {}
 
-    async def _refresh(self, request: Request, name: str) -> dict[str, Any]:
-        """`accept`: true, or the digest of the changes that were shown. `confirm_origin`: one, or a list of them."""
-        data = await request.body()
-        body = read_json(data) if data else {}
-        accept = body.get("accept") or False
-        if not isinstance(accept, bool | str):
-            raise wrong("accept", accept, "true, or the digest of the changes that were shown")
-        confirmed = body.get("confirm_origin") or []
-        origins = [confirmed] if isinstance(confirmed, str) else confirmed
-        if not isinstance(origins, list) or not all(isinstance(one, str) for one in origins):
-            raise wrong("confirm_origin", confirmed, "the address of a server, or a list of them")
+    async def one(self, request: Request) -> Reply:
+        """With what it offers. Raises NotFoundError."""
+        return json_reply(await self._detail(request.tenant, request.names["id"]))
+
+    async def remove(self, request: Request) -> Reply:
+        """Raises NotFoundError."""
+        await self.providers.remove(request.tenant, request.names["id"])
+        return Reply(b"", status=204)
+
+    async def refresh(self, request: Request) -> Reply:
+        """What changed at the provider, and whether that was taken.
+
+        `accept`: true, or the digest of the changes that were shown. `confirm_origin`: one, or a list of them. Raises
+        NotFoundError, InvokeBadRequestError, OriginChangedError.
+        """
+        accept, origins = _accepted(await request.body())
+        name = request.names["id"]
         changes, is_accepted = await self.providers.refresh(
             request.tenant, name, accept=accept, confirm_origins=origins
         )
-        return {"changes": changes, "accepted": is_accepted}
+        detail = await self._detail(request.tenant, name)
+        return json_reply({**detail, "changes": changes, "accepted": is_accepted})
+
+    async def _detail(self, tenant: str, name: str) -> JSON:
+        known, stored = self.providers.find(tenant, name)
+        if stored.type == "extension":
+            return _shown(known, stored)
+        content = await self.providers.content(tenant, known.id, stored.type)
+        offered = _api(content) if isinstance(content, Api) else {"tools": [tool["name"] for tool in content.tools]}
+        return {**_shown(known, stored), **offered}
+
+
+def _accepted(data: bytes) -> tuple[bool | str, list[str]]:
+    """What is accepted of the changes, and to which servers calls may go. Raises InvokeBadRequestError."""
+    body = read_json(data) if data else {}
+    accept = body.get("accept") or False
+    if not isinstance(accept, bool | str):
+        raise wrong("accept", accept, "true, or the digest of the changes that were shown")
+    confirmed = body.get("confirm_origin") or []
+    origins = [confirmed] if isinstance(confirmed, str) else confirmed
+    if not isinstance(origins, list) or not all(isinstance(origin, str) for origin in origins):
+        raise wrong("confirm_origin", confirmed, "the address of a server, or a list of them")
+    return accept, origins
 
 
 def _shown(known: Any, stored: Any) -> dict[str, Any]:

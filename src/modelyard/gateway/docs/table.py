@@ -8,7 +8,7 @@ from modelyard.gateway.docs import pages
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.http import Reply, Request, encode
 from modelyard.gateway.openapi import describe
-from modelyard.gateway.table import NOBODY_IN_PARTICULAR, Api, Content, NoSuchPathError, Row, Schema
+from modelyard.gateway.table import NOBODY_IN_PARTICULAR, VIEWER, Api, Content, NoSuchPathError, Row, Schema
 from modelyard.models.types import JSON
 
 _HEADERS = {
@@ -43,7 +43,14 @@ class Documentation:
 
     async def document(self, request: Request) -> Reply:
         """GET /docs/API/openapi.json. Raises NoSuchPathError."""
-        api = self._named(request)
+        return await self._document(self._named(request))
+
+    async def admin_document(self, request: Request) -> Reply:
+        """GET /admin/openapi.json: where the admin API has always described itself."""
+        del request
+        return await self._document(self._apis["admin"])
+
+    async def _document(self, api: Api) -> Reply:
         return Reply(await asyncio.to_thread(lambda: encode(self._documents[api.name])))
 
     async def style(self, request: Request) -> Reply:
@@ -71,6 +78,8 @@ def api(apis: Sequence[Api]) -> Api:
             summary="Describe an API, for people."),
         Row(method="GET", path="/docs/{api}/openapi.json", auth=NOBODY_IN_PARTICULAR, handler=documentation.document,
             answer=document, summary="Describe an API, for programs."),
+        Row(method="GET", path="/admin/openapi.json", auth=VIEWER, handler=documentation.admin_document,
+            answer=document, summary="Describe the admin API, for programs."),
     )  # fmt: skip
     return Api(
         name="docs", title="Descriptions", about="What each API offers.", prefixes=("/docs",), errors=OPENAI, rows=rows
