@@ -87,7 +87,7 @@ async def _ours(
                 round(time.process_time() - spent, 2),
             )
             began = time.perf_counter()
-            index: Any = parts.index_of(dataset)
+            index: Any = parts.indexes.of(dataset)
             assert isinstance(index, MemoryIndex)
             dataset = await parts.stored.datasets.get("default", dataset.id)
             space = Space("default", dataset.id, dataset.space, dataset.dimensions, dataset.generation)

@@ -115,7 +115,7 @@ def test_each_leg_finds_what_is_there_and_scores_lie_between_0_and_1(run: Run):
         await store.add(dataset, texts())
         for method in ("semantic_search", "full_text_search", "hybrid_search"):
             assert (await store.names(dataset, "lynx", method))[0] == "lynx", method
-        index, space = store.parts.index_of(dataset), await store.space(dataset)
+        index, space = store.parts.indexes.of(dataset), await store.space(dataset)
         vector = (await store.embedder.embed("", "", ["the heron by the water"], is_query=True)).vectors[0]
         for question in (
             Question(vector=vector, most=20), Question(text="the heron by the water", most=20),
@@ -139,7 +139,7 @@ def test_scores_mean_the_same_in_every_store(run: Run):
     async def work(store: Store) -> None:
         dataset = await store.dataset("scores")
         await store.add(dataset, texts())
-        index, space = store.parts.index_of(dataset), await store.space(dataset)
+        index, space = store.parts.indexes.of(dataset), await store.space(dataset)
         embedded = await store.embedder.embed("", "", ["falcon", texts()[7][1]], is_query=True)
         found = await index.search(space, Question(vector=embedded.vectors[0], text="falcon", meaning=0.5, most=1))
         cosine = float(embedded.vectors[0] @ embedded.vectors[1])
@@ -166,7 +166,7 @@ def test_what_is_changed_and_deleted_is_so_at_once(run: Run):
         await datasets.delete_documents(dataset, ids[:2])
         assert await store.names(dataset, "walrus", "full_text_search") == []
         assert "heron" not in await store.names(dataset, "heron", "semantic_search", top_k=10)
-        index, space = store.parts.index_of(dataset), await store.space(dataset)
+        index, space = store.parts.indexes.of(dataset), await store.space(dataset)
         assert await index.count(space) == 6
         await store.add(dataset, [("heron", "The heron is back.")])
         assert (await store.names(dataset, "heron"))[0] == "heron"
@@ -213,7 +213,7 @@ def test_datasets_and_spaces_are_apart(run: Run):
         moved = await store.parts.datasets.reindexer.change_model(await store.parts.stored.datasets.get("t1", one.id))
         assert (moved.dimensions, moved.space) == (32, 1)
         assert (await store.names(moved, "lynx"))[0] == "lynx"
-        index, space = store.parts.index_of(moved), await store.space(moved)
+        index, space = store.parts.indexes.of(moved), await store.space(moved)
         assert await index.count(space) == 5
         store.embedder.dimensions = 64
 
@@ -253,7 +253,7 @@ def test_many_entries_are_found_as_exact_search_finds_them(run: Run):
         await store.add(dataset, [
             (f"{at}", f"{ANIMALS[at % 20]} {ANIMALS[at * 7 % 20]} {ANIMALS[at * 3 % 17]} number{at}") for at in range(400)
         ])  # fmt: skip
-        index, space = store.parts.index_of(dataset), await store.space(dataset)
+        index, space = store.parts.indexes.of(dataset), await store.space(dataset)
         await index.count(space)
         if hasattr(index, "ready"):
             await index.ready()  # type: ignore[attr-defined]

@@ -186,7 +186,7 @@ def test_a_question_is_answered_whole_and_in_events(run: Any):
         dataset, _ = await made(call)
         parts = yard.knowledge
         models = Models(answers={"When do parcels": "Parcels leave before noon [1]."})
-        retriever = Retriever(parts.stored, parts.index_of, HashEmbedder(), models, models)
+        retriever = Retriever(parts.stored, parts.indexes.of, HashEmbedder(), models, models)
         parts.answerer = Answerer(retriever, models, models, models)
         asked = {"query": "When do parcels leave?"}
         status, told = await call("POST", f"/v1/datasets/{dataset}/ask", asked)

@@ -347,7 +347,7 @@ def test_thresholds_rerankers_and_what_they_say_when_they_fail(run: Run):
         one = await bench.dataset(process_rule=LINES)
         await bench.add(one, GUIDE)
         models = Models()
-        retriever = Retriever(bench.parts.stored, bench.parts.index_of, bench.embedder, models, models)
+        retriever = Retriever(bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models)
 
         async def search(query: str, **settings: Any) -> Any:
             asked = Asking(tenant="default", query=query, settings=RetrievalSettings(**settings))
@@ -380,7 +380,7 @@ def test_questions_are_transformed_and_datasets_chosen(run: Run):
         await bench.add(shop, GUIDE)
         await bench.add(zoo, "The lynx sleeps at noon.\n\nThe otter eats fish.")
         models = Models(answers={"Give three other ways": "opening hours\nshop opens", "Which one of these": "2"})
-        retriever = Retriever(bench.parts.stored, bench.parts.index_of, bench.embedder, models, models)
+        retriever = Retriever(bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models)
         every = await retriever.search([shop.id, zoo.id], Asking(tenant="default", query="otter fish"))
         assert every.hits[0].dataset.name == "zoo"
         wide = await retriever.search([shop.id], Asking(tenant="default", query="When?", transforms=["expand"]))
@@ -418,7 +418,7 @@ def test_answers_cite_and_say_when_the_documents_do_not(run: Run):
         one = await bench.dataset(process_rule=LINES)
         await bench.add(one, GUIDE)
         models = Models(answers={"When does the shop": "The shop opens at nine [1]. It has a pool."})
-        retriever = Retriever(bench.parts.stored, bench.parts.index_of, bench.embedder, models, models)
+        retriever = Retriever(bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models)
         answerer = Answerer(retriever, models, models, models)
         asked = Asking(tenant="default", query="When does the shop open?")
         answer = await answerer.ask([one.id], asked)

@@ -98,7 +98,7 @@ async def _everything(bench: Bench, stored: Stored, one: Any, document: Any) -> 
     tenant = one.tenant
     await stored.datasets.add(one)
     (placed,) = await stored.library.add([msgspec.structs.replace(document)], {document.id: "Parcels."}, is_ours=True)
-    retriever = Retriever(stored, bench.parts.index_of, bench.embedder)
+    retriever = Retriever(stored, bench.parts.indexes.of, bench.embedder)
     source = bench.parts.stored
     segments, _ = await source.segments.listed(tenant, document.id)
     indexed = await bench.datasets.reindexer._moved(one, await source.entries.of(document.id, one.space))
@@ -146,7 +146,7 @@ def test_readers_who_are_named_while_a_question_is_rewritten_hold_for_its_hits(r
 
         for user, count in (("bob", 0), ("ann", 1), (None, 1)):
             await bench.parts.stored.library.describe(added)
-            retriever = Retriever(bench.parts.stored, bench.parts.index_of, bench.embedder, None, Slow())
+            retriever = Retriever(bench.parts.stored, bench.parts.indexes.of, bench.embedder, None, Slow())
             asked = Asking(tenant="default", query="parcels", transforms=["rewrite"], user=user)
             assert len((await retriever.search([one.id], asked)).hits) == count, user
 

@@ -372,7 +372,7 @@ def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(start_ga
         # Plugins hand files in where they reach the server.
         assert "not signed" in client.post("/files/plugins/upload").text
     files = running.yard.services.workflows.files("default", "")
-    assert files.save("a.txt", b"x").url.startswith(f"{CONTENT}/files/")
+    assert running.do(files.save("a.txt", b"x")).url.startswith(f"{CONTENT}/files/")
 
 
 @pytest.mark.parametrize("text", ["usercontent.example", "ftp://x", "https://x/path", "https://", "https://[", "a b"])

@@ -147,7 +147,7 @@ async def _agrees(parts: KnowledgeParts) -> None:
         return
     if wrong := await parts.stored.integrity.problems("default", dataset.id):
         raise RuntimeError(f"the database does not agree with itself: {wrong}")
-    index = parts.index_of(dataset)
+    index = parts.indexes.of(dataset)
     space = Space("default", dataset.id, dataset.space, dataset.dimensions, dataset.generation)
     entries, indexed = await parts.stored.entries.count(dataset.id, dataset.space), await index.count(space)
     if entries != indexed:

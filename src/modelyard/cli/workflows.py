@@ -1,4 +1,6 @@
-"""`modelyard workflow` and `modelyard app`: run exported apps, draw and check them, import and serve them."""
+"""`modelyard workflow` and `modelyard app`: run exported apps, draw and check them, import asyncio
+import asyncio
+import and serve them."""
 
 import sys
 import time
@@ -11,6 +13,7 @@ import click
 import msgspec
 
 from modelyard.base.errors import ConfigError
+from modelyard.base.files import read_file
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard
 from modelyard.cli.usage import tenant_option
 from modelyard.workflow.draw import mermaid, svg
@@ -81,7 +84,7 @@ def run(
     async def work(yard: Any) -> int:
         view = _View(quiet=quiet or as_json)
         last: AnyEvent | None = None
-        given = _inputs(yard, app, inputs)
+        given = await _inputs(yard, app, inputs)
         async with aclosing(stream(app, yard, inputs=given, query=query)) as events:
             async for event in events:
                 last = event
@@ -100,7 +103,7 @@ def run(
     return run_with_yard(ctx, work)
 
 
-def _inputs(yard: Any, app: App, given: Sequence[str]) -> dict[str, Any]:
+async def _inputs(yard: Any, app: App, given: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE as the form has them. Raises UsageError."""
     node = app.graph().nodes[app.roots[0]]
     forms = {one.variable: one for one in form_of(node)}
@@ -114,7 +117,7 @@ def _inputs(yard: Any, app: App, given: Sequence[str]) -> dict[str, Any]:
         kind = forms[name].type if name in forms else ""
         value: Any = text
         if text.startswith("@"):
-            value = _file(yard, Path(text[1:]))
+            value = await _file(yard, Path(text[1:]))
         elif kind in ("json_object", "") or kind == "checkbox":
             try:
                 value = msgspec.json.decode(text)
@@ -127,12 +130,9 @@ def _inputs(yard: Any, app: App, given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _file(yard: Any, path: Path) -> File:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
-    file = yard.services.workflows.files("default").save(path.name, data)
+async def _file(yard: Any, path: Path) -> File:
+    data = await asyncio.to_thread(read_file, path)
+    file = await yard.services.workflows.files("default").save(path.name, data)
     return msgspec.structs.replace(file, transfer_method="local_file", type=file_kind(file.extension, file.mime_type))
 
 

@@ -221,7 +221,7 @@ class MemoryFiles:
     async def read(self, file: File) -> bytes:
         return self.contents[file.related_id or file.remote_url]
 
-    def save(self, name: str, data: bytes, mime_type: str = "") -> File:
+    async def save(self, name: str, data: bytes, mime_type: str = "") -> File:
         row = f"file_{len(self.contents):06d}"
         self.contents[row] = data
         suffix = f".{name.rpartition('.')[2]}" if "." in name else ""

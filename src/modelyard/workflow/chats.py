@@ -58,7 +58,7 @@ class Chats:
         told = await self._before(found, app, str(inputs.get("query") or ""), inputs, user)
         if isinstance(told, Admitted):
             inputs = {**told.inputs, **({"query": told.query} if "query" in inputs else {})}
-        attached = self._given(found.tenant, user, files)
+        attached = await self._given(found.tenant, user, files)
         system: dict[str, Any] = {
             "files": attached,
             "user_id": user,
@@ -74,7 +74,7 @@ class Chats:
             system["query"] = query
         record = RunRecord(
             tenant=found.tenant, id=run_id, app=found.id, digest=found.stored.digest, mode=app.mode, root=root,
-            user=user, inputs=self._inputs(app, root, inputs, found.tenant, user), system=system, depth=depth,
+            user=user, inputs=await self._inputs(app, root, inputs, found.tenant, user), system=system, depth=depth,
             message=message_id, created_at=now, created_from=created_from,
         )  # fmt: skip
         if not message_id:
@@ -129,7 +129,7 @@ class Chats:
         if isinstance(told, Admitted):
             given, said = told.inputs, told.query
         run_id, message_id = new_run_id(), str(uuid.uuid4())
-        attached = self._given(found.tenant, user, files)
+        attached = await self._given(found.tenant, user, files)
         system = {
             "query": said,
             "files": attached,
@@ -142,7 +142,7 @@ class Chats:
         }
         record = RunRecord(
             tenant=found.tenant, id=run_id, app=found.id, digest=found.stored.digest, mode=app.mode, user=user,
-            inputs=self._inputs(app, "", given, found.tenant, user), system=system, conversation=conversation.id,
+            inputs=await self._inputs(app, "", given, found.tenant, user), system=system, conversation=conversation.id,
             message=message_id, variables={name: one.get("value") for name, one in conversation.variables.items()},
             created_at=now, created_from=created_from, depth=depth,
         )  # fmt: skip
@@ -211,11 +211,11 @@ class Chats:
     def files_of(self, tenant: str) -> TenantFiles:
         return self._files(tenant, "")
 
-    def _given(self, tenant: str, user: str, files: Sequence[Any]) -> list[dict[str, Any]]:
+    async def _given(self, tenant: str, user: str, files: Sequence[Any]) -> list[dict[str, Any]]:
         keeper = self._files(tenant, user)
-        return [keeper.given(one).to_object() for one in files]
+        return [(await keeper.given(one)).to_object() for one in files]
 
-    def _inputs(self, app: App, root: str, inputs: Mapping[str, Any], tenant: str, user: str) -> dict[str, Any]:
+    async def _inputs(self, app: App, root: str, inputs: Mapping[str, Any], tenant: str, user: str) -> dict[str, Any]:
         """Inputs with files as files. What the form does not ask for is kept for triggers alone."""
         node = app.graph(root).nodes[root or app.roots[0]]
         forms: dict[str, Variable] = {one.variable: one for one in form_of(node)}
@@ -224,9 +224,9 @@ class Chats:
         for name, value in inputs.items():
             kind = forms[name].type if name in forms else ""
             if kind == "file" and isinstance(value, Mapping):
-                value = keeper.given(value).to_object()
+                value = (await keeper.given(value)).to_object()
             elif kind == "file-list" and isinstance(value, list):
-                value = [keeper.given(one).to_object() for one in value]
+                value = [(await keeper.given(one)).to_object() for one in value]
             found[name] = value
         return found
 

@@ -165,7 +165,7 @@ class Pipelines:
                 given = await self._sources(tenant, user).expanded(node.data, one, str(one.get("credential_id") or ""))
                 abouts += [{**each, "credential_id": one.get("credential_id")} for each in given]
             else:
-                abouts.append(self._about(tenant, user, kind, one))
+                abouts.append(await self._about(tenant, user, kind, one))
         if not abouts:
             raise InvokeBadRequestError("datasource_info_list names nothing", param="datasource_info_list")
         if len(abouts) > _MOST_AT_ONCE:
@@ -173,7 +173,7 @@ class Pipelines:
         batch = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime(self._now()))}{random.randrange(10**6):06d}"  # noqa: S311
         version = self._apps.at(found, found.stored.draft or found.stored.digest) if is_draft else found
         files = {one.variable: one.type for one in asked_by(app, root) if one.type in ("file", "file-list")}
-        given_inputs = self._with_files(tenant, user, inputs, files)
+        given_inputs = await self._with_files(tenant, user, inputs, files)
         return [
             await self._start(version, app, dataset, root, kind, given_inputs, about, user, batch) for about in abouts
         ]
@@ -194,13 +194,13 @@ class Pipelines:
         )  # fmt: skip
         return await self.runs.start(app, record)
 
-    def _about(self, tenant: str, user: str, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    async def _about(self, tenant: str, user: str, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """What a run is about, in one form. Raises InvokeBadRequestError."""
         if kind == "local_file":
             name = str(given.get("reference") or given.get("related_id") or given.get("upload_file_id") or "")
             if not name:
                 raise InvokeBadRequestError("a local file is named by its 'reference'", param="datasource_info_list")
-            file = self._files(tenant, user).given({"transfer_method": "local_file", "upload_file_id": name})
+            file = await self._files(tenant, user).given({"transfer_method": "local_file", "upload_file_id": name})
             return {"reference": name, "name": str(given.get("name") or file.filename), "file": file.to_object()}
         if kind == "website_crawl":
             url = str(given.get("url") or given.get("source_url") or "")
@@ -214,16 +214,16 @@ class Pipelines:
         title = str(page.get("page_name") or page.get("title") or page["page_id"])
         return {**given, "page_id": str(page["page_id"]), "name": title}
 
-    def _with_files(
+    async def _with_files(
         self, tenant: str, user: str, inputs: Mapping[str, Any], files: Mapping[str, str]
     ) -> dict[str, Any]:
         keeper = self._files(tenant, user)
         found = dict(inputs)
         for name, kind in files.items():
             if kind == "file" and isinstance(found.get(name), Mapping):
-                found[name] = keeper.given(found[name]).to_object()
+                found[name] = (await keeper.given(found[name])).to_object()
             elif isinstance(found.get(name), list):
-                found[name] = [keeper.given(one).to_object() for one in found[name]]
+                found[name] = [(await keeper.given(one)).to_object() for one in found[name]]
         return found
 
     async def _ended(self, run: RunRecord, pool: VariablePool, said: str, events: Sequence[AnyEvent]) -> None:

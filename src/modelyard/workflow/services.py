@@ -164,8 +164,10 @@ class TenantFiles:
             )
         return answer.body
 
-    def save(self, name: str, data: bytes, mime_type: str = "") -> File:
-        stored = self._store.add(self._tenant, name, data, mime_type, owner=self._user)
+    async def save(self, name: str, data: bytes, mime_type: str = "") -> File:
+        """Keep a file that a run made."""
+        add = self._store.add
+        stored = await asyncio.to_thread(add, self._tenant, name, data, mime_type, owner=self._user)
         return self._file(stored, "tool_file")
 
     def _file(self, stored: Any, method: str) -> File:
@@ -186,7 +188,7 @@ class TenantFiles:
         """The same for a file as an object."""
         return self.address(file_of(value))
 
-    def given(self, value: Any) -> File:
+    async def given(self, value: Any) -> File:
         """A file as callers hand it in. Raises InvokeBadRequestError."""
         if not isinstance(value, Mapping):
             raise InvokeBadRequestError(
@@ -208,7 +210,7 @@ class TenantFiles:
         else:
             name = str(value.get("upload_file_id") or value.get("related_id") or "")
             try:
-                stored = self._store.about(self._tenant, stored_id(name))
+                stored = await asyncio.to_thread(self._store.about, self._tenant, stored_id(name))
             except NotFoundError as error:
                 raise InvokeBadRequestError(f"file {name[:80]!r} was not uploaded here", param="files") from error
             if stored.owner and self._user and stored.owner != self._user:

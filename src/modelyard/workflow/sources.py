@@ -162,7 +162,7 @@ class TenantSources:
                     raise NodeError("the drive gave no file", kind="DatasourceNodeError", inputs=dict(about))
                 blob = got.blobs[0]
                 name = str(about.get("name") or blob.name or about.get("id") or "file")
-                return {"file": self._files.save(name, blob.data, blob.mime_type), **got.variables}
+                return {"file": await self._files.save(name, blob.data, blob.mime_type), **got.variables}
             case _:
                 raise NodeError(f"{kind!r} is no kind of datasource", kind="DatasourceNodeError")
 

@@ -35,7 +35,7 @@ class Gathered:
         self._variables: dict[str, Any] = {}
         self._blobs: dict[str, list[bytes]] = {}
 
-    def take(self, one: Mapping[str, Any]) -> None:
+    async def take(self, one: Mapping[str, Any]) -> None:
         message: Any = one.get("message") or {}
         meta: Mapping[str, Any] = one.get("meta") or {}
         match one.get("type"):
@@ -47,9 +47,9 @@ class Gathered:
             case "image_link" | "image" | "binary_link":
                 self._linked(str(message.get("text") or ""), meta)
             case "blob":
-                self._blob(_bytes(message.get("blob")), meta)
+                await self._blob(_bytes(message.get("blob")), meta)
             case "blob_chunk":
-                self._piece(message, meta)
+                await self._piece(message, meta)
             case "json":
                 self._json.append(message.get("json_object", message))
             case "variable":
@@ -68,17 +68,17 @@ class Gathered:
             filename=url.partition("?")[0].rpartition("/")[2],
         ))  # fmt: skip
 
-    def _blob(self, data: bytes, meta: Mapping[str, Any]) -> None:
+    async def _blob(self, data: bytes, meta: Mapping[str, Any]) -> None:
         if self._context.services.files is not None:
             kind = str(meta.get("mime_type") or "application/octet-stream")
             name = str(meta.get("filename") or meta.get("file_name") or f"file.{kind.partition('/')[2]}")
-            self._files.append(self._context.services.files.save(name, data, kind))
+            self._files.append(await self._context.services.files.save(name, data, kind))
 
-    def _piece(self, message: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    async def _piece(self, message: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         name = str(message.get("id") or "")
         self._blobs.setdefault(name, []).append(_bytes(message.get("blob")))
         if message.get("end"):
-            self._blob(b"".join(self._blobs.pop(name)), meta)
+            await self._blob(b"".join(self._blobs.pop(name)), meta)
 
     def _variable(self, message: Mapping[str, Any]) -> None:
         name, value = str(message.get("variable_name")), message.get("variable_value")

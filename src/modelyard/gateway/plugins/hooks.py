@@ -3,6 +3,7 @@
 Whoever calls these has no key of ours: the id in the address, or the signature behind it, is what admits.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ class Files:
         """GET /files/ID. Raises NotFoundError."""
         name = request.names["file"]
         tenant = self._signed(request, "read", name)
-        stored, data = self.files.get(tenant, name)
+        stored, data = await asyncio.to_thread(self.files.get, tenant, name)
         # Files are somebody's: a browser must not run what is in them on this server's behalf.
         headers = {**FILE, "content-disposition": disposition("attachment", f"{stored.id}{stored.extension}")}
         return Reply(data, content_type=media_type(stored.mime_type), headers=headers)
@@ -156,7 +157,8 @@ class Files:
         tenant = self._signed(request, "upload", f"{plugin}\n{name}")
         request.payer = tenant
         file, _ = file_form(request.header(b"content-type") or "", await request.body())
-        stored = self.files.add(tenant, name or file.filename, file.data, request.query("mimetype") or "")
+        kind = request.query("mimetype") or ""
+        stored = await asyncio.to_thread(self.files.add, tenant, name or file.filename, file.data, kind)
         query = self.files.sign("read", tenant, stored.id, seconds=86_400.0)
         document = {**msgspec.to_builtins(stored), "extension": stored.extension,
                     "preview_url": f"/files/{stored.id}?{query}"}  # fmt: skip

@@ -310,7 +310,8 @@ class _Own:
         for at, one in enumerate(gathered.blobs):
             if files is not None:
                 name = one.name or f"{key.replace('.', '-')}-{at}.{one.mime_type.partition('/')[2].partition('+')[0]}"
-                found.append(files.save(name, one.data, one.mime_type).to_object())
+                file = await files.save(name, one.data, one.mime_type)
+                found.append(file.to_object())
         for url, kind in gathered.links:
             is_image = kind.startswith("image") or not kind
             name = url.partition("?")[0].rpartition("/")[2]
@@ -571,7 +572,7 @@ class _Plugin:
                     if message.get("type") == "json" and isinstance(inside, Mapping) and "execution_metadata" in inside:
                         usage = inside["execution_metadata"]
                         continue
-                    gathered.take(message)
+                    await gathered.take(message)
         except ModelyardError as error:
             raise NodeError(str(error), kind="AgentInvocationError", inputs=dict(parameters)) from error
         outputs = gathered.outputs()

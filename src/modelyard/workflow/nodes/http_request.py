@@ -254,7 +254,7 @@ class HttpRequestNode(Node):
         files: list[File] = []
         text = ""
         if is_file and context.services.files is not None:
-            files.append(context.services.files.save(_name(disposition, url, kind), answer.body, kind))
+            files.append(await context.services.files.save(_name(disposition, url, kind), answer.body, kind))
         elif not is_file:
             text = await decoded(answer.body, charset_of(answer.headers.get("content-type", "")))
         return {"status_code": answer.status, "body": text, "headers": dict(answer.headers), "files": files}

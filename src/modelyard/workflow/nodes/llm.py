@@ -126,7 +126,7 @@ class LLMNode(Node):
         }
         if data.schema is not None:
             outputs["structured_output"] = _structured(text, inputs, process)
-        if files := _images(result, context):
+        if files := await _images(result, context):
             outputs["files"] = files
             outputs["text"] = text + "".join(f"![]({one.address})" for one in files)
         process.update(usage=usage, finish_reason=result.finish_reason)
@@ -375,7 +375,7 @@ def _structured(text: str, inputs: Mapping[str, Any], process: Mapping[str, Any]
     return found
 
 
-def _images(result: LLMResult, context: NodeContext) -> list[File]:
+async def _images(result: LLMResult, context: NodeContext) -> list[File]:
     """Pictures that the model made, kept as the tenant's files."""
     import base64
 
@@ -386,7 +386,7 @@ def _images(result: LLMResult, context: NodeContext) -> list[File]:
         if isinstance(part, ImagePromptMessageContent) and part.base64_data:
             kind = part.mime_type or "image/png"
             name = part.filename or f"image.{kind.partition('/')[2] or 'png'}"
-            files.append(context.services.files.save(name, base64.b64decode(part.base64_data), kind))
+            files.append(await context.services.files.save(name, base64.b64decode(part.base64_data), kind))
     return files
 
 

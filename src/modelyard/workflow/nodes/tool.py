@@ -57,7 +57,7 @@ class ToolNode(Node):
             )  # fmt: skip
             async with aclosing(messages) as stream:
                 async for message in stream:
-                    gathered.take(message)
+                    await gathered.take(message)
         except ModelyardError as error:
             raise NodeError(
                 f"Failed to invoke tool {data.tool_label or data.tool_name}: {error}", kind="ToolInvokeError",
