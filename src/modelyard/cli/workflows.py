@@ -1,7 +1,6 @@
-"""`modelyard workflow` and `modelyard app`: run exported apps, draw and check them, import asyncio
-import asyncio
-import and serve them."""
+"""`modelyard workflow` and `modelyard app`: run exported apps, draw and check them, import and serve them."""
 
+import asyncio
 import sys
 import time
 from collections.abc import Sequence
