@@ -55,7 +55,7 @@ KEPT = {
     "agents/state.py:Task.parameters": _RUN,
     # app
     "app/network.py:Clients._own": "by proxy, as the operator's settings name it: clients that keep nothing but connections",
-    "app/knowledge.py:KnowledgeParts._indexes": "by the name of a store; each keeps its entries by dataset",
+    "app/knowledge.py:Indexes._open": "by the name of a store; each keeps its entries by dataset",
     "app/money.py:Admission._known": "by subject, which holds tenant, key, user and model; emptied at each change",
     "app/money.py:_PER_TOKEN": "by the identity of a price, which it holds on to: prices as numbers",
     "app/money.py:HostedQuotas._held": "by the invocation's id and deployment",
@@ -108,9 +108,7 @@ KEPT = {
     "gateway/forms.py:Form.files": _CALL,
     "gateway/openai/hosted_tools.py:Hosted.kinds": _CALL,
     "gateway/openai/hosted_tools.py:Hosted.tools": _CALL,
-    "gateway/admin/docs.py:_description()": _OURS,
-    "gateway/admin/docs.py:_page()": _OURS,
-    "gateway/admin/app_runs.py:_kinds()": _OURS,
+    "gateway/admin/node_parts.py:_kinds()": _OURS,
     "gateway/console_api/static.py:_built()": _OURS,
     "gateway/console_api/static.py:_read()": _OURS,
     "gateway/admin/server_state.py:_packages()": _OURS,
@@ -165,6 +163,8 @@ KEPT = {
     # providers
     "providers/auth.py:GoogleAuth._tokens": "by the digest of the whole account, its private key included",
     "providers/endpoint.py:_names_in()": _PURE,
+    "providers/factory.py:catalog_definition()": _OURS,
+    "providers/factory.py:catalog_names()": _OURS,
     "providers/factory.py:ModelProviderFactory._built": "by provider, in a factory of the tenant's where it adds some",
     "providers/factory.py:ModelProviderFactory._schemas": "by provider, in a factory of the tenant's where it adds some",
     "providers/http_provider.py:HttpLargeLanguageModel._known": "by model and format: which wire is spoken",
@@ -259,8 +259,8 @@ KEPT = {
     "workflow/nodes/__init__.py:node_class()": _OURS,
     "workflow/nodes/agent.py:_Own.logs": _RUN,
     "workflow/nodes/agent.py:_Round.results": _RUN,
-    "workflow/nodes/tool.py:Gathered._blobs": _CALL,
-    "workflow/nodes/tool.py:Gathered._variables": _CALL,
+    "workflow/tool_messages.py:Gathered._blobs": _CALL,
+    "workflow/tool_messages.py:Gathered._variables": _CALL,
     "workflow/runs.py:JournalRecorder._by_path": _RUN,
     "workflow/runs.py:Runs._live": "by a run's random id; each is looked up with its tenant",
     "workflow/runs.py:Runs._starting": "by a run's random id",
@@ -276,7 +276,7 @@ KEPT = {
 """file:owner.name → what its key holds, or why it holds nothing of a tenant."""
 _CALLS_OWN = ("wire/", "models/")
 """Folders whose objects are those of one call: formats and values, which know no tenant."""
-_VALUES = ("workflow/events.py", "agents/events.py", "gateway/admin/shapes.py", "gateway/a2a/shapes.py")
+_VALUES = ("workflow/events.py", "agents/events.py", "gateway/admin/shapes.py", "gateway/admin/app_shapes.py", "gateway/admin/plugin_shapes.py", "gateway/a2a/shapes.py")
 """Files of nothing but values: what happened, and what is answered."""
 
 _MAPS = frozenset({"dict", "OrderedDict", "defaultdict", "Counter", "WeakValueDictionary", "WeakKeyDictionary", "ChainMap",

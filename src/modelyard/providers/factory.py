@@ -1,6 +1,7 @@
 """Which providers there are, in which order, and the models they offer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ Builder = Callable[[ProviderDefinition], Mapping[ModelType, AnyModel]]
 """Makes the callable models of a provider, one a type that it supports."""
 
 
-def catalog_names() -> list[str]:
+@lru_cache(1)
+def catalog_names() -> Sequence[str]:
     """The providers that come with Modelyard, in the order of `_position.yaml`, unlisted ones last."""
     listed: list[str] = yaml.safe_load((CATALOG / "_position.yaml").read_text("utf-8"))
     present = sorted(path.stem for path in CATALOG.glob("*.yaml") if not path.name.startswith("_"))
-    return [name for name in listed if name in present] + [name for name in present if name not in listed]
+    return (*(name for name in listed if name in present), *(name for name in present if name not in listed))
 
 
+@lru_cache(None)
 def catalog_definition(name: str) -> ProviderDefinition:
     """One of the catalogue's providers. Raises NotFoundError with near names."""
     names = catalog_names()

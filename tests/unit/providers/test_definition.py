@@ -87,7 +87,7 @@ def test_every_provider_of_the_catalogue_is_sound(name: str):
 
 
 def test_providers_come_in_the_order_of_the_position_file():
-    assert catalog_names()[:2] == ["local", "openai"]
+    assert catalog_names()[:2] == ("local", "openai")
     with pytest.raises(NotFoundError, match="did you mean 'openai'"):
         catalog_definition("opnai")
 
