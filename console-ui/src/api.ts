@@ -293,8 +293,7 @@ export const api = {
     name: string,
     parameters: Record<string, unknown>,
     credentials: Record<string, unknown>,
-  ) =>
-    taken(admin.POST("/admin/v1/subscriptions", { body: { plugin, name, parameters, credentials } })),
+  ) => taken(admin.POST("/admin/v1/subscriptions", { body: { plugin, name, parameters, credentials } })),
   unsubscribe: (id: string) => taken(admin.DELETE("/admin/v1/subscriptions/{id}", one(id))),
   appRuns: (id: string) =>
     taken(admin.GET("/admin/v1/apps/{id}/runs", { params: { path: { id }, query: { limit: 100 } } })),
