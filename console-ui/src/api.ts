@@ -106,6 +106,8 @@ type Made = {
   models: Shape<"ModelShown">;
   defaults: Shape<"DefaultShown">;
 };
+// Of a new key, the key itself is told, this once.
+type New = Omit<Made, "keys"> & { keys: Shape<"KeyMade"> };
 type Sent = {
   keys: Shape<"KeyInput">;
   users: Shape<"UserInput">;
@@ -127,7 +129,7 @@ const tenants = async () => {
 const all = <P extends Plural>(plural: P) =>
   send<{ data: Made[P][] }>(`/admin/v1/${plural}?limit=1000`).then((it) => it.data);
 const make = <P extends Plural>(plural: P, value: Partial<Sent[P]> & { name: string }) =>
-  send<Made[P]>(`/admin/v1/${plural}`, "POST", value);
+  send<New[P]>(`/admin/v1/${plural}`, "POST", value);
 const change = <P extends Plural>(plural: P, id: string, value: Partial<Sent[P]> & { name?: string }) =>
   send<Made[P]>(`/admin/v1/${plural}/${encodeURIComponent(id)}`, "PATCH", value);
 const remove = (plural: Plural | "apps" | "plugins", id: string) =>
@@ -267,7 +269,7 @@ export const api = {
   restore: (id: string, version: string) =>
     taken(admin.POST("/admin/v1/apps/{id}/restore", { ...one(id), body: { version } })),
   setApp: (id: string, body: { is_enabled?: boolean; page?: { is_on?: boolean; origins?: string[] } }) =>
-    taken(admin.PATCH("/admin/v1/apps/{id}", { ...one(id), body: body as { is_enabled?: boolean } })),
+    taken(admin.PATCH("/admin/v1/apps/{id}", { ...one(id), body })),
   appKeys: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/keys", one(id))).then((it) => it.data),
   makeAppKey: (id: string) => taken(admin.POST("/admin/v1/apps/{id}/keys", one(id))),
   removeAppKey: (id: string, key: string) =>
@@ -291,27 +293,12 @@ export const api = {
     name: string,
     parameters: Record<string, unknown>,
     credentials: Record<string, unknown>,
-  ) =>
-    taken(
-      admin.POST("/admin/v1/subscriptions", {
-        body: {
-          plugin,
-          name,
-          parameters: parameters as Record<string, never>,
-          credentials: credentials as Record<string, never>,
-        },
-      }),
-    ),
+  ) => taken(admin.POST("/admin/v1/subscriptions", { body: { plugin, name, parameters, credentials } })),
   unsubscribe: (id: string) => taken(admin.DELETE("/admin/v1/subscriptions/{id}", one(id))),
   appRuns: (id: string) =>
     taken(admin.GET("/admin/v1/apps/{id}/runs", { params: { path: { id }, query: { limit: 100 } } })),
   testNode: (id: string, file: string, node: string, inputs: Record<string, unknown>) =>
-    taken(
-      admin.POST("/admin/v1/apps/{id}/test-node", {
-        ...one(id),
-        body: { file, node, inputs: inputs as Record<string, never> },
-      }),
-    ),
+    taken(admin.POST("/admin/v1/apps/{id}/test-node", { ...one(id), body: { file, node, inputs } })),
   conversations: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/conversations", one(id))).then((it) => it.data),
   messages: (id: string, conversation: string) =>
     taken(
@@ -357,7 +344,7 @@ export const api = {
     }>(`/v1/datasets/${id}/ask`, "POST", { query }),
 
   split: (text: string, rule: unknown) =>
-    taken(admin.POST("/admin/v1/split", { body: { text, process_rule: rule as Record<string, never> } })),
+    taken(admin.POST("/admin/v1/split", { body: { text, process_rule: rule as Record<string, unknown> } })),
 
   evaluations: (id: string) => taken(admin.GET("/admin/v1/evaluations/{id}", one(id))).then((it) => it.data),
   evaluation: (id: string, evaluation: string) =>

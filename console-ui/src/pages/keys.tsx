@@ -42,11 +42,11 @@ const KeyList = () => {
   const who = useWho();
   const [isAdding, setAdding] = useState(false);
   const [isProtecting, setProtecting] = useState(false);
-  const [shown, setShown] = useState<Shape<"KeyShown"> | null>(null);
+  const [shown, setShown] = useState<Shape<"KeyMade"> | null>(null);
   const [limiting, setLimiting] = useState("");
   const revoke = useDo((id: string) => api.post<unknown>(`/admin/v1/keys/${id}/revoke`, "POST"), ["keys"], t.revoked);
   const rotate = useDo(
-    (id: string) => api.post<Shape<"KeyShown">>(`/admin/v1/keys/${id}/rotate`, "POST", { grace_seconds: 3600 }),
+    (id: string) => api.post<Shape<"KeyMade">>(`/admin/v1/keys/${id}/rotate`, "POST", { grace_seconds: 3600 }),
     ["keys"],
   );
   const remove = useDo((id: string) => api.remove("keys", id), ["keys"], t.removed);
@@ -171,7 +171,7 @@ const KeyList = () => {
   );
 };
 
-const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape<"KeyShown">) => void }) => {
+const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape<"KeyMade">) => void }) => {
   const { t } = useChosen();
   const [form, set] = useState({ name: "", role: "developer", models: "", user: "", days: "" });
   const put = (more: Partial<typeof form>) => set((now) => ({ ...now, ...more }));

@@ -13,7 +13,7 @@ from modelyard.gateway.admin.tools import AddedProviders, OfferedTools
 from modelyard.gateway.table import ADMIN, DEVELOPER, Content, Listed, Query, Row
 from modelyard.tools.entities import ToolEntity
 
-_UNSIGNED = (Query("unsigned", "true where the operator says that the package need not be signed.", "boolean"),)
+_UNSIGNED = (Query("unsigned", "true where the operator says that the package need not be signed."),)
 _TOOLS, _PROVIDERS = "/admin/tools", "/admin/tool-providers"
 _KIND = Query("kind", "builtin, plugin, api, mcp, workflow, dataset-retrieval, agent or function; all without it.")
 

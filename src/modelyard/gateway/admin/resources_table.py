@@ -65,9 +65,9 @@ def _keys(keys: Keys) -> Iterator[Row]:
 
 
 def _tenants(tenants: Tenants) -> Iterator[Row]:
-    path, shown = "/tenants/{id}", shapes.TenantDetail
+    path, shown = "/tenants/{id}", shapes.TenantShown
     yield row_for_all("GET", "/tenants", ADMIN, tenants.listed, "List tenants; without being an operator, one's own.",
-                      Listed(shapes.TenantShown, {"has_more": FLAG}))  # fmt: skip
+                      Listed(shown, {"has_more": FLAG}))  # fmt: skip
     yield row_for_all("POST", "/tenants", OWNER, tenants.make, "Make a tenant.", shown, takes=NEW["tenant"], status=201)
     yield row_for_all("GET", path, ADMIN, tenants.one, "Get a tenant.", shown)
     yield row_for_all("PATCH", path, OWNER, tenants.change, "Change a tenant; what is not sent stays.", shown,

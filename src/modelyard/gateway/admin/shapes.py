@@ -28,18 +28,17 @@ class Kept(Stored, frozen=True, kw_only=True):
     """`operator` where the operator set it, and the tenant may not change it; empty where it is the tenant's own."""
 
 
-class TenantShown(Shape, frozen=True, kw_only=True):
+class TenantShown(Shape, frozen=True, kw_only=True, omit_defaults=True):
+    """Where an operator lists all of them, the times are missing."""
+
     id: str
     name: str
     label: str
     is_enabled: bool
     preferred: dict[str, str]
     """Provider → whose credentials go first: `custom` or `system`."""
-
-
-class TenantDetail(TenantShown, frozen=True, kw_only=True):
-    created_at: float
-    updated_at: float
+    created_at: float = 0.0
+    updated_at: float = 0.0
 
 
 class UserShown(Stored, frozen=True, kw_only=True):
