@@ -276,7 +276,14 @@ KEPT = {
 """file:owner.name → what its key holds, or why it holds nothing of a tenant."""
 _CALLS_OWN = ("wire/", "models/")
 """Folders whose objects are those of one call: formats and values, which know no tenant."""
-_VALUES = ("workflow/events.py", "agents/events.py", "gateway/admin/shapes.py", "gateway/admin/app_shapes.py", "gateway/admin/plugin_shapes.py", "gateway/a2a/shapes.py")
+_VALUES = (
+    "workflow/events.py",
+    "agents/events.py",
+    "gateway/admin/shapes.py",
+    "gateway/admin/app_shapes.py",
+    "gateway/admin/plugin_shapes.py",
+    "gateway/a2a/shapes.py",
+)
 """Files of nothing but values: what happened, and what is answered."""
 
 _MAPS = frozenset({"dict", "OrderedDict", "defaultdict", "Counter", "WeakValueDictionary", "WeakKeyDictionary", "ChainMap",
