@@ -213,7 +213,7 @@ KEPT = {
     "storage/counters.py:MemoryCounters._forget_at": _COUNT,
     "storage/counters.py:MemoryCounters._levels": _COUNT,
     "storage/counters.py:MemoryCounters._reserved": _COUNT,
-    "storage/database.py:_for_many()": _PURE,
+    "storage/statements.py:_for_many()": _PURE,
     "storage/postgresql.py:_placed()": _PURE,
     # tools
     "tools/api.py:Tokens.known": "by tenant, row and digest of address, client, secret and scopes",

@@ -12,6 +12,7 @@ import msgspec
 
 from modelyard.base.owners import is_gone, owner_name
 from modelyard.storage.database import Connection, Database, Row, statements
+from modelyard.storage.statements import insert
 from modelyard.workflow.engine import Status, Step
 from modelyard.workflow.events import AnyEvent, dump_event, parse_event
 
@@ -167,7 +168,7 @@ class DatabaseJournal:
             if step_rows:
                 connection.execute_many(self._sql["step"], step_rows)
             if event_rows:
-                Database.insert(connection, self._sql["event"], list(event_rows))
+                insert(connection, self._sql["event"], list(event_rows))
 
         # It is kept until the database takes it: a full disk must not end a run.
         await self._transact(work, is_kept=True)
@@ -182,7 +183,7 @@ class DatabaseJournal:
 
         def work(connection: Connection) -> None:
             if rows:
-                Database.insert(connection, self._sql["event"], list(rows))
+                insert(connection, self._sql["event"], list(rows))
             connection.execute(self._sql["settle"], values)
 
         await self._transact(work, is_kept=True)
