@@ -234,7 +234,7 @@ KEPT = {
     "tools/providers.py:ToolProviders._clients": "by tenant and row, with the address and the encrypted secret",
     "tools/providers.py:ToolProviders._read": "by tenant and row",
     # transport
-    "transport/connection.py:Connection._first_lines": _CALL,
+    "transport/answer.py:Answer._first_lines": _CALL,
     "transport/http.py:HttpClient._idle": "by origin and proxy: connections, over which nothing is said but each request's own",
     "transport/http.py:_known_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,
