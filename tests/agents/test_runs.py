@@ -116,7 +116,7 @@ def test_a_tool_waits_for_approval_and_a_restart_loses_nothing(
     second = Replies(replies=["All is done."])
 
     async def answered(yard: Modelyard) -> Any:
-        await yard.runs.journal.fill(token, {"action": action, "inputs": {"reason": "too much"}})
+        await yard.runs.journal.forms.fill(token, {"action": action, "inputs": {"reason": "too much"}})
         assert await yard.runs.resume("default", run_id)
         ended = await yard.runs.ended("default", run_id)
         events = [event for _, event in await yard.runs.journal.events(run_id, 0)]

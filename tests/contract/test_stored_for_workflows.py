@@ -78,9 +78,9 @@ def reads(database: Database) -> list[Read]:
         lambda: journal.history(run),
         lambda: journal.events(run.id, 0),
         journal.commands,
-        lambda: journal.form(run.id, "k"),
-        lambda: journal.form_by_token("none"),
-        lambda: journal.document("t", "none"),
+        lambda: journal.forms.of_step(run.id, "k"),
+        lambda: journal.forms.by_token("none"),
+        lambda: journal.documents.find("t", "none"),
     ]
 
 
@@ -178,16 +178,20 @@ def test_a_form_is_asked_once_and_expires_once(database: Database):
         journal, run = journal_of(database, "me"), record(new_id("t"), now)
         await journal.create(run)
         asked = await asyncio.gather(
-            *(journal.ask(run, key, new_id("token"), {"key": key}, now - 1) for key in ("a", "b") for _ in range(3))
+            *(
+                journal.forms.ask(run, key, new_id("token"), {"key": key}, now - 1)
+                for key in ("a", "b")
+                for _ in range(3)
+            )
         )
         assert len({one["token"] for one in asked}) == 2
         assert [one["key"] for one in asked] == ["a", "a", "a", "b", "b", "b"]
-        assert run.id not in {one for _, one in await journal.expired()}, "it does not wait yet"
+        assert run.id not in {one for _, one in await journal.forms.expired()}, "it does not wait yet"
         await journal.settle(RunRecord(tenant=run.tenant, id=run.id, app="a", status=Status.PAUSED, created_at=now))
-        first = [one for one in await journal.expired() if one[1] == run.id]
+        first = [one for one in await journal.forms.expired() if one[1] == run.id]
         assert first == [(run.tenant, run.id)] * 2
-        assert run.id not in {one for _, one in await journal.expired()}
-        assert await journal.fill(asked[0]["token"], {"late": True}) is None
+        assert run.id not in {one for _, one in await journal.forms.expired()}
+        assert await journal.forms.fill(asked[0]["token"], {"late": True}) is None
 
     asyncio.run(work())
 

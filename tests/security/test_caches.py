@@ -213,7 +213,7 @@ KEPT = {
     "storage/counters.py:MemoryCounters._forget_at": _COUNT,
     "storage/counters.py:MemoryCounters._levels": _COUNT,
     "storage/counters.py:MemoryCounters._reserved": _COUNT,
-    "storage/database.py:_for_many()": _PURE,
+    "storage/statements.py:_for_many()": _PURE,
     "storage/postgresql.py:_placed()": _PURE,
     # tools
     "tools/api.py:Tokens.known": "by tenant, row and digest of address, client, secret and scopes",
@@ -234,7 +234,7 @@ KEPT = {
     "tools/providers.py:ToolProviders._clients": "by tenant and row, with the address and the encrypted secret",
     "tools/providers.py:ToolProviders._read": "by tenant and row",
     # transport
-    "transport/connection.py:Connection._first_lines": _CALL,
+    "transport/answer.py:Answer._first_lines": _CALL,
     "transport/http.py:HttpClient._idle": "by origin and proxy: connections, over which nothing is said but each request's own",
     "transport/http.py:_known_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,

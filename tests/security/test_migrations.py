@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from modelyard.base.errors import ConfigError
-from modelyard.storage import backups, database
+from modelyard.storage import backups, schema
 from modelyard.storage.database import (
     Database,
     StorageUnavailableError,
@@ -44,7 +44,7 @@ def _older(path: Path, monkeypatch: pytest.MonkeyPatch, *, last: int) -> None:
     """A database as the first `last` migrations make it, from before migrations were recorded."""
     known = [one for one in migrations() if one[0] <= last]
     with monkeypatch.context() as patched:
-        patched.setattr(database, "migrations", lambda: known)
+        patched.setattr(schema, "migrations", lambda: known)
         Database(path).close()
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DROP TABLE migrations")
@@ -113,7 +113,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def test_an_edited_migration_is_refused(fresh: str, monkeypatch: pytest.MonkeyPatch):
     Database(fresh).close()
     edited = [(number, text + "\n-- a word more" if number == 3 else text) for number, text in migrations()]
-    monkeypatch.setattr(database, "migrations", lambda: edited)
+    monkeypatch.setattr(schema, "migrations", lambda: edited)
     with pytest.raises(ConfigError, match="another migration 0003"):
         Database(fresh)
 
@@ -121,7 +121,7 @@ def test_an_edited_migration_is_refused(fresh: str, monkeypatch: pytest.MonkeyPa
 def test_a_database_of_a_newer_version_says_what_to_do(fresh: str, monkeypatch: pytest.MonkeyPatch):
     Database(fresh).close()
     older = migrations()[:-1]
-    monkeypatch.setattr(database, "migrations", lambda: older)
+    monkeypatch.setattr(schema, "migrations", lambda: older)
     with pytest.raises(ConfigError, match=r"newer Modelyard.*go back to a backup.*upgrade\.md"):
         Database(fresh)
 
@@ -129,7 +129,7 @@ def test_a_database_of_a_newer_version_says_what_to_do(fresh: str, monkeypatch: 
 def test_an_upgrade_may_be_forbidden(fresh: str, monkeypatch: pytest.MonkeyPatch):
     older = migrations()[:5]
     with monkeypatch.context() as patched:
-        patched.setattr(database, "migrations", lambda: older)
+        patched.setattr(schema, "migrations", lambda: older)
         Database(fresh, may_upgrade=False).close()  # a new one is no upgrade
     with pytest.raises(ConfigError, match="MODELYARD_UPGRADE_DATABASE=true"):
         Database(fresh, may_upgrade=False)
@@ -140,7 +140,7 @@ def test_an_upgrade_may_be_forbidden(fresh: str, monkeypatch: pytest.MonkeyPatch
 def test_many_that_start_at_once_upgrade_once(fresh: str, monkeypatch: pytest.MonkeyPatch):
     older = migrations()[:4]
     with monkeypatch.context() as patched:
-        patched.setattr(database, "migrations", lambda: older)
+        patched.setattr(schema, "migrations", lambda: older)
         Database(fresh).close()
     problems: list[Exception] = []
 

@@ -260,7 +260,8 @@ def test_a_name_that_no_index_takes_is_counted_all_the_same(url: str):
 
 def old_database(url: str, calls: Sequence[dict[str, Any]]) -> None:
     """A database as the release before made it, with these rows."""
-    from modelyard.storage.database import _split, open_engine
+    from modelyard.storage.database import open_engine
+    from modelyard.storage.schema import split
 
     engine = open_engine(url)
     connection = engine.connect()
@@ -268,7 +269,7 @@ def old_database(url: str, calls: Sequence[dict[str, Any]]) -> None:
     engine.lock_schema(connection)
     for number, text in migrations():
         if number < 10:
-            for statement in _split(text):
+            for statement in split(text):
                 connection.execute(engine.adapted(statement))
             engine.set_version(connection, number)
     for one in calls:

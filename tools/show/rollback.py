@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from modelyard.storage import database
+from modelyard.storage import schema
 from modelyard.storage.backups import backups_of
 from modelyard.storage.database import Database, migrations
 from tools.show.proof import ROOT, Proof, free_port, running, serve_command
@@ -103,12 +103,12 @@ def _column_sets(path: Path) -> dict[str, list[str]]:
 
 
 def _with_migrations(path: Path, last: int) -> None:
-    known, shipped = [one for one in migrations() if one[0] <= last], database.migrations
-    database.migrations = lambda: known
+    known, shipped = [one for one in migrations() if one[0] <= last], schema.migrations
+    schema.migrations = lambda: known
     try:
         Database(path).close()
     finally:
-        database.migrations = shipped
+        schema.migrations = shipped
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DROP TABLE migrations")  # there was none then
 

@@ -1,13 +1,13 @@
 """uvicorn's HTTP protocol with a door before it: limits of time, size and number hold before anybody is known.
 
 What a request is, and how answers are written, stays uvicorn's. Here is what it has no hooks for: when a head or a body
-takes too long or too much, what is said then, and that a connection is closed only when its caller could read why.
+takes too long or too much. How large they may be is in `http_limits`, what is said then in `http_ending`.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
-from http import HTTPStatus
+from collections.abc import Coroutine
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,33 +18,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from modelyard.cli.door import Door, Origin
-from modelyard.gateway.http import (
-    SMALL_BODY,
-    HeadTooLargeError,
-    RefusedError,
-    Reply,
-    RequestTimeoutError,
-    ServerBusyError,
-    TargetTooLongError,
-)
+from modelyard.cli.http_ending import BODY, HEAD, OVER, WHOLE, Ending, Lingering, Refusal
+from modelyard.cli.http_limits import HeadLimits, Pace
+from modelyard.gateway.http import SMALL_BODY, RefusedError, RequestTimeoutError, ServerBusyError
 from modelyard.gateway.server import Gateway
-
-Refusal = Callable[[str, str, RefusedError], Reply]
-"""(method, path, why) → what is answered, in the words of those who ask there."""
-
-# What a connection waits for. Numbers, since this is asked at every read.
-_HEAD, _BODY, _WHOLE, _OVER = range(4)
-"""A head, or its rest · the rest of a body · nothing, a request is complete · nothing any more: what comes is not
-read."""
 
 _SPARE = 1 << 14
 _PER_BYTE = 8
 """Of chunked bodies: bytes that may be around each byte of content. One of a byte takes five."""
-
-
-_MOST_DROPPED = 1 << 23
-_DROP_SECONDS = 0.02
-"""Of what still comes when the last was said: how much is read at most, and how long each read waits for the next."""
 
 
 class _Nowhere:
@@ -58,23 +39,6 @@ class _Nowhere:
 
 
 _NOWHERE = _Nowhere()
-
-
-class _Lingering:
-    """What an answer is written to whose request is not complete: closing it at once would take the answer from a
-    caller who is still sending (RFC 9112, 9.6)."""
-
-    def __init__(self, protocol: "GuardedProtocol") -> None:
-        self._protocol = protocol
-
-    def write(self, data: bytes) -> None:
-        self._protocol.transport.write(data)
-
-    def close(self) -> None:
-        self._protocol.linger()
-
-    def is_closing(self) -> bool:
-        return self._protocol.transport.is_closing()
 
 
 class _Cycle(RequestResponseCycle):
@@ -103,8 +67,16 @@ class _Cycle(RequestResponseCycle):
         self.keep_alive = self.scope["http_version"] != "1.0" and protocol.parser.should_keep_alive()
         self.body = bytearray()
 
+    def await_body(self) -> None:
+        """Its body is not complete, and its answer may begin before it is.
+
+        The task that runs it begins after the read that it came with: it sees no other class.
+        """
+        self.__class__ = _Unfinished  # pyright: ignore[reportAttributeAccessIssue]  of its own kind
+
     def fail(self, error: RefusedError) -> None:
         """Tell the application instead of the rest of the request."""
+        self.await_body()
         self.error = error
         self.body = bytearray()
         self.close_after()
@@ -113,7 +85,7 @@ class _Cycle(RequestResponseCycle):
     def close_after(self) -> None:
         """The connection ends with this answer, although more of the request may come."""
         self.keep_alive = False
-        self.transport = _Lingering(self.protocol)  # pyright: ignore[reportAttributeAccessIssue]
+        self.transport = Lingering(self.protocol.transport, self.protocol.ending)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Unfinished(_Cycle):
@@ -127,8 +99,17 @@ class _Unfinished(_Cycle):
 
     def send(self, message: Any) -> Coroutine[Any, Any, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.more_body and not self.response_started:
-            self.protocol.answer_early(self)
+            self._answer_early()
         return super().send(message)
+
+    def _answer_early(self) -> None:
+        """The answer begins before the request is complete. A small rest of it is read; else the connection ends."""
+        if self.error is not None:
+            return
+        length = next((value for name, value in self.scope["headers"] if name == b"content-length"), b"")
+        rest = int(length) - self.protocol.content if length.isdigit() else SMALL_BODY + 1
+        if self.waiting_for_100_continue or rest > SMALL_BODY:
+            self.close_after()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -139,6 +120,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """
 
     door: Door
+    limits: HeadLimits
     refusal: Refusal
     origin: Origin
     server_state: ServerState = None  # type: ignore[assignment]
@@ -155,14 +137,13 @@ class GuardedProtocol(HttpToolsProtocol):
     """The newest request's, a `_Cycle`; None where all are answered."""
     _running: _Cycle | None = None
     """Whose answer is written: the first of those that are not complete."""
-    _state = _HEAD
-    _fed = 0
+    state = HEAD
+    fed = 0
     """Bytes of the head, or of the body with what is around it, of the reads since it began."""
-    _content = 0
+    content = 0
     """Bytes of the body."""
-    _patience = 0.0
-    _looked_at = 0.0
-    _content_then = 0
+    _pace: Pace
+    """Of a body that took more than one read."""
     _refused_by: RefusedError | None = None
     """Why the parser was stopped."""
 
@@ -190,26 +171,17 @@ class GuardedProtocol(HttpToolsProtocol):
             if name not in vars(GuardedProtocol) and name not in ("transport", "flow", "server", "client", "scheme"):
                 setattr(cls, name, value)
         cls.server_state = server_state
-        cls._most_head = cls.door.settings.head_kb << 10
-        cls._most_headers = cls.door.settings.headers
-        cls._most_target = cls.door.settings.target_kb << 10
-        cls._unchecked = min(cls._most_head, cls._most_target)
-
-    _most_head: int
-    _most_headers: int
-    _most_target: int
-    _unchecked: int
-    """A head that came in no more bytes than these is not too large in any way."""
+        cls.limits = HeadLimits(cls.door.settings)
 
     # uvicorn's callbacks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if not self.door.enter(self, self.client[0] if self.client else ""):
-            self._say(ServerBusyError("the server has as many connections as it can have; try again in a moment"))
+            self.ending.say(ServerBusyError("the server has as many connections as it can have; try again in a moment"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._state = _OVER
+        self.state = OVER
         self.door.exit(self)
         self.pipeline = ()
         if self._running is not None and not self._running.response_complete:
@@ -218,10 +190,10 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._state == _OVER:
-            self._drop(data)
+        if self.state == OVER:
+            self.ending.drop(data)
             return
-        self._fed += len(data)
+        self.fed += len(data)
         if self.parser is None:
             self.parser = httptools.HttpRequestParser(self)
             # What is pipelined behind a request that closes the connection is not answered, nor is it an error.
@@ -232,11 +204,11 @@ class GuardedProtocol(HttpToolsProtocol):
             pass  # to nothing that is spoken here: it is answered as the plain request that it is as well
         except httptools.HttpParserError:
             # Without one of ours behind it, what came is not HTTP.
-            self._refuse(self._refused_by or RefusedError("the request is not HTTP/1.1 as RFC 9112 has it"))
+            self.ending.refuse(self._refused_by or RefusedError("the request is not HTTP/1.1 as RFC 9112 has it"))
             return
-        if self._state == _BODY:
+        if self.state == BODY:
             self._check_body()
-        elif self._state == _HEAD:
+        elif self.state == HEAD:
             self._check_head()
 
     def on_message_begin(self) -> None:
@@ -252,10 +224,11 @@ class GuardedProtocol(HttpToolsProtocol):
             "headers": self.headers,
             "state": self.app_state.copy(),
         }
-        self._state, self._fed = _HEAD, self._fed or 1
+        self.state, self.fed = HEAD, self.fed or 1
 
     def on_headers_complete(self) -> None:
-        if self._fed > self._unchecked or self.pipeline or len(self.headers) > self._most_headers:
+        limits = self.limits
+        if self.fed > limits.harmless or self.pipeline or len(self.headers) > limits.most_headers:
             self._check_whole_head()
         scope, version, url = self.scope, self.parser.get_http_version(), httptools.parse_url(self.url)
         path = url.path.decode("ascii")
@@ -267,7 +240,7 @@ class GuardedProtocol(HttpToolsProtocol):
         scope["query_string"] = url.query or b""
         is_free = self.cycle is None or self.cycle.response_complete
         cycle = self.cycle = _Cycle(self)
-        self._state, self._fed, self._content = _BODY, 0, 0
+        self.state, self.fed, self.content = BODY, 0, 0
         self.headers = _NOWHERE
         if is_free:
             self._start(cycle)
@@ -276,7 +249,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.pipeline = deque((cycle, *self.pipeline))
 
     def on_body(self, body: bytes) -> None:
-        self._content += len(body)
+        self.content += len(body)
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -286,7 +259,7 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        self._state, self._fed = _WHOLE, 0
+        self.state, self.fed = WHOLE, 0
         self.door.answer(self)
         cycle = self.cycle
         if cycle.response_complete:
@@ -302,9 +275,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start(self.pipeline.pop())
-        elif self._state == _WHOLE:
+        elif self.state == WHOLE:
             self._rest()
-        elif self._state == _HEAD:
+        elif self.state == HEAD:
             self.door.begin(self)
 
     def _start(self, cycle: _Cycle) -> None:
@@ -332,142 +305,56 @@ class GuardedProtocol(HttpToolsProtocol):
     # the door's
 
     def end_head(self) -> None:
-        if not self._fed:  # nothing was asked, so there is nothing to be answered
+        if not self.fed:  # nothing was asked, so there is nothing to be answered
             self.abort()
             return
         seconds = self.door.settings.head_seconds
-        self._refuse(RequestTimeoutError(f"the request's head was not complete after {seconds:g} seconds"))
+        self.ending.refuse(RequestTimeoutError(f"the request's head was not complete after {seconds:g} seconds"))
 
     def is_body_slow(self, now: float) -> bool:
-        """Patience is lost with time, and won by bytes."""
-        elapsed, self._looked_at = now - self._looked_at, now
-        came, self._content_then = self._content - self._content_then, self._content
-        if self.flow.read_paused or self.cycle.waiting_for_100_continue:  # it is we who keep it waiting
-            return False
-        settings = self.door.settings
-        self._patience = min(settings.body_seconds, self._patience - elapsed + came / settings.body_rate)
-        return self._patience < 0
+        is_held = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        return self._pace.is_slow(now, self.content, is_held=is_held)
 
     def end_body(self) -> None:
-        self._fail_body(RequestTimeoutError("the request's body comes too slowly, or not at all"))
+        self.ending.fail_body(RequestTimeoutError("the request's body comes too slowly, or not at all"))
 
     def unread(self) -> int:
         return self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
-        self._state = _OVER
+        self.state = OVER
         self.transport.abort()
 
     # what is too much
 
+    @cached_property
+    def ending(self) -> Ending:
+        """How it ends, once something ends it."""
+        return Ending(self, type(self).refusal, self.fed)
+
     def _check_head(self) -> None:
         """After a read that did not complete it."""
-        if self._fed > self._most_head:
-            self._refuse(self._too_long() if len(self.url) > self._most_target else self._too_large())
+        if (error := self.limits.broken_by_part(self.url, self.fed)) is not None:
+            self.ending.refuse(error)
         elif self.cycle is None or self.cycle.response_complete:
             self.door.begin(self)
 
     def _check_whole_head(self) -> None:
         """When it is complete. Raises, which stops the parser."""
-        if len(self.url) > self._most_target:
-            self._stop(self._too_long())
-        # The read that completes a head may hold more than it, so that only its parts say how large it was.
-        if len(self.headers) > self._most_headers or (self._fed > self._most_head and self._size() > self._most_head):
-            self._stop(self._too_large())
-        if len(self.pipeline) >= self.door.settings.pipelined:
-            self._stop(ServerBusyError("too many requests were sent before the first was answered"))
-
-    def _size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-
-    def _stop(self, error: RefusedError) -> None:
-        self._refused_by = error
-        raise error
-
-    def _too_large(self) -> HeadTooLargeError:
-        settings = self.door.settings
-        return HeadTooLargeError(f"a request may have {settings.headers} headers, and {settings.head_kb} kB of them")
-
-    def _too_long(self) -> TargetTooLongError:
-        return TargetTooLongError(f"a request's address may have {self.door.settings.target_kb} kB")
+        error = self.limits.broken_by(self.url, self.headers, self.fed)
+        if error is None and len(self.pipeline) >= self.door.settings.pipelined:
+            error = ServerBusyError("too many requests were sent before the first was answered")
+        if error is not None:
+            self._refused_by = error
+            raise error
 
     def _check_body(self) -> None:
         """After a read that did not complete it."""
-        if self._fed - self._content > _SPARE + _PER_BYTE * self._content:
-            self._fail_body(RefusedError("the request's body has too much around its chunks"))
+        if self.fed - self.content > _SPARE + _PER_BYTE * self.content:
+            self.ending.fail_body(RefusedError("the request's body has too much around its chunks"))
         elif self.door.send(self):
-            # The task that runs it begins after this read: it sees no other class.
-            self.cycle.__class__ = _Unfinished
-            self._patience, self._looked_at = self.door.settings.body_seconds, self.door.now()
-            self._content_then = self._content
-
-    # refusing
-
-    def _refuse(self, error: RefusedError) -> None:
-        """What came cannot be answered as a request. Those before it are answered first; then the connection ends."""
-        if self._state == _BODY:
-            self._fail_body(error)
-        elif self.cycle is None or self.cycle.response_complete:
-            self._say(error)
-        else:
-            self._state = _OVER
-            self.door.answer(self)
-            self.cycle.close_after()
-
-    def _fail_body(self, error: RefusedError) -> None:
-        """The request whose body comes is answered with that, where no answer has begun."""
-        self._state = _OVER
-        self.door.answer(self)
-        if self.cycle.response_started:
-            self.transport.abort()
-        else:
-            self.cycle.__class__ = _Unfinished
-            self.cycle.fail(error)
-
-    def _say(self, error: RefusedError) -> None:
-        """Answer what never became a request, and close."""
-        method = self.parser.get_method().decode("ascii") if self.url else ""
-        reply = type(self).refusal(method, self.url.partition(b"?")[0].decode("latin-1"), error)
-        lines = [
-            f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
-            f"content-type: {reply.content_type.decode('latin-1')}",
-            f"content-length: {len(reply.body)}",
-            "connection: close",
-            *(f"{name}: {value}" for name, value in (reply.headers or {}).items()),
-        ]
-        head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
-        self.transport.write(head if method == "HEAD" else head + reply.body)
-        self.linger()
-
-    def answer_early(self, cycle: _Cycle) -> None:
-        """The answer begins before the request is complete. A small rest of it is read; else the connection ends."""
-        if cycle.error is not None:
-            return
-        length = next((value for name, value in cycle.scope["headers"] if name == b"content-length"), b"")
-        rest = int(length) - self._content if length.isdigit() else SMALL_BODY + 1
-        if cycle.waiting_for_100_continue or rest > SMALL_BODY:
-            cycle.close_after()
-
-    def linger(self) -> None:
-        """Everything was said: the caller has some seconds to read it, and what it sends meanwhile is dropped."""
-        self._state = _OVER
-        if self.transport.is_closing():
-            return
-        self.door.leave(self)
-        self._fed = 0
-        self.flow.resume_reading()
-        self.transport.write_eof()
-
-    def _drop(self, data: bytes) -> None:
-        """What comes after the last word. A little at a time: who sends as fast as it can would hold up everybody."""
-        self._fed += len(data)
-        self.flow.pause_reading()
-        if self._fed < _MOST_DROPPED:
-            self.loop.call_later(_DROP_SECONDS, self._drop_more)
-
-    def _drop_more(self) -> None:
-        if not self.transport.is_closing():
-            self.flow.resume_reading()
+            self.cycle.await_body()
+            self._pace = Pace(self.door.settings, self.door.now(), self.content)
 
 
 def protocol_of(door: Door, refusal: Refusal) -> type[GuardedProtocol]:

@@ -28,7 +28,7 @@ class _Undefined:
 
 
 _UNDEFINED = _Undefined()
-_TYPES: dict[str, Callable[["_Render", Any], Any]] = {}
+_TYPES: dict[str, Callable[["_Values", Any], Any]] = {}
 
 
 def render_now(template: str, variables: Mapping[str, Any], *, most: int) -> str | None:
@@ -71,104 +71,23 @@ def _template_error() -> type[Exception]:
     return TemplateError
 
 
-class _Render:
-    __slots__ = ("_most", "_size", "_steps", "out", "scope")
+class _Values:
+    """What expressions come to, with the names that are in scope."""
 
-    def __init__(self, variables: Mapping[str, Any], most: int) -> None:
+    __slots__ = ("_steps", "scope")
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
         self.scope: dict[str, Any] = dict(variables)
-        self.out: list[str] = []
-        self._most = most
-        self._size = 0
         self._steps = 0
 
     def count(self) -> None:
+        """One more step, of statements too. Raises _Elsewhere where it is one too many."""
         self._steps += 1
         if self._steps > _MOST_STEPS:
             raise _Elsewhere
 
-    def say(self, text: str) -> None:
-        self._size += len(text)
-        if self._size > self._most:
-            raise _Elsewhere
-        self.out.append(text)
-
-    def body(self, nodes: Any) -> None:
-        for node in nodes:
-            self.statement(node)
-
-    def statement(self, node: Any) -> None:
-        self.count()
-        match type(node).__name__:
-            case "Output":
-                for one in node.nodes:
-                    self._output(one)
-            case "If":
-                self._if(node)
-            case "For":
-                self._for(node)
-            case "Assign":
-                if type(node.target).__name__ != "Name":
-                    raise _Elsewhere
-                self.scope[node.target.name] = self.value(node.node)
-            case _:
-                raise _Elsewhere
-
-    def _output(self, node: Any) -> None:
-        if type(node).__name__ == "TemplateData":
-            self.say(node.data)
-            return
-        value = self.value(node)
-        match value:
-            case _Undefined():
-                return
-            case str():
-                self.say(value)
-            case dict() | list():
-                if _large(value, _MOST_TEXT):
-                    raise _Elsewhere
-                self.say(str(value))
-            case _:
-                self.say(str(value))
-
-    def _if(self, node: Any) -> None:
-        if self.value(node.test):
-            self.body(node.body)
-            return
-        for branch in node.elif_:
-            if self.value(branch.test):
-                self.body(branch.body)
-                return
-        self.body(node.else_)
-
-    def _for(self, node: Any) -> None:
-        if node.recursive or type(node.target).__name__ != "Name" or "loop" in self.scope:
-            raise _Elsewhere
-        items = self.value(node.iter)
-        if items is _UNDEFINED:
-            items = []
-        if not isinstance(items, list):
-            raise _Elsewhere
-        outer = self.scope
-        if node.test is not None:
-            items = [one for one in items if self._passes(node, one, outer)]
-        for place, one in enumerate(items):
-            self.scope = {**outer, node.target.name: one, "loop": _loop(place, len(items))}
-            self.body(node.body)
-        self.scope = outer
-        if not items:
-            self.body(node.else_)
-
-    def _passes(self, node: Any, item: Any, outer: dict[str, Any]) -> bool:
-        self.count()
-        self.scope = {**outer, node.target.name: item}
-        try:
-            return bool(self.value(node.test))
-        finally:
-            self.scope = outer
-
-    # expressions
-
     def value(self, node: Any) -> Any:
+        """Raises _Elsewhere for what is not known here."""
         self._steps += 1
         if self._steps > _MOST_STEPS:
             raise _Elsewhere
@@ -184,22 +103,15 @@ class _Render:
         return self.scope.get(node.name, _UNDEFINED)
 
     def getattr(self, node: Any) -> Any:
-        return self._member(self.value(node.node), node.attr)
+        return _member(self.value(node.node), node.attr)
 
     def getitem(self, node: Any) -> Any:
         holder, key = self.value(node.node), self.value(node.arg)
         if isinstance(holder, list) and isinstance(key, int) and not isinstance(key, bool):
             return holder[key] if -len(holder) <= key < len(holder) else _UNDEFINED
         if isinstance(key, str):
-            return self._member(holder, key)
+            return _member(holder, key)
         raise _Elsewhere
-
-    @staticmethod
-    def _member(holder: Any, name: str) -> Any:
-        # An object's methods go before its keys in Jinja2: a key that is called like one is not for here.
-        if not isinstance(holder, dict) or hasattr(dict, name):
-            raise _Elsewhere
-        return holder.get(name, _UNDEFINED)
 
     def both(self, node: Any) -> Any:
         return self.value(node.left) and self.value(node.right)
@@ -272,6 +184,105 @@ class _Render:
             return apply(value, *arguments)
         except (TypeError, ValueError, IndexError, KeyError, OverflowError):
             raise _Elsewhere from None
+
+
+class _Render:
+    """Carries out statements, and collects what they say."""
+
+    __slots__ = ("_most", "_size", "_values", "out")
+
+    def __init__(self, variables: Mapping[str, Any], most: int) -> None:
+        self._values = _Values(variables)
+        self.out: list[str] = []
+        self._most = most
+        self._size = 0
+
+    def body(self, nodes: Any) -> None:
+        for node in nodes:
+            self._statement(node)
+
+    def _statement(self, node: Any) -> None:
+        self._values.count()
+        match type(node).__name__:
+            case "Output":
+                for one in node.nodes:
+                    self._output(one)
+            case "If":
+                self._if(node)
+            case "For":
+                self._for(node)
+            case "Assign":
+                if type(node.target).__name__ != "Name":
+                    raise _Elsewhere
+                self._values.scope[node.target.name] = self._values.value(node.node)
+            case _:
+                raise _Elsewhere
+
+    def _output(self, node: Any) -> None:
+        if type(node).__name__ == "TemplateData":
+            self._say(node.data)
+            return
+        value = self._values.value(node)
+        match value:
+            case _Undefined():
+                return
+            case str():
+                self._say(value)
+            case dict() | list():
+                if _large(value, _MOST_TEXT):
+                    raise _Elsewhere
+                self._say(str(value))
+            case _:
+                self._say(str(value))
+
+    def _if(self, node: Any) -> None:
+        if self._values.value(node.test):
+            self.body(node.body)
+            return
+        for branch in node.elif_:
+            if self._values.value(branch.test):
+                self.body(branch.body)
+                return
+        self.body(node.else_)
+
+    def _for(self, node: Any) -> None:
+        if node.recursive or type(node.target).__name__ != "Name" or "loop" in self._values.scope:
+            raise _Elsewhere
+        items = self._values.value(node.iter)
+        if items is _UNDEFINED:
+            items = []
+        if not isinstance(items, list):
+            raise _Elsewhere
+        outer = self._values.scope
+        if node.test is not None:
+            items = [one for one in items if self._passes(node, one, outer)]
+        for place, one in enumerate(items):
+            self._values.scope = {**outer, node.target.name: one, "loop": _loop(place, len(items))}
+            self.body(node.body)
+        self._values.scope = outer
+        if not items:
+            self.body(node.else_)
+
+    def _passes(self, node: Any, item: Any, outer: dict[str, Any]) -> bool:
+        self._values.count()
+        self._values.scope = {**outer, node.target.name: item}
+        try:
+            return bool(self._values.value(node.test))
+        finally:
+            self._values.scope = outer
+
+    def _say(self, text: str) -> None:
+        self._size += len(text)
+        if self._size > self._most:
+            raise _Elsewhere
+        self.out.append(text)
+
+
+def _member(holder: Any, name: str) -> Any:
+    # An object's methods go before its keys in Jinja2: a key that is called like one is not for here.
+    if not isinstance(holder, dict) or hasattr(dict, name):
+        raise _Elsewhere
+    return holder.get(name, _UNDEFINED)
 
 
 def _loop(place: int, count: int) -> dict[str, Any]:
@@ -367,9 +378,9 @@ _COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "in": lambda left, right: left in right, "notin": lambda left, right: left not in right,
 }  # fmt: skip
 _TYPES.update({
-    "Const": _Render.const, "TemplateData": lambda render, node: node.data, "Name": _Render.name,
-    "Getattr": _Render.getattr, "Getitem": _Render.getitem, "And": _Render.both, "Or": _Render.either,
-    "Not": _Render.negate, "CondExpr": _Render.choose, "Add": _Render.add, "Sub": _Render.subtract,
-    "Concat": _Render.concat, "Compare": _Render.compare, "List": _Render.items, "Test": _Render.test,
-    "Filter": _Render.filter,
+    "Const": _Values.const, "TemplateData": lambda values, node: node.data, "Name": _Values.name,
+    "Getattr": _Values.getattr, "Getitem": _Values.getitem, "And": _Values.both, "Or": _Values.either,
+    "Not": _Values.negate, "CondExpr": _Values.choose, "Add": _Values.add, "Sub": _Values.subtract,
+    "Concat": _Values.concat, "Compare": _Values.compare, "List": _Values.items, "Test": _Values.test,
+    "Filter": _Values.filter,
 })  # fmt: skip

@@ -8,6 +8,7 @@ import msgspec
 
 from modelyard.runtime.usage_row import Columns, UsageRow, booked, row_from
 from modelyard.storage.database import Connection, Database, Row
+from modelyard.storage.statements import insert_new
 from modelyard.storage.usage_sums import UsageSums, is_answer
 
 _NANO = Decimal(1_000_000_000)
@@ -79,7 +80,7 @@ class UsageTable:
 
     def insert(self, connection: Connection, rows: Sequence[Columns]) -> None:
         """Rows that are there already stay as they are, and are not counted again."""
-        new = {row["id"] for row in Database.insert_new(connection, self._sql["add"], rows)}
+        new = {row["id"] for row in insert_new(connection, self._sql["add"], rows)}
         fresh: dict[str, Columns] = {}
         for row in rows:
             if row[0] in new:

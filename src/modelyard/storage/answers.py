@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from modelyard.base.clock import Clock
-from modelyard.storage.database import Database, StorageUnavailableError, statements
+from modelyard.storage.database import Database
+from modelyard.storage.engine import StorageUnavailableError
+from modelyard.storage.statements import statements
 
 
 class Answers(Protocol):

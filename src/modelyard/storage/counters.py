@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.storage.database import Connection, Database, statements
+from modelyard.storage.database import Database
+from modelyard.storage.engine import Connection
+from modelyard.storage.statements import statements
 
 logger = logging.getLogger("modelyard.counters")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_id
 from modelyard.base.modes import private_folder
-from modelyard.storage.database import StorageUnavailableError
+from modelyard.storage.engine import StorageUnavailableError
 
 _SEGMENT_BYTES = 4 << 20
 _LENGTH = struct.Struct("<I")

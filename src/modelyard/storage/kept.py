@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.storage.database import Connection, Database, statements
+from modelyard.storage.database import Database
+from modelyard.storage.engine import Connection
+from modelyard.storage.statements import statements
 
 _MOST_NAME = 256
 

@@ -1,7 +1,9 @@
 """What plugins keep for themselves: names and bytes, within one tenant and one plugin, never more than it was given."""
 
 from modelyard.base.errors import PluginError
-from modelyard.storage.database import Connection, Database, statements
+from modelyard.storage.database import Database
+from modelyard.storage.engine import Connection
+from modelyard.storage.statements import statements
 
 _MOST_NAME = 256
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from modelyard.base.errors import ConfigError
-from modelyard.storage.database import Connection, DuplicateError, Row, StorageUnavailableError
+from modelyard.storage.engine import Connection, DuplicateError, Row, StorageUnavailableError
 
 try:
     import psycopg

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelyard.storage.database import Connection, Database, Row, statements
+from modelyard.storage.database import Database
+from modelyard.storage.engine import Connection, Row
+from modelyard.storage.statements import statements
 
 _LISTED = 400
 """Values in one list of a statement, at most: engines have an end to them."""

@@ -9,7 +9,9 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_id
-from modelyard.storage.database import Connection, Database, DuplicateError, statements
+from modelyard.storage.database import Database
+from modelyard.storage.engine import Connection, DuplicateError
+from modelyard.storage.statements import statements
 
 logger = logging.getLogger("modelyard.resources")
 

@@ -10,7 +10,7 @@ from typing import Any
 from modelyard.base.errors import ConfigError
 from modelyard.base.modes import private_folder
 from modelyard.storage.backups import back_up_before_upgrade, backups_of
-from modelyard.storage.database import Connection, DuplicateError, Row
+from modelyard.storage.engine import Connection, DuplicateError, Row
 
 # A full disk, a lock, an unreadable moment, pages that a backup will bring back: what could not be written is kept and
 # tried again.

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
-from modelyard.storage.database import Connection, Database, Row
+from modelyard.storage.database import Database
+from modelyard.storage.engine import Connection, Row
+from modelyard.storage.statements import insert
 
 DAY, MOMENT = 86_400, 10
 """Seconds that buckets last: for limits a day, a month and in all; for limits a minute and an hour."""
@@ -133,7 +135,7 @@ class UsageSums:
         return any(is_answer(one["status"], one["first_chunk"]) for one in earlier)
 
     def _put(self, connection: Connection, lines: Sequence[_Line]) -> None:
-        Database.insert(connection, self._sql["add"], [(*key, self._part, *amounts) for key, amounts in lines])
+        insert(connection, self._sql["add"], [(*key, self._part, *amounts) for key, amounts in lines])
 
     # reading
 

@@ -8,7 +8,7 @@ from typing import Any
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.storage.counters import NOTHING, SKEW, Charge, Refusal, UnseededError
-from modelyard.storage.database import StorageUnavailableError
+from modelyard.storage.engine import StorageUnavailableError
 
 try:
     import valkey.asyncio

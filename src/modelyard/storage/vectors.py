@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from modelyard.base.errors import ConfigError
-from modelyard.storage.database import Connection, Database, Row, StorageUnavailableError, statements
+from modelyard.storage.database import Database
+from modelyard.storage.engine import Connection, Row, StorageUnavailableError
+from modelyard.storage.statements import statements
 
 _CONNECTIONS = 4
 _MOST_INDEXED = 2000

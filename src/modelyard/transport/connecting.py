@@ -177,12 +177,13 @@ async def _ask_for_tunnel(connection: Connection, origin: Origin, proxy: Proxy, 
         lines.append(f"proxy-authorization: {proxy.authorization}")
     connection.begin(is_bodiless=True)
     await connection.write("\r\n".join([*lines, "", ""]).encode("latin-1"), ())
-    while not (connection.is_head_complete or connection.error):
-        await connection.wait(seconds, "opened no tunnel")
-    if not connection.is_head_complete:
-        raise ProxyRefusedError(f"the proxy {proxy.origin.authority} opened no tunnel: {connection.error}")
-    if not 200 <= connection.status < 300:
-        raise proxy_refusal(proxy, origin, connection.status)
+    answer = connection.answer
+    while not (answer.is_head_complete or answer.error):
+        await answer.wait(seconds, "opened no tunnel")
+    if not answer.is_head_complete:
+        raise ProxyRefusedError(f"the proxy {proxy.origin.authority} opened no tunnel: {answer.error}")
+    if not 200 <= answer.status < 300:
+        raise proxy_refusal(proxy, origin, answer.status)
     if connection.is_spoiled:
         raise ProxyRefusedError(f"the proxy {proxy.origin.authority} sent bytes of its own into the tunnel")
 

@@ -50,16 +50,17 @@ class Timeouts:
 class Response:
     """An answer whose head has come. Leaving it unread and closed drops the connection."""
 
-    __slots__ = ("_client", "_connection", "_is_closed", "_is_coded", "_timeouts", "headers", "status")
+    __slots__ = ("_answer", "_client", "_connection", "_is_closed", "_is_coded", "_timeouts", "headers", "status")
 
     def __init__(self, connection: Connection, client: "HttpClient", timeouts: Timeouts) -> None:
         self._connection = connection
+        self._answer = answer = connection.answer
         self._client = client
         self._timeouts = timeouts
         self._is_closed = False
-        self._is_coded = connection.has_header("content-encoding")
-        self.status = connection.status
-        self.headers = connection.headers
+        self._is_coded = answer.has_header("content-encoding")
+        self.status = answer.status
+        self.headers = answer.headers
 
     def pieces(self, *, most: int = _MAX_BODY) -> AsyncGenerator[bytes, None]:
         """The body as it comes in, unpacked. Raises AnswerTooLargeError beyond `most` bytes, another InvokeError where
@@ -69,20 +70,21 @@ class Response:
         return self._unpacked(coding, most)
 
     async def _plain(self, most: int) -> AsyncGenerator[bytes, None]:
-        connection, total = self._connection, 0
+        answer, total = self._answer, 0
         while True:
-            if connection.has_pieces:
-                piece = connection.take()
+            if answer.has_pieces:
+                piece = answer.take()
                 total += len(piece)
                 if total > most:
-                    raise AnswerTooLargeError(f"{connection.way.shown} sent more than {most:,} bytes in one answer")
+                    shown = self._connection.way.shown
+                    raise AnswerTooLargeError(f"{shown} sent more than {most:,} bytes in one answer")
                 yield piece
-            elif connection.error:
-                raise connection.error
-            elif connection.is_complete:
+            elif answer.error:
+                raise answer.error
+            elif answer.is_complete:
                 return
             else:
-                await connection.wait(self._timeouts.between_bytes, "sent nothing more")
+                await answer.wait(self._timeouts.between_bytes, "sent nothing more")
 
     async def _unpacked(self, coding: str, most: int) -> AsyncGenerator[bytes, None]:
         shown, total, turn = self._connection.way.shown, 0, _UNPACKED_AT_ONCE
@@ -212,30 +214,33 @@ class HttpClient:
         kept = self._take_idle(head.way)
         if kept is not None:
             await self._ask(kept, head, lines, body, limits)
-            if kept.error is None or kept.is_head_complete:
+            error = kept.answer.error
+            if error is None or kept.answer.is_head_complete:
                 return kept
             self._drop(kept)
             # Closed while it was idle, or by somebody who has read the request and will not say (RFC 9112, 9.3.1): a
             # fresh one will tell, where asking twice does no harm. It is asked once.
             if not (head.may_repeat and kept.was_closed_unheard):
-                raise kept.error
+                raise error
         fresh = await self._connect(head.way, limits)
         await self._ask(fresh, head, lines, body, limits)
-        if fresh.error is not None and not fresh.is_head_complete:
+        error = fresh.answer.error
+        if error is not None and not fresh.answer.is_head_complete:
             self._drop(fresh)
-            raise fresh.error
+            raise error
         return fresh
 
     async def _ask(
         self, connection: Connection, head: _Head, lines: bytes, body: Sequence[bytes], limits: Timeouts
     ) -> None:
-        """Send the request and wait for the answer's head, or for the connection's `error`."""
+        """Send the request and wait for the answer's head, or for its `error`."""
+        answer = connection.answer
         connection.begin(is_bodiless=head.is_bodiless)
         try:
             await connection.write(lines, body)
-            while not (connection.is_head_complete or connection.error):
-                await connection.wait(limits.first_byte, "sent no answer")
-            if connection.status == 407 and head.way.proxy is not None:
+            while not (answer.is_head_complete or answer.error):
+                await answer.wait(limits.first_byte, "sent no answer")
+            if answer.status == 407 and head.way.proxy is not None:
                 raise proxy_refusal(head.way.proxy, head.way.origin, 407)
         except BaseException:
             self._drop(connection)
@@ -266,8 +271,8 @@ class HttpClient:
         self._free.release()
         idle = self._idle.setdefault(connection.way.key, deque())
         seconds = self._idle_seconds
-        if connection.has_header("keep-alive"):
-            seconds = min(seconds, kept_seconds(connection.headers["keep-alive"]))
+        if connection.answer.has_header("keep-alive"):
+            seconds = min(seconds, kept_seconds(connection.answer.headers["keep-alive"]))
         if seconds > 0 and connection.is_usable and len(idle) < self._keep_idle:
             idle.append((connection, asyncio.get_running_loop().time() + seconds))
         else:
@@ -275,7 +280,7 @@ class HttpClient:
 
     def _drop(self, connection: Connection) -> None:
         self._open.discard(connection)
-        connection.close() if connection.is_complete else connection.abort()
+        connection.close() if connection.answer.is_complete else connection.abort()
 
     async def aclose(self) -> None:
         """Close every connection, those in use too."""

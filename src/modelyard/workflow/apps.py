@@ -55,7 +55,7 @@ class Apps:
         self._pages_at = -1
         self._resources = resources
         self._directory = directory
-        self._journal = journal
+        self._documents = journal.documents
         self._keys = keys
         self._parsed: OrderedDict[tuple[str, str, str], App] = OrderedDict()
 
@@ -71,7 +71,7 @@ class Apps:
         """
         app = await computing.apart(loads, text, name=file, mapping=mapping)
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
-        await self._journal.keep_document(tenant, digest, text)
+        await self._documents.keep(tenant, digest, text)
         known = next((one for one in self.all(tenant) if one.name == (name or app.name)), None)
         before = known.stored if known is not None else StoredApp(mode=app.mode, digest="")
         stored = msgspec.structs.replace(
@@ -186,7 +186,7 @@ class Apps:
         if (known := self._parsed.get(key)) is not None:
             self._parsed.move_to_end(key)
             return known
-        text = await self._journal.document(tenant, digest)
+        text = await self._documents.find(tenant, digest)
         if text is None:
             raise NotFoundError("the app's file is gone", code="app_not_found")
         app = await computing.apart(loads, text, name="", mapping=msgspec.convert(given, AppMapping))

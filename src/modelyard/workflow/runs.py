@@ -782,7 +782,7 @@ class Runs:
         return len(orphans)
 
     async def _expire(self) -> None:
-        for tenant, run_id in await self.journal.expired():
+        for tenant, run_id in await self.journal.forms.expired():
             await self.resume(tenant, run_id)
 
     async def aclose(self) -> None:

@@ -389,18 +389,18 @@ class StoredForms:
     """Forms of one run, where anybody who has their address can fill them in."""
 
     def __init__(self, journal: DatabaseJournal, run: RunRecord, origin: str) -> None:
-        self._journal = journal
+        self._forms = journal.forms
         self._run = run
         self._origin = origin
 
     async def answer(self, key: str) -> Mapping[str, Any] | None:
-        row = await self._journal.form(self._run.id, key)
+        row = await self._forms.of_step(self._run.id, key)
         if row is None or not row["answer"]:
             return None
         return msgspec.json.decode(row["answer"])
 
     async def ask(self, key: str, form: Mapping[str, Any], expires_at: float) -> Mapping[str, Any]:
-        known = await self._journal.ask(self._run, key, secrets.token_urlsafe(24), dict(form), expires_at)
+        known = await self._forms.ask(self._run, key, secrets.token_urlsafe(24), dict(form), expires_at)
         return {
             "form_id": hashlib.sha256(known["token"].encode()).hexdigest()[:32],
             "form_token": known["token"],

@@ -72,7 +72,7 @@ def test_a_slow_reader_holds_the_sender_back(upstream: Start):
     async def work(client: HttpClient):
         response = await client.send("GET", server.url, headers={})
         await asyncio.sleep(0.3)
-        held = response._connection._buffered  # the one place where back-pressure can be seen
+        held = response._answer._buffered  # the one place where back-pressure can be seen
         total = 0
         async with aclosing(response.pieces()) as got:
             async for piece in got:

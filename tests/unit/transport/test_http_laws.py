@@ -50,10 +50,11 @@ def ours(pieces: Sequence[bytes], *, is_bodiless: bool = False) -> Read | None:
         if piece and not sink.is_aborted:
             connection.data_received(piece)
     connection.connection_lost(None)
-    if connection.error is not None or not connection.is_complete:
+    answer = connection.answer
+    if answer.error is not None or not answer.is_complete:
         return None
-    headers = [(name, value) for name in connection.headers for value in connection.headers.get_all(name)]
-    return connection.status, sorted(headers), connection.take()
+    headers = [(name, value) for name in answer.headers for value in answer.headers.get_all(name)]
+    return answer.status, sorted(headers), answer.take()
 
 
 def theirs(pieces: Sequence[bytes], method: str = "GET") -> Read | None:

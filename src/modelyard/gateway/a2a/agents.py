@@ -210,7 +210,7 @@ class Agents:
         inputs = {name: given.get(name, asked.text if named not in actions else "") for name in fields}
         preset: Mapping[str, Any] = wanted.get("resolved_default_values") or {}
         answer = {"inputs": {**inputs, **preset, **given}, "action": action, "user": run.user}
-        filled = await self._parts.runs.journal.fill(str(wanted.get("form_token")), answer)
+        filled = await self._parts.runs.journal.forms.fill(str(wanted.get("form_token")), answer)
         if filled is None:
             raise A2AError(UNSUPPORTED, "somebody answered already")
         await self._parts.runs.resume_soon(run.tenant, run.id)

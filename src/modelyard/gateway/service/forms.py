@@ -34,7 +34,7 @@ class Forms:
         _, form = await self._waiting(call)
         user, action, inputs = call.user, _action(call, form), _inputs(call, form)
         answer = {"inputs": inputs, "action": action, "user": user}
-        filled = await self.runs.journal.fill(call.names["form_token"], answer)
+        filled = await self.runs.journal.forms.fill(call.names["form_token"], answer)
         if filled is None:
             raise ServiceError(412, "human_input_form_submitted", "the form was filled in already")
         await self.runs.resume_soon(*filled)
@@ -42,7 +42,7 @@ class Forms:
 
     async def _waiting(self, call: Call) -> tuple[Any, JSON]:
         """(the form's row, what the form says). Raises NotFoundError, ServiceError where nobody waits for it."""
-        row = await self.runs.journal.form_by_token(call.names["form_token"])
+        row = await self.runs.journal.forms.by_token(call.names["form_token"])
         if row is None or row["tenant"] != call.tenant:
             raise NotFoundError("the form does not exist")
         await self.app_runs.find(call, row["run"])

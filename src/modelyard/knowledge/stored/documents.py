@@ -9,6 +9,7 @@ from modelyard.knowledge.entities import Document
 from modelyard.knowledge.rows import document_row, dump, like, read_document
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository, by_name
+from modelyard.storage.statements import insert
 
 _ALL = 10_000_000
 
@@ -107,7 +108,7 @@ class StoredDocuments(Repository):
         first = documents[0]
         last = int(self._step(connection, "last_position", first.tenant, first.dataset)[0]["position"])
         placed = [msgspec.structs.replace(each, position=last + at + 1) for at, each in enumerate(documents)]
-        Database.insert(connection, self._sql["add"], [document_row(each, owner, until) for each in placed])
+        insert(connection, self._sql["add"], [document_row(each, owner, until) for each in placed])
         return placed
 
     def describe(self, connection: Connection, document: Document) -> None:

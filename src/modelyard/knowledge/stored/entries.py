@@ -7,6 +7,7 @@ from modelyard.knowledge.rows import Changes, Entry
 from modelyard.knowledge.stored.followers import Followers
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository
+from modelyard.storage.statements import insert
 
 _MOST_TOLD = 200_000
 """Gone entries that are kept for indexes which have not heard of them."""
@@ -64,7 +65,7 @@ class StoredEntries(Repository):
 
     async def stage(self, rows: Sequence[tuple[str, str, str, bytes]]) -> None:
         """(document, model, digest, vector) each, until the document is finished."""
-        await self._database.transact(lambda connection: Database.insert(connection, self._sql["stage"], rows))
+        await self._database.transact(lambda connection: insert(connection, self._sql["stage"], rows))
 
     # steps of transactions, and of trips to a reader
 
@@ -87,7 +88,7 @@ class StoredEntries(Repository):
              each.length)
             for document, each in entries
         ]  # fmt: skip
-        Database.insert(connection, self._sql["add"], rows)
+        insert(connection, self._sql["add"], rows)
 
     def unstage(self, connection: Connection, documents: Sequence[str]) -> None:
         self._listed(connection, "unstage", documents)

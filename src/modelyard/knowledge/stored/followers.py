@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from modelyard.storage.database import Connection, Database
 from modelyard.storage.repository import Repository
+from modelyard.storage.statements import insert
 
 _NOBODY = ""
 """In the place of a store: up to which generation it was forgotten what is gone."""
@@ -33,7 +34,7 @@ class Followers(Repository):
                 return
             if is_whole:
                 self._step(connection, "forget_terms", store, dataset, space)
-            Database.insert(connection, self._sql["add_term"], rows)
+            insert(connection, self._sql["add_term"], rows)
             self._step(connection, "set_followed", store, dataset, space, until)
 
         await self._database.transact(work)

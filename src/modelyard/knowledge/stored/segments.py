@@ -9,6 +9,7 @@ from modelyard.knowledge.entities import Child, Segment
 from modelyard.knowledge.rows import child_row, dump, like, read_child, read_segment, segment_row
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository, by_name
+from modelyard.storage.statements import insert
 
 
 class StoredSegments(Repository):
@@ -76,7 +77,7 @@ class StoredSegments(Repository):
         return {name: int(row[name]) for name in ("count", "words", "tokens")}
 
     def add(self, connection: Connection, segments: Sequence[Segment]) -> None:
-        Database.insert(connection, self._sql["add"], [segment_row(each) for each in segments])
+        insert(connection, self._sql["add"], [segment_row(each) for each in segments])
 
     def append(self, connection: Connection, document: str, segments: Sequence[Segment]) -> list[Segment]:
         """After a document's last, in order."""
@@ -96,7 +97,7 @@ class StoredSegments(Repository):
         self._step(connection, "delete_children_of", segment.tenant, segment.id)
 
     def add_children(self, connection: Connection, children: Sequence[Child]) -> None:
-        Database.insert(connection, self._sql["add_child"], [child_row(each) for each in children])
+        insert(connection, self._sql["add_child"], [child_row(each) for each in children])
 
     def hit(self, connection: Connection, ids: Sequence[str]) -> None:
         """Each was found once more."""

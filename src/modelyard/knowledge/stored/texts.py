@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from modelyard.knowledge.rows import DocumentPart, dump, read_parts
 from modelyard.storage.database import Connection, Database
 from modelyard.storage.repository import Repository
+from modelyard.storage.statements import insert
 
 
 class StoredTexts(Repository):
@@ -32,7 +33,7 @@ class StoredTexts(Repository):
     def add(self, connection: Connection, texts: Mapping[str, str]) -> None:
         """Of new documents, by id."""
         rows = [(document, dump([DocumentPart(text=text)])) for document, text in texts.items()]
-        Database.insert(connection, self._sql["add"], rows)
+        insert(connection, self._sql["add"], rows)
 
     def put(self, connection: Connection, document: str, parts: Sequence[DocumentPart]) -> None:
         self._step(connection, "keep", document, dump(parts))

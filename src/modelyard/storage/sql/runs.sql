@@ -71,44 +71,6 @@ INSERT INTO run_steps (run, key, seq, body) VALUES (?, ?, 0, '') ON CONFLICT (ru
 -- All of a run, in the order in which they ended.
 SELECT key, body FROM run_steps WHERE run = :run ORDER BY seq;
 
--- name: event
--- Something happened.
-INSERT INTO run_events (run, seq, body) VALUES (?, ?, ?) ON CONFLICT (run, seq) DO NOTHING;
-
--- name: events
--- What happened after a number.
-SELECT seq, body FROM run_events WHERE run = :run AND seq > :after ORDER BY seq LIMIT :most;
-
--- name: ask
--- A form to be filled in.
-INSERT INTO run_forms (run, key, tenant, token, body, expires_at) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (run, key) DO NOTHING;
-
--- name: form
--- A step's form.
-SELECT * FROM run_forms WHERE run = :run AND key = :key;
-
--- name: forms
--- A run's forms.
-SELECT * FROM run_forms WHERE run = :run;
-
--- name: form_by_token
--- By what its address holds.
-SELECT * FROM run_forms WHERE token = :token;
-
--- name: fill
--- Somebody filled it in.
-UPDATE run_forms SET answer = ? WHERE token = ? AND answer = '' RETURNING run, tenant;
-
--- name: late
--- Forms whose time is over, of runs that wait for them.
-SELECT f.run AS run, f.tenant AS tenant, f.key AS key, f.expires_at AS expires_at FROM run_forms f
-JOIN runs r ON r.id = f.run WHERE f.answer = '' AND f.expires_at < :now AND r.status = 'paused' LIMIT 100;
-
--- name: expire
--- Nobody did in time.
-UPDATE run_forms SET answer = ? WHERE run = ? AND key = ? AND answer = '';
-
 -- name: forget_runs
 -- Runs that ended long ago.
 DELETE FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? RETURNING id;
@@ -117,22 +79,6 @@ DELETE FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? RETURNING id;
 -- A run's steps.
 DELETE FROM run_steps WHERE run = ?;
 
--- name: forget_events
--- A run's events.
-DELETE FROM run_events WHERE run = ?;
-
--- name: forget_forms
--- A run's forms.
-DELETE FROM run_forms WHERE run = ?;
-
 -- name: remove
 -- One run of a tenant that is over, or waits.
 DELETE FROM runs WHERE tenant = ? AND id = ? AND status <> 'running' RETURNING id;
-
--- name: put_document
--- An app's file.
-INSERT INTO app_documents (tenant, digest, body, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (tenant, digest) DO NOTHING;
-
--- name: document
--- An app's file, by what it says.
-SELECT body FROM app_documents WHERE tenant = :tenant AND digest = :digest;
