@@ -151,7 +151,7 @@ KEPT = {
     "plugins/debug.py:_Connection._assets": "of one connection, whose key says whose it is",
     "plugins/debug.py:_Connection._parts": "of one connection, whose key says whose it is",
     "plugins/host.py:PluginHost._away": _OURS,
-    "plugins/host.py:PluginHost._declarations": "by a package's checksum: what the package says of itself",
+    "plugins/installed.py:InstalledPackages._declarations": "by a package's checksum: what the package says of itself",
     "plugins/host.py:PluginHost._making": "by a package's checksum: processes that start",
     "plugins/host.py:PluginHost._runtimes": "by a package's checksum: processes; calls have sessions of their own",
     "plugins/monitor.py:Monitor._before": _COUNT,

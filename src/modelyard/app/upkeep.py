@@ -126,7 +126,7 @@ class Upkeep:
         if telemetry.usage_days:
             await yard.ledger.usage.forget(now - telemetry.usage_days * _DAY)
         yard.resources.forget(now - 7 * _DAY)
-        await asyncio.to_thread(yard.plugin_parts.host.collect, older_than=7 * _DAY)
+        await asyncio.to_thread(yard.plugin_parts.host.packages.collect, older_than=7 * _DAY)
 
     async def _renew(self) -> None:
         await self._yard.plugin_parts.subscriptions.renew(self._yard.clock.time() + 2 * _TIDY_SECONDS)

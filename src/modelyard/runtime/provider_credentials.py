@@ -1,4 +1,4 @@
-"""Which credentials a tenant has for a provider: its own, from the settings and stored, and those the operator lends."""
+"""Which credentials a tenant has for a provider: its own, of the settings and stored, and those the operator lends."""
 
 import logging
 from collections import defaultdict
