@@ -94,7 +94,7 @@ KEPT = {
     "plugins/inside/zygote.py:Zygote._plugins": "by the number of a process, of one tenant and environment",
     "plugins/quarters.py:Quarters._users": "by tenant: the number of its user on this machine",
     "plugins/wardens.py:_Warden.environ": "what one tenant's plugins of one environment are given",
-    "tools/providers.py:_Apis._by_name": "by tenant and row",
+    "tools/sources.py:ApiSource._by_name": "by tenant and row",
     # sign-in
     "runtime/sessions.py:Sessions._unknown": "by the digest of a session's token: that there is none",
     "runtime/attempts.py:Attempts._made": _COUNT,
@@ -231,8 +231,8 @@ KEPT = {
     "tools/observation.py:Gathering.variables": _CALL,
     "tools/openapi.py:_Making.places": _CALL,
     "tools/openapi.py:_Making.properties": _CALL,
-    "tools/providers.py:ToolProviders._clients": "by tenant and row, with the address and the encrypted secret",
-    "tools/providers.py:ToolProviders._read": "by tenant and row",
+    "tools/mcp/clients.py:McpClients._clients": "by tenant and row, with the address and the encrypted secret",
+    "tools/provider_store.py:ProviderStore._read": "by tenant and row",
     # transport
     "transport/connection.py:Connection._first_lines": _CALL,
     "transport/http.py:HttpClient._idle": "by origin and proxy: connections, over which nothing is said but each request's own",

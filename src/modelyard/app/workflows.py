@@ -59,7 +59,7 @@ class WorkflowParts:
         self.tools = ToolParts(yard, self.jail, self.egress)
         self.conversations = Conversations(yard.database, yard.clock.time, self.tools.kept)
         annotations = Annotations(yard.database, self.tools.kept, self._embedded, yard.clock.time)
-        self.features = Features(yard.models, annotations, self.tools.providers.extend)
+        self.features = Features(yard.models, annotations, self.tools.providers.extensions.extend)
         self.runs.check_output(self._output_check)
         self.runs.identify_callers(self._caller_of)
         self.chats = Chats(self.runs, self.conversations, self.files, yard.clock.time, self.features)

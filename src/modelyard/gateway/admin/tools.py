@@ -80,7 +80,7 @@ class ProvidersRoute:
             )  # fmt: skip
             more = _api(api)
         elif kind == "extension":
-            row = await self.providers.add_extension(tenant, name, need(body, "url", str), may(body, "key", str) or "")
+            row = await self.providers.extensions.add(tenant, name, need(body, "url", str), may(body, "key", str) or "")
             more = {}
         else:
             raise InvokeBadRequestError(f"type {kind[:40]!r} is none; api, mcp and extension are", param="type")
@@ -104,7 +104,7 @@ class ProviderRoute:
         known, stored = self.providers.find(request.tenant, name)
         if stored.type == "extension":
             return json_reply(_shown(known, stored))
-        content = await self.providers.content(request.tenant, known.id, stored.type)
+        content = await self.providers.store.content(request.tenant, known.id, stored.type)
         offered = _api(content) if isinstance(content, Api) else {"tools": [one["name"] for one in content.tools]}
         return json_reply({**_shown(known, stored), **offered, **more})
 
