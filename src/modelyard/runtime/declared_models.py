@@ -20,7 +20,7 @@ class DeclaredModels:
     def __init__(self, factory_of: Callable[[str], ModelProviderFactory], directory: Directory | None) -> None:
         self._factory_of = factory_of
         self._directory = directory
-        self._added: dict[str, list[tuple[str, AIModelEntity]]] = {}
+        self._added: dict[str, Sequence[tuple[str, AIModelEntity]]] = {}
 
     def forget(self) -> None:
         """Read what tenants added anew."""
@@ -28,10 +28,12 @@ class DeclaredModels:
 
     def schema(self, tenant: str, provider: str, kind: ModelType, model: str) -> AIModelEntity | None:
         """What is declared of a model; a tenant's own word goes first."""
-        if self._directory is not None:
-            for owner, entity in self.added(tenant):
-                if owner == provider and entity.model == model and entity.model_type is kind:
-                    return entity
+        added = self._added.get(tenant)  # asked by every call: a known tenant costs one look
+        if added is None:
+            added = self.added(tenant)
+        for owner, entity in added:
+            if owner == provider and entity.model == model and entity.model_type is kind:
+                return entity
         return self._factory_of(tenant).get_model_schema(provider, kind, model)
 
     def added(self, tenant: str) -> Sequence[tuple[str, AIModelEntity]]:

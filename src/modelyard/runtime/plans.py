@@ -52,8 +52,9 @@ class Plans:
 
     def of(self, invocation: Invocation) -> Plan:
         """Where this call may go, in which order."""
-        kind = invocation.model_type
-        key = (invocation.tenant, invocation.provider, invocation.model, kind.value, invocation.route)
+        key = (
+            invocation.tenant, invocation.provider, invocation.model, invocation.model_type.value, invocation.route,
+        )  # fmt: skip
         if (known := self._plans.get(key)) is not None:
             return known
         if len(self._plans) >= _MOST_PLANS:  # names that anybody may invent must not fill the memory

@@ -40,7 +40,7 @@ from modelyard.workflow.node import NodeContext, NodeError, NodePaused, RunConte
 from modelyard.workflow.nodes import node_class, node_types
 from modelyard.workflow.nodes.start import form_of
 from modelyard.workflow.nodes.trigger import WebhookData
-from modelyard.workflow.runs import new_run_id, pool_for
+from modelyard.workflow.single_run import new_run_id, pool_for
 from modelyard.workflow.trigger_nodes import next_times, triggers_of
 from modelyard.workflow.variables import VariablePool, WorkflowError, from_object, to_object
 
