@@ -23,7 +23,7 @@ from modelyard.workflow.dsl import App, AppMapping, loads
 from modelyard.workflow.engine import Command, GraphEngine, Status, Step
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import RunContext, Services
-from modelyard.workflow.runs import new_run_id, pool_for, run
+from modelyard.workflow.single_run import new_run_id, pool_for, run
 
 _MODEL = {"provider": "openai", "name": "m", "mode": "chat", "completion_params": {}}
 

@@ -46,7 +46,7 @@ def asked(home: Path, text: str, query: str, reply: str = "Fine.", key: str = "h
             async with Modelyard(
                 settings, definitions=[definition], builders={"scripted": builder}, environ={}
             ) as yard:
-                await yard.services.tools.providers.add_extension("default", "ext", f"http://{origin}/extension", key)
+                await yard.services.tools.providers.extensions.add("default", "ext", f"http://{origin}/extension", key)
                 found, app, _ = await yard.apps.add("default", text, mapping=AppMapping(models={"*": "scripted/model"}))
                 run, _ = await yard.services.workflows.chats.send(
                     found, app, query=query, inputs={"city": "Oslo"}, user="ada"
@@ -79,7 +79,7 @@ def test_an_extension_has_to_answer_a_ping(tmp_path: Path):
 def test_an_extension_that_there_is_not(tmp_path: Path):
     async def go() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
-            await yard.services.tools.providers.extend("default", "none", "ping", {})
+            await yard.services.tools.providers.extensions.extend("default", "none", "ping", {})
 
     with pytest.raises(ModelyardError, match="API extension 'none' does not exist"):
         asyncio.run(go())

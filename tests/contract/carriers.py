@@ -22,7 +22,8 @@ from modelyard.workflow.dsl import App, loads
 from modelyard.workflow.engine import GraphEngine, Outcome, Step
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import RunContext, Services
-from modelyard.workflow.runs import Runs, executed, pool_for
+from modelyard.workflow.runs import Runs
+from modelyard.workflow.single_run import executed, pool_for
 
 RUN = "11111111-2222-4333-8444-555555555555"
 INPUTS = {"n": 1, "items": ["a", "b", "c"]}

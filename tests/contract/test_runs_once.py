@@ -12,7 +12,8 @@ from modelyard.workflow.dsl import App, loads
 from modelyard.workflow.engine import Status
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import Services
-from modelyard.workflow.runs import Runs, new_run_id
+from modelyard.workflow.runs import Runs
+from modelyard.workflow.single_run import new_run_id
 
 FILE = """
 app: {name: once, mode: workflow}

@@ -495,7 +495,7 @@ def test_the_daemon_installs_lists_dispatches_and_removes(plugged: Plug, example
     gone = daemon(one, "POST", "management/uninstall", json={"plugin_installation_id": listed["id"]})
     assert gone.json()["data"] is True
     assert daemon(one, "GET", "management/list").json()["data"] == {"list": [], "total": 0}
-    assert not one.parts.host.folder(identifier).exists()
+    assert not one.parts.host.packages.folder(identifier).exists()
 
 
 def test_the_daemon_refuses_in_its_own_words(plugged: Plug):

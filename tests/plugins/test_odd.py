@@ -252,7 +252,7 @@ def test_a_model_may_ask_its_host_for_nothing(odd: Callable[..., Plugged]):
         from modelyard.plugins.backwards import BackwardsCalls
         from modelyard.plugins.conversation import PluginCall
 
-        backwards: BackwardsCalls = one.parts.host._backwards  # type: ignore[attr-defined,assignment]
+        backwards: BackwardsCalls = one.parts.sessions._backwards  # type: ignore[attr-defined,assignment]
         call = PluginCall(tenant="default", plugin="odd/asks", type=kind, action="x", data={})
         try:
             async for _ in backwards.answer(call, "storage", {"opt": "get", "key": "x"}):

@@ -324,7 +324,7 @@ def test_a_plugin_reads_and_writes_what_is_its_own_and_nothing_else(prisoner: Pr
         "/proc/1/environ",
     ):
         prisoner.refused("os.listdir(path) if os.path.isdir(path) else open(path).read()", path=str(path))
-    code = prisoner.one.parts.host.folder(prisoner.one.plugins.find("acme", "odd/attacker").identifier)
+    code = prisoner.one.parts.host.packages.folder(prisoner.one.plugins.find("acme", "odd/attacker").identifier)
     venv = prisoner.one.parts.host.environments.folder.resolve()
     for path in (code / "main.py", prisoner.home / "new", theirs, os.__file__, *venv.glob("*/pyvenv.cfg")):
         prisoner.refused("open(path, 'a')", path=str(path))
@@ -412,7 +412,7 @@ def test_plugins_of_one_tenant_do_not_reach_each_other(prisoner: Prisoner):
     """They are started by the same process, and share a user: each sees its own part alone."""
     other = attacker(prisoner.folder, "other")
     prisoner.one.do(prisoner.one.parts.installations.add("acme", package_folder(other)))
-    code = prisoner.one.parts.host.folder(prisoner.one.plugins.find("acme", "odd/other").identifier)
+    code = prisoner.one.parts.host.packages.folder(prisoner.one.plugins.find("acme", "odd/other").identifier)
     data = {"provider": "other", "tool": "odd", "credentials": {}}
     kept = "open(os.environ['HOME'] + '/kept', 'w').write('canary')\nfound = os.getpid()"
     call = {**data, "tool_parameters": {"code": PRELUDE + kept, "around": {}}}

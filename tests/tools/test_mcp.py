@@ -311,7 +311,7 @@ def test_lists_that_never_end_or_hold_anything():
 
     async def work(client: McpClient) -> Any:
         from modelyard.tools.mcp.client import listed
-        from modelyard.tools.providers import mcp_entity
+        from modelyard.tools.sources import mcp_entity
 
         return [mcp_entity("p", one).name async for one in listed(client)]
 

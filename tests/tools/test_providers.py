@@ -50,7 +50,7 @@ def test_what_was_read_before_a_change_is_not_remembered_after_it(tmp_path: Path
             )
             row, _ = await providers.add_api("default", "looking", described("Looks near."))
             has_read, may_go = kept.hold()
-            reading = asyncio.ensure_future(providers.api("default", row))
+            reading = asyncio.ensure_future(providers.store.api("default", row))
             await has_read.wait()
             await providers.add_api("default", "looking", described("Looks far."))
             may_go.set()
@@ -67,9 +67,9 @@ def test_what_is_read_is_remembered_until_it_changes(tmp_path: Path):
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
             providers = yard.services.tools.providers
             row, _ = await providers.add_api("default", "looking", described("Looks near."))
-            first = await providers.api("default", row)
-            assert await providers.api("default", row) is first
+            first = await providers.store.api("default", row)
+            assert await providers.store.api("default", row) is first
             await providers.add_api("default", "looking", described("Looks far."))
-            assert (await providers.api("default", row)).operations[0].description == "Looks far."
+            assert (await providers.store.api("default", row)).operations[0].description == "Looks far."
 
     asyncio.run(work())

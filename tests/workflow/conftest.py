@@ -24,7 +24,7 @@ from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Outcome
 from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.node import Recap, Services, Turn
-from modelyard.workflow.runs import outcome_of, stream
+from modelyard.workflow.single_run import outcome_of, stream
 
 T = TypeVar("T")
 

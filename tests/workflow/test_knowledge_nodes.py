@@ -13,8 +13,8 @@ from modelyard.knowledge.entities import DatasetSettings, ProcessRule, Rules, Se
 from modelyard.testing.knowledge import HashEmbedder
 from modelyard.workflow.dsl import loads
 from modelyard.workflow.nodes.knowledge_retrieval import RetrievalData
-from modelyard.workflow.runs import outcome_of, stream
 from modelyard.workflow.services import TenantDatasets
+from modelyard.workflow.single_run import outcome_of, stream
 
 LINES = ProcessRule(mode="custom", rules=Rules(segmentation=Segmentation(separator="\n\n", max_tokens=200)))
 PIPELINE = """

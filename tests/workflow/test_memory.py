@@ -94,7 +94,7 @@ def test_tokens_of_summaries_are_counted(bench: Bench):
         seen: list[int] = []
         from modelyard.workflow.engine import GraphEngine
         from modelyard.workflow.node import RunContext
-        from modelyard.workflow.runs import pool_for, system_variables
+        from modelyard.workflow.single_run import pool_for, system_variables
 
         run = RunContext(run_id="r", services=services)
         pool = pool_for(app, "", {}, system_variables(app, run, query="and now?"))

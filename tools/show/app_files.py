@@ -23,7 +23,7 @@ from modelyard.testing.workflows import (
 from modelyard.workflow.dsl import App, AppMapping, DslError, load
 from modelyard.workflow.engine import Outcome, Status
 from modelyard.workflow.nodes.start import form_of
-from modelyard.workflow.runs import run
+from modelyard.workflow.single_run import run
 from tools.show.proof import ROOT, Proof
 
 FOLDER = ROOT / "tests" / "data" / "dsl"

@@ -104,7 +104,7 @@ def _tools(yard: Modelyard) -> dict[str, Feature]:
             Auth(type="oauth2", user="a", value="b", token_url=url), tenant=TENANT, row="1"
         ),
         "MCP server": lambda url: providers.add_mcp(TENANT, "mcp", url=url),
-        "API extension": lambda url: providers.add_extension(TENANT, "extension", url, "key"),
+        "API extension": lambda url: providers.extensions.add(TENANT, "extension", url, "key"),
         "tool http_request": lambda url: _called(yard, "http/http_request", {"url": url}),
         "tool http_request: POST": lambda url: _called(
             yard, "http/http_request", {"url": url, "method": "POST", "body": "x"}

@@ -209,7 +209,7 @@ class Tidying:
         if telemetry.usage_days:
             await self._calls.ledger.usage.forget(now - telemetry.usage_days * _DAY)
         self._resources.forget(now - 7 * _DAY)
-        await asyncio.to_thread(self._plugins.host.collect, older_than=7 * _DAY)
+        await asyncio.to_thread(self._plugins.host.packages.collect, older_than=7 * _DAY)
 
     async def renew(self) -> None:
         """Subscriptions of triggers that end before the next time."""

@@ -179,7 +179,7 @@ def build_workflows(
         knowledge=knowledge, journal=journal, conversations=conversations, callers=callers,
     )  # fmt: skip
     annotations = Annotations(storage.database, storage.kept, _embedder(models), now)
-    features = Features(models, annotations, tools.providers.extend)
+    features = Features(models, annotations, tools.providers.extensions.extend)
     limits = Limits(steps=chosen.steps, seconds=chosen.seconds, depth=chosen.depth)
     runs = Runs(journal, _app_finder(apps), run_services.services, limits=limits, now=now, most=chosen.at_once)
     runs.check_output(_output_checks(apps, features))

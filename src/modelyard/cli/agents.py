@@ -331,7 +331,7 @@ def add_extension(ctx: click.Context, name: str, url: str, key_env: str, tenant:
     key = _secret_of(False, key_env) if key_env else ""
 
     async def work(yard: Any) -> None:
-        await yard.services.tools.providers.add_extension(tenant, name, url, key)
+        await yard.services.tools.providers.extensions.add(tenant, name, url, key)
         click.echo(f"{name} answers.")
 
     run_with_yard(ctx, work)

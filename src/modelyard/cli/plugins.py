@@ -150,7 +150,7 @@ async def _ready(yard: Any, path: Path) -> Package:
     """The plugin, installed on this machine for nobody."""
     packed = await asyncio.to_thread(load_package, path)
     with closing(_Progress(packed.manifest.id)) as step:
-        await yard.services.plugins.host.install(packed, step)
+        await yard.services.plugins.host.packages.install(packed, step)
     return packed
 
 
@@ -168,7 +168,7 @@ def test(ctx: click.Context, path: Path, credentials: Sequence[str], as_json: bo
         identifier = str(packed.identifier)
         try:
             return await examine(
-                yard.services.plugins.host.declaration(identifier),
+                yard.services.plugins.host.packages.declaration(identifier),
                 lambda call: yard.services.plugins.host.call(identifier, call),
                 _pairs(credentials),
             )

@@ -32,8 +32,8 @@ from modelyard.workflow.events import (
     TextReplaced,
 )
 from modelyard.workflow.nodes.start import form_of
-from modelyard.workflow.runs import outcome_of, stream
 from modelyard.workflow.services import file_kind
+from modelyard.workflow.single_run import outcome_of, stream
 from modelyard.workflow.variables import File
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)

@@ -139,7 +139,7 @@ class PluginInstallations:
         step: Callable[[str], None] = lambda what: None,
     ) -> Installed:
         """Install one package for a tenant, in the place of another version that it has."""
-        declaration = await self._host.install(package, step)
+        declaration = await self._host.packages.install(package, step)
         identifier, plugin = str(package.identifier), package.manifest.id
         before = self._known(tenant, plugin)
         if granted is None and before is not None:

@@ -60,7 +60,7 @@ class PluginPackages:
         if package.manifest.type != "plugin":
             raise PackageError(f"this is a {package.manifest.type}, not a plugin")
         verification = await self.admit(package, by, verify_signature=verify_signature)
-        await asyncio.to_thread(self._host.keep, package)
+        await asyncio.to_thread(self._host.packages.keep, package)
         return package, verification
 
     async def upload_bundle(
@@ -83,7 +83,7 @@ class PluginPackages:
     async def admitted(self, identifiers: Sequence[str], by: Installer) -> list[Package]:
         """Packages that were uploaded, if all are theirs to install: they may be here because somebody else uploaded
         them, who may do more. Raises NotFoundError, PackageError, ForbiddenError."""
-        packages = [await asyncio.to_thread(self._host.package, identifier) for identifier in identifiers]
+        packages = [await asyncio.to_thread(self._host.packages.package, identifier) for identifier in identifiers]
         for package in packages:
             await self.admit(package, by)
         return packages

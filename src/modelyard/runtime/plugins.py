@@ -101,7 +101,7 @@ class Plugins:
         if installed.runtime == "remote":
             asset = self._debugged.assets(tenant, installed.identifier).get(name)
         else:
-            asset = self.host.package(installed.identifier).files.get(f"_assets/{name}")
+            asset = self.host.packages.package(installed.identifier).files.get(f"_assets/{name}")
         if asset is None:
             raise NotFoundError(f"{installed.plugin_id!r} has no asset {name!r}", code="asset_not_found")
         return asset
@@ -152,7 +152,7 @@ class Plugins:
     def _readable(self, tenant: str, known: Known, installation: Installation) -> Installed | None:
         """None, and a line in the log, where its files are on another machine, or gone: the others still serve."""
         try:
-            declaration = self.host.declaration(installation.plugin)
+            declaration = self.host.packages.declaration(installation.plugin)
         except ModelyardError as error:
             fields = {"tenant": tenant, "plugin": installation.plugin, "error": str(error)}
             logger.error("an installed plugin cannot be read", extra={"fields": fields})

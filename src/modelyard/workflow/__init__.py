@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelyard.workflow.dsl import App, load, loads
     from modelyard.workflow.engine import Outcome
-    from modelyard.workflow.runs import run, stream
+    from modelyard.workflow.single_run import run, stream
 
-_HOMES = {"App": "dsl", "load": "dsl", "loads": "dsl", "Outcome": "engine", "run": "runs", "stream": "runs"}
+_HOMES = {"App": "dsl", "load": "dsl", "loads": "dsl", "Outcome": "engine", "run": "single_run", "stream": "single_run"}
 
 __all__ = ["App", "Outcome", "load", "loads", "run", "stream"]
 

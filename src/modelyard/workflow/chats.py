@@ -18,8 +18,9 @@ from modelyard.workflow.events import AnyEvent, NodeRunAgentThought, NodeRunRetr
 from modelyard.workflow.features import Admitted, Features, Intercepted
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.start import Variable, form_of
-from modelyard.workflow.runs import Runs, new_run_id
+from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import TenantFiles
+from modelyard.workflow.single_run import new_run_id
 from modelyard.workflow.variables import CONVERSATION, VariablePool, to_object
 
 _NIL = "00000000-0000-0000-0000-000000000000"

@@ -21,8 +21,9 @@ from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.datasource import KINDS
 from modelyard.workflow.nodes.knowledge_index import KnowledgeIndexData
 from modelyard.workflow.rag_variables import asked_by
-from modelyard.workflow.runs import Runs, new_run_id
+from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import TenantFiles, pipeline_dataset
+from modelyard.workflow.single_run import new_run_id
 from modelyard.workflow.sources import TenantSources, listed
 from modelyard.workflow.variables import VariablePool
 

@@ -12,7 +12,7 @@ from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status
 from modelyard.workflow.events import AnyEvent, GraphRunPaused, NodeRunStreamChunk, TextReplaced
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.runs import FINAL, outcome_of
+from modelyard.workflow.single_run import FINAL, outcome_of
 
 _STATES: Mapping[Status, str] = {
     Status.RUNNING: "WORKING", Status.PAUSED: "INPUT_REQUIRED", Status.SUCCEEDED: "COMPLETED",

@@ -16,7 +16,7 @@ from modelyard.workflow.apps import Apps, FoundApp
 from modelyard.workflow.dsl import App, loads
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import NodeContext, NodeError, NodePaused, RunContext, Services
-from modelyard.workflow.runs import new_run_id, pool_for
+from modelyard.workflow.single_run import new_run_id, pool_for
 from modelyard.workflow.variables import VariablePool, WorkflowError, from_object, to_object
 
 

@@ -94,7 +94,7 @@ class AddedProviders:
         return row, {"version": listing.version, "tools": [tool["name"] for tool in listing.tools]}
 
     async def _add_extension(self, tenant: str, name: str, body: JSON) -> tuple[str, JSON]:
-        row = await self.providers.add_extension(tenant, name, need(body, "url", str), may(body, "key", str) or "")
+        row = await self.providers.extensions.add(tenant, name, need(body, "url", str), may(body, "key", str) or "")
         return row, {}
 
     async def one(self, request: Request) -> Reply:
@@ -124,7 +124,7 @@ class AddedProviders:
         known, stored = self.providers.find(tenant, name)
         if stored.type == "extension":
             return _shown(known, stored)
-        content = await self.providers.content(tenant, known.id, stored.type)
+        content = await self.providers.store.content(tenant, known.id, stored.type)
         offered = _api(content) if isinstance(content, Api) else {"tools": [tool["name"] for tool in content.tools]}
         return {**_shown(known, stored), **offered}
 

@@ -42,7 +42,7 @@ async def missing(call: DaemonCall) -> Reply:
 
 async def manifest(call: DaemonCall) -> Reply:
     identifier = call.query("plugin_unique_identifier")
-    return succeeded(shown(identifier, call.parts.host.declaration(identifier).document))
+    return succeeded(shown(identifier, call.parts.host.packages.declaration(identifier).document))
 
 
 async def identifier(call: DaemonCall) -> Reply:
@@ -51,7 +51,7 @@ async def identifier(call: DaemonCall) -> Reply:
 
 
 async def readme(call: DaemonCall) -> Reply:
-    package = call.parts.host.package(call.query("plugin_unique_identifier"))
+    package = call.parts.host.packages.package(call.query("plugin_unique_identifier"))
     language = (call.request.query("language") or "en_US").replace("-", "_")
     text = package.files.get(f"readme/README_{language}.md", package.files.get("README.md", b""))
     return succeeded({"content": text.decode("utf-8", "replace"), "language": language})
@@ -88,7 +88,7 @@ async def debugging_key(call: DaemonCall) -> Reply:
 
 
 async def extracted(call: DaemonCall) -> Reply:
-    package = call.parts.host.package(call.query("plugin_unique_identifier"))
+    package = call.parts.host.packages.package(call.query("plugin_unique_identifier"))
     path = call.query("file_path")
     if path not in package.files:
         raise NotFoundError(f"{path!r} is not in the package")
@@ -97,7 +97,7 @@ async def extracted(call: DaemonCall) -> Reply:
 
 async def decoded(call: DaemonCall) -> Reply:
     identifier = call.query("plugin_unique_identifier")
-    declaration = call.parts.host.declaration(identifier)
+    declaration = call.parts.host.packages.declaration(identifier)
     return succeeded({"unique_identifier": identifier, "manifest": shown(identifier, declaration.document)})
 
 

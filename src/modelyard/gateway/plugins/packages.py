@@ -33,7 +33,7 @@ async def upload_package(call: DaemonCall) -> Reply:
     must = fields.get("verify_signature") == "true"
     by = _installer(fields.get("unsigned") == "true")
     package, verification = await call.parts.packages.upload(data, by, verify_signature=must)
-    declaration = call.parts.host.declaration(str(package.identifier))
+    declaration = call.parts.host.packages.declaration(str(package.identifier))
     return succeeded({
         "unique_identifier": str(package.identifier),
         "manifest": shown(str(package.identifier), declaration.document),
@@ -51,7 +51,7 @@ async def upload_bundle(call: DaemonCall) -> Reply:
             "type": "package",
             "value": {
                 "unique_identifier": str(one.identifier),
-                "manifest": call.parts.host.declaration(str(one.identifier)).document,
+                "manifest": call.parts.host.packages.declaration(str(one.identifier)).document,
             },
         }
         for one in packages

@@ -27,7 +27,7 @@ from modelyard.workflow.events import (
     TextReplaced,
 )
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.runs import FINAL
+from modelyard.workflow.single_run import FINAL
 
 VERSION = "1.0"
 _SILENT = ("iteration-start", "loop-start", "loop-end")

@@ -37,7 +37,7 @@ from modelyard.workflow.events import (
     TextReplaced,
 )
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.runs import FINAL
+from modelyard.workflow.single_run import FINAL
 from modelyard.workflow.variables import FILE_MARK
 
 _SILENT = frozenset({"iteration", "loop", "iteration-start", "loop-start", "loop-end"})
