@@ -236,6 +236,12 @@ def test_what_could_take_long_is_not_rendered_here(template: str):
     assert render_now(template, {"x": "a" * 1000, "l": list(range(60))}, most=400_000) is None
 
 
+def test_a_template_takes_so_many_steps_here_and_no_more():
+    template = "{% for a in l %}{% if a %}{% endif %}{% endfor %}"
+    assert render_now(template, {"l": [0] * 100}, most=400_000) == ""
+    assert render_now(template, {"l": [0] * 30_000}, most=400_000) is None
+
+
 @given(
     st.lists(
         st.sampled_from(["<think>", "</think>", "<thi", "nk>", "a", "\n\n\n", "<", "<THINK x>", " b"]), max_size=12
