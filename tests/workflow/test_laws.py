@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from modelyard.jail.templates import render_now
 from modelyard.workflow.engine import GraphEngine, Status, Step
-from modelyard.workflow.events import AnyEvent, NodeRunStreamChunk
+from modelyard.workflow.events import AnyEvent, NodeRunStreamChunk, TextReplaced
 from modelyard.workflow.graph import SOURCE, Edge, EdgeState, Frontier, Graph
 from modelyard.workflow.node import RunContext, Services
 from modelyard.workflow.thinking import ThinkFilter, separated
@@ -192,6 +192,16 @@ def test_a_run_that_goes_on_from_any_step_ends_as_if_nothing_had_happened(cut: i
         elif type(event).__name__ == "TextReplaced":
             said = event.text  # type: ignore[union-attr]
     assert said == outcome.outputs["answer"]
+
+
+@pytest.mark.parametrize(("shown", "replaced"), [("BA - <x> 6", []), ("BA", ["BA - <x> 6"])])
+def test_what_was_shown_before_is_not_said_twice_and_is_taken_back_where_it_differs(shown: str, replaced: list[str]):
+    app = app_of(REPLAYED, EDGES, mode="advanced-chat")
+    whole = _Recorder()
+    run(app, whole, l={"items": ["x"]})
+    _, events = run(app, _Recorder(whole.kept, said=shown), l={"items": ["x"]})
+    assert not [event for event in events if isinstance(event, NodeRunStreamChunk)]
+    assert [event.text for event in events if isinstance(event, TextReplaced)] == replaced
 
 
 # ------------------------------------------------------------------------------------------------ texts

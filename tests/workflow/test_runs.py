@@ -1,0 +1,74 @@
+"""Runs that are kept: what happened in one is written down before it is over."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from modelyard.storage.database import Database
+from modelyard.workflow.dsl import App
+from modelyard.workflow.engine import Status
+from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.node import Services
+from modelyard.workflow.runs import Runs
+from modelyard.workflow.single_run import new_run_id
+from tests.workflow.building import app_of
+
+NODES = {
+    "start": {"type": "start", "variables": []},
+    "answer": {"type": "answer", "answer": "hello"},
+}
+
+
+class SlowJournal(DatabaseJournal):
+    """Writes what happens after everything else that is ready to go on; `order` says what was written when."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, time.time)
+        self.order: list[str] = []
+
+    async def append(self, *what: Any, **how: Any) -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        await super().append(*what, **how)
+        self.order.append("written")
+
+    async def settle(self, *what: Any, **how: Any) -> None:
+        self.order.append("settled")
+        await super().settle(*what, **how)
+
+
+def runs_of(journal: DatabaseJournal, app: App) -> Runs:
+    async def find(record: RunRecord) -> App:
+        del record
+        return app
+
+    def services(app: App, record: RunRecord) -> Services:
+        del app, record
+        return Services()
+
+    return Runs(journal, find, services)
+
+
+def test_a_run_is_over_once_all_that_happened_is_written(tmp_path: Path):
+    database = Database(tmp_path / "runs.db")
+
+    async def work() -> None:
+        journal = SlowJournal(database)
+        app = app_of(NODES, ["start > answer"], mode="advanced-chat")
+        runs = runs_of(journal, app)
+        record = RunRecord(
+            tenant="default", id=new_run_id(), app="a", created_at=time.time(), system={"query": "q", "files": []}
+        )
+        await runs.start(app, record)
+        assert (await runs.ended("default", record.id)).status is Status.SUCCEEDED
+        assert journal.order[-1] == "settled"
+        assert "written" in journal.order
+        events = await journal.events(record.id, 0)
+        assert [number for number, _ in events] == list(range(1, len(events) + 1))
+        assert type(events[-1][1]).__name__ == "GraphRunSucceeded"
+        await runs.aclose()
+        assert runs.count == 0
+
+    asyncio.run(work())
+    database.close()
