@@ -16,9 +16,8 @@ from modelyard.storage.engine import (
     Engine,
     Row,
     StorageUnavailableError,
-    await_database,
-    open_engine,
 )
+from modelyard.storage.engines import await_database, open_engine
 from modelyard.storage.pages import Pages
 from modelyard.storage.readers import Readers
 from modelyard.storage.schema import bring_up_to_date, checksum, migrations

@@ -1,18 +1,9 @@
 """What differs between databases, and the words that they share. SQLite is `sqlite.py`, PostgreSQL `postgresql.py`."""
 
-import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol
 
-from modelyard.base.errors import ConfigError, ModelyardError
-
-logger = logging.getLogger("modelyard.storage")
-
-_RETRY_SECONDS = 0.5
-_SAY_SECONDS = 5.0
+from modelyard.base.errors import ModelyardError
 
 Row = Mapping[str, Any]
 
@@ -94,45 +85,3 @@ class Engine(Protocol):
     def is_damaged(self, error: Exception) -> bool:
         """Whether an error says that pages cannot be read."""
         ...
-
-
-def open_engine(where: Path | str) -> Engine:
-    """For a file, `:memory:`, or `postgresql://…`. Raises ConfigError for anything else."""
-    text = str(where)
-    if text.startswith(("postgresql://", "postgres://")):
-        return import_module("modelyard.storage.postgresql").PostgresqlEngine(text)
-    if "://" in text:
-        scheme = text.partition("://")[0]
-        raise ConfigError(f"database {scheme}://… is not known; it is a path, or postgresql://USER:PASSWORD@HOST/NAME")
-    return import_module("modelyard.storage.sqlite").SqliteEngine(text)
-
-
-def await_database(where: Path | str, seconds: float) -> None:
-    """Until a database server takes connections and writes, for so long at most: it may be starting up, or recovering.
-
-    Raises StorageUnavailableError, ConfigError.
-    """
-    engine = open_engine(where)
-    until, said_at = time.monotonic() + seconds, 0.0
-    while (problem := _not_ready(engine)) is not None:
-        if time.monotonic() > until:
-            raise StorageUnavailableError(f"{problem}; it was waited for {seconds:g} seconds")
-        if time.monotonic() - said_at > _SAY_SECONDS:
-            said_at = time.monotonic()
-            logger.warning("waiting for the database", extra={"fields": {"error": problem}})
-        time.sleep(_RETRY_SECONDS)
-
-
-def _not_ready(engine: Engine) -> str | None:
-    try:
-        connection = engine.connect()
-        try:
-            return None if engine.is_ready(connection) else f"database {engine.where!r} is still recovering"
-        finally:
-            connection.close()
-    except StorageUnavailableError as error:
-        return str(error)
-    except engine.errors as error:
-        if not engine.passes(error):
-            raise ConfigError(f"database {engine.where!r} cannot be used: {error}") from error
-        return str(error)
