@@ -22,7 +22,7 @@ from modelyard.knowledge.entities import Dataset, DatasetSettings, Document, Hit
 from modelyard.knowledge.retrieve import Asking
 from modelyard.models.llm import LLMResultChunk
 from modelyard.models.messages import AnyPromptMessage
-from modelyard.runtime.caller import DEFAULT_TENANT
+from modelyard.tenancy.caller import DEFAULT_TENANT
 
 T = TypeVar("T")
 P = ParamSpec("P")

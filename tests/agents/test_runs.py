@@ -11,7 +11,7 @@ import yaml
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
-from modelyard.runtime.caller import Caller
+from modelyard.tenancy.caller import Caller
 from modelyard.testing.agents import Replies
 from modelyard.testing.workflows import scripted_models
 from modelyard.tools.entities import ToolContext

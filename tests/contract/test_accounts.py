@@ -7,8 +7,8 @@ from typing import Any
 from modelyard.app import Modelyard
 from modelyard.base.errors import ModelyardError
 from modelyard.base.settings import Settings
-from modelyard.runtime.accounts import Accounts, SetUpError
-from modelyard.runtime.caller import Role
+from modelyard.people.accounts import Accounts, SetUpError
+from modelyard.tenancy.caller import Role
 
 PASSWORD = "a long enough word"
 

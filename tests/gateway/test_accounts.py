@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from modelyard.app import Modelyard
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.settings import Settings
-from modelyard.runtime import passwords
-from modelyard.runtime.account import checked_email
-from modelyard.runtime.accounts import Accounts, SetUpError
-from modelyard.runtime.caller import Role
+from modelyard.people import passwords
+from modelyard.people.account import checked_email
+from modelyard.people.accounts import Accounts, SetUpError
+from modelyard.tenancy.caller import Role
 from tests.gateway.conftest import Running
 
 PASSWORD = "a long enough word"

@@ -10,7 +10,7 @@ import pytest
 
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.package import Package, package_folder
-from modelyard.runtime.plugins import Installed
+from modelyard.tenant_plugins.plugins import Installed
 from tests.gateway.conftest import Running, start_gateway
 
 __all__ = ["start_gateway"]

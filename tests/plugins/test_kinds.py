@@ -16,7 +16,7 @@ from openai import OpenAI
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError, PackageError, PluginError
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.signature import generate_keys, sign
-from modelyard.runtime.tenancy import Subscription, ToolCredential
+from modelyard.tenancy.kinds import Subscription, ToolCredential
 from modelyard.tools.function import tool
 from tests.plugins.conftest import EXAMPLES, Plugged
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
-from modelyard.runtime.tenancy import ToolCredential
+from modelyard.tenancy.kinds import ToolCredential
 from tests.plugins.conftest import Plugged
 
 NAME = "modelyard/toolbox/toolbox"

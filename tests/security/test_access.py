@@ -25,11 +25,11 @@ from modelyard.base.settings import Settings
 from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE, Gatekeeper, UnauthorizedError
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import Admission
+from modelyard.people import passwords
 from modelyard.plugins.conversation import PluginCall
 from modelyard.plugins.manifest import Permissions
-from modelyard.runtime import passwords
-from modelyard.runtime.caller import Caller, Role
-from modelyard.runtime.tenancy import PluginEndpoint, Subscription
+from modelyard.tenancy.caller import Caller, Role
+from modelyard.tenancy.kinds import PluginEndpoint, Subscription
 from tests.gateway.conftest import start_gateway
 
 __all__ = ["start_gateway"]
@@ -582,7 +582,7 @@ def test_what_was_remembered_ends_within_a_second_by_the_clock(tmp_path: Path):
     """By clocks that are moved: neither a loaded machine nor a wall clock that jumps decides."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        from modelyard.runtime.accounts import Accounts
+        from modelyard.people.accounts import Accounts
 
         now, wall = [100.0], [1_000_000.0]
         here = Accounts(yard.services.storage.database, lambda: wall[0], monotonic=lambda: now[0])

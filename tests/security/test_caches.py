@@ -18,9 +18,9 @@ import modelyard
 from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import CacheSettings, EgressSettings, ProviderSettings
+from modelyard.people.account import SignInError
+from modelyard.people.oidc import Oidc
 from modelyard.providers.auth import GoogleAuth
-from modelyard.runtime.account import SignInError
-from modelyard.runtime.oidc import Oidc
 from modelyard.testing import (
     Answer,
     Upstream,
@@ -96,10 +96,10 @@ KEPT = {
     "plugins/wardens.py:_Warden.environ": "what one tenant's plugins of one environment are given",
     "tools/sources.py:ApiSource._by_name": "by tenant and row",
     # sign-in
-    "runtime/sessions.py:Sessions._unknown": "by the digest of a session's token: that there is none",
-    "runtime/attempts.py:Attempts._made": _COUNT,
-    "runtime/passwords.py:_Lane._waiting": _COUNT,
-    "runtime/passwords.py:_lane()": _OURS,
+    "people/sessions.py:Sessions._unknown": "by the digest of a session's token: that there is none",
+    "people/attempts.py:Attempts._made": _COUNT,
+    "people/passwords.py:_Lane._waiting": _COUNT,
+    "people/passwords.py:_lane()": _OURS,
     # gateway
     "gateway/service/agui_events.py:AgUiEvents._calls": _CALL,
     "gateway/auth.py:Gatekeeper._known": "by the digest of the whole key that was shown; emptied at each change",
@@ -174,7 +174,7 @@ KEPT = {
     "providers/local/weights.py:_is_installed()": _OURS,
     "providers/local/weights.py:manifest()": _OURS,
     # runtime
-    "runtime/sessions.py:Sessions._known": "by the digest of the session's whole token",
+    "people/sessions.py:Sessions._known": "by the digest of the session's whole token",
     "runtime/fair_queue.py:FairQueue._by_tenant": _COUNT,
     "runtime/fair_queue.py:FairQueue._last_turn": _COUNT,
     "runtime/fair_queue.py:FairQueue._waiting": "by tenant",
@@ -190,10 +190,10 @@ KEPT = {
     "runtime/model_manager.py:ModelManager._bound": "by caller, which holds the tenant, name and type",
     "runtime/model_manager.py:ModelManager._found": "by tenant, name and type",
     "runtime/model_manager.py:ModelManager._instances": "by tenant, provider, type and model",
-    "runtime/passwords.py:_nobodys()": _OURS,
-    "runtime/plugin_credentials.py:PluginCredentials._locks": _LOCK,
-    "runtime/debugged_plugins.py:DebuggedPlugins._connected": "by tenant, then by plugin",
-    "runtime/plugins.py:Plugins._views": "by tenant",
+    "people/passwords.py:_nobodys()": _OURS,
+    "tenant_plugins/credentials.py:PluginCredentials._locks": _LOCK,
+    "tenant_plugins/debugged.py:DebuggedPlugins._connected": "by tenant, then by plugin",
+    "tenant_plugins/plugins.py:Plugins._views": "by tenant",
     "runtime/policies/batch.py:Batch._open": "by tenant, provider, model, credential and what is asked",
     "runtime/policies/cache.py:Semantic._known": "by tenant and by model, provider and beginning of the conversation",
     "runtime/policies/cache.py:_Meant.entries": "of one of those",
@@ -206,8 +206,8 @@ KEPT = {
     "runtime/plans.py:Plans._plans": "by tenant, provider, model, type and route",
     "runtime/response_store.py:ResponseStore._recent": "by a random id; holds the tenant, which is compared",
     "runtime/retry_budget.py:RetryBudget._pots": _COUNT,
-    "runtime/tenancy.py:Directory._all": "by tenant and kind",
-    "runtime/tenancy.py:Directory._owner_of_key": "by a key's id: whose it is",
+    "tenancy/directory.py:Directory._all": "by tenant and kind",
+    "tenancy/directory.py:Directory._owner_of_key": "by a key's id: whose it is",
     # storage
     "storage/answers.py:MemoryAnswers._kept": "by tenant and digest of what was asked",
     "storage/counters.py:MemoryCounters._forget_at": _COUNT,

@@ -19,8 +19,8 @@ from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import EgressSettings, Settings
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings
-from modelyard.runtime.caller import Caller, acting_for, current_caller, on_behalf
 from modelyard.storage.usage_sums import Sought
+from modelyard.tenancy.caller import Caller, acting_for, current_caller, on_behalf
 from modelyard.testing import Upstream, UpstreamRequest, chat_answer, chat_events, embedding_answer, stream_answer
 from modelyard.workflow.dsl import AppMapping
 from modelyard.workflow.journal import RunRecord

@@ -15,9 +15,9 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.ids import new_id
 from modelyard.base.settings import Settings
 from modelyard.runtime.limits import Applied, level_of
-from modelyard.runtime.tenancy import Limit
 from modelyard.storage.counters import SKEW, Charge, Level, admit
 from modelyard.storage.usage_sums import Used
+from modelyard.tenancy.kinds import Limit
 from modelyard.testing import FakeClock, echo_models, echo_provider
 
 DAY = 86_400.0

@@ -19,9 +19,9 @@ from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.base.settings import CredentialSettings, EgressSettings, ProviderSettings
 from modelyard.base.urls import join
 from modelyard.models.types import OperatorCredentials
+from modelyard.people.account import SignInError
+from modelyard.people.oidc import Oidc
 from modelyard.plugins.market import Market
-from modelyard.runtime.account import SignInError
-from modelyard.runtime.oidc import Oidc
 from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, json_answer
 from modelyard.tools.api import Auth, Tokens
 from modelyard.tools.openapi import parse

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 import yaml
 
+from modelyard.administration.inputs import INPUTS, read_input
 from modelyard.base.errors import ConfigError, InvokeBadRequestError
 from modelyard.base.numbers import FiniteLoader, check_numbers
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings, load_settings
 from modelyard.models.entities import PriceConfig
 from modelyard.providers.definition import read_model
-from modelyard.runtime.inputs import INPUTS, read_input
 from modelyard.testing import Upstream, chat_answer
 from tests.gateway.conftest import Running, start_gateway  # noqa: F401  a fixture
 from tests.gateway.test_traffic import ask, chat

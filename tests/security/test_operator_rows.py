@@ -22,8 +22,9 @@ from modelyard.cli import root
 from modelyard.gateway.admin.resources import PLURALS
 from modelyard.gateway.auth import TENANT
 from modelyard.gateway.server import Gateway
-from modelyard.runtime.caller import Caller, ForbiddenError, Role
-from modelyard.runtime.tenancy import KEPT_BY_OPERATOR, KINDS
+from modelyard.tenancy.caller import Caller, ForbiddenError, Role
+from modelyard.tenancy.directory import KEPT_BY_OPERATOR
+from modelyard.tenancy.kinds import KINDS
 from modelyard.testing import echo_models, echo_provider
 
 PASSWORD = "a long enough word"

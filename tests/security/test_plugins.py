@@ -29,8 +29,8 @@ from modelyard.plugins.quarters import Quarters, emptied, hand_over, size
 from modelyard.plugins.requirements import asked_for, check_line, check_lock, listed
 from modelyard.plugins.signature import generate_keys, sign
 from modelyard.plugins.way_out import WayOut
-from modelyard.runtime.caller import ForbiddenError
-from modelyard.runtime.plugin_packages import Installer
+from modelyard.tenancy.caller import ForbiddenError
+from modelyard.tenant_plugins.packages import Installer
 from modelyard.testing import Answer, Upstream
 from modelyard.transport.egress import EgressRules
 from tests.gateway.conftest import start_gateway  # noqa: F401  a fixture of `plugged`

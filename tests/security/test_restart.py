@@ -20,7 +20,6 @@ from modelyard.base.errors import InvokeError
 from modelyard.base.ids import new_id
 from modelyard.models.llm import LLMUsage
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import Caller, fits
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger, LedgerUnavailableError
 from modelyard.runtime.limits import (
@@ -33,10 +32,11 @@ from modelyard.runtime.limits import (
     level_of,
     sought,
 )
-from modelyard.runtime.tenancy import Limit
 from modelyard.storage import usage_sums
 from modelyard.storage.counters import Charge, DatabaseCounters, MemoryCounters
 from modelyard.storage.database import Connection, Database, migrations, statements
+from modelyard.tenancy.caller import Caller, fits
+from modelyard.tenancy.kinds import Limit
 from modelyard.testing import FakeClock
 from modelyard.transport.http import HttpClient, Timeouts
 

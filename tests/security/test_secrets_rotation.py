@@ -10,11 +10,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from modelyard.administration.administration import WITH_SECRET
 from modelyard.app.storage import MASTER_KEY
 from modelyard.base.errors import ConfigError
 from modelyard.cli.tenants import secrets
-from modelyard.runtime.administration import WITH_SECRET
-from modelyard.runtime.tenancy import KINDS, StoredCredential
 from modelyard.storage.files import FileStore
 from modelyard.storage.secrets import (
     KeyRing,
@@ -24,6 +23,7 @@ from modelyard.storage.secrets import (
     rotating,
     save_key_ring,
 )
+from modelyard.tenancy.kinds import KINDS, StoredCredential
 from modelyard.testing import Upstream, chat_answer
 from tests.contract.conftest import database_url, postgres_url  # noqa: F401  fixtures
 from tests.gateway.conftest import Running, start_gateway  # noqa: F401  a fixture

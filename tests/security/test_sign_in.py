@@ -18,13 +18,13 @@ from modelyard.app import Modelyard
 from modelyard.base.errors import NotFoundError
 from modelyard.base.settings import OidcSettings, Settings
 from modelyard.gateway.chat_page import visitors
-from modelyard.runtime import passwords
-from modelyard.runtime import sessions as sessions_module
-from modelyard.runtime.account import SignInError
-from modelyard.runtime.accounts import Accounts, SetUpError
-from modelyard.runtime.attempts import Attempts, TooManyTriesError, neighbourhood
-from modelyard.runtime.caller import Role
-from modelyard.runtime.passwords import BusyError
+from modelyard.people import passwords
+from modelyard.people import sessions as sessions_module
+from modelyard.people.account import SignInError
+from modelyard.people.accounts import Accounts, SetUpError
+from modelyard.people.attempts import Attempts, TooManyTriesError, neighbourhood
+from modelyard.people.passwords import BusyError
+from modelyard.tenancy.caller import Role
 from tests.gateway.conftest import Running, start_gateway
 
 __all__ = ["start_gateway"]

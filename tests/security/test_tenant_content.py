@@ -26,7 +26,7 @@ from modelyard.gateway.router import Router
 from modelyard.gateway.table import NOBODY_IN_PARTICULAR, Api, Row
 from modelyard.gateway.tenant_content import ContentRules, disposition, media_type, outgoing
 from modelyard.plugins.package import package_folder
-from modelyard.runtime import api_keys
+from modelyard.tenancy import api_keys
 from tests.gateway.conftest import Running
 from tests.gateway.test_triggers import app_file, webhook
 from tests.plugins.conftest import Plugged, environments, plugged, start_gateway

@@ -21,8 +21,8 @@ from modelyard.base.settings import Settings
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import UserPromptMessage
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import Caller
-from modelyard.runtime.oidc import Oidc
+from modelyard.people.oidc import Oidc
+from modelyard.tenancy.caller import Caller
 from modelyard.tools.api import ApiTool, Auth, Tokens
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.openapi import Operation

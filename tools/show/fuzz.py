@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard.gateway.openapi import describe
-from modelyard.runtime.caller import Caller
+from modelyard.tenancy.caller import Caller
 from modelyard.testing import (
     Answer,
     Upstream,

@@ -224,7 +224,7 @@ async def _build(home: str, attacked: str, others: str) -> dict[str, Any]:
     from modelyard.app import Modelyard
     from modelyard.base.settings import EgressSettings, Settings
     from modelyard.knowledge.entities import DatasetSettings, MetadataField, Technique
-    from modelyard.runtime.caller import Caller
+    from modelyard.tenancy.caller import Caller
     from modelyard.workflow.dsl import AppMapping
 
     private = [urlsplit(url).netloc for url in (attacked, others)]

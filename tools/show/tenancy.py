@@ -29,8 +29,8 @@ from modelyard.gateway.auth import TENANT
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings, DocForm, MetadataField, Technique
 from modelyard.knowledge.evaluations import Evaluation, Question
-from modelyard.runtime.caller import Caller, Role
 from modelyard.runtime.telemetry import OpenTelemetryCallback
+from modelyard.tenancy.caller import Caller, Role
 from modelyard.testing import Upstream, chat_answer, chat_events, error_answer, json_answer, stream_answer
 from modelyard.workflow.dsl import AppMapping
 from modelyard.workflow.services import upload_id

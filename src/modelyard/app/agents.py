@@ -8,9 +8,9 @@ from modelyard.agents.state import AgentLimits
 from modelyard.app.named_tools import NamedTools
 from modelyard.base.ids import new_id
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.storage.kept import Kept
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.manager import ToolManager
 from modelyard.tools.results import KeptResults

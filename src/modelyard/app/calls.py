@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from modelyard.administration.inputs import configured_limit, configured_route, cycle
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.money import Admission, HostedQuotas, Seeds, price_of_lost
 from modelyard.app.recovery import Recovery
@@ -17,9 +18,7 @@ from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest
 from modelyard.models.entities import AIModelEntity, ModelFeature, ModelPropertyKey, PriceConfig
 from modelyard.models.types import ModelType
 from modelyard.runtime.callbacks import Callback, LoggingCallback
-from modelyard.runtime.caller import DEFAULT_TENANT, acting_for
 from modelyard.runtime.fair_queue import FairQueue
-from modelyard.runtime.inputs import configured_limit, configured_route, cycle
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.metrics import Metrics
@@ -36,10 +35,11 @@ from modelyard.runtime.policies.structured import Structured
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.runtime.response_store import ResponseStore
 from modelyard.runtime.retry_budget import RetryBudget
-from modelyard.runtime.tenancy import Directory
 from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers
 from modelyard.storage.counters import Counters
+from modelyard.tenancy.caller import DEFAULT_TENANT, acting_for
+from modelyard.tenancy.directory import Directory
 from modelyard.transport.http import HttpClient
 
 if TYPE_CHECKING:

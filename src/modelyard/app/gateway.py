@@ -41,10 +41,10 @@ from modelyard.gateway.service.entrance import Entrance
 from modelyard.gateway.service.parts import ServiceParts
 from modelyard.gateway.table import Api
 from modelyard.gateway.tenant_content import ContentRules
-from modelyard.runtime.caller import Role
+from modelyard.people.oidc import Oidc
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.oidc import Oidc
 from modelyard.storage.database import Database
+from modelyard.tenancy.caller import Role
 from modelyard.tools.mcp.server import McpServer
 
 

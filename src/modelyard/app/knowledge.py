@@ -31,10 +31,10 @@ from modelyard.knowledge.vectors import Embedder, Vectors
 from modelyard.knowledge.visits import Manners, Visitor
 from modelyard.providers.local.provider import OCR
 from modelyard.providers.local.runtime import LocalRuntime
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.tenancy import Directory
 from modelyard.storage.database import Database
+from modelyard.tenancy.caller import Caller
+from modelyard.tenancy.directory import Directory
 from modelyard.transport.egress import Egress
 
 

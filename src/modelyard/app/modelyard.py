@@ -26,8 +26,8 @@ from modelyard.models.types import ModelType
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import Builder
 from modelyard.runtime.callbacks import Callback
-from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.model_instance import ModelInstance
+from modelyard.tenancy.caller import DEFAULT_TENANT
 from modelyard.tools.manager import ToolManager
 from modelyard.workflow.apps import Apps
 from modelyard.workflow.runs import Runs

@@ -31,9 +31,10 @@ from modelyard.runtime.limits import (
 )
 from modelyard.runtime.load_balancing import Deployment
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.runtime.tenancy import Directory, Limit
 from modelyard.runtime.usage_row import Intent, Priced
 from modelyard.storage.counters import Counters
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import Limit
 
 _USUAL_ANSWER = 4096
 """Tokens reserved for an answer where neither the caller nor the model says how long it can be."""

@@ -24,20 +24,20 @@ from modelyard.plugins.process import ProcessOptions
 from modelyard.plugins.serverless import ServerlessRuntime, ServerlessSessions
 from modelyard.plugins.signature import read_keys
 from modelyard.plugins.way_out import WayOut
-from modelyard.runtime.debugged_plugins import DebuggedPlugins
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.plugin_credentials import PluginCredentials
-from modelyard.runtime.plugin_endpoints import PluginEndpoints
-from modelyard.runtime.plugin_installations import PluginInstallations
-from modelyard.runtime.plugin_models import PluginModels, ProviderNames
-from modelyard.runtime.plugin_packages import PluginPackages
-from modelyard.runtime.plugin_services import PluginServices
-from modelyard.runtime.plugin_subscriptions import PluginSubscriptions
-from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.runtime.sealed_rows import SealedRows
-from modelyard.runtime.tenancy import Directory
 from modelyard.storage.plugin_storage import PluginStorage
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.sealed_rows import SealedRows
+from modelyard.tenant_plugins.credentials import PluginCredentials
+from modelyard.tenant_plugins.debugged import DebuggedPlugins
+from modelyard.tenant_plugins.endpoints import PluginEndpoints
+from modelyard.tenant_plugins.installations import PluginInstallations
+from modelyard.tenant_plugins.models import PluginModels, ProviderNames
+from modelyard.tenant_plugins.packages import PluginPackages
+from modelyard.tenant_plugins.plugins import Plugins
+from modelyard.tenant_plugins.services import PluginServices
+from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
 
 logger = logging.getLogger("modelyard.plugins")
 

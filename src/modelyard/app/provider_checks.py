@@ -16,8 +16,8 @@ from modelyard.models.types import Credentials, ModelType
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.endpoint import Endpoint
 from modelyard.providers.local.weights import WeightStore
-from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.provider_manager import ProviderManager
+from modelyard.tenant_plugins.plugins import Plugins
 
 _SMALLEST: Mapping[ModelType, Any] = {
     ModelType.LLM: LLMRequest(messages=[UserPromptMessage(content="hi")], model_parameters={"max_tokens": 1}),

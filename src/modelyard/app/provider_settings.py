@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from modelyard.administration.inputs import check_limit
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
 from modelyard.base.modes import private_folder
 from modelyard.base.numbers import check_numbers
@@ -15,10 +16,9 @@ from modelyard.models.types import ModelType
 from modelyard.providers.definition import ProviderDefinition, Wire, load_definition, read_model
 from modelyard.providers.factory import catalog_definition, catalog_names
 from modelyard.providers.formats import CHAT
-from modelyard.runtime.caller import DEFAULT_TENANT
-from modelyard.runtime.inputs import check_limit
 from modelyard.runtime.provider_manager import Given, ProviderManager
-from modelyard.runtime.tenancy import Limit
+from modelyard.tenancy.caller import DEFAULT_TENANT
+from modelyard.tenancy.kinds import Limit
 from modelyard.transport.egress import EgressRules
 from modelyard.transport.http import Timeouts
 

@@ -22,8 +22,9 @@ from modelyard.providers.local.provider import local_models
 from modelyard.providers.local.runtime import LocalOptions, LocalRuntime
 from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.runtime.tenancy import Directory, StoredCredential
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import StoredCredential
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.settings import Settings
 from modelyard.knowledge.vectors import Embedder
 from modelyard.runtime.callbacks import Callback
-from modelyard.runtime.tenancy import Directory
+from modelyard.tenancy.directory import Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

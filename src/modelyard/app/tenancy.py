@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
+from modelyard.administration.administration import Administration
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.storage import StorageParts
 from modelyard.base.clock import Clock
-from modelyard.runtime.accounts import Accounts
-from modelyard.runtime.administration import Administration
-from modelyard.runtime.dataset_keys import DatasetKeys
+from modelyard.people.accounts import Accounts
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.runtime.tenancy import Directory
+from modelyard.tenancy.dataset_keys import DatasetKeys
+from modelyard.tenancy.directory import Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

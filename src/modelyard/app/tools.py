@@ -11,7 +11,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.settings import Settings
 from modelyard.jail.sandbox import Jail, JailLimits
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.tenancy import Directory
+from modelyard.tenancy.directory import Directory
 from modelyard.tools.builtin import Parts, tools_of
 from modelyard.tools.entities import Tool, ToolEntity
 from modelyard.tools.manager import ToolManager, Tools

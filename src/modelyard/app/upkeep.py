@@ -20,10 +20,10 @@ from modelyard.base.errors import ConfigError, InvokeError, ModelyardError
 from modelyard.base.settings import ProviderSettings, Settings
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.runtime.tenancy import Directory
 from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy.directory import Directory
 from modelyard.transport.http import Timeouts
 
 logger = logging.getLogger("modelyard.upkeep")

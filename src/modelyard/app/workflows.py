@@ -14,9 +14,9 @@ from modelyard.app.tools import ToolParts
 from modelyard.base.clock import Clock
 from modelyard.models.embedding import TextEmbeddingRequest
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.tenancy import Directory
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
+from modelyard.tenancy.directory import Directory
 from modelyard.workflow.annotations import Annotations
 from modelyard.workflow.apps import Apps, FoundApp
 from modelyard.workflow.chats import Chats

@@ -36,8 +36,8 @@ from modelyard.plugins.wardens import machine
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.process import default_threads
 from modelyard.providers.local.weights import manifest
-from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.storage import rejected
+from modelyard.tenancy.caller import DEFAULT_TENANT
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any
 from modelyard.app import Modelyard
 from modelyard.base.errors import NotFoundError
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import DEFAULT_TENANT
+from modelyard.tenancy.caller import DEFAULT_TENANT
 
 _TEXT = "The quick brown fox jumps over the lazy dog, and the dog sleeps on in the afternoon sun."
 _PASSAGE = " ".join([_TEXT] * 5)

@@ -13,7 +13,7 @@ from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.types import ModelType
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.weights import Progress, WeightStore, manifest
-from modelyard.runtime.caller import DEFAULT_TENANT
+from modelyard.tenancy.caller import DEFAULT_TENANT
 
 _MB = 1 << 20
 

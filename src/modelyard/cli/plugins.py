@@ -23,7 +23,7 @@ from modelyard.plugins.package import MAX_BYTES, Package, checksum, folder_files
 from modelyard.plugins.scaffold import CATEGORIES, PERMISSIONS, Answers, create
 from modelyard.plugins.signature import CATEGORIES as SIGNERS
 from modelyard.plugins.signature import generate_keys, read_keys, sign, verify
-from modelyard.runtime.plugin_packages import Installer
+from modelyard.tenant_plugins.packages import Installer
 
 _PATH = click.Path(path_type=Path)
 _MB = 1 << 20

@@ -12,7 +12,7 @@ from modelyard.cli.show import bad, good, json_option, note, print_json, print_t
 from modelyard.models.credentials import ProviderCredentialSchemaValidator
 from modelyard.models.provider import CredentialFormSchema, FormType, ProviderEntity
 from modelyard.providers.factory import catalog_definition, catalog_names
-from modelyard.runtime.caller import DEFAULT_TENANT
+from modelyard.tenancy.caller import DEFAULT_TENANT
 
 
 @click.group()

@@ -36,10 +36,10 @@ from modelyard.gateway.auth import check_bind, is_loopback
 from modelyard.gateway.console_api.static import is_built
 from modelyard.gateway.http import Ending
 from modelyard.gateway.openai.models import listed
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller
-from modelyard.runtime.tenancy import Directory
 from modelyard.storage.database import Database, await_database
 from modelyard.storage.resources import Resources
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
+from modelyard.tenancy.directory import Directory
 
 _SWITCH_SECONDS = 0.0005
 """How long the loop waits for a thread that computes: each time, and a call lets go of the interpreter a few times.

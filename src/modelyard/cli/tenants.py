@@ -14,8 +14,8 @@ from modelyard.base.errors import ConfigError
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard
 from modelyard.cli.usage import tenant_option
 from modelyard.models.types import JSON
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller, Role
 from modelyard.storage.secrets import KeyRing, load_key_ring, rotating, save_key_ring
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, Role
 
 _OPERATOR = Caller(tenant=DEFAULT_TENANT)
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}

@@ -14,10 +14,10 @@ import click
 import msgspec
 
 from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, settings_of
-from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.usage_row import UsageRow
 from modelyard.runtime.usage_table import GROUPINGS, Spending, UsageTable
+from modelyard.tenancy.caller import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from modelyard.base.settings import Settings

@@ -17,13 +17,13 @@ import msgspec
 
 from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError, ModelyardError, NotFoundError
-from modelyard.runtime import api_keys
-from modelyard.runtime.account import Session
-from modelyard.runtime.accounts import Accounts
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller
-from modelyard.runtime.sessions import SESSION_SECONDS
-from modelyard.runtime.tenancy import Directory
+from modelyard.people.account import Session
+from modelyard.people.accounts import Accounts
+from modelyard.people.sessions import SESSION_SECONDS
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy import api_keys
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
+from modelyard.tenancy.directory import Directory
 
 
 class UnauthorizedError(ModelyardError):

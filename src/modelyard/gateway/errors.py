@@ -26,15 +26,15 @@ from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.table import ErrorShape
 from modelyard.jail.sandbox import JailError, JailUnavailableError
 from modelyard.models.types import JSON
-from modelyard.runtime.account import SignInError
-from modelyard.runtime.accounts import SetUpError
-from modelyard.runtime.attempts import TooManyTriesError
-from modelyard.runtime.caller import ForbiddenError, ModelNotAllowedError
+from modelyard.people.account import SignInError
+from modelyard.people.accounts import SetUpError
+from modelyard.people.attempts import TooManyTriesError
+from modelyard.people.passwords import BusyError
 from modelyard.runtime.ledger import LedgerUnavailableError
 from modelyard.runtime.limits import QuotaExceededError
-from modelyard.runtime.passwords import BusyError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.storage.secrets import SecretError
+from modelyard.tenancy.caller import ForbiddenError, ModelNotAllowedError
 from modelyard.tools.entities import ToolError, ToolNotFoundError, ToolParameterError
 from modelyard.tools.openapi import DescriptionError
 from modelyard.tools.providers import OriginChangedError

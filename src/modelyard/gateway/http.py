@@ -15,10 +15,10 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.models.types import JSON, ModelType
-from modelyard.runtime.caller import Caller, set_current_caller
 from modelyard.runtime.invocation import ANYBODY, Context
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.tenancy.caller import Caller, set_current_caller
 
 logger = logging.getLogger("modelyard.gateway")
 

@@ -25,8 +25,8 @@ from modelyard.gateway.http import (
 from modelyard.gateway.router import Found, Router
 from modelyard.gateway.table import Api, Auth, ErrorShape
 from modelyard.gateway.tenant_content import ContentRules, Headers
-from modelyard.runtime.caller import ForbiddenError, acting_for
 from modelyard.runtime.invocation import ANYBODY
+from modelyard.tenancy.caller import ForbiddenError, acting_for
 
 logger = logging.getLogger("modelyard.gateway")
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.gateway.http import Reply, Request, StreamReply
 from modelyard.models.types import JSON
-from modelyard.runtime.caller import Role
+from modelyard.tenancy.caller import Role
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """In the order in which `Allow` names them."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from modelyard.base.errors import NotFoundError, PluginError
 from modelyard.base.fields import whole_number
-from modelyard.runtime import api_keys
+from modelyard.tenancy import api_keys
 
 Headers = Sequence[tuple[bytes, bytes]]
 

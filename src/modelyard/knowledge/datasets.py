@@ -28,8 +28,8 @@ from modelyard.knowledge.rows import DocumentPart
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.split import Piece
 from modelyard.knowledge.stored.stored import Stored
-from modelyard.runtime.caller import current_api_key
 from modelyard.storage.files import FileStore
+from modelyard.tenancy.caller import current_api_key
 
 _MOST_TEXT = 64 << 20
 _AT_ONCE = 1000

@@ -23,8 +23,8 @@ from modelyard.knowledge.rows import DocumentPart, Indexed, Ready
 from modelyard.knowledge.stored.claims import LEASE_SECONDS
 from modelyard.knowledge.stored.stored import Stored
 from modelyard.knowledge.vectors import BATCH, Embedder, Vectors
-from modelyard.runtime.caller import Caller, acting_for
 from modelyard.storage.database import StorageUnavailableError
+from modelyard.tenancy.caller import Caller, acting_for
 
 logger = logging.getLogger("modelyard.knowledge")
 

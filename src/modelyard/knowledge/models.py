@@ -15,8 +15,8 @@ from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import UserPromptMessage
 from modelyard.models.rerank import RerankRequest
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.tenancy.caller import Caller
 
 if TYPE_CHECKING:
     import numpy as np

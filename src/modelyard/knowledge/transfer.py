@@ -15,7 +15,7 @@ from modelyard.base.ids import new_uuid
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Child, Dataset, DatasetSettings, Document, Segment, Status
 from modelyard.knowledge.rows import DocumentPart, Entry, Indexed, Ready
-from modelyard.runtime.caller import current_api_key
+from modelyard.tenancy.caller import current_api_key
 
 _FORMAT = 1
 _MOST_LINE = 256 << 20

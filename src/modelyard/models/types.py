@@ -17,7 +17,7 @@ class OperatorCredentials(dict[str, Any]):
     """A credential that the operator filled in: the address in it may lead into the operator's own network.
 
     Any other credential was filled in by a tenant. What it names is called through the egress guard
-    (`runtime/operators.py` says who is which), so that a place which forgets the difference refuses too much.
+    (`tenancy/operators.py` says who is which), so that a place which forgets the difference refuses too much.
     """
 
 

@@ -8,8 +8,9 @@ from modelyard.models.entities import AIModelEntity, PriceConfig
 from modelyard.models.types import ModelType
 from modelyard.providers.definition import read_model
 from modelyard.providers.factory import ModelProviderFactory
-from modelyard.runtime.caller import DEFAULT_TENANT
-from modelyard.runtime.tenancy import CustomModel, Directory
+from modelyard.tenancy.caller import DEFAULT_TENANT
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import CustomModel
 
 logger = logging.getLogger("modelyard.providers")
 

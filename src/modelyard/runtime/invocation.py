@@ -8,8 +8,8 @@ import msgspec
 from modelyard.base.ids import new_id
 from modelyard.models.tokens import rough_tokens
 from modelyard.models.types import Credentials, ModelType
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller
 from modelyard.runtime.record import Record
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 
 ANYBODY = Caller(tenant=DEFAULT_TENANT)
 

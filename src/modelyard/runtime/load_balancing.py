@@ -19,7 +19,8 @@ from modelyard.base.errors import (
     InvokeRateLimitError,
     InvokeServerUnavailableError,
 )
-from modelyard.runtime.tenancy import Limit, Strategy
+from modelyard.tenancy.directory import Strategy
+from modelyard.tenancy.kinds import Limit
 
 _LONGEST_REST = 25.0
 """So long a credential that keeps failing rests at most: that it works again is noticed by then."""

@@ -23,10 +23,10 @@ from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Chunks, ModelType
 from modelyard.models.verbatim import VerbatimRequest
 from modelyard.runtime.callbacks import Callback
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.pipeline import Call, compose
 from modelyard.runtime.policies.observe import Observe
+from modelyard.tenancy.caller import Caller
 
 
 class How(TypedDict, total=False):

@@ -9,11 +9,11 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError, near
 from modelyard.models.types import Chunks, ModelType
 from modelyard.models.verbatim import VerbatimRequest
-from modelyard.runtime.caller import Caller, ModelNotAllowedError, on_behalf
 from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.pipeline import Call, Policy, compose
 from modelyard.runtime.provider_manager import ProviderManager
+from modelyard.tenancy.caller import Caller, ModelNotAllowedError, on_behalf
 
 ALIASES: Mapping[str, ModelType] = {
     "default": ModelType.LLM,

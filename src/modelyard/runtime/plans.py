@@ -9,7 +9,8 @@ from modelyard.runtime.declared_models import DeclaredModels
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Deployment, Health, LBModelManager, Plan
 from modelyard.runtime.provider_credentials import ProviderCredentials
-from modelyard.runtime.tenancy import Directory, Route, Target
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import Route, Target
 
 _MOST_PLANS = 4096
 

@@ -13,9 +13,10 @@ from modelyard.models.credentials import secrets_of
 from modelyard.models.types import OperatorCredentials
 from modelyard.providers.factory import ModelProviderFactory
 from modelyard.runtime.load_balancing import Credential
-from modelyard.runtime.operators import row_is_operators
-from modelyard.runtime.tenancy import Directory, Known, Limit, StoredCredential, Tenant
 from modelyard.storage.secrets import SecretError, UnknownKeyError
+from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.kinds import Limit, StoredCredential, Tenant
+from modelyard.tenancy.operators import row_is_operators
 
 logger = logging.getLogger("modelyard.providers")
 

@@ -16,15 +16,8 @@ from modelyard.runtime.load_balancing import Credential, Health, Plan
 from modelyard.runtime.plans import Failover, Plans, Resolve
 from modelyard.runtime.provider_credentials import Given as Given
 from modelyard.runtime.provider_credentials import ProviderCredentials, Unlock
-from modelyard.runtime.tenancy import (
-    CustomModel,
-    DefaultModel,
-    Directory,
-    Installation,
-    Route,
-    StoredCredential,
-    Tenant,
-)
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import CustomModel, DefaultModel, Installation, Route, StoredCredential, Tenant
 
 _KINDS_THAT_COUNT = {StoredCredential.kind, Route.kind, Tenant.kind, CustomModel.kind, Installation.kind}
 """A resource of these changes what a tenant can call."""

@@ -7,7 +7,7 @@ import msgspec
 
 from modelyard.base.bodies import BodyError, check_amount
 from modelyard.base.errors import NotFoundError
-from modelyard.runtime.tenancy import ToolProvider
+from modelyard.tenancy.kinds import ToolProvider
 from modelyard.tools.api import Auth
 from modelyard.tools.entities import ToolInvokeError
 from modelyard.tools.provider_store import ProviderStore, Secret, check_name

@@ -23,8 +23,8 @@ from modelyard.tools.values import cast_all
 
 if TYPE_CHECKING:
     from modelyard.plugins.declaration import Parameter, Part
-    from modelyard.runtime.plugin_credentials import PluginCredentials
-    from modelyard.runtime.plugins import Installed, Plugins
+    from modelyard.tenant_plugins.credentials import PluginCredentials
+    from modelyard.tenant_plugins.plugins import Installed, Plugins
 
 _SECONDS = 300.0
 

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError, suggestion
-from modelyard.runtime.sealed_rows import SealedRows
-from modelyard.runtime.tenancy import Directory, Known, ToolProvider
 from modelyard.storage.kept import Kept
 from modelyard.storage.resources import Resources
+from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.kinds import ToolProvider
+from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.tools.api import Auth
 from modelyard.tools.openapi import Api
 

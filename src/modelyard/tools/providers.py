@@ -13,10 +13,11 @@ import msgspec
 
 from modelyard.base import computing
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.runtime.sealed_rows import SealedRows
-from modelyard.runtime.tenancy import Directory, Known, ToolProvider
 from modelyard.storage.kept import Kept
 from modelyard.storage.resources import Resources
+from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.kinds import ToolProvider
+from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.tools.api import Auth, Tokens
 from modelyard.tools.changes import Changes, changes_of, origin_of, origins_of, with_server
 from modelyard.tools.entities import ToolError

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from modelyard.runtime.tenancy import Known, ToolProvider
+from modelyard.tenancy.directory import Known
+from modelyard.tenancy.kinds import ToolProvider
 from modelyard.tools.api import ApiTool, Tokens
 from modelyard.tools.entities import (
     Message,

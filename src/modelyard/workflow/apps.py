@@ -12,10 +12,11 @@ import msgspec
 from modelyard.base import computing
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, suggestion
 from modelyard.base.ids import new_id
-from modelyard.runtime import api_keys
-from modelyard.runtime.tenancy import AppKey, AppVersion, ChatPage, Directory, Known, StoredApp
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy import api_keys
+from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.kinds import AppKey, AppVersion, ChatPage, StoredApp
 from modelyard.workflow.dsl import App, AppMapping, dump, loads
 from modelyard.workflow.journal import DatabaseJournal
 from modelyard.workflow.trigger_nodes import triggers_of, webhooks_of

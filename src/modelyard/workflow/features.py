@@ -10,8 +10,8 @@ from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import SystemPromptMessage, UserPromptMessage
 from modelyard.models.moderation import ModerationRequest
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.tenancy.caller import Caller
 from modelyard.workflow.annotations import Annotations, ReplySettings
 from modelyard.workflow.apps import FoundApp
 from modelyard.workflow.dsl import App

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from modelyard.base.errors import ModelyardError
-from modelyard.runtime.caller import Caller, set_current_caller
+from modelyard.tenancy.caller import Caller, set_current_caller
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, GraphEngine, Outcome, Status
 from modelyard.workflow.events import AnyEvent, GraphRunStarted, NodeRunStreamChunk, TextReplaced

@@ -66,7 +66,7 @@ class RunUpkeep:
         return len(orphans)
 
     async def _expire(self) -> None:
-        for tenant, run_id in await self._journal.expired():
+        for tenant, run_id in await self._journal.forms.expired():
             await self._resume(tenant, run_id)
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from modelyard.base.errors import ModelyardError
 from modelyard.base.schemas import is_large
-from modelyard.runtime.caller import Caller, current_api_key
+from modelyard.tenancy.caller import Caller, current_api_key
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, Status
 from modelyard.workflow.events import AnyEvent, GraphRunAborted, GraphRunFailed, GraphRunSucceeded, NodeRunStreamChunk

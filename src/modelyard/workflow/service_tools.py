@@ -13,8 +13,8 @@ from modelyard.base.errors import ModelyardError, NotFoundError, PluginError
 from modelyard.models.types import JSON
 from modelyard.plugins import shapes
 from modelyard.plugins.conversation import PluginCall
-from modelyard.runtime.plugins import Plugins
 from modelyard.storage.kept import Kept
+from modelyard.tenant_plugins.plugins import Plugins
 from modelyard.tools.entities import (
     Message,
     Option,

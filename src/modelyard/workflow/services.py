@@ -30,10 +30,10 @@ from modelyard.knowledge.prepare import digest_of
 from modelyard.knowledge.retrieve import Asking
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.plugin_models import PluginModels
 from modelyard.storage.files import FileStore
+from modelyard.tenancy.caller import Caller
+from modelyard.tenant_plugins.models import PluginModels
 from modelyard.transport.egress import Egress
 from modelyard.workflow.dsl import AppMapping
 from modelyard.workflow.journal import DatabaseJournal, RunRecord

@@ -8,8 +8,8 @@ from typing import Any
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.knowledge.sources import SourceReader, name_of
 from modelyard.models.types import JSON
-from modelyard.runtime.plugin_credentials import PluginCredentials
-from modelyard.runtime.plugins import Installed, Plugins
+from modelyard.tenant_plugins.credentials import PluginCredentials
+from modelyard.tenant_plugins.plugins import Installed, Plugins
 from modelyard.tools.observation import Gathering
 from modelyard.workflow.node import Files, NodeError
 from modelyard.workflow.nodes.datasource import DatasourceData

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from modelyard.base.errors import ConfigError
-from modelyard.runtime.tenancy import AppTrigger
+from modelyard.tenancy.kinds import AppTrigger
 from modelyard.workflow.dsl import App
 from modelyard.workflow.nodes.trigger import PluginTriggerData, ScheduleData, WebhookData
 from modelyard.workflow.schedule import Schedule, ScheduleError, schedule_of

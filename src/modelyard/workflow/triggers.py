@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.errors import ModelyardError, NotFoundError
-from modelyard.runtime.tenancy import AppTrigger, Directory, StoredApp
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import AppTrigger, StoredApp
 from modelyard.workflow.apps import Apps, FoundApp
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.dsl import App

@@ -22,7 +22,7 @@ from modelyard.gateway.table import (
     UnknownMethodError,
     call_handler,
 )
-from modelyard.runtime.caller import Role
+from modelyard.tenancy.caller import Role
 
 
 async def handler(request: Request) -> Reply:

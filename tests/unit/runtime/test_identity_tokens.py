@@ -15,15 +15,15 @@ from joserfc import jws, jwt
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
 from modelyard.models.types import JSON
-from modelyard.runtime.account import SignInError
-from modelyard.runtime.identity_tokens import (
+from modelyard.people.account import SignInError
+from modelyard.people.identity_keys import ProviderKeys
+from modelyard.people.identity_tokens import (
     authorization_address,
     check_token,
     find_key,
     read_keys,
     token_request,
 )
-from modelyard.runtime.provider_keys import ProviderKeys
 from modelyard.testing import FakeClock
 
 pytestmark = pytest.mark.anyio

@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelyard.administration.inputs import cycle
 from modelyard.base.errors import QueueFullError
 from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingResult
-from modelyard.runtime import api_keys
-from modelyard.runtime.caller import Caller, Role
 from modelyard.runtime.fair_queue import FairQueue
-from modelyard.runtime.inputs import cycle
 from modelyard.runtime.limits import (
     Applied,
     Estimate,
@@ -27,7 +25,9 @@ from modelyard.runtime.limits import (
     taken,
 )
 from modelyard.runtime.policies.batch import _share, _Waiting, shares
-from modelyard.runtime.tenancy import Limit
+from modelyard.tenancy import api_keys
+from modelyard.tenancy.caller import Caller, Role
+from modelyard.tenancy.kinds import Limit
 
 ALICE = Subject("t", "k1", "alice", "openai/gpt-5")
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()

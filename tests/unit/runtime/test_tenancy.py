@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from modelyard.app import Modelyard
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import Settings
-from modelyard.runtime.tenancy import Directory, User
 from modelyard.storage.database import Database
 from modelyard.storage.resources import Resource, Resources
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import User
 from modelyard.testing import FakeClock
 
 

@@ -32,7 +32,7 @@ from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, sse_
 from modelyard.gateway.service.calls import ServiceError, problem_of
 from modelyard.gateway.service.parts import ServiceParts, fed
 from modelyard.models.types import JSON
-from modelyard.runtime.caller import Caller, Role
+from modelyard.tenancy.caller import Caller, Role
 from modelyard.workflow.apps import FoundApp
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status

@@ -14,8 +14,8 @@ from modelyard.gateway.admin.runs import broken_run, run_shown, told
 from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, sse_reply
 from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT
-from modelyard.runtime.tenancy import AppTrigger
 from modelyard.storage.files import FileStore
+from modelyard.tenancy.kinds import AppTrigger
 from modelyard.workflow.apps import Apps, FoundApp
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.dsl import App

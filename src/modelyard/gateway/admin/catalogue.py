@@ -22,10 +22,11 @@ from modelyard.models.entities import AIModelEntity, ModelPropertyKey
 from modelyard.models.types import ModelType, OperatorCredentials
 from modelyard.providers.factory import catalog_names
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.operators import caller_is_operator
-from modelyard.runtime.plugins import Plugins
 from modelyard.runtime.provider_manager import ProviderManager, ProviderStatus
-from modelyard.runtime.tenancy import CustomModel, Directory, StoredCredential
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import CustomModel, StoredCredential
+from modelyard.tenancy.operators import caller_is_operator
+from modelyard.tenant_plugins.plugins import Plugins
 
 _MILLION = 1_000_000
 

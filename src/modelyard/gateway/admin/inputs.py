@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from modelyard.administration.inputs import INPUTS
 from modelyard.knowledge.evaluations import Question
-from modelyard.runtime.inputs import INPUTS
 from modelyard.tools.api import Auth
 
 

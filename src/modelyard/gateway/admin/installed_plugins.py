@@ -22,8 +22,8 @@ from modelyard.models.entities import I18nObject
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.market import Market
 from modelyard.plugins.monitor import Taken
-from modelyard.runtime.plugin_packages import Installer
-from modelyard.runtime.plugins import Installed
+from modelyard.tenant_plugins.packages import Installer
+from modelyard.tenant_plugins.plugins import Installed
 
 _PICTURES = {
     b"\x89PNG\r\n\x1a\n": b"image/png", b"\xff\xd8\xff": b"image/jpeg", b"GIF8": b"image/gif", b"RIFF": b"image/webp",

@@ -25,8 +25,8 @@ from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.entities import I18nObject
 from modelyard.plugins.declaration import Field, Identity, Parameter, Part
-from modelyard.runtime.plugin_subscriptions import PluginSubscriptions
-from modelyard.runtime.plugins import Plugins
+from modelyard.tenant_plugins.plugins import Plugins
+from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
 from modelyard.workflow.nodes import node_class, node_types
 
 _OWN_STRATEGIES = {

@@ -8,7 +8,7 @@ from modelyard.gateway.admin.plugin_shapes import ClientMade, ConnectionBegun
 from modelyard.gateway.admin.requests import tenant_of
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.gateway.plugins.oauth import BEGIN, redirect_of
-from modelyard.runtime.plugin_credentials import PluginCredentials
+from modelyard.tenant_plugins.credentials import PluginCredentials
 
 
 @dataclass(frozen=True, slots=True)

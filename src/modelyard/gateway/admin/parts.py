@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelyard.administration.administration import Administration
 from modelyard.base.clock import Clock
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.knowledge.calls import DatasetParts
@@ -12,15 +13,14 @@ from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.service.parts import ServiceParts
 from modelyard.models.types import JSON
 from modelyard.providers.local.weights import WeightStore
-from modelyard.runtime.administration import Administration
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.limits import Applied, Subject
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.plugins import Plugins
-from modelyard.runtime.tenancy import Directory
 from modelyard.runtime.traces import Traces
 from modelyard.storage.answers import Answers
 from modelyard.storage.counters import Counters
+from modelyard.tenancy.directory import Directory
+from modelyard.tenant_plugins.plugins import Plugins
 from modelyard.tools.manager import ToolManager
 from modelyard.tools.providers import ToolProviders
 from modelyard.workflow.annotations import Annotations

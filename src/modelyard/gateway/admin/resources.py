@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from modelyard.administration.administration import Administration
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import need
 from modelyard.gateway.admin.inputs import RotationInput
 from modelyard.gateway.admin.requests import count_of, tenant_of
 from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply
-from modelyard.runtime.administration import Administration
 
 PLURALS: Mapping[str, str] = {
     "tenants": "tenant",

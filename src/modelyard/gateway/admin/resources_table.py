@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from modelyard.administration.administration import Administration
 from modelyard.gateway.admin import shapes
 from modelyard.gateway.admin.inputs import CHANGES, NEW, RotationInput
 from modelyard.gateway.admin.resources import PLURALS, Collection, Keys, Tenants
 from modelyard.gateway.admin.rows import LIMIT, row, row_for_all
 from modelyard.gateway.schemas import FLAG
 from modelyard.gateway.table import ADMIN, OWNER, Listed, Query, Row
-from modelyard.runtime.administration import Administration
 
 _SHOWN: Mapping[str, type[Any]] = {
     "user": shapes.UserShown,

@@ -16,13 +16,13 @@ from modelyard.gateway.admin.shapes import (
 )
 from modelyard.gateway.admin.shapes import Resting as RestingShown
 from modelyard.gateway.http import Reply, Request, json_reply
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.limits import Applied, Estimate, Subject, charge
 from modelyard.runtime.load_balancing import Deployment, Health, LBModelManager
 from modelyard.runtime.model_manager import ALIASES, ModelManager
 from modelyard.storage.answers import Answers
 from modelyard.storage.counters import Counters
+from modelyard.tenancy.caller import Caller
 
 _LONGEST_NAME = 500
 

@@ -23,7 +23,7 @@ from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_rep
 from modelyard.models.types import JSON
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.load_balancing import Health
-from modelyard.runtime.tenancy import Directory
+from modelyard.tenancy.directory import Directory
 
 _LOOK_SECONDS = 1.0
 _BEAT_SECONDS = 15.0

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.policies import page_policy
 from modelyard.gateway.table import NoSuchPathError
-from modelyard.runtime.tenancy import ChatPage
+from modelyard.tenancy.kinds import ChatPage
 from modelyard.workflow.apps import Apps
 
 _TYPES = {".js": b"text/javascript; charset=utf-8", ".css": b"text/css; charset=utf-8"}

@@ -8,7 +8,7 @@ from modelyard.gateway.http import Request
 from modelyard.gateway.service.calls import ServiceError
 from modelyard.gateway.service.entrance import Entrance
 from modelyard.gateway.table import VISITOR, Answered, Row, call_handler
-from modelyard.runtime.attempts import Attempts, neighbourhood
+from modelyard.people.attempts import Attempts, neighbourhood
 from modelyard.workflow.apps import Apps
 
 WRITES_A_MINUTE = 300

@@ -20,9 +20,9 @@ from modelyard.gateway.auth import (
 )
 from modelyard.gateway.http import SMALL_BODY, Reply, Request, json_reply
 from modelyard.models.types import JSON
-from modelyard.runtime.account import Account, Session
-from modelyard.runtime.accounts import Accounts
-from modelyard.runtime.caller import ForbiddenError, Role
+from modelyard.people.account import Account, Session
+from modelyard.people.accounts import Accounts
+from modelyard.tenancy.caller import ForbiddenError, Role
 
 PREFIX = "/console/api/"
 

@@ -10,9 +10,9 @@ from modelyard.base.errors import ConfigError
 from modelyard.gateway.auth import Gatekeeper, cookie_of, session_cookie
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.policies import NOTHING
-from modelyard.runtime.account import SignInError
-from modelyard.runtime.accounts import Accounts
-from modelyard.runtime.oidc import Oidc, Pending
+from modelyard.people.account import SignInError
+from modelyard.people.accounts import Accounts
+from modelyard.people.oidc import Oidc, Pending
 
 PREFIX = "/console/api/oidc/"
 _COOKIE = "modelyard-oidc"

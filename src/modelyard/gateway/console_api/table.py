@@ -7,8 +7,8 @@ from modelyard.gateway.console_api.oidc import OidcSteps
 from modelyard.gateway.console_api.static import ConsoleFiles
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.table import ADMIN, SAME_SITE, SESSION, Api, Content, Listed, Query, Row
-from modelyard.runtime.accounts import Accounts
-from modelyard.runtime.oidc import Oidc
+from modelyard.people.accounts import Accounts
+from modelyard.people.oidc import Oidc
 
 _API = "/console/api"
 _AUDIT = (

@@ -13,7 +13,7 @@ from modelyard.gateway.service.calls import (
     read_object,
 )
 from modelyard.gateway.table import Answered, NoSuchPathError, Row
-from modelyard.runtime.caller import Caller, Role
+from modelyard.tenancy.caller import Caller, Role
 
 
 @dataclass(frozen=True, slots=True)

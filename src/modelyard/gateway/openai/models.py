@@ -7,8 +7,8 @@ from modelyard.base.errors import NotFoundError, near
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.types import JSON
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ALIASES, ModelManager
+from modelyard.tenancy.caller import Caller
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from modelyard.base.errors import NotFoundError
 from modelyard.gateway.http import Reply, Request
-from modelyard.runtime.caller import DEFAULT_TENANT
 from modelyard.runtime.metrics import Metrics
+from modelyard.tenancy.caller import DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from modelyard.gateway.table import OWN_SECRET, SIGNED_ADDRESS, Api, Content, Qu
 from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT, ContentRules
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
-from modelyard.runtime.plugin_credentials import PluginCredentials
 from modelyard.storage.files import FileStore
+from modelyard.tenant_plugins.credentials import PluginCredentials
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import TenantFiles
 from modelyard.workflow.triggers import Triggers

@@ -23,7 +23,7 @@ from modelyard.gateway.http import (
 from modelyard.gateway.plugins.parts import PluginParts
 from modelyard.gateway.table import Answered, ErrorShape, MethodNotAllowedError, Row
 from modelyard.models.types import JSON
-from modelyard.runtime.caller import ForbiddenError
+from modelyard.tenancy.caller import ForbiddenError
 
 
 def succeeded(data: Any) -> Reply:

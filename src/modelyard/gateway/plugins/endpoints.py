@@ -7,7 +7,7 @@ from modelyard.gateway.http import (
 from modelyard.gateway.plugins.daemon_calls import DaemonCall, object_in, succeeded, text_in
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
-from modelyard.runtime.tenancy import PluginEndpoint
+from modelyard.tenancy.kinds import PluginEndpoint
 
 
 async def set_up_endpoint(call: DaemonCall) -> Reply:

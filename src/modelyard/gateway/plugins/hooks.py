@@ -19,11 +19,11 @@ from modelyard.gateway.raw_requests import raw_request
 from modelyard.gateway.tenant_content import FILE, ContentRules, disposition, media_type, outgoing, status_of
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
-from modelyard.runtime.caller import current_caller
-from modelyard.runtime.plugin_endpoints import PluginEndpoints
-from modelyard.runtime.plugin_subscriptions import PluginSubscriptions
-from modelyard.runtime.plugins import Plugins
 from modelyard.storage.files import FileStore
+from modelyard.tenancy.caller import current_caller
+from modelyard.tenant_plugins.endpoints import PluginEndpoints
+from modelyard.tenant_plugins.plugins import Plugins
+from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
 from modelyard.workflow.triggers import Triggers
 
 VERBS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")

@@ -9,7 +9,7 @@ from modelyard.gateway.plugins.declarations import shown
 from modelyard.gateway.tenant_content import FILE
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
-from modelyard.runtime.plugins import Installed
+from modelyard.tenant_plugins.plugins import Installed
 
 PART_OF = {
     "models": "model", "tools": "tool", "agent_strategies": "agent_strategy", "datasources": "datasource",

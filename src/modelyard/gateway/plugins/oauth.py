@@ -14,7 +14,7 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.policies import NOTHING
 from modelyard.gateway.raw_requests import raw_request
-from modelyard.runtime.plugin_credentials import PluginCredentials
+from modelyard.tenant_plugins.credentials import PluginCredentials
 
 BEGIN, BACK = "/oauth/begin/", "/oauth/callback/"
 _COOKIE = "modelyard-oauth"

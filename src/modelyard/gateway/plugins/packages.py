@@ -11,8 +11,8 @@ from modelyard.gateway.http import (
 from modelyard.gateway.plugins.daemon_calls import DaemonCall, names_in, succeeded, text_in
 from modelyard.gateway.plugins.declarations import shown
 from modelyard.models.types import JSON
-from modelyard.runtime.plugin_packages import Installer
 from modelyard.storage.resources import Resource
+from modelyard.tenant_plugins.packages import Installer
 
 
 def _installer(allows_unsigned: bool) -> Installer:

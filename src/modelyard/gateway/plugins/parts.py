@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.market import Market
-from modelyard.runtime.debugged_plugins import DebuggedPlugins
-from modelyard.runtime.plugin_credentials import PluginCredentials
-from modelyard.runtime.plugin_endpoints import PluginEndpoints
-from modelyard.runtime.plugin_installations import PluginInstallations
-from modelyard.runtime.plugin_packages import PluginPackages
-from modelyard.runtime.plugin_subscriptions import PluginSubscriptions
-from modelyard.runtime.plugins import Plugins
+from modelyard.tenant_plugins.credentials import PluginCredentials
+from modelyard.tenant_plugins.debugged import DebuggedPlugins
+from modelyard.tenant_plugins.endpoints import PluginEndpoints
+from modelyard.tenant_plugins.installations import PluginInstallations
+from modelyard.tenant_plugins.packages import PluginPackages
+from modelyard.tenant_plugins.plugins import Plugins
+from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

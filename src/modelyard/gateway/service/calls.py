@@ -14,9 +14,9 @@ from modelyard.gateway.http import BodyTooLargeError, RefusedError, Reply, Reque
 from modelyard.gateway.table import ErrorShape
 from modelyard.knowledge.sources import FileTooLargeError
 from modelyard.models.types import JSON
-from modelyard.runtime.attempts import TooManyTriesError
+from modelyard.people.attempts import TooManyTriesError
+from modelyard.people.passwords import BusyError
 from modelyard.runtime.limits import QuotaExceededError
-from modelyard.runtime.passwords import BusyError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.workflow.apps import FoundApp, NotPublishedError
 from modelyard.workflow.dsl import App

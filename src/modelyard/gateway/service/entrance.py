@@ -6,7 +6,7 @@ from modelyard.gateway.http import Request
 from modelyard.gateway.service.calls import Call, ServiceError, read_object
 from modelyard.gateway.table import Answered, Content, Row
 from modelyard.models.types import JSON
-from modelyard.runtime.caller import Caller, Role
+from modelyard.tenancy.caller import Caller, Role
 from modelyard.workflow.apps import Apps, FoundApp
 
 

@@ -18,8 +18,8 @@ from modelyard.gateway.service.shapes import (
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import SystemPromptMessage, UserPromptMessage
 from modelyard.models.types import JSON, ModelType
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.tenancy.caller import Caller
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.conversations import Conversations, Message
 from modelyard.workflow.services import TenantFiles, upload_id

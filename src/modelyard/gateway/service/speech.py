@@ -14,9 +14,9 @@ from modelyard.gateway.service.shapes import Transcript
 from modelyard.models.speech2text import Speech2TextRequest
 from modelyard.models.tts import TTSRequest
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.tenancy.caller import Caller
 from modelyard.workflow.conversations import Conversations
 from modelyard.workflow.services import file_kind
 

@@ -7,7 +7,7 @@ from typing import Any
 from modelyard.models.speech2text import Speech2TextRequest
 from modelyard.models.tts import TTSRequest
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import Caller
+from modelyard.tenancy.caller import Caller
 from modelyard.tools.builtin import Parts
 from modelyard.tools.entities import ToolContext, ToolParameterError, blob_message
 from modelyard.tools.function import FunctionTool

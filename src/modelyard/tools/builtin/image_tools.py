@@ -7,7 +7,7 @@ from typing import Any
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import ImagePromptMessageContent, UserPromptMessage
 from modelyard.models.types import ModelType
-from modelyard.runtime.caller import Caller
+from modelyard.tenancy.caller import Caller
 from modelyard.tools.builtin import Parts
 from modelyard.tools.entities import ToolContext, ToolInvokeError, blob_message, text_message
 from modelyard.tools.function import FunctionTool

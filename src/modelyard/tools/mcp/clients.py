@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modelyard.base.errors import ConfigError, suggestion
-from modelyard.runtime.tenancy import ToolProvider
+from modelyard.tenancy.kinds import ToolProvider
 from modelyard.tools.mcp.client import McpClient, StdioChannel, http_client
 from modelyard.tools.provider_store import ProviderStore
 from modelyard.transport.egress import Egress

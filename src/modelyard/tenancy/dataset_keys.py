@@ -3,10 +3,11 @@
 import msgspec
 
 from modelyard.base.ids import new_id
-from modelyard.runtime import api_keys
-from modelyard.runtime.tenancy import DatasetKey, Directory, Known
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy import api_keys
+from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.kinds import DatasetKey
 
 _PREFIX = "dataset"
 

@@ -4,11 +4,12 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.models.types import JSON
-from modelyard.runtime.plugin_credentials import checked_form
-from modelyard.runtime.plugins import Plugins
-from modelyard.runtime.sealed_rows import SealedRows
-from modelyard.runtime.tenancy import Directory, PluginEndpoint
 from modelyard.storage.resources import Resources, missing
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import PluginEndpoint
+from modelyard.tenancy.sealed_rows import SealedRows
+from modelyard.tenant_plugins.credentials import checked_form
+from modelyard.tenant_plugins.plugins import Plugins
 
 
 class PluginEndpoints:

@@ -15,9 +15,10 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.models.types import JSON
 from modelyard.plugins.declaration import Declaration, Field, OAuth
-from modelyard.runtime.sealed_rows import SealedRows
-from modelyard.runtime.tenancy import Directory, Known, OAuthClient, ToolCredential
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.kinds import OAuthClient, ToolCredential
+from modelyard.tenancy.sealed_rows import SealedRows
 
 logger = logging.getLogger("modelyard.plugins")
 

@@ -10,10 +10,10 @@ from modelyard.base.errors import ConfigError, InvokeBadRequestError
 from modelyard.base.numbers import Priority, Weight, check_numbers
 from modelyard.models.types import JSON, ModelType
 from modelyard.providers.definition import read_model
-from modelyard.runtime.caller import Caller, ForbiddenError, Role
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.runtime.tenancy import KINDS, CustomModel, DefaultModel, Limit, Route, Target, User
 from modelyard.storage.resources import missing
+from modelyard.tenancy.caller import Caller, ForbiddenError, Role
+from modelyard.tenancy.kinds import KINDS, CustomModel, DefaultModel, Limit, Route, Target, User
 
 
 class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
-from modelyard.runtime.caller import Caller, Role
 from modelyard.storage.database import Connection, Database, Row, statements
+from modelyard.tenancy.caller import Caller, Role
 
 T = TypeVar("T")
 

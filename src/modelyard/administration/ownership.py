@@ -5,23 +5,14 @@ from typing import Any, Protocol
 
 import msgspec
 
+from modelyard.administration.inputs import CredentialInput
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.models.types import JSON, ModelType
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
-from modelyard.runtime.inputs import CredentialInput
-from modelyard.runtime.tenancy import (
-    KEPT_BY_OPERATOR,
-    KINDS,
-    OPERATOR,
-    SETTINGS,
-    TAKEN_BY_OPERATOR,
-    ApiKey,
-    CustomModel,
-    Directory,
-    User,
-)
 from modelyard.storage.resources import Resource
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
+from modelyard.tenancy.directory import KEPT_BY_OPERATOR, OPERATOR, SETTINGS, TAKEN_BY_OPERATOR, Directory
+from modelyard.tenancy.kinds import KINDS, ApiKey, CustomModel, User
 
 
 class Person(Protocol):

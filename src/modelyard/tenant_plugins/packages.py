@@ -10,8 +10,8 @@ from modelyard.plugins.host import PluginHost
 from modelyard.plugins.market import Market
 from modelyard.plugins.package import Package, read_package
 from modelyard.plugins.signature import Verification, is_signed, verify
-from modelyard.runtime.caller import DEFAULT_TENANT, ForbiddenError
-from modelyard.runtime.tenancy import Directory
+from modelyard.tenancy.caller import DEFAULT_TENANT, ForbiddenError
+from modelyard.tenancy.directory import Directory
 
 
 class UnsignedError(ForbiddenError):

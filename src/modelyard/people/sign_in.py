@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from modelyard.base.fields import whole_number
-from modelyard.runtime import passwords
-from modelyard.runtime.account import Account, AccountTables, Session, SignInError, account_from
-from modelyard.runtime.attempts import Attempts, TooManyTriesError, neighbourhood
-from modelyard.runtime.sessions import Sessions
+from modelyard.people import passwords
+from modelyard.people.account import Account, AccountTables, Session, SignInError, account_from
+from modelyard.people.attempts import Attempts, TooManyTriesError, neighbourhood
+from modelyard.people.sessions import Sessions
 from modelyard.storage.database import Row, StorageUnavailableError
 
 logger = logging.getLogger("modelyard.accounts")

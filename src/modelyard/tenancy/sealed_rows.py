@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from modelyard.runtime.tenancy import Directory
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy.directory import Directory
 
 
 class SealedRows:

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from modelyard.base.ids import new_id
-from modelyard.runtime.account import AccountTables
-from modelyard.runtime.caller import Caller
+from modelyard.people.account import AccountTables
+from modelyard.tenancy.caller import Caller
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,13 +18,13 @@ from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON, ModelType
 from modelyard.plugins import shapes
 from modelyard.plugins.conversation import PluginCall
-from modelyard.runtime.caller import Caller
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.runtime.plugin_credentials import PluginCredentials
-from modelyard.runtime.plugin_models import PluginModels
-from modelyard.runtime.plugins import Plugins
 from modelyard.storage.files import FileStore
+from modelyard.tenancy.caller import Caller
+from modelyard.tenant_plugins.credentials import PluginCredentials
+from modelyard.tenant_plugins.models import PluginModels
+from modelyard.tenant_plugins.plugins import Plugins
 
 UPLOAD = "/files/plugins/upload"
 _UPLOAD_SECONDS = 600.0

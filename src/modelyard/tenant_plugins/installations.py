@@ -14,12 +14,13 @@ from modelyard.models.types import JSON
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.package import Package
-from modelyard.runtime.plugin_models import ProviderNames
-from modelyard.runtime.plugin_packages import OPERATOR, Installer, PluginPackages
-from modelyard.runtime.plugins import Installed, Plugins
-from modelyard.runtime.tenancy import Directory, Installation, Known, PluginEndpoint, PluginTask, Subscription
 from modelyard.storage.plugin_storage import PluginStorage
 from modelyard.storage.resources import Resource, Resources
+from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.kinds import Installation, PluginEndpoint, PluginTask, Subscription
+from modelyard.tenant_plugins.models import ProviderNames
+from modelyard.tenant_plugins.packages import OPERATOR, Installer, PluginPackages
+from modelyard.tenant_plugins.plugins import Installed, Plugins
 
 logger = logging.getLogger("modelyard.plugins")
 

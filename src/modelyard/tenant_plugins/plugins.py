@@ -12,10 +12,11 @@ from modelyard.plugins.conversation import PluginCall
 from modelyard.plugins.declaration import Declaration
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.manifest import Permissions
-from modelyard.runtime.debugged_plugins import DebuggedPlugins
-from modelyard.runtime.plugin_models import ProviderNames
-from modelyard.runtime.tenancy import Directory, Installation, Known
 from modelyard.storage.resources import missing
+from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.kinds import Installation
+from modelyard.tenant_plugins.debugged import DebuggedPlugins
+from modelyard.tenant_plugins.models import ProviderNames
 
 logger = logging.getLogger("modelyard.plugins")
 

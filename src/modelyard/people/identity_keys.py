@@ -10,8 +10,8 @@ from joserfc.jwk import Key
 
 from modelyard.base.clock import Clock
 from modelyard.models.types import JSON
-from modelyard.runtime.account import SignInError
-from modelyard.runtime.identity_tokens import find_key, read_keys
+from modelyard.people.account import SignInError
+from modelyard.people.identity_tokens import find_key, read_keys
 
 _KEYS_SECONDS = 300.0
 """So long a key that the provider has withdrawn may still be believed."""

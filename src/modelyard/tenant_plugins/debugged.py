@@ -8,9 +8,9 @@ from typing import NamedTuple
 from modelyard.plugins.debug import DebugRuntime
 from modelyard.plugins.declaration import Declaration
 from modelyard.plugins.host import PluginHost
-from modelyard.runtime.caller import DEFAULT_TENANT
-from modelyard.runtime.tenancy import Directory
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy.caller import DEFAULT_TENANT
+from modelyard.tenancy.directory import Directory
 
 _NAMESPACE = uuid.UUID("5e0f4f5e-3a60-4b55-9f0c-6a3c0c1f7d21")
 

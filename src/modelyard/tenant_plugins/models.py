@@ -15,7 +15,8 @@ from modelyard.plugins.host import PluginHost
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import Builder
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.runtime.tenancy import Directory, Installation
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.kinds import Installation
 
 
 class ProviderNames:

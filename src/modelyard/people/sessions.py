@@ -15,8 +15,8 @@ import msgspec
 
 from modelyard.base.errors import NotFoundError
 from modelyard.base.ids import new_id
-from modelyard.runtime import passwords
-from modelyard.runtime.account import Account, AccountTables, Session, account_from, digest_of
+from modelyard.people import passwords
+from modelyard.people.account import Account, AccountTables, Session, account_from, digest_of
 from modelyard.storage.database import Connection, Row
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.ids import new_id
-from modelyard.runtime import passwords
-from modelyard.runtime.account import (
+from modelyard.people import passwords
+from modelyard.people.account import (
     Account,
     AccountTables,
     Session,
@@ -19,12 +19,12 @@ from modelyard.runtime.account import (
     columns_of,
     digest_of,
 )
-from modelyard.runtime.attempts import Attempts
-from modelyard.runtime.audit import Audit
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
-from modelyard.runtime.sessions import Sessions
-from modelyard.runtime.sign_in import TRIES_OF_ONE, TRY_SECONDS, IsSigned, Sign, SignIn
+from modelyard.people.attempts import Attempts
+from modelyard.people.audit import Audit
+from modelyard.people.sessions import Sessions
+from modelyard.people.sign_in import TRIES_OF_ONE, TRY_SECONDS, IsSigned, Sign, SignIn
 from modelyard.storage.database import Connection, Database
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
 
 _INVITED_SECONDS = 7 * 86_400.0
 

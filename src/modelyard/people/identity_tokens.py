@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from modelyard.base.errors import ConfigError
 from modelyard.models.types import JSON
-from modelyard.runtime.account import SignInError
+from modelyard.people.account import SignInError
 
 try:
     from authlib.oauth2.auth import ClientAuth

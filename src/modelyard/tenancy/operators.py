@@ -13,8 +13,8 @@ Everything else is a tenant's word, whatever the address looks like. It is calle
 reaches the public network and what the operator listed under `egress.private`.
 """
 
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller
-from modelyard.runtime.tenancy import Directory, Known
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
+from modelyard.tenancy.directory import Directory, Known
 
 
 def is_alone(directory: Directory | None) -> bool:

@@ -11,25 +11,18 @@ from typing import Any
 
 import msgspec
 
+from modelyard.administration.inputs import CredentialInput, InputChecks, KeyInput, read_input
+from modelyard.administration.ownership import Ownership, People, mark_after_change, mark_of
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.models.types import JSON
-from modelyard.runtime import api_keys
-from modelyard.runtime.caller import DEFAULT_TENANT, Caller, Role
-from modelyard.runtime.inputs import CredentialInput, InputChecks, KeyInput, read_input
-from modelyard.runtime.ownership import Ownership, People, mark_after_change, mark_of
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.runtime.tenancy import (
-    KEPT_BY_OPERATOR,
-    KINDS,
-    ApiKey,
-    Directory,
-    StoredCredential,
-    Tenant,
-    User,
-)
 from modelyard.storage.resources import Resource, Resources
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy import api_keys
+from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, Role
+from modelyard.tenancy.directory import KEPT_BY_OPERATOR, Directory
+from modelyard.tenancy.kinds import KINDS, ApiKey, StoredCredential, Tenant, User
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")

@@ -13,8 +13,8 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.models.types import JSON
-from modelyard.runtime.account import SignInError
-from modelyard.runtime.caller import Role
+from modelyard.people.account import SignInError
+from modelyard.tenancy.caller import Role
 from modelyard.transport.egress import Egress, EgressError
 
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
@@ -45,8 +45,8 @@ class Oidc:
     ) -> None:  # fmt: skip
         """Raises ConfigError where the extra that brings Authlib is not installed."""
         # Here and not above: Authlib comes with an extra, and only who signs in elsewhere needs it.
-        from modelyard.runtime import identity_tokens
-        from modelyard.runtime.provider_keys import ProviderKeys
+        from modelyard.people import identity_tokens
+        from modelyard.people.identity_keys import ProviderKeys
 
         self._egress = egress
         self._clock = clock

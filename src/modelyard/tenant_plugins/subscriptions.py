@@ -5,10 +5,11 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.models.types import JSON
-from modelyard.runtime.plugins import Plugins
-from modelyard.runtime.sealed_rows import SealedRows
-from modelyard.runtime.tenancy import Directory, Known, Subscription
 from modelyard.storage.resources import missing
+from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.kinds import Subscription
+from modelyard.tenancy.sealed_rows import SealedRows
+from modelyard.tenant_plugins.plugins import Plugins
 
 logger = logging.getLogger("modelyard.plugins")
 

@@ -1,0 +1,1 @@
+"""People: accounts, how they sign in, their sessions, and the log of what they changed."""
