@@ -14,8 +14,7 @@ from modelyard.base.errors import InvokeRateLimitError, ModelyardError
 from modelyard.storage.counters import Charge, Counters, Refusal, UnseededError
 from modelyard.storage.usage_sums import MOMENT, Sought, Used
 from modelyard.tenancy.caller import fits
-from modelyard.tenancy.directory import Window
-from modelyard.tenancy.kinds import Limit
+from modelyard.tenancy.kinds import Limit, Window
 
 _DRAINS: Mapping[str, float] = {"minute": 60.0, "hour": 3600.0}
 _KNOWN_BEFORE = frozenset({"requests", "times", "credits", "concurrency"})

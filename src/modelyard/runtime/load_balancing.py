@@ -19,8 +19,7 @@ from modelyard.base.errors import (
     InvokeRateLimitError,
     InvokeServerUnavailableError,
 )
-from modelyard.tenancy.directory import Strategy
-from modelyard.tenancy.kinds import Limit
+from modelyard.tenancy.kinds import Limit, Strategy
 
 _LONGEST_REST = 25.0
 """So long a credential that keeps failing rests at most: that it works again is noticed by then."""
