@@ -40,7 +40,6 @@ from modelyard.storage.answers import Answers
 from modelyard.storage.counters import Counters
 from modelyard.tenancy.caller import DEFAULT_TENANT, acting_for
 from modelyard.tenancy.directory import Directory
-from modelyard.transport.http import HttpClient
 
 if TYPE_CHECKING:
     from modelyard.app.telemetry import Traced
@@ -164,10 +163,10 @@ def build_calls(
     storage: StorageParts,
     directory: Directory,
     providers: ProviderManager,
-    http: HttpClient,
+    exporter: "Traced | None",
     callbacks: Sequence[Callback],
 ) -> CallParts:
-    """`http` reaches the collector of traces. Raises ConfigError for settings that are wrong."""
+    """`exporter` sends traces to a collector, where there is one. Raises ConfigError for settings that are wrong."""
     settings = live.current
     ledger = Ledger(storage.database, settings.home_path / "ledger", price=partial(price_of_lost, providers))
     counters = counters_for(settings, storage, clock, ledger.owner)
@@ -180,7 +179,6 @@ def build_calls(
         storage.database, ledger.usage, clock, keep=settings.telemetry.decisions, records=settings.telemetry.record
     )
     schemas = Schemas(live, providers)
-    exporter = _exporter(settings, http)
     seen_by = (traces, *callbacks, *([exporter] if exporter is not None else ()))
 
     async def embed(tenant: str, text: str) -> Sequence[float]:
@@ -271,14 +269,6 @@ def _configured_resources(settings: Settings) -> dict[str, dict[str, Any]]:
     limits = {name: configured_limit(name, limit) for name, limit in settings.limits.items()}
     routes = {name: configured_route(name, route) for name, route in settings.routes.items()}
     return {"limit": limits, "route": routes}
-
-
-def _exporter(settings: Settings, http: HttpClient) -> "Traced | None":
-    if not settings.telemetry.endpoint:
-        return None
-    from modelyard.app.telemetry import Traced  # what it imports is an extra
-
-    return Traced(settings.telemetry, http)
 
 
 def _reads_along(callback: Callback) -> bool:

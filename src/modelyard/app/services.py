@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modelyard.app.agents import Agents
 from modelyard.app.calls import CallParts, build_calls
@@ -24,6 +25,9 @@ from modelyard.base.settings import Settings
 from modelyard.knowledge.vectors import Embedder
 from modelyard.runtime.callbacks import Callback
 from modelyard.tenancy.directory import Directory
+
+if TYPE_CHECKING:
+    from modelyard.app.telemetry import Traced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +91,8 @@ def build(
     manager = providers.manager
     tenancy = build_tenancy(live, clock, storage, directory, manager)
     calls = build_calls(
-        live, clock, storage=storage, directory=directory, providers=manager, http=network.clients.shared,
-        callbacks=callbacks,
+        live, clock, storage=storage, directory=directory, providers=manager, callbacks=callbacks,
+        exporter=_exporter(settings, network),
     )  # fmt: skip
     models = calls.models
     plugins = build_plugins(
@@ -118,3 +122,12 @@ def build(
         named_tools=named_tools, agents=Agents(models, tools.manager, named_tools, storage.kept),
         triggers=TriggerListeners(), upkeep=upkeep, reload=Reload(live, clock, providers),
     )  # fmt: skip
+
+
+def _exporter(settings: Settings, network: NetworkParts) -> "Traced | None":
+    """What sends traces to the collector that the settings name; None where they name none."""
+    if not settings.telemetry.endpoint:
+        return None
+    from modelyard.app.telemetry import Traced  # what it imports is an extra
+
+    return Traced(settings.telemetry, network.clients.shared)
