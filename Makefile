@@ -9,7 +9,7 @@ CONSOLE := src/modelyard/gateway/console/index.html
 # Names each package as it is fetched, and shows what goes wrong; pip's own account is pages long.
 NAMES := 2>&1 | sed -un -e 's/^Collecting \([^ ;]*\).*/  \1/p' -e '/ERROR\|error:/p'
 
-.PHONY: help serve console test check lint types contracts bench show weights lock clean
+.PHONY: help serve console test check lint types contracts bench mutants show weights lock clean
 
 help: ## This list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ contracts: .venv/.dev ## Layers and independence.
 
 bench: .venv/.dev weights ## What the gateway costs, how fast it starts, how fast the local models are.
 	@$(BIN)/python -m bench
+
+mutants: .venv/.dev ## Make small wrong changes on a copy; some test must notice each.
+	@$(BIN)/python -m tools.mutants
 
 show: .venv/.dev weights ## Prove a goal: `make show WHAT=name`; without a name, the list.
 	@$(BIN)/python -m tools.show $(WHAT)

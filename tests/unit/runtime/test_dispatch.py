@@ -31,6 +31,7 @@ from modelyard.runtime.pipeline import Call, compose
 from modelyard.runtime.policies.dispatch import Dispatch, backoff
 from modelyard.runtime.record import Record
 from modelyard.runtime.retry_budget import RetryBudget
+from modelyard.tenancy.kinds import Limit
 from modelyard.testing import FakeClock, chunk, last_chunk, scripted
 
 ASK = Invocation(
@@ -477,3 +478,112 @@ def test_a_slow_first_one_is_overtaken_and_closed():
         assert manager.health.in_flight(manager.deployments[0]) == 0
 
     asyncio.run(asyncio.wait_for(work(), 5))
+
+
+def test_a_loser_that_says_nothing_yet_is_not_asked_where_the_retry_budget_is_used_up():
+    async def work() -> None:
+        clock = FakeClock()
+        asked: list[str] = []
+        manager = pool(clock, "slow", "quick")
+        for _ in range(30):
+            manager.served(manager.deployments[1], 0.01)
+
+        async def call(invocation: Invocation) -> Chunks:
+            asked.append(invocation.credential)
+            await asyncio.sleep(0.05)
+            yield chunk(invocation.credential)
+            yield last_chunk()
+
+        budget = RetryBudget(clock)
+        while budget.may_repeat("t", "p"):
+            pass
+        plan = Plan([manager], hedge_after=95.0)
+        policy = Dispatch(lambda invocation: plan, clock, budget, 2)
+        async with aclosing(compose([policy], call)(replace(ASK, record=Record()))) as chunks:
+            assert [one.text async for one in chunks] == ["slow", ""]
+        assert asked == ["slow"]
+
+    asyncio.run(asyncio.wait_for(work(), 5))
+
+
+# what is waited for, and what is passed on
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(2.0, [2.0]), (10.0, [10.0]), (10.5, []), (60.0, [])])
+def test_a_long_retry_after_is_passed_to_the_caller_and_not_waited_for(asked: float, waited: list[float]):
+    clock = FakeClock()
+    call, seen = scripted({"big": [[InvokeServerUnavailableError("busy", retry_after=asked)], ["yes"]]})
+    policy = dispatch(clock)
+    if waited:
+        assert texts(policy, call) == ["yes"]
+    else:
+        with pytest.raises(InvokeServerUnavailableError) as raised:
+            texts(policy, call)
+        assert raised.value.retry_after == asked
+    assert clock.slept == waited
+    assert len(seen) == (2 if waited else 1)
+
+
+def test_a_stream_of_blank_chunks_reaches_the_caller_whole():
+    role, usage = LLMResultChunk(model="big"), LLMResultChunk(model="big")
+    call, _ = scripted({"big": [role, usage]})
+    assert texts(dispatch(FakeClock()), call) == ["", ""]
+
+
+def test_each_model_may_wait_once_for_a_short_cooldown():
+    clock = FakeClock()
+    health = Health(clock)
+    first, second = pool(clock, "a", health=health), LBModelManager(deployments("b", model="small"), health)
+    health.rest("a/big", 1.0)
+    health.rest("b/small", 2.5)
+    call, seen = scripted({"big": [InvokeConnectionError("down")], "small": ["yes"]})
+    policy = dispatch(clock, first, second, retries=0)
+    assert texts(policy, call) == ["yes"]
+    assert seen == ["big", "small"]
+    assert clock.slept == [1.0, 1.5]
+
+
+class _Quotas:
+    """Notes how each reservation of a hosted credential was settled."""
+
+    def __init__(self) -> None:
+        self.settled: list[tuple[str, bool]] = []
+
+    async def reserve(self, invocation: Invocation, deployment: Deployment) -> str | None:
+        return None
+
+    def settle(self, invocation: Invocation, deployment: Deployment, *, is_served: bool) -> None:
+        self.settled.append((deployment.id, is_served))
+
+
+def _hosted(clock: FakeClock, name: str, model: str) -> LBModelManager:
+    quota = (("q", Limit(unit="credits", amount=5, window="total")),)
+    credential = Credential(name, name, {"api_key": name}, quotas=quota)
+    return LBModelManager([Deployment(f"{name}/{model}", "p", model, credential)], Health(clock))
+
+
+@pytest.mark.parametrize(("script", "served"), [(["yes"], True), ([InvokeConnectionError("down")], False)])
+def test_a_hosted_quota_is_given_back_where_the_call_failed(script: list[Any], served: bool):
+    clock, quotas = FakeClock(), _Quotas()
+    plan = Plan([_hosted(clock, "h", "big")])
+    policy = Dispatch(lambda invocation: plan, clock, RetryBudget(clock), 0, quotas)
+    call, _ = scripted({"big": script})
+    if served:
+        texts(policy, call)
+    else:
+        with pytest.raises(InvokeConnectionError):
+            texts(policy, call)
+    assert quotas.settled == [("h/big", served)]
+
+
+def test_a_hosted_quota_is_charged_once_where_the_second_credential_serves():
+    clock, quotas = FakeClock(), _Quotas()
+    quota = (("q", Limit(unit="credits", amount=5, window="total")),)
+    hosted = [
+        Deployment(f"{name}/big", "p", "big", Credential(name, name, {"api_key": name}, quotas=quota)) for name in "ab"
+    ]
+    plan = Plan([LBModelManager(hosted, Health(clock))])
+    policy = Dispatch(lambda invocation: plan, clock, RetryBudget(clock), 2, quotas)
+    call, _ = scripted({"a": [InvokeConnectionError("down")], "b": ["yes"]}, by="credential")
+    assert texts(policy, call) == ["yes"]
+    assert quotas.settled == [("a/big", False), ("b/big", True)]

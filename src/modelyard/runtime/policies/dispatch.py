@@ -71,7 +71,7 @@ class Dispatch:
         held: list[Any] = []
         while True:
             deployment = await course.next()
-            has_begun = False
+            has_begun = has_failed = False
             begun = self.clock.monotonic()
             delay = course.hedge_delay() if plan.hedge_after is not None else None
             tries = self._tried(course, deployment, course.this(deployment, said), call_next, delay)
@@ -91,8 +91,11 @@ class Dispatch:
                             if plan.continue_streams:
                                 said.append(chunk.text if isinstance(chunk, LLMResultChunk) else "")
                             yield chunk
+                except InvokeError:
+                    has_failed = True
+                    raise
                 finally:
-                    course.left(deployment, is_hedged=delay is not None)
+                    course.left(deployment, is_hedged=delay is not None, has_failed=has_failed)
                 for one in held:
                     yield one
                 if not has_begun:
@@ -276,12 +279,12 @@ class _Course:
         if self.deployment is not None:
             self.group.served(self.deployment, seconds)
 
-    def left(self, deployment: Deployment, *, is_hedged: bool) -> None:
-        """A try is over, however it went."""
+    def left(self, deployment: Deployment, *, is_hedged: bool, has_failed: bool) -> None:
+        """A try is over, however it went. A hosted quota gets back what a failed one had reserved."""
         if not is_hedged:
             self.group.health.end(deployment)
         if deployment.credential and deployment.credential.quotas and self._policy.quotas:
-            is_served = deployment is self.deployment and self._last is None
+            is_served = deployment is self.deployment and not has_failed
             self._policy.quotas.settle(self._invocation, deployment, is_served=is_served)
 
     def failed(self, error: InvokeError, *, has_begun: bool, may_go_on: bool) -> None:
