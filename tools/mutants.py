@@ -34,6 +34,8 @@ class Mutant:
 _BALANCING = "runtime/load_balancing.py"
 _DISPATCH = "runtime/policies/dispatch.py"
 _QUEUE = "runtime/fair_queue.py"
+_LIMITS, _COUNTERS = "runtime/limits.py", "storage/counters.py"
+_COUNTED = ("tests/unit/storage",)
 MUTANTS = (
     Mutant(1, "weighted always picks the first", _BALANCING,
            "left = share * sum(", "left = 0.0 * share * sum("),
@@ -76,6 +78,23 @@ MUTANTS = (
            "        if last.priority > priority:\n", "        if last.priority > priority + 1000:\n"),
     Mutant(20, "a turn is lost with the caller who no longer wants it", _QUEUE,
            "                self.leave(tenant)\n            else:\n", "                pass\n            else:\n"),
+    Mutant(21, "a month begins with the one before", _LIMITS,
+           "            return today.replace(day=1).timestamp()",
+           "            return (today.replace(day=1) - timedelta(days=1)).replace(day=1).timestamp()"),
+    Mutant(22, "a month of 31 days ends before it is over", _LIMITS, "timedelta(days=32)", "timedelta(days=30)"),
+    Mutant(23, "days change at the server's midnight", _LIMITS,
+           "moment = datetime.fromtimestamp(day * 86_400, UTC)", "moment = datetime.fromtimestamp(day * 86_400)"),
+    Mutant(24, "an amount of nothing is no limit", _LIMITS, "if limit.amount >= 0", "if limit.amount > 0"),
+    Mutant(25, "a sliding counter starts with all that was used", _LIMITS,
+           "level = max(0.0, level - one.refill * max(0.0, at - then)) + _taken_of",
+           "level = level + _taken_of"),
+    Mutant(26, "a call that is over still counts as running", _LIMITS, ', "concurrency": 0.0}', "}"),
+    Mutant(27, "a limit of five lets four through", _COUNTERS,
+           "if used + charge.need > charge.cap", "if used + charge.need >= charge.cap", _COUNTED),
+    Mutant(28, "a clock that goes back drains twice", _COUNTERS,
+           "max(now, levels[charge.name].stamp))", "now)", _COUNTED),
+    Mutant(29, "a clock that goes back adds to what is used", _COUNTERS,
+           "level.used - refill * max(0.0, now - level.stamp)", "level.used - refill * (now - level.stamp)", _COUNTED),
 )  # fmt: skip
 
 
