@@ -25,7 +25,7 @@ export const ChatPage = ({ talk }: { talk: Talk }) => {
   const menu = useRef<HTMLButtonElement>(null);
   const inputs = useRef<HTMLFormElement>(null);
   const isTalk = isChat(state);
-  const isOpen = isTalk && (isOpened ?? (state.conversations.length > 0 && !isNarrow()));
+  const isOpen = isTalk && (isOpened ?? (state.hasPast && !isNarrow()));
   const toAsk = () => {
     if (isNarrow()) setOpened(false);
     ask.current?.focus();
@@ -93,7 +93,10 @@ export const ChatPage = ({ talk }: { talk: Talk }) => {
           <Scrolled turns={state.turns}>
             {state.about?.site.description && <p className="soft pre">{state.about.site.description}</p>}
             <InputForm talk={talk} state={state} form={inputs} />
-            <div role="log" aria-label={t.conversations} aria-live="polite" aria-relevant="additions" className="turns">
+            <h2 className="hidden" id="talk">
+              {t.conversation}
+            </h2>
+            <div role="log" aria-labelledby="talk" aria-live="polite" aria-relevant="additions" className="turns">
               {state.turns.map((turn) => (
                 <ShownTurn key={turn.id} turn={turn} talk={talk} about={state.about} onAsk={toAsk} />
               ))}

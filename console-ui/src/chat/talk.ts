@@ -42,6 +42,8 @@ export interface Attached extends Uploaded {
 export interface State {
   about: { site: Site; mode: string; parameters: Shape<"AppParameters">; form: Form[] } | null;
   conversations: Shape<"ConversationShown">[];
+  // Whether there were some when the page was opened.
+  hasPast: boolean;
   conversation: string;
   turns: Turn[];
   // What the form before the first message holds, and whether it is to be filled in.
@@ -128,6 +130,7 @@ export class Talk {
   #state: State = {
     about: null,
     conversations: [],
+    hasPast: false,
     conversation: "",
     turns: [],
     values: {},
@@ -205,6 +208,7 @@ export class Talk {
     if (named) await this.#open(named).catch(() => this.fresh());
     else this.#greet();
     await this.#list();
+    this.#set({ hasPast: this.#state.conversations.length > 0 });
   }
 
   #greet() {
