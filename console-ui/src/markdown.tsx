@@ -13,10 +13,13 @@ const BULLET = /^(\s*)([-*+]|\d+[.)])\s+(.*)$/;
 const BULLETED = /^\s*([-*+]|\d+[.)])\s/;
 const UNDER_HEADS = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)+\|?\s*$/;
 
+// Quotes within quotes; whoever writes more of them reads them as text.
+const MOST_QUOTES = 20;
+
 // Elements that stand in a row for good have no name but their place.
 const row = (parts: ReactNode[]) => parts.map((part, place) => <Fragment key={place}>{part}</Fragment>);
 
-const parsed = (address: string): URL | null => {
+export const urlOf = (address: string): URL | null => {
   try {
     return new URL(address, location.href);
   } catch {
@@ -25,7 +28,7 @@ const parsed = (address: string): URL | null => {
 };
 
 const link = (address: string, text: string): ReactNode => {
-  const url = parsed(address);
+  const url = urlOf(address);
   if (!url || !["http:", "https:", "mailto:"].includes(url.protocol)) return text;
   return (
     <a href={url.href} target="_blank" rel="noopener noreferrer nofollow">
@@ -109,11 +112,11 @@ const fenced = (lines: string[], from: number, mark: string): Block => {
   return { part, next: at + 1 };
 };
 
-const quoted = (lines: string[], from: number): Block => {
+const quoted = (lines: string[], from: number, depth: number): Block => {
   let at = from;
   while (QUOTE.test(lines[at] ?? "")) at += 1;
   const body = lines.slice(from, at).map((line) => line.replace(QUOTE, ""));
-  return { part: <blockquote>{blocks(body.join("\n"))}</blockquote>, next: at };
+  return { part: <blockquote>{blocks(body.join("\n"), depth + 1)}</blockquote>, next: at };
 };
 
 const tabled = (lines: string[], from: number): Block => {
@@ -155,7 +158,7 @@ const paragraph = (lines: string[], from: number): Block => {
 };
 
 // `at`: a line that is not empty.
-const block = (lines: string[], at: number): Block => {
+const block = (lines: string[], at: number, depth: number): Block => {
   const line = lines[at] ?? "";
   const fence = FENCE.exec(line);
   if (fence) return fenced(lines, at, fence[1] ?? "");
@@ -165,13 +168,13 @@ const block = (lines: string[], at: number): Block => {
     return { part: createElement(`h${level}`, null, inline(heading[2] ?? "")), next: at + 1 };
   }
   if (RULE.test(line)) return { part: <hr />, next: at + 1 };
-  if (QUOTE.test(line)) return quoted(lines, at);
+  if (QUOTE.test(line) && depth < MOST_QUOTES) return quoted(lines, at, depth);
   if (BULLETED.test(line)) return list(lines, at);
   if (line.includes("|") && UNDER_HEADS.test(lines[at + 1] ?? "")) return tabled(lines, at);
   return paragraph(lines, at);
 };
 
-const blocks = (text: string): ReactNode => {
+const blocks = (text: string, depth = 0): ReactNode => {
   const lines = text.replace(/\r\n?/g, "\n").split("\n");
   const parts: ReactNode[] = [];
   let at = 0;
@@ -180,7 +183,7 @@ const blocks = (text: string): ReactNode => {
       at += 1;
       continue;
     }
-    const { part, next } = block(lines, at);
+    const { part, next } = block(lines, at, depth);
     parts.push(part);
     at = next;
   }

@@ -160,7 +160,7 @@ def test_a_talk_is_found_again_renamed_and_deleted(pages: Pages):
         shown = page.get_by_role("navigation", name="Conversations").get_by_role("listitem")
         shown.get_by_role("button").first.click()
         page.locator("article", has_text="Answer to: Two?").wait_for()
-        assert page.locator(".turn.user").all_inner_texts() == ["You: hello there", "You: Two?"]
+        assert page.locator(".turn.user").all_text_contents() == ["You: hello there", "You: Two?"]
         assert page.get_by_role("button", name="Good answer").last.get_attribute("aria-pressed") == "true"
         assert re.fullmatch("#.+", page.evaluate("location.hash"))
         page.reload()

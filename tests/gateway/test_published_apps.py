@@ -185,7 +185,7 @@ def test_a_page_that_was_not_built_says_so_where_it_would_be(
     monkeypatch.setattr(static, "_built", dict)
     got = httpx.get(page.url)
     assert (got.status_code, got.headers["content-type"]) == (503, "text/html; charset=utf-8")
-    assert "built once by <code>make console</code>" in got.text
+    assert "once by <code>make console</code>" in got.text
     assert got.headers["content-security-policy"].endswith("frame-ancestors 'self' https://shop.example")
     assert httpx.get(f"{admin.origin}/chat/nowhere").status_code == 404
     assert page("GET", "/info").status_code == 200  # the app itself answers

@@ -373,7 +373,8 @@ export class Talk {
   async #answered(id: number, ask: Ask, signal: AbortSignal): Promise<boolean> {
     let seen = await this.#follow(id, ask(signal));
     while (seen.waiting && !seen.hasFailed) seen = await this.#fill(id, seen.waiting, signal);
-    if (seen.conversation && seen.conversation !== this.#state.conversation) this.#enter(seen.conversation);
+    // Somebody may look at another conversation by now.
+    if (seen.conversation && this.#answer(id)) this.#enter(seen.conversation);
     if (seen.hasFailed) {
       this.say(nothing);
       return true;

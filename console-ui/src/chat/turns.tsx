@@ -1,6 +1,6 @@
 // What was asked and what was answered, with all that came beside it.
 import { memo, type ReactNode, useEffect, useRef, useState } from "react";
-import { Markdown } from "../markdown";
+import { Markdown, urlOf } from "../markdown";
 import { Copied } from "../parts/base";
 import { type Form, Inputs, isComplete, ready } from "../parts/inputs";
 import { api, type Rating, type WaitingForm } from "./api";
@@ -103,9 +103,10 @@ const Sources = ({ of }: { of: Answer }) => {
 // Stored pictures of this server are shown; whatever else an address names is asked for by whoever follows it.
 const Given = ({ url, type }: { url: string; type: string }) => {
   const [picture, setPicture] = useState("");
-  const target = new URL(url, location.href);
-  const isPicture = type === "image" && target.origin === location.origin && target.pathname.startsWith("/files/");
-  const { href } = target;
+  const target = urlOf(url);
+  const isOurs = target?.origin === location.origin && target.pathname.startsWith("/files/");
+  const isPicture = type === "image" && isOurs;
+  const href = target?.href ?? "";
   useEffect(() => {
     if (!isPicture) return;
     let made = "";
@@ -123,7 +124,7 @@ const Given = ({ url, type }: { url: string; type: string }) => {
       URL.revokeObjectURL(made);
     };
   }, [href, isPicture]);
-  if (!["http:", "https:"].includes(target.protocol)) return null;
+  if (!target || !["http:", "https:"].includes(target.protocol)) return null;
   if (picture) return <img className="picture" src={picture} alt="" />;
   return (
     <p>

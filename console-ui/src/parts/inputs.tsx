@@ -52,9 +52,9 @@ export const ready = (values: Record<string, unknown>, form: Form[]): Record<str
     form
       .map((one) => {
         const value = values[one.variable] ?? one.default;
+        if (one.type === "checkbox") return [one.variable, value === true || value === "true"] as const;
         if (value === undefined || value === null || value === "") return [one.variable, undefined] as const;
         if (one.type === "number") return [one.variable, Number(value)] as const;
-        if (one.type === "checkbox") return [one.variable, value === true || value === "true"] as const;
         if (one.type === "json_object" && typeof value === "string")
           return [one.variable, JSON.parse(value) as unknown] as const;
         return [one.variable, value] as const;
