@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -98,7 +98,7 @@ class Pages:
         return self.http.patch(f"/{app}", json={"page": {"is_on": True, **page}}).json()["page"]["url"]
 
     @contextmanager
-    def visit(self, name: str, query: str = "", **how: Any) -> Iterator[Visit]:
+    def visit(self, name: str, query: str = "", **how: Any) -> Generator[Visit]:
         with person(self.made, self.origin, **how) as one:
             visit = Visit(one, self.url(name))
             one.page.goto(visit.url + query)
@@ -366,7 +366,7 @@ class _Site(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name that it overrides
         """Nobody reads it."""
 
 
