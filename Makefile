@@ -21,7 +21,7 @@ serve: .venv/.serve ## Set up, pull the local models the first time, start the s
 
 console: $(CONSOLE) ## Build the console's page.
 
-$(CONSOLE): .venv/.build docs/reference/openapi/admin.json console-ui/build $(wildcard console-ui/*.json console-ui/*.ts console-ui/*.mjs console-ui/index.html) $(shell find console-ui/src -type f -not -name schema.d.ts)
+$(CONSOLE): .venv/.build docs/reference/openapi/admin.json docs/reference/openapi/chat_page.json console-ui/build $(wildcard console-ui/*.json console-ui/*.ts console-ui/*.mjs console-ui/*.html) $(shell find console-ui/src -type f -not -name schema.d.ts)
 	@echo "Building the console …"
 	@console-ui/build
 	@touch $@

@@ -6,7 +6,7 @@ import { Autocomplete, Input, Menu, MenuItem, SearchField, useFilter } from "rea
 import { api } from "./api";
 import { NAMES, NEEDS, PAGES } from "./navigation";
 import { Enter } from "./pages/enter";
-import { Dialog } from "./parts/aria";
+import { Dialog } from "./parts/dialog";
 import { useChosen } from "./settings";
 import { useMay } from "./who";
 

@@ -1,6 +1,7 @@
 // What the console asks of the server. Its types are made from the server's own description of its API: a field that
 // changes there breaks the build here. A session is a cookie: nothing secret is ever held in the page.
 import createClient, { type Middleware } from "openapi-fetch";
+import { eventsIn, type Refused, reached, refusalOf } from "./calls";
 import type { components, paths } from "./schema";
 
 type Shapes = components["schemas"];
@@ -21,30 +22,12 @@ export interface Who {
   elsewhere?: string;
 }
 
-export class Refused extends Error {
-  constructor(
-    message: string,
-    readonly status: number,
-    readonly code = "",
-  ) {
-    super(message);
-  }
-}
-
 // Whoever is signed out in the middle of something signs in again over it, and goes on.
 export const session = { onExpired: () => {}, onBack: () => {} };
 
-const refusal = async (answer: Response): Promise<Refused> => {
-  const told = (await answer.json().catch(() => ({}))) as {
-    error?: { message?: string; code?: string };
-    message?: string;
-  };
+const refusal = (answer: Response): Promise<Refused> => {
   if (answer.status === 401) session.onExpired();
-  return new Refused(
-    told.error?.message ?? told.message ?? `${answer.status} ${answer.statusText}`,
-    answer.status,
-    told.error?.code,
-  );
+  return refusalOf(answer);
 };
 
 // The operator may act for another tenant: in this tab, for as long as it is open.
@@ -63,10 +46,7 @@ export const addressed = (path: string) =>
 export const asked = async (input: RequestInfo, init?: RequestInit): Promise<Response> => {
   const request = new Request(input, init);
   if (acting) request.headers.set("x-modelyard-tenant", acting);
-  const answer = await fetch(request).catch((error: unknown) => {
-    if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new Refused("", 0);
-  });
+  const answer = await reached(request);
   if (!answer.ok) throw await refusal(answer);
   return answer;
 };
@@ -360,30 +340,9 @@ export const api = {
   post: send,
 };
 
-// The events of an answer, as they come. A stream that broke says so in an object; events of a run have errors of their own.
-async function* read<T extends object>(answer: Response): AsyncGenerator<T> {
-  const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read().catch((error: unknown) => {
-      if (error instanceof DOMException && error.name === "AbortError") throw error;
-      throw new Refused("", 0);
-    });
-    if (done) return;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop() ?? "";
-    for (const line of lines) {
-      if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
-      const event = JSON.parse(line.slice(6)) as T & { error?: { message: string } | string };
-      if (event.error && typeof event.error === "object") throw new Refused(event.error.message, 500);
-      yield event as Awaited<T>;
-    }
-  }
-}
-
 // Server-sent events, of whatever is asked with any method.
 export async function* events<T extends object>(path: string, init: RequestInit): AsyncGenerator<T> {
-  yield* read<T>(await asked(path, { ...init, headers: { "content-type": "application/json", ...init.headers } }));
+  yield* eventsIn<T>(await asked(path, { ...init, headers: { "content-type": "application/json", ...init.headers } }));
 }
 
 export interface ToolCall {
@@ -432,7 +391,7 @@ export async function* chat(
   });
   onCall(answer.headers.get("x-request-id") ?? "");
   const tools: ToolCall[] = [];
-  for await (const event of read<Told>(answer)) {
+  for await (const event of eventsIn<Told>(answer)) {
     const delta = event.choices?.[0]?.delta;
     const piece: Piece = {};
     if (delta?.content) piece.text = delta.content;

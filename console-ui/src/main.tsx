@@ -7,7 +7,9 @@ import { Home } from "./pages/home";
 import { HasToasts } from "./parts/base";
 import { Chooses } from "./settings";
 import { Broken, Frame, Missing } from "./shell";
+import { WORDS } from "./words";
 import "./style.css";
+import "./console.css";
 
 const root = createRootRoute({ component: Frame, notFoundComponent: Missing });
 const page = <Path extends string>(path: Path, component: ReturnType<typeof lazyRouteComponent>) =>
@@ -102,7 +104,7 @@ const client = new QueryClient({ defaultOptions: { queries: { retry: 1, staleTim
 createRoot(document.getElementById("root")!).render(
   <StrictMode>
     <QueryClientProvider client={client}>
-      <Chooses>
+      <Chooses words={WORDS}>
         <HasToasts>
           <RouterProvider router={router} />
         </HasToasts>

@@ -1,11 +1,13 @@
 import { createContext, type ReactNode, useContext, useEffect, useMemo, useState } from "react";
-import { LANGUAGES, type Language, WORDS, type Words } from "./words";
+import { kept } from "./kept";
+import { type CommonWords, LANGUAGES, type Language } from "./languages";
+import type { Words } from "./words";
 
 export type Theme = "system" | "light" | "dark";
-interface Chosen {
+export interface Chosen<W = Words> {
   language: Language;
   theme: Theme;
-  t: Words;
+  t: W;
   setLanguage: (one: Language) => void;
   setTheme: (one: Theme) => void;
   number: (value: number, most?: number) => string;
@@ -19,32 +21,42 @@ interface Chosen {
   label: (one: { en_US: string; zh_Hans?: string | null } | null | undefined) => string;
 }
 
-const Context = createContext<Chosen | null>(null);
+const Context = createContext<Chosen<CommonWords> | null>(null);
 
-const kept = <T extends string>(name: string, known: readonly T[], otherwise: T): T => {
-  const found = localStorage.getItem(`modelyard.${name}`) as T | null;
-  return found && known.includes(found) ? found : otherwise;
-};
+const known = <T extends string>(value: string | null | undefined, all: readonly T[]): T | undefined =>
+  all.find((each) => each === value);
+const LANGUAGE_NAMES = Object.keys(LANGUAGES) as Language[];
+const THEMES: readonly Theme[] = ["system", "light", "dark"];
+const ofBrowser = (): Language => (navigator.language.startsWith("zh") ? "zh" : "en");
 
-export const Chooses = ({ children }: { children: ReactNode }) => {
-  const [language, setLanguage] = useState<Language>(() =>
-    kept("language", ["en", "zh"], navigator.language.startsWith("zh") ? "zh" : "en"),
+// `words`: all that the page says, in each language. `asked`: a language that the page's address names.
+export const Chooses = ({
+  words,
+  asked,
+  children,
+}: {
+  words: Record<Language, CommonWords>;
+  asked?: string | null;
+  children: ReactNode;
+}) => {
+  const [language, setLanguage] = useState<Language>(
+    () => known(asked, LANGUAGE_NAMES) ?? known(kept.get("modelyard.language"), LANGUAGE_NAMES) ?? ofBrowser(),
   );
-  const [theme, setTheme] = useState<Theme>(() => kept("theme", ["system", "light", "dark"], "system"));
+  const [theme, setTheme] = useState<Theme>(() => known(kept.get("modelyard.theme"), THEMES) ?? "system");
   const { tag } = LANGUAGES[language];
   useEffect(() => {
     document.documentElement.lang = tag;
-    localStorage.setItem("modelyard.language", language);
+    kept.set("modelyard.language", language);
   }, [language, tag]);
   useEffect(() => {
     document.documentElement.dataset.theme = theme;
-    localStorage.setItem("modelyard.theme", theme);
+    kept.set("modelyard.theme", theme);
   }, [theme]);
-  const value = useMemo<Chosen>(
+  const value = useMemo<Chosen<CommonWords>>(
     () => ({
       language,
       theme,
-      t: WORDS[language],
+      t: words[language],
       setLanguage,
       setTheme,
       number: (one, most = 2) => new Intl.NumberFormat(tag, { maximumFractionDigits: most }).format(one),
@@ -77,16 +89,19 @@ export const Chooses = ({ children }: { children: ReactNode }) => {
         }).format(one < 1 ? one * 1000 : one < 120 ? one : one < 7200 ? one / 60 : one / 3600),
       label: (one) => (language === "zh" && one?.zh_Hans) || one?.en_US || "",
     }),
-    [language, theme, tag],
+    [language, theme, tag, words],
   );
   return <Context value={value}>{children}</Context>;
 };
 
-export const useChosen = (): Chosen => {
+// Each page gave `Chooses` its own words, which are more than what all pages share.
+export const useWordsOf = <W extends CommonWords>(): Chosen<W> => {
   const found = useContext(Context);
   if (!found) throw new Error("outside of Chooses");
-  return found;
+  return found as Chosen<W>;
 };
+export const useChosen = () => useWordsOf<Words>();
+export const useCommon = () => useWordsOf<CommonWords>();
 
 // Kept over a reload, for this tab; what somebody was writing is not lost.
 export const useKept = <T,>(name: string, first: T): [T, (value: T | ((before: T) => T)) => void] => {

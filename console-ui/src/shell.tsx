@@ -7,29 +7,20 @@ import { useLive } from "./live";
 import { NAMES, NEEDS, PAGES } from "./navigation";
 import { Enter } from "./pages/enter";
 import { Trouble, useWrong } from "./parts/base";
+import { LanguagePick } from "./parts/languages";
 import { type Theme, useChosen } from "./settings";
 import { useMay, useWho } from "./who";
-import { filled, LANGUAGES, type Language } from "./words";
+import { filled } from "./words";
 
 const above = () => import("./above");
 const Palette = lazy(() => above().then((it) => ({ default: it.Palette })));
 const SignInAbove = lazy(() => above().then((it) => ({ default: it.SignInAbove })));
 
 const Chosen = () => {
-  const { language, setLanguage, theme, setTheme, t } = useChosen();
+  const { theme, setTheme, t } = useChosen();
   return (
     <>
-      <select
-        aria-label={t.language}
-        value={language}
-        onChange={(event) => setLanguage(event.target.value as Language)}
-      >
-        {Object.entries(LANGUAGES).map(([name, one]) => (
-          <option key={name} value={name}>
-            {one.label}
-          </option>
-        ))}
-      </select>
+      <LanguagePick />
       <select aria-label={t.theme} value={theme} onChange={(event) => setTheme(event.target.value as Theme)}>
         <option value="system">{t.themeSystem}</option>
         <option value="light">{t.themeLight}</option>

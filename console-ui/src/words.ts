@@ -1,10 +1,11 @@
-// The console's words, each beside its other language: neither can be forgotten.
-type Pair = readonly [en: string, zh: string];
-interface Table {
-  readonly [name: string]: Pair | Table;
-}
+// The console's words; those that its parts share with the apps' page are in `languages.ts`.
+import { COMMON, inEach, type Said, type Table } from "./languages";
+
+export { filled, LANGUAGES, type Language } from "./languages";
 
 const table = {
+  ...COMMON,
+
   // where one is
   home: ["Home", "首页"],
   playground: ["Playground", "试用"],
@@ -28,7 +29,6 @@ const table = {
   goToHint: ["A page, an app, a dataset, a provider", "页面、应用、数据集或提供商"],
   menu: ["Menu", "菜单"],
   skip: ["Skip to the content", "跳到内容"],
-  language: ["Language", "语言"],
   theme: ["Theme", "主题"],
   themeSystem: ["As the system", "跟随系统"],
   themeLight: ["Light", "浅色"],
@@ -40,7 +40,6 @@ const table = {
   notFound: ["There is no such page.", "没有这个页面。"],
   wrong: ["Something is wrong", "出错了"],
   again: ["Try again", "重试"],
-  lost: ["The server cannot be reached.", "连不上服务器。"],
   lostRetrying: [
     "The server cannot be reached. This page goes on by itself when it is back.",
     "连不上服务器。恢复后本页会自动继续。",
@@ -81,31 +80,20 @@ const table = {
   status: ["Status", "状态"],
   actions: ["Actions", "操作"],
   edit: ["Edit", "编辑"],
-  remove: ["Remove", "移除"],
   removed: ["Removed.", "已移除。"],
   save: ["Save", "保存"],
   saved: ["Saved.", "已保存。"],
   add: ["Add", "添加"],
   make: ["Make", "创建"],
-  cancel: ["Cancel", "取消"],
-  close: ["Close", "关闭"],
   done: ["Done", "完成"],
-  dismiss: ["Dismiss", "关闭提示"],
   discard: ["Discard", "放弃"],
-  copy: ["Copy", "复制"],
-  copied: ["Copied.", "已复制。"],
-  cannotCopy: ["The browser does not allow copying.", "浏览器不允许复制。"],
   on: ["On", "开"],
   off: ["Off", "关"],
   yes: ["yes", "是"],
   no: ["no", "否"],
   ready: ["ready", "就绪"],
   notReady: ["not set up", "未设置"],
-  optional: ["optional", "可选"],
   open: ["Open", "打开"],
-  run: ["Run", "运行"],
-  stop: ["Stop", "停止"],
-  send: ["Send", "发送"],
   clear: ["Clear", "清空"],
   value: ["Value", "值"],
   data: ["Data", "数据"],
@@ -115,8 +103,6 @@ const table = {
   text: ["Text", "文本"],
   texts: ["Texts", "文本"],
   question: ["Question", "问题"],
-  answer: ["Answer", "回答"],
-  message: ["Message", "消息"],
   when: ["When", "时间"],
   who: ["Who", "谁"],
   what: ["What", "什么"],
@@ -141,7 +127,6 @@ const table = {
   sureRemove: ["“{name}” will be gone for good.", "“{name}”将被永久移除。"],
   removeNamed: ["Remove {name}", "移除 {name}"],
   oneALine: ["One a line.", "每行一个。"],
-  notJson: ["This is not JSON.", "这不是 JSON。"],
   untitled: ["Untitled", "未命名"],
   types: {
     llm: ["Chat", "对话"],
@@ -220,12 +205,9 @@ const table = {
   noRules: ["This model declares no parameters.", "该模型没有声明参数。"],
   asModelLikes: ["as the model likes", "由模型决定"],
   emptyChat: ["Choose a model and write to it.", "选一个模型，给它写点什么。"],
-  ask: ["Write a message…", "输入消息……"],
   hello: ["Hello!", "你好！"],
   picture: ["Picture", "图片"],
   pictures: ["{count} pictures", "{count} 张图片"],
-  you: ["You", "你"],
-  thinking: ["Thinking", "思考过程"],
   toolCalls: ["Tool calls", "工具调用"],
   firstWord: ["First word after {time},", "首字 {time}，"],
   allIn: ["all in {time}", "全部 {time}"],
@@ -1041,20 +1023,5 @@ const table = {
   otherwise: ["{value} unless said", "默认 {value}"],
 } as const satisfies Table;
 
-type Said<T> = { readonly [K in keyof T]: T[K] extends Pair ? string : Said<T[K]> };
 export type Words = Said<typeof table>;
-
-const picked = (from: Table, at: 0 | 1): Record<string, unknown> =>
-  Object.fromEntries(
-    Object.entries(from).map(([name, one]) => [
-      name,
-      Array.isArray(one) ? (one as Pair)[at] : picked(one as Table, at),
-    ]),
-  );
-
-export const LANGUAGES = { en: { tag: "en", label: "English" }, zh: { tag: "zh-Hans", label: "中文" } } as const;
-export type Language = keyof typeof LANGUAGES;
-export const WORDS = { en: picked(table, 0) as unknown as Words, zh: picked(table, 1) as unknown as Words } as const;
-
-export const filled = (text: string, values: Record<string, string | number>) =>
-  text.replace(/\{(\w+)\}/g, (_, name: string) => String(values[name] ?? ""));
+export const WORDS = inEach(table);

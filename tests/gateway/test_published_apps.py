@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +10,8 @@ import pytest
 import yaml
 from tools.show.app_api import apps
 from tools.show.app_clients import MODEL, serving
+
+from modelyard.gateway.console_api import static
 
 ADA, BOB = "a" * 24, "b" * 24
 
@@ -132,22 +135,60 @@ class Page:
         return httpx.request(method, f"{self.url}/v1{path}", headers=headers, timeout=30, **how)
 
 
-def test_the_page_comes_with_a_strict_policy_and_all_that_it_needs(told: dict[str, str], admin: Admin):
+@pytest.fixture
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page is made of, as the build leaves it."""
+    contents = {
+        "chat.html": b"<!doctype html><title>Chat</title>", "index.html": b"<!doctype html><title>Console</title>",
+        "assets/chat-abc.js": b"export const answer = 42;", "assets/chat-abc.js.br": b"as Brotli",
+    }  # fmt: skip
+    (tmp_path / "assets").mkdir()
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(static, "_built", lambda: {name: tmp_path / name for name in contents})
+
+
+def test_the_page_comes_with_a_strict_policy_and_all_that_it_needs(told: dict[str, str], admin: Admin, built: None):
     page = Page(admin, "plain", origins=["https://shop.example", "javascript:alert(1)", "*"])
     got = httpx.get(page.url)
     policy = got.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self';")
     assert policy.endswith("frame-ancestors 'self' https://shop.example *")
     assert "unsafe" not in policy
-    assert "<script>" not in got.text
-    for name in ("page.js", "page.css", "markdown.js", "words.js", "embed.js"):
-        one = httpx.get(f"{admin.origin}/chat/-/{name}")
+    assert (got.headers["cache-control"], "<title>Chat" in got.text) == ("no-cache", True)
+    for name, kept in (("assets/chat-abc.js", "immutable"), ("embed.js", "max-age=300")):
+        one = httpx.get(f"{admin.origin}/chat/-/{name}", headers={"accept-encoding": "identity"})
         assert (one.status_code, one.headers["x-content-type-options"]) == (200, "nosniff")
-        assert "innerHTML" not in one.text
-    assert httpx.get(f"{admin.origin}/chat/-/../server.py").status_code == 404
+        assert one.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert kept in one.headers["cache-control"]
+    with httpx.stream("GET", f"{admin.origin}/chat/-/assets/chat-abc.js", headers={"accept-encoding": "br"}) as packed:
+        assert (packed.headers["content-encoding"], b"".join(packed.iter_raw())) == ("br", b"as Brotli")
+    for name in (
+        "../server.py",
+        "%2e%2e/server.py",
+        "assets/other.js",
+        "assets/../index.html",
+        "index.html",
+        "chat.html",
+    ):
+        assert httpx.get(f"{admin.origin}/chat/-/{name}").status_code == 404, name
+    assert httpx.get(f"{admin.origin}/console/chat.html").status_code == 404
     admin("PATCH", f"/{admin.id('plain')}", page={"is_on": False})
     assert httpx.get(page.url).status_code == 404
     assert page("GET", "/info").json()["code"] == "not_found"
+
+
+def test_a_page_that_was_not_built_says_so_where_it_would_be(
+    told: dict[str, str], admin: Admin, monkeypatch: pytest.MonkeyPatch
+):
+    page = Page(admin, "plain", origins=["https://shop.example"])
+    monkeypatch.setattr(static, "_built", dict)
+    got = httpx.get(page.url)
+    assert (got.status_code, got.headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert "once by <code>make console</code>" in got.text
+    assert got.headers["content-security-policy"].endswith("frame-ancestors 'self' https://shop.example")
+    assert httpx.get(f"{admin.origin}/chat/nowhere").status_code == 404
+    assert page("GET", "/info").status_code == 200  # the app itself answers
 
 
 def test_visitors_see_their_own_conversations_and_nobody_elses(told: dict[str, str], admin: Admin):

@@ -53,7 +53,7 @@ def test_a_page_may_ask_for_what_is_its_visitors_and_for_nothing_else(apis: dict
     below_the_page = {f"{row.method} {row.path.removeprefix('/chat/{token}')}" for row in asked}
     assert below_the_page == _of(apis["service"]) - _CLOSED_TO_VISITORS
     assert [(row.path, row.auth) for row in own] == [
-        ("/chat/{token}", OWN_SECRET), ("/chat/-/{asset}", NOBODY_IN_PARTICULAR),
+        ("/chat/{token}", OWN_SECRET), ("/chat/-/{asset:path}", NOBODY_IN_PARTICULAR),
     ]  # fmt: skip
 
 

@@ -104,7 +104,7 @@ KEPT = {
     "gateway/service/agui_events.py:AgUiEvents._calls": _CALL,
     "gateway/auth.py:Gatekeeper._known": "by the digest of the whole key that was shown; emptied at each change",
     "gateway/auth.py:_names_loopback()": _PURE,
-    "gateway/chat_page/page.py:_read()": _OURS,
+    "gateway/chat_page/page.py:_read_embed()": _OURS,
     "gateway/forms.py:Form.files": _CALL,
     "gateway/openai/hosted_tools.py:Hosted.kinds": _CALL,
     "gateway/openai/hosted_tools.py:Hosted.tools": _CALL,

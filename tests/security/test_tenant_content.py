@@ -290,22 +290,10 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Star
     origin, files = running.origin, running.yard.services.storage.files
     stored = files.add("default", "point.png", POINT)
     picture = f"/files/{stored.id}?{files.sign('read', 'default', stored.id, seconds=60)}"
-    text = "![a](/admin/v1/usage) ![b](http://127.0.0.1:9/?data=1) <img src=/admin/v1/about> ![c](/files/x)"
-    asked: list[str] = []
     with chromium.new_context(base_url=origin) as context:
         page = context.new_page()
         page.goto("/chat/nobody")  # a page of ours, with the policy of all of them
-        page.on("response", lambda response: asked.append(response.url))
-        links = page.evaluate(
-            """async (text) => {
-                const { markdown } = await import("/chat/-/markdown.js");
-                document.body.append(markdown(text));
-                return document.querySelectorAll("body a").length;
-            }""",
-            text,
-        )
-        assert page.locator("body img").count() == 0
-        # Even where a page had one, the policy would keep the browser from asking.
+        # The page makes a link of each (tests/console); had it a picture, the policy would keep the browser from asking.
         refused = page.evaluate(
             """(addresses) => Promise.all(addresses.map((address) => new Promise((done) => {
                 const image = document.createElement("img");
@@ -315,7 +303,6 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Star
             })))""",
             ["/admin/v1/about", "http://127.0.0.1:9/x", picture],
         )
-        before = list(asked)
         # What the page's script fetched is shown.
         shown = page.evaluate(
             """async (address) => {
@@ -327,9 +314,7 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Star
             }""",
             picture,
         )
-    assert links == 3
     assert refused == ["refused"] * 3
-    assert [url for url in before if "markdown.js" not in url] == []
     assert shown == 1
 
 
@@ -391,7 +376,7 @@ def test_no_browser_guesses_the_type_of_anything(start_gateway: Start):
     origin = start_gateway().origin
     chat = {"model": "echo/echo", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     with httpx.Client(base_url=origin, timeout=30) as client:
-        answers = [client.get(path) for path in (*OURS, *THEIRS, "/nowhere", "/chat/-/page.js", "/console/x.js")]
+        answers = [client.get(path) for path in (*OURS, *THEIRS, "/nowhere", "/chat/-/embed.js", "/console/x.js")]
         answers += [client.post("/v1/chat/completions", json=body) for body in (chat, {**chat, "stream": False}, {})]
     assert {answer.status_code for answer in answers} >= {200, 404, 400}
     assert [answer.url for answer in answers if answer.headers.get("x-content-type-options") != "nosniff"] == []

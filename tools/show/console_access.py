@@ -27,9 +27,16 @@ _TEXTS = """() => {
 }"""
 
 
-def pairs() -> dict[str, str]:
-    """English → Chinese, of every text of the console that is not the same in both."""
-    source = (ROOT / "console-ui" / "src" / "words.ts").read_text("utf-8")
+_SHARED_WORDS = "languages.ts"
+
+
+def pairs(words: str = "words.ts") -> dict[str, str]:
+    """English → Chinese, of every text of the console that is not the same in both.
+
+    `words`: the file of the page's own texts; an app's page has others.
+    """
+    folder = ROOT / "console-ui" / "src"
+    source = "".join((folder / name).read_text("utf-8") for name in (_SHARED_WORDS, words))
     found = {json.loads(f'"{one}"'): json.loads(f'"{other}"') for one, other in _PAIR.findall(source)}
     return {one: other for one, other in found.items() if one != other}
 

@@ -18,10 +18,12 @@ import {
 import "@xyflow/react/dist/base.css";
 import { type KeyboardEvent, useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { addressed, api, events } from "../api";
-import { Dialog } from "../parts/aria";
-import { Card, Field, Json, Page, Pick, Status, Trouble, useDo, useToast, useWrong } from "../parts/base";
+import { Card, Field, Json, Page, Pick, Status, Trouble, useToast, useWrong } from "../parts/base";
+import { Dialog } from "../parts/dialog";
+import { useDo } from "../parts/do";
 import { type Form, Inputs, type RunEvent, ready } from "../parts/inputs";
 import { Choose } from "../parts/menu";
+import { useUpload } from "../parts/uploads";
 import { useChosen, useKept } from "../settings";
 import { filled } from "../words";
 import {
@@ -778,6 +780,7 @@ const Run = ({
   });
   const runs = useQuery({ queryKey: ["runs", id], queryFn: () => api.appRuns(id) });
   const [values, setValues] = useKept<Record<string, unknown>>(`try.${id}`, {});
+  const upload = useUpload(id);
   const [query, setQuery] = useState("");
   const [all, setAll] = useState<RunEvent[]>([]);
   const [at, setAt] = useState<number | null>(null);
@@ -882,7 +885,7 @@ const Run = ({
             options={roots.map((one) => [one.id, one.data.node.title] as const)}
           />
         )}
-        {form.data && <Inputs app={id} form={form.data.data as Form[]} values={values} onChange={setValues} />}
+        {form.data && <Inputs upload={upload} form={form.data.data as Form[]} values={values} onChange={setValues} />}
         {isChat && (
           <Field label={t.message}>
             <textarea required rows={2} value={query} onChange={(event) => setQuery(event.target.value)} />

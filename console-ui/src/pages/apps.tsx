@@ -4,7 +4,8 @@ import { useState } from "react";
 import { api, type Shape } from "../api";
 import { blank, simple } from "../canvas/file";
 import { Switch } from "../parts/aria";
-import { Card, Drop, Empty, Field, Page, Pick, Trouble, useDo, useWrong } from "../parts/base";
+import { Card, Drop, Empty, Field, Page, Pick, Trouble, useWrong } from "../parts/base";
+import { useDo } from "../parts/do";
 import { useChosen } from "../settings";
 import { filled } from "../words";
 

@@ -1,8 +1,10 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { actingFor, api, type Shape } from "../api";
-import { Dialog, PageTabs, Sure, Switch } from "../parts/aria";
-import { Card, Copied, Empty, Field, Page, Pick, Trouble, useDo } from "../parts/base";
+import { PageTabs, Switch } from "../parts/aria";
+import { Card, Copied, Empty, Field, Page, Pick, Trouble } from "../parts/base";
+import { Dialog, Sure } from "../parts/dialog";
+import { useDo } from "../parts/do";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
 import { useMay, useWho } from "../who";

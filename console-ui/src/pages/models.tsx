@@ -1,20 +1,10 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, events } from "../api";
-import { Dialog, PageTabs, Sure } from "../parts/aria";
-import {
-  Card,
-  Empty,
-  Field,
-  Meter,
-  Page,
-  Pick,
-  SetByOperator,
-  Trouble,
-  useDo,
-  useToast,
-  useWrong,
-} from "../parts/base";
+import { PageTabs } from "../parts/aria";
+import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble, useToast, useWrong } from "../parts/base";
+import { Dialog, Sure } from "../parts/dialog";
+import { useDo } from "../parts/do";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";
 import { useMay } from "../who";

@@ -1,8 +1,10 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
-import { api, asked, Refused, type Shape } from "../api";
-import { Dialog, Sure } from "../parts/aria";
-import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useDo, useWrong } from "../parts/base";
+import { api, asked, type Shape } from "../api";
+import { Refused } from "../calls";
+import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useWrong } from "../parts/base";
+import { Dialog, Sure } from "../parts/dialog";
+import { useDo } from "../parts/do";
 import { useTools } from "../parts/tools";
 import { useChosen } from "../settings";
 import { filled } from "../words";

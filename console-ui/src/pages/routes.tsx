@@ -1,8 +1,10 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, type Shape } from "../api";
-import { Changes, Dialog, PageTabs } from "../parts/aria";
-import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble, useDo } from "../parts/base";
+import { Changes, PageTabs } from "../parts/aria";
+import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble } from "../parts/base";
+import { Dialog } from "../parts/dialog";
+import { useDo } from "../parts/do";
 import { ModelPick, useModels } from "../parts/models";
 import { Table } from "../parts/table";
 import { useChosen } from "../settings";

@@ -1,19 +1,10 @@
-// Dialogs, tabs and switches are React Aria's: they know keyboards and screen readers.
+// Tabs and switches are React Aria's: they know keyboards and screen readers.
 import { useNavigate, useSearch } from "@tanstack/react-router";
-import { type ReactNode, useState } from "react";
-import {
-  Dialog as AriaDialog,
-  Switch as AriaSwitch,
-  Heading,
-  Modal,
-  ModalOverlay,
-  Tab,
-  TabList,
-  TabPanel,
-  Tabs,
-} from "react-aria-components";
+import type { ReactNode } from "react";
+import { Switch as AriaSwitch, Tab, TabList, TabPanel, Tabs } from "react-aria-components";
 import { useChosen } from "../settings";
 import { filled } from "../words";
+import { Sure } from "./dialog";
 
 export const Switch = ({
   label,
@@ -80,90 +71,6 @@ export const PageTabs = ({
       onChange={(next) => void navigate({ to: ".", search: { tab: next } as never, replace: true })}
       tabs={tabs}
     />
-  );
-};
-
-export const Dialog = ({
-  title,
-  isOpen,
-  onClose,
-  children,
-  isWide = false,
-  mayLeave = true,
-}: {
-  title: string;
-  isOpen: boolean;
-  onClose: () => void;
-  children: ReactNode;
-  isWide?: boolean;
-  mayLeave?: boolean;
-}) => {
-  const { t } = useChosen();
-  return (
-    <ModalOverlay
-      className="overlay"
-      isOpen={isOpen}
-      isDismissable={mayLeave}
-      isKeyboardDismissDisabled={!mayLeave}
-      onOpenChange={(is) => {
-        if (!is) onClose();
-      }}
-    >
-      <Modal className={`modal${isWide ? " wide" : ""}`}>
-        <AriaDialog>
-          <div className="head">
-            <Heading slot="title">{title}</Heading>
-            {mayLeave && (
-              <button type="button" className="icon" aria-label={t.close} onClick={onClose}>
-                ×
-              </button>
-            )}
-          </div>
-          {children}
-        </AriaDialog>
-      </Modal>
-    </ModalOverlay>
-  );
-};
-
-// Something that cannot be undone is asked twice.
-export const Sure = ({
-  label,
-  question,
-  onSure,
-  className = "",
-}: {
-  label: string;
-  question: string;
-  onSure: () => unknown;
-  className?: string;
-}) => {
-  const { t } = useChosen();
-  const [isOpen, setOpen] = useState(false);
-  return (
-    <>
-      <button type="button" className={className} onClick={() => setOpen(true)}>
-        {label}
-      </button>
-      <Dialog title={label} isOpen={isOpen} onClose={() => setOpen(false)}>
-        <p>{question}</p>
-        <div className="row">
-          <button
-            type="button"
-            className="danger"
-            onClick={() => {
-              setOpen(false);
-              void onSure();
-            }}
-          >
-            {label}
-          </button>
-          <button type="button" onClick={() => setOpen(false)}>
-            {t.cancel}
-          </button>
-        </div>
-      </Dialog>
-    </>
   );
 };
 

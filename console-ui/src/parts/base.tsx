@@ -1,5 +1,6 @@
-// What every page is made of. What is larger, and not on the first page, is in `aria.tsx`.
-import { type UseQueryResult, useMutation, useQueryClient } from "@tanstack/react-query";
+// What every page is made of, the console's and the apps'. What is larger, and not on the first page, is in `aria.tsx`
+// and `dialog.tsx`.
+import type { UseQueryResult } from "@tanstack/react-query";
 import {
   type ComponentProps,
   cloneElement,
@@ -11,8 +12,9 @@ import {
   useId,
   useState,
 } from "react";
-import { Refused } from "../api";
-import { useChosen } from "../settings";
+import { Refused } from "../calls";
+import type { CommonWords } from "../languages";
+import { useChosen, useCommon } from "../settings";
 
 export const Page = ({
   title,
@@ -76,10 +78,13 @@ export const Empty = ({ title, children }: { title: string; children?: ReactNode
   </div>
 );
 
+export const wrongIn = (t: CommonWords, error: unknown) => {
+  if (error instanceof Refused && error.status === 0) return t.lost;
+  return error instanceof Error ? error.message : String(error);
+};
 export const useWrong = () => {
-  const { t } = useChosen();
-  return (error: unknown) =>
-    error instanceof Refused && error.status === 0 ? t.lost : error instanceof Error ? error.message : String(error);
+  const { t } = useCommon();
+  return (error: unknown) => wrongIn(t, error);
 };
 
 // What went wrong with any of these, once.
@@ -103,7 +108,7 @@ const Toasts = createContext<(text: string, isBad?: boolean) => void>(() => {});
 export const useToast = () => useContext(Toasts);
 let last = 0;
 export const HasToasts = ({ children }: { children: ReactNode }) => {
-  const { t } = useChosen();
+  const { t } = useCommon();
   const [all, set] = useState<Toast[]>([]);
   const add = (text: string, isBad = false) => {
     const id = ++last;
@@ -132,29 +137,8 @@ export const HasToasts = ({ children }: { children: ReactNode }) => {
   );
 };
 
-// Do something, say how it went, and have what it touched asked for again.
-export const useDo = <A extends unknown[], R>(work: (...given: A) => Promise<R>, touches: string[] = [], done = "") => {
-  const client = useQueryClient();
-  const toast = useToast();
-  const said = useWrong();
-  const it = useMutation({
-    mutationFn: (given: A) => work(...given),
-    onError: (error) => toast(said(error), true),
-    onSuccess: () => {
-      if (done) toast(done);
-    },
-    onSettled: () => Promise.all(touches.map((key) => client.invalidateQueries({ queryKey: [key] }))),
-  });
-  return {
-    run: (...given: A) => it.mutateAsync(given).catch(() => undefined),
-    isBusy: it.isPending,
-    error: it.error,
-    data: it.data,
-  };
-};
-
 export const Copied = ({ text, label }: { text: string; label?: string }) => {
-  const { t } = useChosen();
+  const { t } = useCommon();
   const toast = useToast();
   return (
     <button

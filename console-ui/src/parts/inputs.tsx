@@ -1,8 +1,25 @@
-import { api, type Shape } from "../api";
-import { useChosen } from "../settings";
-import { Field, useDo } from "./base";
+import type { Shape } from "../api";
+import type { CommonWords } from "../languages";
+import { useCommon } from "../settings";
+import { Field } from "./base";
 
-export type Form = Shape<"InputForm">;
+export interface Form {
+  type: string;
+  variable: string;
+  label: string;
+  required: boolean;
+  options: string[];
+  default?: unknown;
+  max_length?: number | null;
+  hint?: string;
+}
+
+// How a file that was uploaded is named to the server.
+export interface Uploaded {
+  transfer_method: string;
+  upload_file_id: string;
+  type?: string;
+}
 
 export interface RunEvent {
   event: string;
@@ -35,9 +52,9 @@ export const ready = (values: Record<string, unknown>, form: Form[]): Record<str
     form
       .map((one) => {
         const value = values[one.variable] ?? one.default;
+        if (one.type === "checkbox") return [one.variable, value === true || value === "true"] as const;
         if (value === undefined || value === null || value === "") return [one.variable, undefined] as const;
         if (one.type === "number") return [one.variable, Number(value)] as const;
-        if (one.type === "checkbox") return [one.variable, value === true || value === "true"] as const;
         if (one.type === "json_object" && typeof value === "string")
           return [one.variable, JSON.parse(value) as unknown] as const;
         return [one.variable, value] as const;
@@ -45,74 +62,130 @@ export const ready = (values: Record<string, unknown>, form: Form[]): Record<str
       .filter(([, value]) => value !== undefined),
   );
 
+// Says at the first field that is not filled in as it must be what is wrong with it. The words are the page's, whatever
+// language the browser speaks.
+export const isComplete = (form: HTMLFormElement | null, t: CommonWords): boolean => {
+  for (const field of form?.elements ?? []) {
+    if (
+      !(field instanceof HTMLInputElement || field instanceof HTMLTextAreaElement || field instanceof HTMLSelectElement)
+    )
+      continue;
+    field.setCustomValidity(complaint(field, t));
+    if (field.validity.valid) continue;
+    field.addEventListener("input", () => field.setCustomValidity(""), { once: true });
+    field.reportValidity();
+    return false;
+  }
+  return true;
+};
+
+const complaint = (field: HTMLInputElement | HTMLTextAreaElement | HTMLSelectElement, t: CommonWords): string => {
+  if (field.validity.valueMissing) return t.isNeeded;
+  if (field.validity.badInput) return t.notANumber;
+  if (field.dataset.type !== "json_object" || !field.value.trim()) return "";
+  try {
+    JSON.parse(field.value);
+    return "";
+  } catch {
+    return t.notJson;
+  }
+};
+
 export const Inputs = ({
-  app,
   form,
   values,
+  upload,
   onChange,
 }: {
-  app: string;
   form: Form[];
   values: Record<string, unknown>;
-  onChange: (values: Record<string, unknown>) => void;
+  // Undefined where it failed; whoever uploads says why.
+  upload: (files: File[]) => Promise<Uploaded[] | undefined>;
+  onChange: (change: (before: Record<string, unknown>) => Record<string, unknown>) => void;
 }) => {
-  const { t } = useChosen();
-  const put = (name: string, value: unknown) => onChange({ ...values, [name]: value });
-  const upload = useDo(async (name: string, files: FileList | null, isMany: boolean) => {
-    const given = await Promise.all(
-      [...(files ?? [])].map(async (file) => ({
-        transfer_method: "local_file",
-        upload_file_id: (await api.appFileFor(app, file)).id,
-      })),
-    );
-    put(name, isMany ? given : given[0]);
-  });
+  const { t } = useCommon();
   return (
     <>
-      {form.map((one) => {
-        const value = values[one.variable] ?? one.default ?? "";
-        const need = { required: one.required };
-        return (
-          <Field key={one.variable} label={one.label + (one.required ? "" : ` (${t.optional})`)}>
-            {one.type === "paragraph" || one.type === "json_object" ? (
-              <textarea
-                rows={4}
-                value={typeof value === "string" ? value : JSON.stringify(value)}
-                {...need}
-                onChange={(event) => put(one.variable, event.target.value)}
-              />
-            ) : one.type === "select" ? (
-              <select value={String(value)} {...need} onChange={(event) => put(one.variable, event.target.value)}>
-                <option value="" />
-                {one.options.map((each) => (
-                  <option key={each}>{each}</option>
-                ))}
-              </select>
-            ) : one.type === "checkbox" ? (
-              <input
-                type="checkbox"
-                checked={value === true || value === "true"}
-                onChange={(event) => put(one.variable, event.target.checked)}
-              />
-            ) : one.type === "file" || one.type === "file-list" ? (
-              <input
-                type="file"
-                multiple={one.type === "file-list"}
-                onChange={(event) => void upload.run(one.variable, event.target.files, one.type === "file-list")}
-              />
-            ) : (
-              <input
-                type={one.type === "number" ? "number" : "text"}
-                step="any"
-                value={String(value)}
-                {...need}
-                {...(one.max_length ? { maxLength: one.max_length } : {})}
-                onChange={(event) => put(one.variable, event.target.value)}
-              />
-            )}
-          </Field>
-        );
-      })}
+      {form.map((control) => (
+        <Field
+          key={control.variable}
+          label={control.label + (control.required ? "" : ` (${t.optional})`)}
+          help={control.hint || undefined}
+        >
+          {drawn(
+            control,
+            values[control.variable] ?? control.default ?? "",
+            (value) => onChange((before) => ({ ...before, [control.variable]: value })),
+            upload,
+          )}
+        </Field>
+      ))}
     </>
   );
+};
+
+const drawn = (
+  control: Form,
+  value: unknown,
+  put: (value: unknown) => void,
+  upload: (files: File[]) => Promise<Uploaded[] | undefined>,
+) => {
+  const need = { required: control.required };
+  const most = control.max_length ? { maxLength: control.max_length } : {};
+  switch (control.type) {
+    case "paragraph":
+    case "json_object":
+      return (
+        <textarea
+          rows={4}
+          value={typeof value === "string" ? value : JSON.stringify(value)}
+          data-type={control.type}
+          {...need}
+          {...most}
+          onChange={(event) => put(event.target.value)}
+        />
+      );
+    case "select":
+      return (
+        <select value={String(value)} {...need} onChange={(event) => put(event.target.value)}>
+          {!(control.required && control.default) && <option value="" />}
+          {control.options.map((option) => (
+            <option key={option}>{option}</option>
+          ))}
+        </select>
+      );
+    case "checkbox":
+      return (
+        <input
+          type="checkbox"
+          checked={value === true || value === "true"}
+          onChange={(event) => put(event.target.checked)}
+        />
+      );
+    case "file":
+    case "file-list":
+      return (
+        <input
+          type="file"
+          multiple={control.type === "file-list"}
+          {...need}
+          onChange={async ({ target }) => {
+            const uploaded = await upload([...(target.files ?? [])]);
+            if (!uploaded) target.value = "";
+            put(control.type === "file-list" && uploaded?.length ? uploaded : uploaded?.[0]);
+          }}
+        />
+      );
+    default:
+      return (
+        <input
+          type={control.type === "number" ? "number" : "text"}
+          step="any"
+          value={String(value)}
+          {...need}
+          {...(control.type === "text-input" ? most : {})}
+          onChange={(event) => put(event.target.value)}
+        />
+      );
+  }
 };

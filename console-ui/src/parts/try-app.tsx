@@ -6,6 +6,7 @@ import { useChosen, useKept } from "../settings";
 import { filled } from "../words";
 import { Empty, Field, Json, Status, Trouble, useWrong } from "./base";
 import { type Form, Inputs, type RunEvent, ready } from "./inputs";
+import { useUpload } from "./uploads";
 
 interface Step {
   id: string;
@@ -30,6 +31,7 @@ export const TryApp = ({ id, isDraft }: { id: string; isDraft: boolean }) => {
   const client = useQueryClient();
   const form = useQuery({ queryKey: ["form", id, isDraft], queryFn: () => api.appForm(id, isDraft) });
   const [values, setValues] = useKept<Record<string, unknown>>(`try.${id}`, {});
+  const upload = useUpload(id);
   const [query, setQuery] = useState("");
   const [turns, setTurns] = useState<Turn[]>([]);
   const [isBusy, setBusy] = useState(false);
@@ -165,7 +167,7 @@ export const TryApp = ({ id, isDraft }: { id: string; isDraft: boolean }) => {
           void go();
         }}
       >
-        <Inputs app={id} form={form.data.data as Form[]} values={values} onChange={setValues} />
+        <Inputs upload={upload} form={form.data.data as Form[]} values={values} onChange={setValues} />
         {form.data.is_chat && (
           <Field label={t.message}>
             <textarea

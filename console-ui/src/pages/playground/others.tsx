@@ -1,7 +1,8 @@
 import { useQuery } from "@tanstack/react-query";
 import { useRef, useState } from "react";
 import { api, asked } from "../../api";
-import { Empty, Field, Pick, useDo } from "../../parts/base";
+import { Empty, Field, Pick } from "../../parts/base";
+import { useDo } from "../../parts/do";
 import { ModelPick } from "../../parts/models";
 import { Table } from "../../parts/table";
 import { useChosen, useKept } from "../../settings";

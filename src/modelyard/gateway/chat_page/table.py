@@ -24,8 +24,8 @@ def api(apps: Apps, keeper: Gatekeeper, entrance: Entrance, for_visitors: Iterab
     pages = ChatPages(apps)
     own = [
         Row(method="GET", path=_PAGE, auth=OWN_SECRET, handler=pages.page, answer=Content("text/html"),
-            other_statuses=(404,), summary="Get the page of an app."),
-        Row(method="GET", path="/chat/-/{asset}", auth=NOBODY_IN_PARTICULAR, handler=pages.asset, errors=(404,),
+            other_statuses=(404, 503), summary="Get the page of an app."),
+        Row(method="GET", path="/chat/-/{asset:path}", auth=NOBODY_IN_PARTICULAR, handler=pages.asset, errors=(404,),
             answer=OneOf((Content("text/javascript"), Content("text/css"))),
             summary="Get a script or a style that all pages use."),
     ]  # fmt: skip

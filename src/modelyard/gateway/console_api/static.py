@@ -1,6 +1,7 @@
 """/console: the console's built files, as they are, with what a browser may do with them.
 
-They are built from `console-ui/` (`make console`) and travel in the wheel. Where they were not built, the page says so.
+They are built from `console-ui/` (`make console`), with those of the apps' page, and travel in the wheel. Where they
+were not built, the page says so.
 """
 
 from collections.abc import Mapping
@@ -24,45 +25,64 @@ _MISSING = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Model
 The server runs without it.</p></html>"""
 
 
+_PAGE = "index.html"
+_ASSETS = "assets/"
+_SHARED = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+
+
 @dataclass(frozen=True, slots=True)
 class ConsoleFiles:
     """GET /console and what is below: the built page."""
 
     async def __call__(self, request: Request) -> Reply:
-        known = _built()
+        if not is_built():
+            return Reply(_MISSING, 503, _TYPES["html"], _page_headers())
         name = request.names.get("file", "").strip("/")
-        if "index.html" not in known:
-            return Reply(_MISSING, 503, _TYPES["html"], _headers(is_page=True))
-        if name not in known:
-            if name.startswith("api/"):  # an address of the API that is none: a program asks, not a person
-                raise NoSuchPathError(request.path, None)
-            if "." in name.rpartition("/")[2]:
-                raise NotFoundError(f"there is nothing at {request.path!r}", code="unknown_url")
-            name = "index.html"  # an address within the console: the page finds its way by itself
-        data, headers = _read(known[name]), _headers(is_page=name == "index.html")
-        accepted = [one.partition(";")[0].strip() for one in (request.header(b"accept-encoding") or "").split(",")]
-        for ending, coding in ((".br", "br"), (".gz", "gzip")):
-            if coding in accepted and f"{name}{ending}" in known:
-                data = _read(known[f"{name}{ending}"])
-                headers = {**headers, "content-encoding": coding}
-                break
-        return Reply(
-            data, content_type=_TYPES.get(name.rpartition(".")[2], b"application/octet-stream"), headers=headers
-        )
+        asset = built_asset(name, request)
+        if asset is not None:
+            return asset
+        if name.startswith("api/"):  # an address of the API that is none: a program asks, not a person
+            raise NoSuchPathError(request.path, None)
+        is_file = "." in name.rpartition("/")[2] and name != _PAGE
+        # An address within the console: the page finds its way by itself.
+        page = None if is_file else built_file(_PAGE, request, _page_headers())
+        if page is None:
+            raise NotFoundError(f"there is nothing at {request.path!r}", code="unknown_url")
+        return page
+
+
+def built_asset(name: str, request: Request) -> Reply | None:
+    """A script or a style of a built page. Its name holds a digest of what is in it, so it is kept for ever."""
+    if not name.startswith(_ASSETS):
+        return None
+    return built_file(name, request, {**_SHARED, "cache-control": "public, max-age=31536000, immutable"})
+
+
+def built_file(name: str, request: Request, headers: Mapping[str, str]) -> Reply | None:
+    """A file that the build made, in a coding that the caller takes; None where it made none of that name."""
+    known = _built()
+    if name not in known:
+        return None
+    content, said = known[name], {**headers, "vary": "accept-encoding"}
+    accepted = [one.partition(";")[0].strip() for one in (request.header(b"accept-encoding") or "").split(",")]
+    for ending, coding in ((".br", "br"), (".gz", "gzip")):
+        if coding in accepted and f"{name}{ending}" in known:
+            content = known[f"{name}{ending}"]
+            said["content-encoding"] = coding
+            break
+    kind = _TYPES.get(name.rpartition(".")[2], b"application/octet-stream")
+    return Reply(_read(content), content_type=kind, headers=said)
 
 
 def is_built() -> bool:
     """Whether there is a console to show."""
-    return "index.html" in _built()
+    return _PAGE in _built()
 
 
-def _headers(*, is_page: bool) -> dict[str, str]:
-    shared = {"x-content-type-options": "nosniff", "vary": "accept-encoding", "referrer-policy": "no-referrer"}
-    if not is_page:  # a name holds a digest of what is in it
-        return {**shared, "cache-control": "public, max-age=31536000, immutable"}
+def _page_headers() -> dict[str, str]:
     # No page that opened the console, or that it opened, can reach into its window.
     return {
-        **shared, "cache-control": "no-cache", "content-security-policy": page_policy(),
+        **_SHARED, "cache-control": "no-cache", "content-security-policy": page_policy(),
         "cross-origin-opener-policy": "same-origin",
     }  # fmt: skip
 

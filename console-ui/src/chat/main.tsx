@@ -1,0 +1,22 @@
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import { HasToasts } from "../parts/base";
+import { Chooses } from "../settings";
+import { ChatPage } from "./page";
+import { Talk } from "./talk";
+import { CHAT_WORDS } from "./words";
+import "../style.css";
+import "./chat.css";
+
+const talk = new Talk();
+
+createRoot(document.getElementById("root")!).render(
+  <StrictMode>
+    <Chooses words={CHAT_WORDS} asked={new URLSearchParams(location.search).get("lang")}>
+      <HasToasts>
+        <ChatPage talk={talk} />
+      </HasToasts>
+    </Chooses>
+  </StrictMode>,
+);
+void talk.begin();

@@ -1,3 +1,0 @@
-declare module "*/markdown.js" {
-  export const markdown: (text: string) => DocumentFragment;
-}
