@@ -17,7 +17,7 @@ def test_several_processes_agree_on_who_there_is(database_url: str, tmp_path: An
     async def go() -> None:
         settings = Settings(home=str(tmp_path), database=database_url)
         async with Modelyard(settings, environ={}) as yard, Modelyard(settings, environ={}) as other:
-            here, there = Accounts(yard.services.storage.database), Accounts(other.database)
+            here, there = Accounts(yard.services.storage.database), Accounts(other.services.storage.database)
             racing = [
                 one.set_up(f"p{at}@example.org", "x", PASSWORD) for at, one in enumerate([here, there] * 8)
             ]  # fmt: skip

@@ -234,7 +234,7 @@ def test_no_bearer_that_nobody_issued_is_anybody_once_somebody_owns_the_server(t
             yard.reload(msgspec.structs.replace(yard.settings, api_keys=["sk-a-key-of-the-settings"]))
         else:
             async with Modelyard(yard.settings, environ={}) as other:
-                await other.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+                await other.services.tenancy.accounts.set_up("ada@example.org", "Ada", PASSWORD)
             await _until_refused(gateway, bearer("none"))
         for headers in (bearer("none"), HOME):
             for method, path, body in (("GET", "/admin/v1/settings", None), ("POST", "/admin/v1/keys", made)):
@@ -558,7 +558,7 @@ def test_what_is_switched_off_is_refused_on_every_way_in_on_every_server(
     async def go() -> None:
         async with server(tmp_path, **changes) as (here, gateway), server(tmp_path, **changes) as (there, other):
             ways = await ways_in(here)
-            await there.directory.refresh()
+            await there.services.tenancy.directory.refresh()
             for name, gets_in in ways.items():  # and whatever can be remembered is
                 assert await gets_in(here, gateway), name
                 assert await gets_in(there, other), name

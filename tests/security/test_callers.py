@@ -242,13 +242,13 @@ def test_documents_are_indexed_on_behalf_of_the_key_that_added_them(run: Any):
 
 def test_a_run_that_is_resumed_keeps_its_key_and_a_revoked_one_ends_it(run: Any):
     async def work(world: World) -> None:
-        parts = world.yard.services.workflows
+        callers = world.yard.services.workflows.run_services.callers
         record = RunRecord(tenant="acme", id="r", app=world.app, api_key=world.ids["may"])
-        caller = parts._caller_of(record)
+        caller = callers.of(record)
         assert (caller.key, caller.app, caller.models) == (world.ids["may"], f"app:{world.app}", (CHAT, EMBEDDING))
         await world.yard.services.tenancy.administration.revoke(Caller(tenant="acme"), "acme", world.ids["may"])
         with pytest.raises(Exception, match="no longer valid"):
-            parts._caller_of(record)
+            callers.of(record)
 
     run(work)
 

@@ -363,7 +363,10 @@ def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: 
                 owners = [one for one in await yard.services.tenancy.accounts.of("acme") if one.role is Role.OWNER]
                 both = zip((yard, other), owners, strict=False)
                 ended = await asyncio.gather(
-                    *(one.accounts.change(Caller(tenant="acme"), each.id, role=Role.VIEWER) for one, each in both),
+                    *(
+                        one.services.tenancy.accounts.change(Caller(tenant="acme"), each.id, role=Role.VIEWER)
+                        for one, each in both
+                    ),
                     return_exceptions=True,
                 )
                 left = [one for one in await yard.services.tenancy.accounts.of("acme") if one.role is Role.OWNER]

@@ -23,7 +23,7 @@ from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.http import json_reply
 from modelyard.gateway.router import Router
-from modelyard.gateway.table import NOBODY_IN_PARTICULAR, Api, Row
+from modelyard.gateway.table import NOBODY_IN_PARTICULAR, Api, Row, Schema
 from modelyard.gateway.tenant_content import ContentRules, disposition, media_type, outgoing
 from modelyard.plugins.package import package_folder
 from modelyard.tenancy import api_keys
@@ -438,7 +438,7 @@ def test_a_header_that_ends_its_line_is_never_sent(start_gateway: Start):
     async def bad(request: Any) -> Any:
         return json_reply({"path": request.path}, headers={"x-a": "1\r\nset-cookie: a=b"})
 
-    row = Row(method="GET", path="/health", auth=NOBODY_IN_PARTICULAR, handler=bad, summary="")
+    row = Row(method="GET", path="/health", auth=NOBODY_IN_PARTICULAR, handler=bad, summary="", answer=Schema({}))
     gateway.router = Router([Api(name="bad", title="", about="", prefixes=("/",), errors=OPENAI, rows=(row,))])
 
     async def ask() -> httpx.Response:

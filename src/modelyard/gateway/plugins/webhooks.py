@@ -100,14 +100,14 @@ class WebhookRoute:
                 )
                 files = self.files(tenant, USER)
                 saved = {
-                    name: to_object(await asyncio.to_thread(files.save, one.filename, one.data))
+                    name: to_object(await files.save(one.filename, one.data))
                     for name, one in form.files.items()
                 }
                 return {**form.fields, **saved}
             case kind if kind.startswith("text/"):
                 return {whole: content.decode("utf-8", "replace")}
             case _:
-                file = await asyncio.to_thread(self.files(tenant, USER).save, "body", content, sent)
+                file = await self.files(tenant, USER).save("body", content, sent)
                 return {whole: to_object(file)}
 
 
