@@ -99,10 +99,7 @@ class WebhookRoute:
                     request.header(b"content-type") or "", content, wanted="send multipart/form-data", file=None
                 )
                 files = self.files(tenant, USER)
-                saved = {
-                    name: to_object(await files.save(one.filename, one.data))
-                    for name, one in form.files.items()
-                }
+                saved = {name: to_object(await files.save(one.filename, one.data)) for name, one in form.files.items()}
                 return {**form.fields, **saved}
             case kind if kind.startswith("text/"):
                 return {whole: content.decode("utf-8", "replace")}
