@@ -414,6 +414,9 @@ def _say(proof: Proof, engine: str, outcome: Outcome) -> None:
     firsts = [call for call in outcome.calls if call.is_fine and call.first >= _MOST_STALL]
     for call in firsts:  # what a first use reads or imports, or the machine: never again
         proof.line(f"  {call.name}, once", f"{call.first * 1000:.0f} ms: {call.where}")
+    for call in outcome.calls:
+        if call.status == 0:
+            proof.line(f"  {call.name}", f"no answer within {_MOST_SECONDS:.0f} s", False)
     statuses = Counter(call.status for call in outcome.calls)
     proof.line(f"{engine}, answers", dict(sorted(statuses.items())), statuses[0] == 0 and statuses[200] > 0)
     proof.figures[engine] = {
