@@ -36,6 +36,15 @@ class Added:
     """A wire format's name → who makes the models that speak it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Providers by other settings: tried, and not yet in use."""
+
+    factory: ModelProviderFactory
+    configured: Sequence[ProviderSettings]
+    """As they were tried: what lies in files may be another by the time that they are used."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderParts:
     """Who serves models, and with which credentials."""
@@ -48,8 +57,8 @@ class ProviderParts:
     environ: Mapping[str, str]
     """Where people keep keys whose providers have no credential in the settings."""
 
-    def factory_for(self, settings: Settings, clock: Clock) -> ModelProviderFactory:
-        """The factory for other settings, after all was tried that can be wrong with them.
+    def prepare(self, settings: Settings, clock: Clock) -> Prepared:
+        """Providers for other settings, after all was tried that can be wrong with them.
 
         Raises ConfigError, CredentialsValidateFailedError, NotFoundError; nothing is changed then.
         """
@@ -58,12 +67,12 @@ class ProviderParts:
         factory = self.factories.make(settings, configured)
         trial = ProviderManager(factory, clock, on_secret=redaction.add)
         configure_credentials(trial, configured, self.environ)
-        return factory
+        return Prepared(factory, configured)
 
-    def use(self, settings: Settings, factory: ModelProviderFactory) -> None:
-        """Go on with a factory that `factory_for` gave, and with the credentials of its settings."""
-        self.manager.use(factory)
-        configure_credentials(self.manager, configured_providers(settings), self.environ)
+    def use(self, prepared: Prepared) -> None:
+        """Go on with what `prepare` gave, and with the credentials of its settings."""
+        self.manager.use(prepared.factory)
+        configure_credentials(self.manager, prepared.configured, self.environ)
 
 
 class Factories:

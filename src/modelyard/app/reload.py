@@ -21,9 +21,9 @@ class Reload:
 
     def take_up(self, settings: Settings) -> None:
         """Raises ConfigError where they are wrong, and then everything goes on as before."""
-        factory = self._providers.factory_for(settings, self._clock)
+        prepared = self._providers.prepare(settings, self._clock)
         check_settings(settings)
         # From here on nothing can be wrong.
         redaction.add(settings.api_keys)
-        self._providers.use(settings, factory)
+        self._providers.use(prepared)
         self._live.replace(settings)

@@ -208,16 +208,6 @@ class DatabaseJournal(Repository):
 
     # tidying
 
-    async def remove(self, tenant: str, run: str) -> bool:
-        """False where there is none, or it runs."""
-
-        def work(connection: Connection) -> bool:
-            rows = self._step(connection, "remove", tenant, run)
-            self._forget(connection, [row["id"] for row in rows])
-            return bool(rows)
-
-        return await self._database.transact(work)
-
     async def forget(self, before: float) -> int:
         """Runs that ended before then, with all that was kept of them."""
 

@@ -22,10 +22,6 @@ ORDER BY created_at DESC LIMIT :most OFFSET :skip;
 SELECT COUNT(*) AS count FROM runs WHERE tenant = :tenant AND app = :app AND (:status = '' OR status = :status)
 AND created_at < :before AND created_at >= :since;
 
--- name: recent
--- A tenant's runs, newest first.
-SELECT * FROM runs WHERE tenant = :tenant ORDER BY created_at DESC LIMIT :most;
-
 -- name: settle
 -- What came of it, or that it waits.
 UPDATE runs SET status = ?, result = ?, finished_at = ?, owner = '', lease_until = 0, command = '' WHERE id = ?;
@@ -78,7 +74,3 @@ DELETE FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? RETURNING id;
 -- name: forget_steps
 -- A run's steps.
 DELETE FROM run_steps WHERE run = ?;
-
--- name: remove
--- One run of a tenant that is over, or waits.
-DELETE FROM runs WHERE tenant = ? AND id = ? AND status <> 'running' RETURNING id;
